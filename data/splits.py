@@ -1,0 +1,154 @@
+"""Division of videos into train, val and test: random halves, folds, validation parts, leaks.
+
+What is random depends on the seed and the videos' names only: not on the order of the rows, on a
+random generator of some library version, or on the machine.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+
+from data.errors import LabelsError
+from data.labels import Split, VideoLabel
+
+Group = tuple[VideoLabel, ...]
+
+
+def assign_parts(
+    labels: Sequence[VideoLabel],
+    shares: Sequence[float],
+    *,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+    stratum: Callable[[VideoLabel], Hashable] | None = None,
+) -> dict[str, int]:
+    """Return for every video the number of its part, each part having its share of every stratum.
+
+    Groups are taken in an order drawn from the seed, the largest first, and each goes where it is
+    missing most. For groups of one video that is Webster's apportionment within each stratum, so
+    that two halves of 11 videos are 6 and 5.
+
+    Args:
+        labels: the videos to divide.
+        shares: a positive weight for each part, for example `(0.8, 0.2)`.
+        seed: any integer.
+        groups: video -> name of a group that must stay together; a video not in it is on its own.
+        stratum: what to keep in balance; default: category and normal or abnormal.
+    """
+    if not shares or min(shares) <= 0:
+        raise ValueError(f"shares are {shares}, expected positive numbers")
+    stratum = stratum or (lambda label: (label.category, label.is_abnormal))
+    totals = Counter(stratum(label) for label in labels)
+    counts: list[Counter[Hashable]] = [Counter() for _ in shares]
+    sizes = [0] * len(shares)
+    part_of: dict[str, int] = {}
+    for group in _shuffled_groups(labels, seed=seed, groups=groups or {}):
+        wanted = Counter(stratum(label) for label in group)
+
+        def cost(
+            part: int, wanted: Counter[Hashable] = wanted, size: int = len(group)
+        ) -> tuple[float, float, int]:
+            crowding = sum(
+                (2 * counts[part][key] * n + n * n) / totals[key] ** 2 for key, n in wanted.items()
+            )
+            # rounded, so that 1/3 + 1/3 against 2/3 is a tie on every machine
+            return (
+                round(crowding / shares[part], 9),
+                round((sizes[part] + size) / shares[part], 9),
+                part,
+            )
+
+        best = min(range(len(shares)), key=cost)
+        counts[best] += wanted
+        sizes[best] += len(group)
+        part_of.update({label.video: best for label in group})
+    return part_of
+
+
+def _shuffled_groups(
+    labels: Sequence[VideoLabel], *, seed: int, groups: Mapping[str, str]
+) -> list[Group]:
+    members: dict[tuple[int, str], list[VideoLabel]] = defaultdict(list)
+    for label in labels:
+        # (0, ...) and (1, ...): a group's name never collides with the name of a lone video
+        name = groups.get(label.video)
+        members[(0, label.video) if name is None else (1, name)].append(label)
+    order = sorted(members, key=lambda key: (-len(members[key]), _draw(seed, f"{key[0]}:{key[1]}")))
+    return [tuple(members[key]) for key in order]
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\n{name}".encode()).digest()
+
+
+def random_halves(
+    labels: Sequence[VideoLabel], *, seed: int, groups: Mapping[str, str] | None = None
+) -> list[VideoLabel]:
+    """Return the labels with half of the normal and half of the abnormal videos to train on.
+
+    An odd one goes to training, as in the paper (section 5.1, Table 2): UCSD Ped2 6 + 8 of
+    12 + 16 videos, Avenue 11 + 8 of 21 + 16.
+    """
+
+    def parts(chosen: Sequence[VideoLabel]) -> dict[str, int]:
+        return assign_parts(chosen, (1, 1), seed=seed, groups=groups, stratum=_is_abnormal)
+
+    if groups:
+        part_of = parts(labels)
+    else:  # apart, so that both odd ones go to training instead of one to each half
+        part_of = parts([label for label in labels if label.is_abnormal])
+        part_of |= parts([label for label in labels if not label.is_abnormal])
+    return with_splits(labels, {v: "test" if part else "train" for v, part in part_of.items()})
+
+
+def _is_abnormal(label: VideoLabel) -> Hashable:
+    return label.is_abnormal
+
+
+def k_fold(
+    labels: Sequence[VideoLabel],
+    *,
+    folds: int,
+    fold: int,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+) -> list[VideoLabel]:
+    """Return the labels with fold number `fold` (from 0) as the test part and the rest to train.
+
+    Raises:
+        LabelsError: there are fewer videos, or groups of them, than folds.
+        ValueError: `fold` is not one of the folds.
+    """
+    if folds < 2 or not 0 <= fold < folds:
+        raise ValueError(f"fold {fold} of {folds}, expected 0 to folds - 1 of at least 2 folds")
+    part_of = assign_parts(labels, (1,) * folds, seed=seed, groups=groups)
+    if len(set(part_of.values())) < folds:
+        raise LabelsError(
+            f"{len(labels)} videos cannot fill {folds} folds without dividing a group;"
+            " ask for fewer folds"
+        )
+    return with_splits(labels, {v: "test" if p == fold else "train" for v, p in part_of.items()})
+
+
+def validation_part(
+    labels: Sequence[VideoLabel],
+    *,
+    share: float,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+) -> list[VideoLabel]:
+    """Return the labels with a stratified share of the training videos (0 to 1) moved to val.
+
+    Videos that are in val or test stay there.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}, expected a number between 0 and 1")
+    train = [label for label in labels if label.split == "train"]
+    part_of = assign_parts(train, (1 - share, share), seed=seed, groups=groups)
+    return with_splits(labels, {v: "val" for v, part in part_of.items() if part == 1})
+
+
+def with_splits(labels: Sequence[VideoLabel], split_of: Mapping[str, Split]) -> list[VideoLabel]:
+    """Return the labels with the splits given for some of the videos, in the same order."""
+    return [replace(label, split=split_of.get(label.video, label.split)) for label in labels]

@@ -1,0 +1,131 @@
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import LabelsError
+from data.labels import VideoLabel
+from data.splits import assign_parts, k_fold, random_halves, validation_part
+
+
+def videos(normal: int, abnormal: int, category: str = "") -> list[VideoLabel]:
+    return [
+        VideoLabel(
+            video=f"{category}{extent}/{i:03d}", split="train", category=category, extent=extent
+        )
+        for extent, count in (("normal", normal), ("all", abnormal))
+        for i in range(count)
+    ]
+
+
+def sizes(labels: list[VideoLabel]) -> Counter[tuple[str, bool]]:
+    return Counter((label.split, label.is_abnormal) for label in labels)
+
+
+# Table 2 of the paper: Avenue 19/18 with 8 normal to train, Ped2 14/14 with 8.
+@pytest.mark.parametrize(
+    ("normal", "abnormal", "train"), [(16, 12, (8, 6)), (16, 21, (8, 11)), (1, 1, (1, 1))]
+)
+def test_random_halves_divide_normal_and_abnormal(
+    normal: int, abnormal: int, train: tuple[int, int]
+) -> None:
+    counts = sizes(random_halves(videos(normal, abnormal), seed=3))
+    assert (counts["train", False], counts["train", True]) == train
+    assert (counts["test", False], counts["test", True]) == (
+        normal - train[0],
+        abnormal - train[1],
+    )
+
+
+def test_a_seed_gives_one_division_whatever_the_order_of_rows() -> None:
+    rows = videos(16, 12)
+    shuffled = random.Random(5).sample(rows, len(rows))
+    first = {label.video: label.split for label in random_halves(rows, seed=1)}
+    assert first == {label.video: label.split for label in random_halves(shuffled, seed=1)}
+    assert len({tuple(x.split for x in random_halves(rows, seed=s)) for s in range(10)}) == 10
+
+
+def test_the_division_of_a_seed_never_changes() -> None:
+    # sha256("0\n0:normal/00N") begins 3b, 51, bd, fd: in that order to train and test in turn
+    halves = random_halves(videos(4, 0), seed=0)
+    assert [label.split for label in halves] == ["train", "test", "train", "test"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4),
+    st.integers(2, 6),
+    st.integers(0, 3),
+)
+def test_folds_test_every_video_once_and_are_stratified(
+    classes: list[tuple[int, int]], folds: int, seed: int
+) -> None:
+    rows = [row for i, (n, a) in enumerate(classes) for row in videos(n, a, f"c{i}")]
+    if len(rows) < folds:
+        with pytest.raises(LabelsError, match="cannot fill"):
+            k_fold(rows, folds=folds, fold=0, seed=seed)
+        return
+    tested: Counter[str] = Counter()
+    for fold in range(folds):
+        part = k_fold(rows, folds=folds, fold=fold, seed=seed)
+        test = [label for label in part if label.split == "test"]
+        tested.update(label.video for label in test)
+        for i, counts in enumerate(classes):
+            for abnormal in (False, True):
+                size = sum(x.category == f"c{i}" and x.is_abnormal == abnormal for x in test)
+                assert abs(size - counts[abnormal] / folds) < 1
+    assert tested == Counter(label.video for label in rows)
+
+
+@given(st.integers(1, 60), st.floats(0.05, 0.5), st.integers(0, 5))
+def test_validation_part_has_its_share(count: int, share: float, seed: int) -> None:
+    rows = videos(count, 0)
+    part = validation_part(rows, share=share, seed=seed)
+    assert abs(sizes(part)["val", False] - share * count) <= 1
+
+
+def test_validation_leaves_test_videos_alone() -> None:
+    rows = random_halves(videos(20, 20), seed=0)
+    part = validation_part(rows, share=0.2, seed=0)
+    assert sizes(part) == {
+        ("train", False): 8,
+        ("train", True): 8,
+        ("val", False): 2,
+        ("val", True): 2,
+        ("test", False): 10,
+        ("test", True): 10,
+    }
+    assert [x for x in part if x.split == "test"] == [x for x in rows if x.split == "test"]
+
+
+@given(st.lists(st.integers(0, 7), min_size=8, max_size=40), st.integers(2, 4), st.integers(0, 3))
+def test_a_group_is_never_divided(scenes: list[int], folds: int, seed: int) -> None:
+    rows = [
+        VideoLabel(video=str(i), split="train", extent="all" if i % 2 else "normal")
+        for i in range(len(scenes))
+    ]
+    groups = {str(i): f"scene {scene}" for i, scene in enumerate(scenes)}
+    part_of = assign_parts(rows, (1,) * folds, seed=seed, groups=groups)
+    assert set(part_of) == {label.video for label in rows}
+    for scene in set(scenes):
+        assert len({part_of[v] for v, name in groups.items() if name == f"scene {scene}"}) == 1
+
+
+def test_groups_are_spread_evenly() -> None:
+    rows = videos(40, 40)
+    groups = {label.video: str(i // 4) for i, label in enumerate(rows)}
+    counts = sizes(random_halves(rows, seed=0, groups=groups))
+    assert counts["train", False] == counts["train", True] == 20
+
+
+def test_bad_shares_and_folds_are_refused() -> None:
+    rows = videos(4, 4)
+    with pytest.raises(ValueError, match="fold 5 of 5"):
+        k_fold(rows, folds=5, fold=5, seed=0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        validation_part(rows, share=1, seed=0)
+    with pytest.raises(ValueError, match="positive"):
+        assign_parts(rows, (1, 0), seed=0)
+    with pytest.raises(LabelsError, match="fewer folds"):
+        k_fold(rows, folds=3, fold=0, seed=0, groups={label.video: "one" for label in rows})
