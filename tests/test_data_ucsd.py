@@ -1,0 +1,128 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from data.commands import data_group
+from data.errors import LabelsError
+from data.labels import read_labels
+from data.ucsd import prepare_ucsd, read_ucsd_list
+
+LIST = """\
+TestVideoFile = {};
+TestVideoFile{end+1}.gt_frame = [3:5];
+% a comment
+TestVideoFile{end+1}.gt_frame = [1:2, 6:8];  % two runs
+
+TestVideoFile{end+1}.gt_frame = [1:8];
+"""
+
+
+def make_frames(folder: Path, count: int, suffix: str = ".tif") -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        (folder / f"{i + 1:03d}{suffix}").write_bytes(b"frame")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The layout of UCSD's own archive: three clips of eight frames to train, three to test."""
+    for i in (1, 2, 3):
+        make_frames(tmp_path / f"Train/Train00{i}", 8)
+        make_frames(tmp_path / f"Test/Test00{i}", 8)
+    make_frames(tmp_path / "Test/Test001_gt", 8, ".bmp")
+    (tmp_path / "Test/UCSDped2.m").write_text(LIST)
+    return tmp_path
+
+
+def test_frames_of_the_list_count_from_one_and_include_the_last(archive: Path) -> None:
+    assert read_ucsd_list(archive / "Test/UCSDped2.m") == [((2, 5),), ((0, 2), (5, 8)), ((0, 8),)]
+
+
+def test_the_archive_layout_without_its_mask_folders(archive: Path) -> None:
+    prepared = prepare_ucsd(archive, name="ped2", split="official")
+    assert [(x.video, x.split, x.anomaly) for x in prepared.labels] == [
+        ("Train/Train001", "train", ""),
+        ("Train/Train002", "train", ""),
+        ("Train/Train003", "train", ""),
+        ("Test/Test001", "test", "2:5"),
+        ("Test/Test002", "test", "0:2;5:8"),
+        ("Test/Test003", "test", "0:8"),
+    ]
+    assert set(prepared.num_frames.values()) == {8}
+    assert "3 training clips found, 16 published" in prepared.problems[0]
+    assert "16 abnormal test frames found, 1648 published" in prepared.problems[-1]
+
+
+def test_the_repacked_layout(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "Train").rename(tmp_path / "training/frames")
+    (tmp_path / "testing").mkdir()
+    (tmp_path / "Test").rename(tmp_path / "testing/frames")
+    (tmp_path / "testing/frames/UCSDped2.m").rename(tmp_path / "UCSDped2.m")
+    labels = prepare_ucsd(tmp_path, name="ped2").labels
+    assert {x.video.rpartition("/")[0] for x in labels} == {"training/frames", "testing/frames"}
+    assert Counter((x.split, x.is_abnormal) for x in labels)["train", True] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("TestVideoFile{end+1}.gt_frame = [5:3];", r"m:1: frames '5:3', expected first:last"),
+        ("TestVideoFile{end+1}.gt_frame = [0:3];", r"m:1: frames '0:3', expected first:last"),
+        ("TestVideoFile{end+1}.gt_frame = [a:3];", r"m:1: frames 'a:3', expected first:last"),
+        ("gt_frame = 3", r"m:1: found 'gt_frame = 3', expected"),
+    ],
+)
+def test_a_bad_line_of_the_list_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "UCSDped2.m"
+    path.write_text(line)
+    with pytest.raises(LabelsError, match=message):
+        read_ucsd_list(path)
+
+
+def test_what_does_not_fit_is_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"UCSDped1\.m not found|list of .* ped1 not found"):
+        prepare_ucsd(archive, name="ped1")
+    (archive / "Test/Test003/008.tif").unlink()
+    with pytest.raises(LabelsError, match="abnormal to frame 8 in Test/Test003, which has 7"):
+        prepare_ucsd(archive, name="ped2")
+    (archive / "Test/UCSDped2.m").write_text(LIST.replace("% a comment", "") + LIST)
+    with pytest.raises(LabelsError, match="6 clips listed, 3 folders under"):
+        prepare_ucsd(archive, name="ped2")
+    with pytest.raises(LabelsError, match="neither Train and Test or training/frames"):
+        prepare_ucsd(archive / "Train", name="ped2")
+
+
+def test_the_command_refuses_an_incomplete_download(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.csv"
+    arguments = ["ped2", "--root", str(archive), "--out", str(out)]
+    result = CliRunner().invoke(data_group, arguments)
+    assert isinstance(result.exception, LabelsError)
+    assert "3 training clips found, 16 published" in str(result.exception)
+    assert not out.exists()
+    result = CliRunner().invoke(data_group, [*arguments, "--partial"])
+    assert result.exit_code == 0
+    assert "3 training clips found, 16 published" in result.stderr
+    assert "train: 2 normal, 2 abnormal" in result.stdout
+    assert len(read_labels(out)) == 6
+
+
+@pytest.mark.realdata
+def test_ped2_as_published(shared_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.csv"
+    arguments = ["ped2", "--root", str(shared_data / "ped2"), "--out", str(out), "--seed", "1"]
+    assert CliRunner().invoke(data_group, arguments).exit_code == 0
+    labels = {label.video: label for label in read_labels(out)}
+    counts = Counter((label.split, label.is_abnormal) for label in labels.values())
+    assert counts == {
+        ("train", False): 8,
+        ("train", True): 6,
+        ("test", False): 8,
+        ("test", True): 6,
+    }
+    frames = {video: len(list((shared_data / "ped2" / video).glob("*.jpg"))) for video in labels}
+    testing = [label for video, label in labels.items() if video.startswith("testing")]
+    assert sum(frames[label.video] for label in testing) == 2010
+    assert sum(int(label.frame_labels(frames[label.video]).sum()) for label in testing) == 1648
