@@ -1,8 +1,9 @@
 """`labels.csv`: which frames of which video are abnormal, and what each video is used for.
 
 Columns: `video` (path under the videos folder), `split` (train, val, test), `category`, `anomaly`
-and, if wanted, `scene`. `anomaly` holds frames, 0-based and half-open: `60:180;200:221`; empty for
-a normal video, `all` for the whole of one, `?` for abnormal somewhere, frames unknown.
+and, if wanted, `scene` and `frames`. `anomaly` holds frames, 0-based and half-open:
+`60:180;200:221`; empty for a normal video, `all` for the whole of one, `?` for abnormal somewhere,
+frames unknown. `frames` is how many frames the annotators saw, which tells a shifted or cut video.
 """
 
 import csv
@@ -24,7 +25,7 @@ Split = Literal["train", "val", "test"]
 Extent = Literal["normal", "intervals", "all", "unknown"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("video", "split", "category", "anomaly")
-OPTIONAL_COLUMNS = ("scene",)
+OPTIONAL_COLUMNS = ("scene", "frames")
 EXTENT_TEXT: dict[str, Extent] = {"": "normal", "all": "all", "?": "unknown"}
 MAX_PROBLEMS_SHOWN = 100
 
@@ -42,6 +43,7 @@ class VideoLabel:
         extent: which frames are abnormal: none, those in `intervals`, all, or nobody knows which.
         intervals: frames, 0-based, half-open, ascending, not overlapping; for "intervals" only.
         scene: "" if not given; videos of one scene should not be divided over two splits.
+        num_frames: frames of the video the label was made for; None if not given.
 
     Raises:
         ValueError: a field breaks one of these rules; the message is fit for the user.
@@ -53,6 +55,7 @@ class VideoLabel:
     extent: Extent = "normal"
     intervals: Intervals = ()
     scene: str = ""
+    num_frames: int | None = None
 
     def __post_init__(self) -> None:
         check_video_path(self.video)
@@ -65,6 +68,14 @@ class VideoLabel:
         if (self.extent == "intervals") != bool(self.intervals):
             raise ValueError(f"extent '{self.extent}' with {len(self.intervals)} intervals")
         check_intervals(self.intervals)
+        if self.num_frames is not None:
+            if self.num_frames < 1:
+                raise ValueError(f"frames is {self.num_frames}, expected a positive number")
+            if self.intervals and self.intervals[-1][1] > self.num_frames:
+                raise ValueError(
+                    f"anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]}, but frames"
+                    f" is {self.num_frames}"
+                )
 
     @property
     def is_abnormal(self) -> bool:
@@ -115,7 +126,8 @@ class VideoLabel:
                 f"{self.video}: anomaly '{self.anomaly}' lies wholly after the last of its"
                 f" {num_frames} frames; mend the label or the video"
             )
-        return replace(self, intervals=kept)
+        known = None if self.num_frames is None else min(self.num_frames, num_frames)
+        return replace(self, intervals=kept, num_frames=known)
 
 
 def check_video_path(video: str) -> None:
@@ -228,7 +240,7 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _check_header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
-    expected = f"expected '{','.join(COLUMNS)}', optionally with 'scene'"
+    expected = f"expected '{','.join(COLUMNS)}', if wanted also {' and '.join(OPTIONAL_COLUMNS)}"
     if not rows:
         raise LabelsError(f"{path}: empty file, {expected} in the first line")
     line, header = rows[0]
@@ -251,7 +263,16 @@ def _parse_row(columns: Sequence[str], cells: Sequence[str]) -> VideoLabel:
         extent=extent,
         intervals=intervals,
         scene=row.get("scene", ""),
+        num_frames=_parse_frames(row.get("frames", "")),
     )
+
+
+def _parse_frames(text: str) -> int | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise ValueError(f"frames is '{text}', expected a number of frames or nothing")
+    return int(text)
 
 
 def _check_unseen(label: VideoLabel, first_seen: dict[str, tuple[int, str]]) -> None:
@@ -275,7 +296,7 @@ def join_problems(problems: Sequence[str]) -> str:
 
 
 def write_labels(path: Path, labels: Iterable[VideoLabel]) -> None:
-    """Write `labels` as `path`, whole or not at all; `scene` only where some row has one.
+    """Write `labels` as `path`, whole or not at all; optional columns only where a row needs them.
 
     Raises:
         LabelsError: a video is in it twice, or the file cannot be written.
@@ -286,12 +307,18 @@ def write_labels(path: Path, labels: Iterable[VideoLabel]) -> None:
         if row.video in seen:
             raise LabelsError(f"{path}: video '{row.video}' is in the labels twice; keep one")
         seen[row.video] = row.split
-    columns = COLUMNS + (OPTIONAL_COLUMNS if any(row.scene for row in rows) else ())
+    columns = [*COLUMNS, *(name for name in OPTIONAL_COLUMNS if any(_cell(r, name) for r in rows))]
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([getattr(row, column) for column in columns] for row in rows)
+    writer.writerows([_cell(row, column) for column in columns] for row in rows)
     write_text_atomic(path, buffer.getvalue())
+
+
+def _cell(row: VideoLabel, column: str) -> str:
+    if column == "frames":
+        return "" if row.num_frames is None else str(row.num_frames)
+    return str(getattr(row, column))
 
 
 def write_text_atomic(path: Path, text: str) -> None:

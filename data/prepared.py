@@ -1,7 +1,7 @@
 """What every dataset adapter returns, and the comparison with the dataset's published counts."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import LabelsError
@@ -14,13 +14,11 @@ class Prepared:
 
     Attributes:
         labels: one for each video, ready for `write_labels`.
-        num_frames: video -> frames, for the videos whose publisher gives the number.
         problems: one line each: what is missing or differs from what was published, and what to
             do. Empty when all is as published.
     """
 
     labels: list[VideoLabel]
-    num_frames: Mapping[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 

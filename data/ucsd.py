@@ -69,14 +69,14 @@ def prepare_ucsd(
             f"{list_path}: {len(intervals)} clips listed, {len(test)} folders under"
             f" {root / folders[1]}, expected as many; complete the download"
         )
-    labels = [_label(video, "train", ()) for video in train]
+    labels = [_label(video, "train", (), num_frames) for video, num_frames in train.items()]
     for (video, num_frames), spans in zip(test.items(), intervals, strict=True):
         if spans and spans[-1][1] > num_frames:
             raise LabelsError(
                 f"{list_path}: abnormal to frame {spans[-1][1]} in {video}, which has"
                 f" {num_frames} images; complete the download"
             )
-        labels.append(_label(video, "test", spans))
+        labels.append(_label(video, "test", spans, num_frames))
     found = {
         "training clips": len(train),
         "test clips": len(test),
@@ -88,7 +88,6 @@ def prepare_ucsd(
         labels = random_halves(labels, seed=seed)
     return Prepared(
         labels=labels,
-        num_frames=train | test,
         problems=tuple(count_problems(name, found, PUBLISHED[name])),
     )
 
@@ -154,6 +153,8 @@ def _clips(root: Path, folder: str) -> dict[str, int]:
     return clips
 
 
-def _label(video: str, split: Split, intervals: Intervals) -> VideoLabel:
+def _label(video: str, split: Split, intervals: Intervals, num_frames: int) -> VideoLabel:
     extent: Literal["intervals", "normal"] = "intervals" if intervals else "normal"
-    return VideoLabel(video=video, split=split, extent=extent, intervals=intervals)
+    return VideoLabel(
+        video=video, split=split, extent=extent, intervals=intervals, num_frames=num_frames
+    )

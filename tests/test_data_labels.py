@@ -104,6 +104,23 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, message: str
         read_labels(path)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.mp4,train,,0:5,4", "anomaly '0:5' goes to frame 5, but frames is 4"),
+        ("a.mp4,train,,,0", "frames is 0, expected a positive number"),
+        ("a.mp4,train,,,ten", "frames is 'ten', expected a number of frames or nothing"),
+    ],
+)
+def test_the_optional_number_of_frames_is_checked(tmp_path: Path, row: str, message: str) -> None:
+    text = "video,split,category,anomaly,frames\ngood.mp4,train,,0:5,5\nb.mp4,train,,,\n"
+    path = write(tmp_path, text)
+    assert [label.num_frames for label in read_labels(path)] == [5, None]
+    path = write(tmp_path, text + row + "\n")
+    with pytest.raises(LabelsError, match=rf"labels\.csv:4: {message}"):
+        read_labels(path)
+
+
 def test_every_mistake_of_a_file_is_named_at_once(tmp_path: Path) -> None:
     rows = [row for row, _ in BAD_ROWS if "\n" not in row]
     path = write(tmp_path, HEADER + "good.mp4,train,,\n" + "\n".join(rows) + "\n")
@@ -185,6 +202,7 @@ def label_strategy(draw: st.DrawFn) -> VideoLabel:
         extent="intervals" if intervals else draw(st.sampled_from(others)),
         intervals=intervals,
         scene=draw(text_strategy),
+        num_frames=draw(st.none() | st.integers(400, 10**9)),
     )
 
 

@@ -50,7 +50,7 @@ def test_the_archive_layout_without_its_mask_folders(archive: Path) -> None:
         ("Test/Test002", "test", "0:2;5:8"),
         ("Test/Test003", "test", "0:8"),
     ]
-    assert set(prepared.num_frames.values()) == {8}
+    assert {x.num_frames for x in prepared.labels} == {8}
     assert "3 training clips found, 16 published" in prepared.problems[0]
     assert "16 abnormal test frames found, 1648 published" in prepared.problems[-1]
 
