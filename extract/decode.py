@@ -1,0 +1,318 @@
+"""Video -> RGB frames of one size, in order and with their times, streaming.
+
+Frames are scaled with the Catmull-Rom bicubic kernel (B=0, C=0.5; ffmpeg's own default is C=0.6),
+which is the one Pillow uses: a video and the folder of its frames give the same pixels to within
+rounding.
+"""
+
+import contextlib
+import subprocess
+import threading
+from array import array
+from dataclasses import dataclass
+from io import RawIOBase
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, Self, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import ConfigError, DecodeError
+from data.videos import VideoSource
+from extract.ffmpeg import (
+    FFmpegLog,
+    StreamInfo,
+    ffmpeg_version,
+    find_ffmpeg,
+    passthrough_options,
+)
+
+__all__ = ["DecodeConfig", "FrameStream", "StreamInfo", "ffmpeg_version", "open_video"]
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Resize = Literal["squash", "crop"]
+
+# Kinetics networks were trained on 224-pixel crops of frames whose short side is 256
+# (Carreira & Zisserman 2017, section 3).
+_SHORT_SIDE = 256 / 224
+_SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+_PIPE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How frames are made from a video. All of it changes pixels, so all of it is in the key.
+
+    Attributes:
+        resize: `squash` scales the whole frame to a square (Wan et al. 2021); `crop` scales the
+            short side to 256/224 of `size` and takes the centre (Kinetics). Both go by stored
+            pixels: a sample aspect ratio is not applied.
+        size: width and height of the result, pixels.
+        fps: None delivers every coded frame once; a number resamples to so many a second.
+    """
+
+    resize: Resize = "squash"
+    size: int = 224
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize not in get_args(Resize):
+            raise ConfigError(f"resize: found {self.resize!r}, expected squash or crop")
+        if self.size < 1:
+            raise ConfigError(f"size: found {self.size}, expected a positive number of pixels")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ConfigError(f"fps: found {self.fps}, expected frames a second, up to 1000")
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the short side before the centre is cropped."""
+        return round(self.size * _SHORT_SIDE)
+
+
+class FrameStream(Protocol):
+    """An open video. Use it in a `with` block: leaving it ends ffmpeg, read to the end or not."""
+
+    info: StreamInfo
+
+    @property
+    def num_frames(self) -> int:
+        """Frames delivered so far."""
+
+    @property
+    def partial(self) -> str:
+        """Why decoding stopped early or what errors were seen, one line; "" if all went well.
+
+        Final once `read` has returned no frame.
+        """
+
+    @property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        """Presentation times of the frames delivered so far, (num_frames,) float64."""
+
+    def read(self, max_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """Return the next frames and their times.
+
+        Returns:
+            (n, size, size, 3) uint8 RGB and (n,) float64 seconds since the start of the file.
+            n is `max_frames` except at the end, where it is what is left, then 0.
+
+        Raises:
+            DecodeError: ffmpeg was killed, so that what is missing is not the file's fault.
+        """
+
+    def close(self) -> None:
+        """End the decode and free everything; harmless when repeated."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def open_video(
+    source: VideoSource,
+    config: DecodeConfig,
+    *,
+    threads: int | None = None,
+    folder_fps: float = 25.0,
+) -> FrameStream:
+    """Open a video or a frame folder and decode its first frame.
+
+    Args:
+        source: the video.
+        config: size and sampling of the frames.
+        threads: ffmpeg's decoding and scaling threads; None lets ffmpeg choose.
+        folder_fps: frame rate that a folder of images is taken to have. It sets the times of the
+            frames; which frames there are depends on it only if `config.fps` is given.
+
+    Raises:
+        DecodeError: no frame can be decoded, or there is no ffmpeg.
+    """
+    if source.kind == "frames":
+        from extract.frames import FolderStream
+
+        return FolderStream(source, config, folder_fps=folder_fps)
+    return FFmpegStream(source, config, threads=threads)
+
+
+class FFmpegStream:
+    """Frames of a video file, decoded and scaled by an ffmpeg process. See `FrameStream`."""
+
+    info: StreamInfo
+
+    def __init__(
+        self, source: VideoSource, config: DecodeConfig, *, threads: int | None = None
+    ) -> None:
+        self._source = source
+        self._shape = (config.size, config.size, 3)
+        self._pts = array("d")
+        self._partial = ""
+        self._finished = False
+        self._log = FFmpegLog()
+        if not source.path.is_file():
+            raise DecodeError(f"{source.video_id}: no such file: {source.path}; run again")
+        if source.path.stat().st_size == 0:
+            raise DecodeError(f"{source.video_id}: the file is empty; copy or download it again")
+        self._process = subprocess.Popen(
+            _command(source, config, threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            # Ctrl-C must reach us, not ffmpeg: it would end in good order and the video would
+            # look as if it were shorter than it is
+            start_new_session=True,
+        )
+        _enlarge_pipe(self._process.stdout)
+        self._drain = threading.Thread(target=self._drain_log, name="ffmpeg-log", daemon=True)
+        self._drain.start()
+        try:
+            self._first = self._fill(1)
+            if len(self._first) == 0:
+                self._finish()
+                raise DecodeError(self._no_frame_message())
+            self._log.wait_for_pts(1)
+            self.info = self._log.stream_info()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_frames(self) -> int:
+        """Frames delivered so far."""
+        return len(self._pts)
+
+    @property
+    def partial(self) -> str:
+        """Why decoding stopped early or what errors were seen; see `FrameStream.partial`."""
+        return self._partial
+
+    @property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        """Presentation times of the frames delivered so far, (num_frames,) float64."""
+        return np.array(self._pts, dtype=np.float64)
+
+    def read(self, max_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """Return the next frames and their times; see `FrameStream.read`."""
+        if max_frames < 1:
+            raise ValueError(f"max_frames: found {max_frames}, expected 1 or more")
+        frames = np.empty((0, *self._shape), np.uint8)
+        if not self._finished:
+            frames = self._fill(max_frames, first=self._first)
+            self._first = frames[:0]
+            if len(frames) < max_frames:
+                self._finish()
+        return frames, self._take_pts(len(frames))
+
+    def close(self) -> None:
+        """End ffmpeg and wait for it; harmless when repeated."""
+        self._finished = True
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._drain.join()
+        for pipe in (self._process.stdout, self._process.stderr):
+            cast(BinaryIO, pipe).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _fill(self, max_frames: int, first: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Read up to `max_frames` whole frames straight into one array, `first` in front."""
+        frames = np.empty((max_frames, *self._shape), np.uint8)
+        filled = 0
+        if first is not None and len(first):
+            frames[0] = first[0]
+            filled = first.nbytes
+        target = memoryview(cast("Buffer", frames)).cast("B")
+        pipe = cast(RawIOBase, self._process.stdout)
+        while filled < len(target) and (count := pipe.readinto(target[filled:])):
+            filled += count
+        return frames[: filled // int(np.prod(self._shape))]
+
+    def _take_pts(self, count: int) -> NDArray[np.float64]:
+        start = len(self._pts)
+        self._log.wait_for_pts(start + count)
+        known = self._log.pts_seconds[start : start + count]
+        pts = np.full(count, np.nan)
+        pts[: len(known)] = known
+        nominal = np.arange(start, start + count) / self.info.frame_rate
+        pts = np.where(np.isnan(pts), nominal, pts)
+        self._pts.extend(pts)
+        return pts
+
+    def _drain_log(self) -> None:
+        self._log.drain(cast(BinaryIO, self._process.stderr))
+
+    def _finish(self) -> None:
+        """Learn how ffmpeg ended, once its output has."""
+        self._finished = True
+        status = self._process.wait()
+        self._drain.join()
+        if status < 0:
+            raise DecodeError(
+                f"{self._source.video_id}: ffmpeg was killed by signal {-status} after "
+                f"{len(self._log.pts_seconds)} frames, perhaps for want of memory; run again"
+            )
+        if self._log.num_errors:
+            more = f" ({self._log.num_errors} errors)" if self._log.num_errors > 1 else ""
+            self._partial = f"ffmpeg: {self._log.cause()}{more}"
+        elif status:
+            self._partial = f"ffmpeg ended with status {status} and no message"
+
+    def _no_frame_message(self) -> str:
+        video_id, kinds = self._source.video_id, self._log.stream_kinds()
+        if kinds and not any(kind.startswith("video") and "(pic" not in kind for kind in kinds):
+            return f"{video_id}: no video stream, only {', '.join(kinds)}; remove it or replace it"
+        cause = self._log.cause() or "ffmpeg gave no reason"
+        return (
+            f"{video_id}: no frame can be decoded: {cause}; check that it is a complete video "
+            f"(ffmpeg -i {self._source.path})"
+        )
+
+
+def _command(source: VideoSource, config: DecodeConfig, threads: int | None) -> list[str]:
+    """Return the ffmpeg command line that writes raw RGB frames to its standard output."""
+    import ffmpeg
+
+    options: dict[str, Any] = {} if threads is None else {"threads": threads}
+    # `file:` keeps colons, dashes and percent signs in names from meaning anything; the whitelist
+    # keeps a playlist that calls itself .mp4 from opening addresses
+    graph = ffmpeg.input(f"file:{source.path}", protocol_whitelist="file", **options)
+    # V: real video streams only, not cover art; the first one, where ffmpeg would take the largest
+    graph = graph["V:0"]
+    if config.fps is not None:
+        graph = graph.filter("fps", fps=config.fps)
+    scale = {"flags": _SCALE_FLAGS, "param0": 0, "param1": 0.5}
+    if config.resize == "squash":
+        graph = graph.filter("scale", config.size, config.size, **scale)
+    else:
+        short = config.short_side
+        graph = graph.filter("scale", short, short, force_original_aspect_ratio="increase", **scale)
+    graph = graph.filter("format", "rgb24")
+    if config.resize == "crop":
+        graph = graph.filter("crop", config.size, config.size)
+    graph = graph.filter("showinfo", checksum=0)
+    graph = graph.output(
+        "pipe:1", format="rawvideo", pix_fmt="rgb24", **passthrough_options(ffmpeg_version())
+    )
+    arguments = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
+    if threads is not None:
+        arguments += ["-filter_complex_threads", str(threads)]
+    return [*ffmpeg.compile(graph.global_args(*arguments), cmd=find_ffmpeg())]
+
+
+def _enlarge_pipe(pipe: Any) -> None:
+    """Let ffmpeg run a few frames ahead instead of waking us up every 64 KiB (Linux only)."""
+    try:
+        import fcntl
+
+        resize = fcntl.F_SETPIPE_SZ
+    except (ImportError, AttributeError):
+        return
+    # the limit for unprivileged users may be lower or used up: then it stays as it is
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), resize, _PIPE_BYTES)

@@ -1,0 +1,257 @@
+"""Finding ffmpeg and reading what it says.
+
+Everything about a decode is learnt from the one ffmpeg process that does it: its log names the
+stream, its pixel format and rotation, every frame's presentation time (the `showinfo` filter) and
+every error. So no ffprobe is needed, which imageio-ffmpeg does not bundle.
+"""
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import threading
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import BinaryIO
+
+from data.errors import DecodeError
+
+_STREAM = re.compile(r"^ *Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (\w+): (.*)$")
+_MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
+_ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
+_TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
+_FRAME = re.compile(r"\[Parsed_showinfo_\d+ @ \w+\] (?:\[info\] )?n: *(\d+) pts: *(-?\d+|NOPTS)\b")
+# `[h264 @ 0x55d] [error] text`; the context is absent for ffmpeg's own messages
+_PREFIX = re.compile(r"^(?:\[([^\]]*?)(?: @ [^\]]*)?\] )?\[([a-z]+)\] (.*)$")
+_BAD_LEVELS = frozenset(("error", "fatal", "panic"))
+# Says that something failed, not what: worth quoting only where nothing better was said.
+_VAGUE = ("Error ", "Conversion failed", "Exiting", "Could not ", "Failed to ", "Terminating")
+_LINE_LIMIT = 1 << 16
+_MAX_ERRORS = 8
+
+
+@lru_cache(maxsize=1)
+def _default_binary() -> str:
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise DecodeError(
+            "ffmpeg: not on the PATH and none bundled for this platform; install ffmpeg or name "
+            "one in FEAT_FFMPEG"
+        ) from error
+
+
+def find_ffmpeg() -> str:
+    """Return the ffmpeg to run: FEAT_FFMPEG, else the one on the PATH, else the bundled one.
+
+    Raises:
+        DecodeError: there is none, or FEAT_FFMPEG names none.
+    """
+    chosen = os.environ.get("FEAT_FFMPEG")
+    if not chosen:
+        return _default_binary()
+    found = shutil.which(chosen)
+    if found is None:
+        raise DecodeError(f"FEAT_FFMPEG={chosen}: no such program; correct or unset it")
+    return found
+
+
+@lru_cache(maxsize=8)
+def _version_of(binary: str) -> str:
+    try:
+        done = subprocess.run(
+            [binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DecodeError(f"{binary}: cannot be run as ffmpeg: {error}") from error
+    match = re.match(r"ffmpeg version (\S+)", done.stdout.decode(errors="replace"))
+    if match is None:
+        raise DecodeError(f"{binary}: is not ffmpeg; correct FEAT_FFMPEG or the PATH")
+    return match[1]
+
+
+def ffmpeg_version() -> str:
+    """Return the version of the ffmpeg that `find_ffmpeg` returns, such as `7.0.2-static`."""
+    return _version_of(find_ffmpeg())
+
+
+def passthrough_options(version: str) -> dict[str, str]:
+    """Return the output option that hands on every frame once, whatever its time stamp.
+
+    ffmpeg 5.1 renamed `-vsync` to `-fps_mode`; 8.0 dropped the old name.
+    """
+    match = re.match(r"n?(\d+)\.(\d+)", version)
+    # a build from git ("N-1234-g5678") has no number and is taken for a recent one
+    old = match is not None and (int(match[1]), int(match[2])) < (5, 1)
+    return {"vsync": "passthrough"} if old else {"fps_mode": "passthrough"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamInfo:
+    """The video stream that is decoded, as stored.
+
+    Attributes:
+        stream_index: index among all streams of the file; 0 for a frame folder.
+        width: pixels, before `rotation` is applied.
+        height: pixels, before `rotation` is applied.
+        codec: ffmpeg's name, such as `h264`; for a frame folder the image format.
+        pix_fmt: ffmpeg's name, such as `yuv420p`; for a frame folder the image mode.
+        rotation: clockwise degrees by which frames are turned for display: 0, 90, 180, 270.
+        frame_rate: nominal frames per second of what is delivered, greater than 0.
+    """
+
+    stream_index: int
+    width: int
+    height: int
+    codec: str
+    pix_fmt: str
+    rotation: int
+    frame_rate: float
+
+
+class FFmpegLog:
+    """What one ffmpeg process has said so far. `feed` and the readers may be different threads.
+
+    Attributes:
+        pts_seconds: presentation time of each frame announced, NaN where the file gives none.
+        errors: the first few messages of level error and above, oldest first.
+        num_errors: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.pts_seconds = array("d")
+        self.errors: list[str] = []
+        self.num_errors = 0
+        self._streams: dict[int, tuple[str, str]] = {}
+        self._rotations: dict[int, int] = {}
+        self._current: int | None = None
+        self._mapped: int | None = None
+        self._in_input = False
+        self._time_base = Fraction(0)
+        self._filter_rate = Fraction(0)
+        self._first_frame = 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def drain(self, stderr: BinaryIO) -> None:
+        """Read the log until it ends: a full pipe would stop ffmpeg."""
+        try:
+            while line := stderr.readline(_LINE_LIMIT):
+                self.feed(line.decode("utf-8", "replace").rstrip("\r\n"))
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+
+    def feed(self, line: str) -> None:
+        """Take in one line, written under `-loglevel level+info`."""
+        frame = _FRAME.search(line)
+        if frame:
+            self._feed_frame(int(frame[1]), frame[2])
+            return
+        prefix = _PREFIX.match(line)
+        if prefix is None:
+            return
+        context, level, text = prefix.groups()
+        if level in _BAD_LEVELS:
+            self.num_errors += 1
+            if len(self.errors) < _MAX_ERRORS:
+                self.errors.append(text.strip())
+        elif level == "info" and context is None:
+            self._feed_header(text)
+        elif level == "info" and (base := _TIME_BASE.search(text)):
+            self._time_base = Fraction(int(base[1]), int(base[2]))
+            self._filter_rate = Fraction(int(base[3]), int(base[4]) or 1)
+            # frames change their size in mid-stream: the filters start anew and count from 0
+            self._first_frame = len(self.pts_seconds)
+
+    def _feed_frame(self, number: int, pts: str) -> None:
+        with self._changed:
+            # a line torn by another thread's message must not shift the times of all that follow
+            lost = self._first_frame + number - len(self.pts_seconds)
+            self.pts_seconds.extend([math.nan] * lost)
+            self.pts_seconds.append(
+                math.nan if pts == "NOPTS" else float(int(pts) * self._time_base)
+            )
+            self._changed.notify_all()
+
+    def _feed_header(self, text: str) -> None:
+        if text.startswith(("Input #", "Output #")):
+            self._in_input = text.startswith("Input #")
+        elif mapping := _MAPPING.match(text):
+            self._mapped = int(mapping[1])
+        elif self._in_input and (stream := _STREAM.match(text)):
+            self._current = int(stream[1])
+            self._streams[self._current] = (stream[2], stream[3])
+        elif self._in_input and self._current is not None and (turn := _ROTATION.search(text)):
+            # ffmpeg counts anticlockwise
+            self._rotations[self._current] = round(-float(turn[1])) % 360
+
+    def wait_for_pts(self, count: int) -> None:
+        """Return once `count` frames are announced or the log has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.pts_seconds) >= count or self._closed)
+
+    def stream_info(self) -> StreamInfo:
+        """Return the decoded stream's description; complete once a frame was announced."""
+        index = self._mapped if self._mapped is not None else 0
+        fields = _split_fields(self._streams.get(index, ("Video", ""))[1])
+        size = next((m for f in fields if (m := re.match(r"(\d+)x(\d+)\b", f))), None)
+        return StreamInfo(
+            stream_index=index,
+            width=int(size[1]) if size else 0,
+            height=int(size[2]) if size else 0,
+            codec=fields[0].split(" ")[0] if fields else "",
+            pix_fmt=re.split(r"[ (]", fields[1])[0] if len(fields) > 1 else "",
+            rotation=self._rotations.get(index, 0),
+            frame_rate=self._frame_rate(fields),
+        )
+
+    def stream_kinds(self) -> list[str]:
+        """Return the input's streams in words, such as `Audio aac`, `Video png (picture)`."""
+        words = []
+        for kind, description in self._streams.values():
+            codec = description.split(" ")[0].rstrip(",")
+            picture = " (picture)" if "(attached pic)" in description else ""
+            words.append(f"{kind} {codec}{picture}".lower())
+        return words
+
+    def cause(self) -> str:
+        """Return the most telling error so far, "" if there was none."""
+        telling = [error for error in self.errors if not error.startswith(_VAGUE)]
+        return (telling or self.errors or [""])[0]
+
+    def _frame_rate(self, fields: list[str]) -> float:
+        """Return the average rate where the file states one, else the rate ffmpeg guesses.
+
+        The average is printed with two decimals only, so the guess, which is exact, stands in
+        for it where the two agree.
+        """
+        stated = next((m for f in fields if (m := re.match(r"([\d.]+)(k?) fps$", f))), None)
+        average = float(stated[1]) * (1000 if stated[2] else 1) if stated else 0.0
+        guessed = float(self._filter_rate)
+        if average <= 0 or abs(guessed - average) <= 0.01:
+            average = guessed
+        return average if average > 0 else 25.0
+
+
+def _split_fields(description: str) -> list[str]:
+    """Split a stream's description at the commas outside brackets."""
+    fields, depth, start = [], 0, 0
+    for i, char in enumerate(description):
+        if char in "([":
+            depth += 1
+        elif char in ")]":
+            depth -= 1
+        elif char == "," and depth == 0:
+            fields.append(description[start:i].strip())
+            start = i + 1
+    return [*fields, description[start:].strip()] if description else []

@@ -1,0 +1,156 @@
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import DecodeError
+from data.videos import (
+    VideoSource,
+    content_sha256,
+    find_videos,
+    frame_paths,
+    natural_key,
+    source_stamp,
+)
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def ids(root: Path) -> list[str]:
+    return [source.video_id for source in find_videos(root)]
+
+
+def test_files_and_frame_folders_come_in_natural_order(tmp_path):
+    for name in ("v10.mp4", "v2.AVI", "b/1.mkv", "b/notes.txt", "labels.csv"):
+        touch(tmp_path / name)
+    for i in (1, 2):
+        touch(tmp_path / "test" / "07" / f"{i}.jpg")
+    assert ids(tmp_path) == ["b/1.mkv", "test/07", "v2.AVI", "v10.mp4"]
+    kinds = {source.video_id: source.kind for source in find_videos(tmp_path)}
+    assert kinds == {"b/1.mkv": "file", "test/07": "frames", "v2.AVI": "file", "v10.mp4": "file"}
+
+
+def test_same_stem_videos_have_different_ids(tmp_path):
+    for name in ("a/x.mp4", "b/x.mp4", "a/x.avi"):
+        touch(tmp_path / name)
+    assert ids(tmp_path) == ["a/x.avi", "a/x.mp4", "b/x.mp4"]
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path):
+    for name in ("._a.mp4", ".cache/b.mp4", "a.mp4", "frames/1.png", "frames/._1.png"):
+        touch(tmp_path / name)
+    assert ids(tmp_path) == ["a.mp4", "frames"]
+    assert [path.name for path in frame_paths(find_videos(tmp_path)[1])] == ["1.png"]
+
+
+def test_a_folder_of_images_given_directly_is_one_video(tmp_path):
+    touch(tmp_path / "clip7" / "1.jpg")
+    assert ids(tmp_path / "clip7") == ["clip7"]
+
+
+def test_pictures_beside_videos_are_not_frames(tmp_path, caplog):
+    for name in ("a/x.mp4", "a/poster.jpg", "cover.png"):
+        touch(tmp_path / name)
+    assert ids(tmp_path) == ["a/x.mp4"]
+    assert "1 images beside videos are ignored" in caplog.text
+    assert "images in the top folder are ignored" in caplog.text
+
+
+def test_a_single_file_is_a_video(tmp_path):
+    path = touch(tmp_path / "-odd % name.mp4")
+    assert find_videos(path) == [VideoSource(video_id=path.name, path=path, kind="file")]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    touch(tmp_path / "store" / "v.mp4")
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "clips")
+    (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert ids(tmp_path / "clips") == ["linked/v.mp4"]
+
+
+def test_a_pipe_called_mp4_is_no_video(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    touch(tmp_path / "real.mp4")
+    assert ids(tmp_path) == ["real.mp4"]
+
+
+@pytest.mark.parametrize("name", ["", "no/such/folder"])
+def test_nothing_found_says_what_was_expected(tmp_path, name):
+    with pytest.raises(DecodeError, match=r"no video found|no such folder") as caught:
+        find_videos(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_frames_are_in_natural_order_whatever_their_suffix(tmp_path):
+    names = ["frame 2.png", "frame 10.jpg", "frame 1.TIF", "frame 010.bmp", "50%d.jpeg"]
+    for name in [*names, "readme.txt"]:
+        touch(tmp_path / name)
+    source = VideoSource(video_id="v", path=tmp_path, kind="frames")
+    assert [path.name for path in frame_paths(source)] == [
+        "50%d.jpeg",
+        "frame 1.TIF",
+        "frame 2.png",
+        "frame 010.bmp",
+        "frame 10.jpg",
+    ]
+
+
+def test_frame_paths_of_an_emptied_folder_is_an_error(tmp_path):
+    with pytest.raises(DecodeError, match="no image in"):
+        frame_paths(VideoSource(video_id="v", path=tmp_path, kind="frames"))
+
+
+def test_a_files_digest_is_that_of_its_bytes(tmp_path):
+    # recipe: printf 'abc' | sha256sum
+    path = touch(tmp_path / "a.mp4", b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert content_sha256(find_videos(path)[0]) == expected
+
+
+def test_a_folders_digest_follows_content_and_order_not_names(tmp_path):
+    for name, content in (("1.png", b"one"), ("2.png", b"two"), ("note.txt", b"n")):
+        touch(tmp_path / "a" / name, content)
+    for name, content in (("x09.png", b"one"), ("x10.png", b"two")):
+        touch(tmp_path / "b" / name, content)
+    for name, content in (("1.png", b"two"), ("2.png", b"one")):
+        touch(tmp_path / "c" / name, content)
+    lines = [hashlib.sha256(content).hexdigest() for content in (b"one", b"two")]
+    expected = hashlib.sha256("\n".join(["frames-v1", *lines, ""]).encode()).hexdigest()
+    digests = [content_sha256(source) for source in find_videos(tmp_path)]
+    assert digests[:2] == [expected, expected]
+    assert digests[2] != expected
+
+
+def test_stamp_changes_with_size_and_time(tmp_path):
+    for name in ("1.png", "2.png"):
+        touch(tmp_path / "v" / name, b"123")
+    source = find_videos(tmp_path)[0]
+    before = source_stamp(source)
+    assert before.size == 6
+    os.utime(tmp_path / "v" / "1.png", ns=(1, before.mtime_ns + 5))
+    assert source_stamp(source).mtime_ns == before.mtime_ns + 5
+    touch(tmp_path / "v" / "3.png", b"1")
+    assert source_stamp(source).size == 7
+
+
+@given(st.lists(st.integers(0, 10**12), unique=True, min_size=1, max_size=20), st.text(max_size=5))
+def test_natural_order_is_the_numbers_order(numbers, prefix):
+    prefix = prefix.rstrip("0123456789")
+    names = sorted((f"{prefix}{number}.jpg" for number in numbers), key=natural_key)
+    assert names == [f"{prefix}{number}.jpg" for number in sorted(numbers)]
+
+
+@given(st.lists(st.text(max_size=8), max_size=10))
+def test_natural_key_orders_any_names_and_tells_them_apart(names):
+    in_order = sorted(names, key=natural_key)
+    names.reverse()
+    assert sorted(names, key=natural_key) == in_order

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extract.clips import clip_starts, clip_table, iter_clips
+
+LENGTHS = st.integers(1, 40)
+
+
+class ListStream:
+    """Frames of 2x2 pixels, each filled with its own index."""
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+        self.position = 0
+
+    def read(self, max_frames: int):
+        assert max_frames >= 1
+        stop = min(self.num_frames, self.position + max_frames)
+        numbers = np.arange(self.position, stop)
+        self.position = stop
+        frames = np.broadcast_to(numbers[:, None, None, None], (len(numbers), 2, 2, 3))
+        return frames.astype(np.uint8), numbers / 25
+
+
+def clips_of(num_frames: int, clip_len: int, clip_stride: int):
+    stream = ListStream(num_frames)
+    return list(iter_clips(stream, clip_len=clip_len, clip_stride=clip_stride))
+
+
+def test_clip_starts_by_hand():
+    # drawn in the docstring of clip_starts
+    assert list(clip_starts(11, clip_len=4, clip_stride=3, tail="drop")) == [0, 3, 6]
+    assert list(clip_starts(11, clip_len=4, clip_stride=3)) == [0, 3, 6, 9]
+    assert list(clip_starts(10, clip_len=4, clip_stride=3)) == [0, 3, 6]
+    assert list(clip_starts(1, clip_len=16, clip_stride=16)) == [0]
+    assert list(clip_starts(16, clip_len=16, clip_stride=16)) == [0]
+    assert list(clip_starts(17, clip_len=16, clip_stride=16)) == [0, 16]
+    assert list(clip_starts(15, clip_len=16, clip_stride=16, tail="drop")) == []
+    assert list(clip_starts(0, clip_len=16, clip_stride=16)) == []
+
+
+@pytest.mark.parametrize(("frames", "length", "stride"), [(5, 0, 1), (5, 1, 0), (-1, 1, 1)])
+def test_impossible_lengths_are_refused(frames, length, stride):
+    with pytest.raises(ValueError, match="clip_stride"):
+        clip_starts(frames, clip_len=length, clip_stride=stride)
+
+
+@given(st.integers(1, 300), LENGTHS)
+def test_without_overlap_every_frame_is_in_exactly_one_clip(num_frames, clip_len):
+    starts = clip_starts(num_frames, clip_len=clip_len, clip_stride=clip_len)
+    covered = [f for s in starts for f in range(s, min(s + clip_len, num_frames))]
+    assert covered == list(range(num_frames))
+    assert len(starts) == -(-num_frames // clip_len)
+
+
+@given(st.integers(1, 300), LENGTHS, LENGTHS)
+def test_padding_covers_all_that_can_be_and_adds_no_needless_clip(num_frames, clip_len, stride):
+    starts = list(clip_starts(num_frames, clip_len=clip_len, clip_stride=stride))
+    assert starts == list(range(0, len(starts) * stride, stride))
+    assert all(start < num_frames for start in starts)
+    # every clip but the last ends before the video does: none repeats what another has
+    assert all(start + clip_len < num_frames for start in starts[:-1])
+    if stride <= clip_len:
+        assert starts[-1] + clip_len >= num_frames
+
+
+@given(st.integers(0, 300), LENGTHS, LENGTHS)
+def test_dropping_leaves_whole_clips_only(num_frames, clip_len, stride):
+    starts = list(clip_starts(num_frames, clip_len=clip_len, clip_stride=stride, tail="drop"))
+    assert starts == [s for s in range(0, num_frames, stride) if s + clip_len <= num_frames]
+
+
+@given(st.integers(0, 100), st.integers(1, 20), st.integers(1, 25))
+def test_iter_clips_yields_the_frames_that_clip_starts_says(num_frames, clip_len, stride):
+    clips = clips_of(num_frames, clip_len, stride)
+    starts = list(clip_starts(num_frames, clip_len=clip_len, clip_stride=stride))
+    assert [clip.start_frame for clip in clips] == starts
+    for clip in clips:
+        wanted = np.arange(clip.start_frame, clip.start_frame + clip_len + 1)
+        assert clip.frames.shape == (clip_len + 1, 2, 2, 3)
+        assert clip.frames[:, 0, 0, 0].tolist() == np.minimum(wanted, num_frames - 1).tolist()
+        assert clip.num_real == min(clip_len, num_frames - clip.start_frame)
+
+
+def test_the_last_frame_is_its_own_successor():
+    (clip,) = clips_of(16, 16, 16)
+    assert np.array_equal(clip.frames[16], clip.frames[15])
+    assert clip.num_real == 16
+
+
+def test_iter_clips_reads_no_more_than_a_clip_ahead():
+    stream = ListStream(200)
+    clips = iter_clips(stream, clip_len=16, clip_stride=16)
+    for i in range(1, 5):
+        next(clips)
+        assert stream.position == 16 * i + 1
+
+
+def test_a_clip_keeps_its_frames_when_the_next_is_read():
+    clips = clips_of(40, 16, 8)
+    assert clips[0].frames[:, 0, 0, 0].tolist() == list(range(17))
+    with pytest.raises(ValueError, match="read-only"):
+        clips[0].frames[0] = 0
+
+
+def test_table_of_a_video_with_variable_frame_rate():
+    pts = np.array([0.0, 0.1, 0.2, 0.5, 0.9, 1.0, 1.1])
+    table = clip_table(pts, clip_len=3, clip_stride=3, frame_rate=10)
+    assert table.start_frame.tolist() == [0, 3, 6]
+    assert table.end_frame.tolist() == [3, 6, 7]
+    assert table.start_seconds.tolist() == [0.0, 0.5, 1.1]
+    # the last frame is taken to last the median gap, 0.1 s
+    assert table.end_seconds == pytest.approx([0.5, 1.1, 1.2])
+    assert table.clip_len == 3
+
+
+def test_table_of_one_frame_lasts_one_period():
+    table = clip_table(np.array([0.25]), clip_len=16, clip_stride=16, frame_rate=8)
+    assert table.end_frame.tolist() == [1]
+    assert table.end_seconds.tolist() == [0.375]
+
+
+@given(st.lists(st.floats(-10, 1e6, allow_nan=False), min_size=1, max_size=60), LENGTHS, st.data())
+def test_table_is_sound_for_any_times(pts, clip_len, data):
+    stride = data.draw(st.integers(1, clip_len))
+    table = clip_table(np.array(pts), clip_len=clip_len, clip_stride=stride, frame_rate=25)
+    starts = list(clip_starts(len(pts), clip_len=clip_len, clip_stride=stride))
+    assert table.start_frame.tolist() == starts
+    assert (table.end_seconds >= table.start_seconds).all()
+    assert table.end_frame[-1] == len(pts)
