@@ -6,12 +6,13 @@ rounding.
 """
 
 import contextlib
+import dataclasses
+import io
 import subprocess
 import threading
 from array import array
 from dataclasses import dataclass
-from io import RawIOBase
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ Resize = Literal["squash", "crop"]
 # (Carreira & Zisserman 2017, section 3).
 _SHORT_SIDE = 256 / 224
 _SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+# ffmpeg's default rounds halves to even: say which pixel is the first
+_CENTRE = ("floor((iw-ow)/2)", "floor((ih-oh)/2)")
 _PIPE_BYTES = 1 << 20
 
 
@@ -173,6 +176,8 @@ class FFmpegStream:
                 raise DecodeError(self._no_frame_message())
             self._log.wait_for_pts(1)
             self.info = self._log.stream_info()
+            if config.fps is not None:
+                self.info = dataclasses.replace(self.info, frame_rate=config.fps)
         except BaseException:
             self.close()
             raise
@@ -211,8 +216,7 @@ class FFmpegStream:
             self._process.kill()
         self._process.wait()
         self._drain.join()
-        for pipe in (self._process.stdout, self._process.stderr):
-            cast(BinaryIO, pipe).close()
+        cast(io.RawIOBase, self._process.stdout).close()
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +232,7 @@ class FFmpegStream:
             frames[0] = first[0]
             filled = first.nbytes
         target = memoryview(cast("Buffer", frames)).cast("B")
-        pipe = cast(RawIOBase, self._process.stdout)
+        pipe = cast(io.RawIOBase, self._process.stdout)
         while filled < len(target) and (count := pipe.readinto(target[filled:])):
             filled += count
         return frames[: filled // int(np.prod(self._shape))]
@@ -245,7 +249,9 @@ class FFmpegStream:
         return pts
 
     def _drain_log(self) -> None:
-        self._log.drain(cast(BinaryIO, self._process.stderr))
+        # frames go round Python's buffers, lines must not: unbuffered, readline asks byte by byte
+        with io.BufferedReader(cast(io.RawIOBase, self._process.stderr)) as lines:
+            self._log.drain(lines)
 
     def _finish(self) -> None:
         """Learn how ffmpeg ended, once its output has."""
@@ -294,7 +300,7 @@ def _command(source: VideoSource, config: DecodeConfig, threads: int | None) -> 
         graph = graph.filter("scale", short, short, force_original_aspect_ratio="increase", **scale)
     graph = graph.filter("format", "rgb24")
     if config.resize == "crop":
-        graph = graph.filter("crop", config.size, config.size)
+        graph = graph.filter("crop", config.size, config.size, *_CENTRE)
     graph = graph.filter("showinfo", checksum=0)
     graph = graph.output(
         "pipe:1", format="rawvideo", pix_fmt="rgb24", **passthrough_options(ffmpeg_version())
