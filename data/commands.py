@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -45,32 +45,33 @@ def write_prepared(prepared: "Prepared", out: Path, *, partial: bool) -> None:
     click.echo(f"{out}: {len(prepared.labels)} videos")
 
 
-def _ucsd_command(name: str, root: Path, out: Path, split: str, seed: int, partial: bool) -> None:
-    from data.ucsd import prepare_ucsd
-
-    prepared = prepare_ucsd(
-        root, name=name, split="official" if split == "official" else "halves", seed=seed
-    )
-    write_prepared(prepared, out, partial=partial)
-
-
-ucsd_split_option = click.option(
+halves_option = click.option(
     "--split",
     type=click.Choice(["halves", "official"]),
     default="halves",
     show_default=True,
-    help="halves: random halves, abnormal and normal each, as in the paper. official: normal clips"
+    help="halves: random halves, abnormal and normal each, as in the paper. official: normal videos"
     " to train, the rest to test.",
 )
+
+
+def _ucsd_command(
+    name: str, root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
+) -> None:
+    from data.ucsd import prepare_ucsd
+
+    write_prepared(prepare_ucsd(root, name=name, split=split, seed=seed), out, partial=partial)
 
 
 @data_group.command()
 @root_option
 @out_option
-@ucsd_split_option
+@halves_option
 @seed_option
 @partial_option
-def ped2_command(root: Path, out: Path, split: str, seed: int, partial: bool) -> None:
+def ped2_command(
+    root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
+) -> None:
     """UCSD Ped2: frame folders and UCSDped2.m."""
     _ucsd_command("ped2", root, out, split, seed, partial)
 
@@ -78,12 +79,118 @@ def ped2_command(root: Path, out: Path, split: str, seed: int, partial: bool) ->
 @data_group.command()
 @root_option
 @out_option
-@ucsd_split_option
+@halves_option
 @seed_option
 @partial_option
-def ped1_command(root: Path, out: Path, split: str, seed: int, partial: bool) -> None:
+def ped1_command(
+    root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
+) -> None:
     """UCSD Ped1: frame folders and UCSDped1.m."""
     _ucsd_command("ped1", root, out, split, seed, partial)
+
+
+@data_group.command()
+@root_option
+@out_option
+@halves_option
+@click.option(
+    "--convention",
+    type=click.Choice(["masks", "list"]),
+    default="masks",
+    show_default=True,
+    help="masks: the authors' pixel masks (3712 abnormal frames). list: avenue.mat or"
+    " frame_labels_avenue.npy (3867).",
+)
+@seed_option
+@partial_option
+def avenue_command(
+    root: Path,
+    out: Path,
+    split: Literal["halves", "official"],
+    convention: Literal["masks", "list"],
+    seed: int,
+    partial: bool,
+) -> None:
+    """CUHK Avenue: videos and *_label.mat masks."""
+    from data.avenue import prepare_avenue
+
+    prepared = prepare_avenue(root, convention=convention, split=split, seed=seed)
+    write_prepared(prepared, out, partial=partial)
+
+
+@data_group.command()
+@root_option
+@out_option
+@click.option(
+    "--split",
+    type=click.Choice(["weak", "one-class"]),
+    default="weak",
+    show_default=True,
+    help="weak: 238 and 199 videos, as in the paper. one-class: 330 normal videos to train, 107 to"
+    " test.",
+)
+@partial_option
+def shanghaitech_command(
+    root: Path, out: Path, split: Literal["weak", "one-class"], partial: bool
+) -> None:
+    """ShanghaiTech Campus: test_frame_mask/*.npy and the lists of the 238/199 split."""
+    from data.shanghaitech import prepare_shanghaitech
+
+    write_prepared(prepare_shanghaitech(root, split=split), out, partial=partial)
+
+
+@data_group.command()
+@root_option
+@out_option
+@partial_option
+def lad_command(root: Path, out: Path, partial: bool) -> None:
+    """LAD2000: split lists, and gt_*.mat files or the two pickles."""
+    from data.lad import prepare_lad
+
+    write_prepared(prepare_lad(root), out, partial=partial)
+
+
+@data_group.command()
+@root_option
+@out_option
+@click.option(
+    "--train-intervals",
+    type=FILE,
+    help="Frame labels of training videos: the official annotation's format or JSON lines.",
+)
+@click.option(
+    "--weak",
+    is_flag=True,
+    help="An abnormal training video without frame labels is abnormal somewhere ('?') instead of"
+    " everywhere ('all', the paper's rule).",
+)
+@partial_option
+def ucf_crime_command(
+    root: Path, out: Path, train_intervals: Path | None, weak: bool, partial: bool
+) -> None:
+    """UCF-Crime: Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt."""
+    from data.ucf_crime import prepare_ucf_crime
+
+    prepared = prepare_ucf_crime(
+        root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
+    )
+    write_prepared(prepared, out, partial=partial)
+
+
+@data_group.command()
+@root_option
+@out_option
+@click.option("--train-list", type=FILE, help="Names of training videos, if not told by folder.")
+@click.option("--test-list", type=FILE, help="Names of test videos, if not told by folder.")
+@partial_option
+def xd_violence_command(
+    root: Path, out: Path, train_list: Path | None, test_list: Path | None, partial: bool
+) -> None:
+    """XD-Violence: annotations.txt and the videos or lists of their names."""
+    from data.xd_violence import prepare_xd_violence
+
+    prepared = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
+    write_prepared(prepared, out, partial=partial)
 
 
 @data_group.command()

@@ -32,6 +32,10 @@ MAX_PROBLEMS_SHOWN = 100
 _INTERVAL = re.compile(r"\s*([0-9]{1,12})\s*:\s*([0-9]{1,12})\s*")
 
 
+class FieldError(LabelsError, ValueError):
+    """A field of a label breaks a rule; the message tells found and expected, not where."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoLabel:
     """One row of `labels.csv`.
@@ -46,7 +50,7 @@ class VideoLabel:
         num_frames: frames of the video the label was made for; None if not given.
 
     Raises:
-        ValueError: a field breaks one of these rules; the message is fit for the user.
+        FieldError: a field breaks one of these rules.
     """
 
     video: str
@@ -60,19 +64,19 @@ class VideoLabel:
     def __post_init__(self) -> None:
         check_video_path(self.video)
         if self.split not in SPLITS:
-            raise ValueError(f"split is '{self.split}', expected train, val or test")
+            raise FieldError(f"split is '{self.split}', expected train, val or test")
         for column in ("category", "scene"):
             check_text(column, getattr(self, column))
         if self.extent not in get_args(Extent):
-            raise ValueError(f"extent is '{self.extent}', expected one of {get_args(Extent)}")
+            raise FieldError(f"extent is '{self.extent}', expected one of {get_args(Extent)}")
         if (self.extent == "intervals") != bool(self.intervals):
-            raise ValueError(f"extent '{self.extent}' with {len(self.intervals)} intervals")
+            raise FieldError(f"extent '{self.extent}' with {len(self.intervals)} intervals")
         check_intervals(self.intervals)
         if self.num_frames is not None:
             if self.num_frames < 1:
-                raise ValueError(f"frames is {self.num_frames}, expected a positive number")
+                raise FieldError(f"frames is {self.num_frames}, expected a positive number")
             if self.intervals and self.intervals[-1][1] > self.num_frames:
-                raise ValueError(
+                raise FieldError(
                     f"anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]}, but frames"
                     f" is {self.num_frames}"
                 )
@@ -131,36 +135,36 @@ class VideoLabel:
 
 
 def check_video_path(video: str) -> None:
-    """Raise ValueError unless `video` is a clean relative POSIX path."""
+    """Raise FieldError unless `video` is a clean relative POSIX path."""
     if not video:
-        raise ValueError("video is empty, expected a path under the videos folder")
+        raise FieldError("video is empty, expected a path under the videos folder")
     check_text("video", video)
     if "\\" in video:
-        raise ValueError(f"video is '{video}', expected '/' between folders, not '\\'")
+        raise FieldError(f"video is '{video}', expected '/' between folders, not '\\'")
     if video.startswith("/") or re.match(r"[A-Za-z]:/", video):
-        raise ValueError(f"video is '{video}', expected a path relative to the videos folder")
+        raise FieldError(f"video is '{video}', expected a path relative to the videos folder")
     if any(part in ("", ".", "..") for part in video.split("/")):
-        raise ValueError(f"video is '{video}', expected a path without empty, '.' or '..' parts")
+        raise FieldError(f"video is '{video}', expected a path without empty, '.' or '..' parts")
 
 
 def check_text(column: str, text: str) -> None:
-    """Raise ValueError if `text` would not survive a CSV file and a reader that trims cells."""
+    """Raise FieldError if `text` would not survive a CSV file and a reader that trims cells."""
     if text != text.strip() or any(
         ord(char) < 32 or char in "\x7f\x85\u2028\u2029" for char in text
     ):
-        raise ValueError(f"{column} is {text!r}, expected no control character or outer blank")
+        raise FieldError(f"{column} is {text!r}, expected no control character or outer blank")
 
 
 def check_intervals(intervals: Intervals) -> None:
-    """Raise ValueError unless the intervals are non-empty, ascending and free of overlap."""
+    """Raise FieldError unless the intervals are non-empty, ascending and free of overlap."""
     previous_end = 0
     for start, end in intervals:
         if start < 0 or end <= start:
-            raise ValueError(
+            raise FieldError(
                 f"interval {start}:{end} is empty, expected start < end (0-based, end excluded)"
             )
         if start < previous_end:
-            raise ValueError(
+            raise FieldError(
                 f"interval {start}:{end} begins before the one before it ends ({previous_end}),"
                 " expected ascending intervals without overlap"
             )
@@ -171,7 +175,7 @@ def parse_anomaly(text: str) -> tuple[Extent, Intervals]:
     """Return what the text of the column `anomaly` says.
 
     Raises:
-        ValueError: the text is none of the four forms.
+        FieldError: the text is none of the four forms.
     """
     text = text.strip()
     if text in EXTENT_TEXT:
@@ -180,7 +184,7 @@ def parse_anomaly(text: str) -> tuple[Extent, Intervals]:
     for part in text.split(";"):
         match = _INTERVAL.fullmatch(part)
         if match is None:
-            raise ValueError(
+            raise FieldError(
                 f"anomaly is '{text}', expected frames like '60:180;200:221', 'all', '?' or nothing"
             )
         intervals.append((int(match[1]), int(match[2])))
@@ -204,7 +208,7 @@ def read_labels(path: Path) -> list[VideoLabel]:
         try:
             label = _parse_row(columns, cells)
             _check_unseen(label, first_seen)
-        except ValueError as error:
+        except FieldError as error:
             problems.append(f"{path}:{line}: {error}")
             continue
         first_seen[label.video] = (line, label.split)
@@ -253,7 +257,7 @@ def _check_header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str
 def _parse_row(columns: Sequence[str], cells: Sequence[str]) -> VideoLabel:
     if len(cells) != len(columns):
         hint = " (a name with a comma needs quotes)" if len(cells) > len(columns) else ""
-        raise ValueError(f"{len(cells)} cells, expected {len(columns)}: {','.join(columns)}{hint}")
+        raise FieldError(f"{len(cells)} cells, expected {len(columns)}: {','.join(columns)}{hint}")
     row = dict(zip(columns, cells, strict=True))
     extent, intervals = parse_anomaly(row["anomaly"])
     return VideoLabel(
@@ -271,7 +275,7 @@ def _parse_frames(text: str) -> int | None:
     if not text:
         return None
     if not re.fullmatch(r"[0-9]{1,12}", text):
-        raise ValueError(f"frames is '{text}', expected a number of frames or nothing")
+        raise FieldError(f"frames is '{text}', expected a number of frames or nothing")
     return int(text)
 
 
@@ -280,11 +284,11 @@ def _check_unseen(label: VideoLabel, first_seen: dict[str, tuple[int, str]]) -> 
         return
     line, split = first_seen[label.video]
     if split != label.split:
-        raise ValueError(
+        raise FieldError(
             f"video '{label.video}' is in split {label.split} here and in {split} at line {line},"
             " expected one split for a video"
         )
-    raise ValueError(f"video '{label.video}' is listed at line {line} already, expected it once")
+    raise FieldError(f"video '{label.video}' is listed at line {line} already, expected it once")
 
 
 def join_problems(problems: Sequence[str]) -> str:

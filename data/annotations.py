@@ -1,0 +1,120 @@
+"""Readers for the kinds of file that annotations come in. Nothing in them is ever executed."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import LabelsError
+
+# What numpy's own arrays, dtypes and scalars need to be rebuilt; numpy 1 and 2 name them
+# differently. Anything else in a pickle is code that somebody wants to run.
+_ALLOWED = {
+    (module, name)
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "scalar")
+} | {
+    ("numpy.core.numeric", "_frombuffer"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),  # how Python 2 and protocol 2 spell the bytes of an array
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a harmless global.
+
+        Raises:
+            pickle.UnpicklingError: the pickle names anything but numpy's own array parts.
+        """
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_array_pickle(path: Path) -> Mapping[str, Any]:
+    """Return a dict of arrays and plain values from a pickle, without running what is in it.
+
+    Raises:
+        LabelsError: the file is absent, damaged, no dict of names, or names anything but numpy
+            arrays.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+    except OSError as error:
+        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:  # hostile bytes can raise anything at all
+        raise LabelsError(
+            f"{path}: refused: {error or type(error).__name__}; expected a pickle of numpy arrays"
+            " and nothing else"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise LabelsError(f"{path}: holds {type(content).__name__}, expected a dict by video name")
+    return content
+
+
+def read_mat(path: Path, variable: str) -> npt.NDArray[Any]:
+    """Return one variable of a MATLAB file (version 4 to 7.2).
+
+    Raises:
+        LabelsError: the file is absent, damaged, version 7.3, or lacks the variable.
+    """
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(str(path), variable_names=[variable])
+    except FileNotFoundError as error:
+        raise LabelsError(f"{path}: no such file") from error
+    except NotImplementedError as error:
+        raise LabelsError(
+            f"{path}: MATLAB 7.3 (HDF5), expected 7.2 or older; save it with '-v7'"
+        ) from error
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise LabelsError(f"{path}: not a readable MATLAB file: {error}") from error
+    if variable not in content:
+        raise LabelsError(f"{path}: no variable '{variable}' in it")
+    return np.asarray(content[variable])
+
+
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """Return the array of a `.npy` file; pickled objects in it are refused.
+
+    Raises:
+        LabelsError: the file is absent, damaged, or holds objects.
+    """
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise LabelsError(f"{path}: not a readable array of numbers: {error}") from error
+
+
+def read_frame_mask(path: Path) -> npt.NDArray[Any]:
+    """Return `(T,)` from a `.npy` file of per-frame labels.
+
+    Raises:
+        LabelsError: it cannot be read or is not one number a frame.
+    """
+    mask = np.squeeze(read_npy(path))
+    if mask.ndim != 1 or mask.size == 0:
+        raise LabelsError(f"{path}: shape {mask.shape}, expected one number a frame")
+    return mask
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (line number, text) of every line that is not blank.
+
+    Raises:
+        LabelsError: the file is absent or not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{path}: cannot be read as text: {error}") from error
+    lines = enumerate(text.splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
