@@ -1,0 +1,200 @@
+"""Files that appear whole or not at all, on local disks and on NFS."""
+
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+TEMP_PREFIX = ".tmp-"
+#: Age at which a temporary file is taken for a dead writer's.
+STALE_SECONDS = 24 * 3600
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_BLOCK = 1 << 20
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and run the command again",
+    errno.EDQUOT: "your disk quota is used up: make room and run the command again",
+    errno.EFBIG: "the file would be larger than allowed here (ulimit -f)",
+    errno.EROFS: "the file system is read-only: use a cache on one that can be written",
+    errno.EACCES: "no permission: ask the owner, or use a cache of your own",
+    errno.EPERM: "no permission: ask the owner, or use a cache of your own",
+    errno.EIO: "the disk or the network failed: try again, then check the disk",
+}
+
+
+def explain(action: str, path: Path, error: OSError) -> CacheError:
+    """Return the one-line error for an operating system error: what, where, what to do."""
+    advice = _ADVICE.get(error.errno or 0, "")
+    reason = error.strerror or str(error)
+    return CacheError(f"{path}: cannot {action}: {reason}" + (f"; {advice}" if advice else ""))
+
+
+def temp_path(folder: Path) -> Path:
+    """Return a new hidden name in `folder`, telling the machine and process that made it."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum())[:16]
+    return folder / f"{TEMP_PREFIX}{host}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+@contextmanager
+def new_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield a new temporary file in `folder`; whatever happens it is gone afterwards.
+
+    To keep it, call `publish` inside the block.
+
+    Raises:
+        CacheError: the disk is full, read-only, or fails.
+    """
+    path = temp_path(folder)
+    try:
+        with open(path, "x+b") as file:
+            yield path, file
+    except OSError as error:
+        raise explain("write", folder, error) from error
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def publish(path: Path, file: BinaryIO, final: Path) -> None:
+    """Give a finished temporary file its final name, so that it survives a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+    os.replace(path, final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` permanent, where the file system knows how."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # some network file systems cannot sync a folder, and need not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+    finally:
+        os.close(fd)
+
+
+def write_whole(final: Path, data: bytes) -> None:
+    """Write `data` to `final`, replacing what is there, all or nothing.
+
+    Raises:
+        CacheError: the disk is full, read-only, or fails.
+    """
+    with new_file(final.parent) as (path, file):
+        file.write(data)
+        publish(path, file, final)
+
+
+def open_regular(path: Path) -> int:
+    """Open an ordinary file for reading and return its descriptor.
+
+    Symbolic links, pipes and devices are refused: a shared cache is not to be trusted, and what
+    it points to need not be in it.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such file.
+        CacheError: it is not an ordinary file, or cannot be opened.
+    """
+    try:
+        fd = os.open(path, _READ)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CacheError(f"{path}: a symbolic link, expected an ordinary file") from error
+        raise explain("read", path, error) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CacheError(f"{path}: not an ordinary file; remove it from the cache")
+    return fd
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Return the bytes of an ordinary file of at most `limit` bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CacheError: it is not an ordinary file, is larger, or cannot be read.
+    """
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise CacheError(f"{path}: {size} bytes, expected at most {limit}")
+        return pread_exact(fd, size, 0, path)
+    finally:
+        os.close(fd)
+
+
+def pread_exact(fd: int, size: int, offset: int, path: Path) -> bytes:
+    """Return exactly `size` bytes from `offset` on.
+
+    Raises:
+        CacheError: the file ends before, or cannot be read.
+    """
+    parts = []
+    while size:
+        try:
+            part = os.pread(fd, size, offset)
+        except OSError as error:
+            raise explain("read", path, error) from error
+        if not part:
+            raise CacheError(f"{path}: ends at byte {offset}, expected {size} more")
+        parts.append(part)
+        size -= len(part)
+        offset += len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def hash_fd(fd: int, update: Callable[[bytes], object] | None = None) -> str:
+    """Return the sha256 of a whole open file, 64 hex digits; `update` sees every block too."""
+    digest = hashlib.sha256()
+    offset = 0
+    while block := os.pread(fd, _BLOCK, offset):
+        digest.update(block)
+        if update is not None:
+            update(block)
+        offset += len(block)
+    return digest.hexdigest()
+
+
+def folder_clock(folder: Path) -> float:
+    """Return the time by the clock that stamps files in `folder`, in seconds.
+
+    On a network file system that is the server's clock, the one all machines share.
+    """
+    path = temp_path(folder)
+    with open(path, "xb"):
+        pass
+    try:
+        return path.stat().st_mtime
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def remove_stale_temps(folder: Path, *, now: float, age_seconds: float = STALE_SECONDS) -> int:
+    """Remove temporary files that no living writer can still want; return how many."""
+    removed = 0
+    for item in os.scandir(folder):
+        if not item.name.startswith(TEMP_PREFIX):
+            continue
+        with suppress(OSError):  # another process may be quicker
+            if now - item.stat(follow_symlinks=False).st_mtime > age_seconds:
+                os.unlink(item.path)
+                removed += 1
+    if removed:
+        logger.info("%s: removed %d unfinished files of dead writers", folder, removed)
+    return removed

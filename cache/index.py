@@ -1,0 +1,280 @@
+"""Which shard holds which key. Derived from the shards: losing it costs time, never data.
+
+A shard never changes, so what it holds needs to be learnt once. `index/` keeps that knowledge in
+segments: tables of fixed-size rows, named by the sha256 of their bytes, each listing all records
+of some shards. Segments may overlap; what no segment lists is read from the shard itself.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from cache.files import TEMP_PREFIX, explain, read_limited, write_whole
+from cache.keys import config_digest
+from cache.shard import SUFFIX, ShardTable, is_shard_name, read_table
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+ROW_DTYPE = np.dtype(
+    [
+        ("key", "V32"),
+        ("video", "V32"),  # sha256 of the content
+        ("shard", "V32"),
+        ("config", "V32"),
+        ("stream", "S32"),
+        ("num_clips", "<i8"),
+        ("dim", "<i8"),
+        ("itemsize", "<i8"),
+        ("num_frames", "<i8"),
+        ("frame_rate", "<f8"),
+        ("nbytes", "<i8"),  # of the whole shard, divided among its records
+    ]
+)
+_SEGMENT_HEAD = f"feat-index 1 {ROW_DTYPE.itemsize}\n".encode()
+MAX_SEGMENT_BYTES = 1 << 30
+#: So many shards that no segment knows are worth a new segment.
+MIN_NEW_SHARDS = 16
+MAX_SEGMENTS = 8
+#: A folder changed within this time of being listed may have changed after, unnoticed.
+RACY_NS = 2_000_000_000
+
+
+class Index:
+    """The look-up of one cache, as of the last `refresh`."""
+
+    def __init__(self, shards_dir: Path, index_dir: Path) -> None:
+        """Start empty; `refresh` fills it."""
+        self.bad: dict[str, str] = {}  # shard -> why it is not used
+        self._shards_dir = shards_dir
+        self._index_dir = index_dir
+        self._stamp: int | None = None
+        self._pending: set[bytes] = set()
+        self._clear()
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get(self, key: str) -> np.void | None:
+        """Return the row of a key, None if there is none."""
+        number = self._by_key.get(bytes.fromhex(key))
+        return None if number is None else self._row(number)
+
+    def of_video(self, sha256: str) -> list[np.void]:
+        """Return the rows of all streams and configurations of one content."""
+        return [self._row(number) for number in self._by_video.get(bytes.fromhex(sha256), [])]
+
+    def video_digests(self) -> set[str]:
+        """Return the contents that have at least one stream."""
+        return {video.hex() for video in self._by_video}
+
+    def rows(self) -> Iterator[np.void]:
+        """Yield the row of every key, once each."""
+        for number in self._by_key.values():
+            yield self._row(number)
+
+    def shards(self) -> set[str]:
+        """Return the names of the shards in use."""
+        return {digest.hex() + SUFFIX for digest in self._known}
+
+    def changed(self) -> bool:
+        """Return whether shards may have come or gone since the last refresh; one `stat`."""
+        return self._stamp is None or self._stamp != _folder_stamp(self._shards_dir)
+
+    def refresh(self) -> None:
+        """Take notice of shards that came or went.
+
+        Raises:
+            CacheError: the folder cannot be read.
+        """
+        stamp = _folder_stamp(self._shards_dir)
+        present = _list_shards(self._shards_dir)
+        if self._known - present:
+            kept = self._chunks
+            self._clear()
+            for chunk in kept:
+                self._take(chunk, present)
+        self.bad = {name: why for name, why in self.bad.items() if _digest(name) in present}
+        bad = {_digest(name) for name in self.bad}
+        missing = present - self._known - bad
+        loaded = self._load_segments(present) if len(missing) >= MIN_NEW_SHARDS else []
+        unknown = missing - self._known
+        self._read_shards(unknown)
+        if len(unknown) >= MIN_NEW_SHARDS or len(loaded) > MAX_SEGMENTS:
+            self._save(unknown, loaded)
+        # A folder changed this instant can change again without a new stamp: look again then.
+        racy = stamp is None or abs(time.time_ns() - stamp) < RACY_NS
+        self._stamp = None if racy else stamp
+
+    def add(self, table: ShardTable) -> None:
+        """Add a shard just written, without looking at the folder."""
+        self._append(table_rows(table))
+        self._pending.add(_digest(table.path.name))
+        if len(self._pending) >= 256:
+            self._save(self._pending, [])
+            self._pending.clear()
+
+    def rebuild(self) -> None:
+        """Forget everything, remove all segments, and read every shard anew."""
+        self._clear()
+        for path in self._segments():
+            path.unlink(missing_ok=True)
+        self.refresh()
+
+    def _clear(self) -> None:
+        self._chunks: list[np.ndarray] = []
+        self._starts: list[int] = []
+        self._by_key: dict[bytes, int] = {}
+        self._by_video: dict[bytes, list[int]] = {}
+        self._known: set[bytes] = set()
+        self._pending.clear()
+        self._count = 0
+        self._stamp = None
+
+    def _row(self, number: int) -> np.void:
+        # few chunks: the segments, then one for each shard since
+        chunk = bisect_right(self._starts, number) - 1
+        row: np.void = self._chunks[chunk][number - self._starts[chunk]]
+        return row
+
+    def _append(self, rows: np.ndarray) -> None:
+        """Add rows; where a key is in two shards either will do, and the first stays."""
+        first = self._count
+        self._starts.append(first)
+        self._chunks.append(rows)
+        self._count += len(rows)
+        self._known.update(rows["shard"].tolist())
+        pairs = zip(rows["key"].tolist(), rows["video"].tolist(), strict=True)
+        for number, (key, video) in enumerate(pairs, first):
+            if self._by_key.setdefault(key, number) == number:
+                self._by_video.setdefault(video, []).append(number)
+
+    def _take(self, rows: np.ndarray, present: set[bytes]) -> None:
+        """Add those rows whose shard is there and not known yet."""
+        wanted = present - self._known
+        mask = np.fromiter((shard in wanted for shard in rows["shard"].tolist()), bool, len(rows))
+        if mask.any():
+            self._append(rows if mask.all() else rows[mask])
+
+    def _segments(self) -> list[Path]:
+        with suppress(FileNotFoundError):
+            return sorted(
+                path for path in self._index_dir.iterdir() if not path.name.startswith(TEMP_PREFIX)
+            )
+        return []
+
+    def _load_segments(self, present: set[bytes]) -> list[Path]:
+        """Add what the segments know; return all segment files, readable or not."""
+        paths = self._segments()
+        for path in paths:
+            try:
+                self._take(read_segment(path), present)
+            except (CacheError, FileNotFoundError) as error:
+                logger.debug("index segment not used: %s", error)
+        return paths
+
+    def _read_shards(self, digests: Iterable[bytes]) -> None:
+        tables = []
+        for digest in sorted(digests):
+            name = digest.hex() + SUFFIX
+            try:
+                tables.append(table_rows(read_table(self._shards_dir / name)))
+            except FileNotFoundError:
+                continue  # compacted away since the folder was listed
+            except CacheError as error:
+                self.bad[name] = str(error)
+                logger.warning("%s", error)
+        if tables:
+            self._append(np.concatenate(tables))
+
+    def _save(self, digests: set[bytes], old: list[Path]) -> None:
+        """Write a segment for these shards, or for all if that replaces too many old ones."""
+        replace = len(old) >= MAX_SEGMENTS
+        wanted = self._known if replace else digests
+        rows = np.concatenate(self._chunks) if self._chunks else np.empty(0, ROW_DTYPE)
+        mask = np.fromiter((shard in wanted for shard in rows["shard"].tolist()), bool, len(rows))
+        if not mask.any():
+            return
+        try:
+            path = write_segment(self._index_dir, rows[mask])
+        except (CacheError, OSError) as error:
+            logger.debug("index not saved: %s", error)  # a read-only cache works without
+            return
+        for other in old if replace else []:
+            if other != path:
+                with suppress(OSError):
+                    other.unlink()
+
+
+def table_rows(table: ShardTable) -> np.ndarray:
+    """Return the index rows of one shard, `(num_records,)` of `ROW_DTYPE`."""
+    rows = np.zeros(len(table.records), ROW_DTYPE)
+    for row, stored in zip(rows, table.records.values(), strict=True):
+        entry = stored.entry
+        row["key"] = bytes.fromhex(entry.key)
+        row["video"] = bytes.fromhex(entry.source.sha256)
+        row["shard"] = _digest(table.path.name)
+        row["config"] = bytes.fromhex(config_digest(entry.config))
+        row["stream"] = entry.stream.encode()
+        row["num_clips"], row["dim"] = entry.feature_shape
+        row["itemsize"] = np.dtype(entry.dtype).itemsize
+        row["num_frames"] = min(entry.source.num_frames, 2**62)
+        row["frame_rate"] = entry.source.frame_rate
+        row["nbytes"] = table.file_size // len(table.records)
+    return rows
+
+
+def write_segment(folder: Path, rows: np.ndarray) -> Path:
+    """Write index rows as one segment and return its path.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    data = _SEGMENT_HEAD + rows.tobytes()
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.rows"
+    write_whole(path, data)
+    return path
+
+
+def read_segment(path: Path) -> np.ndarray:
+    """Return the rows of one segment, `(n,)` of `ROW_DTYPE`, read-only.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        CacheError: it is damaged or of another build.
+    """
+    data = read_limited(path, MAX_SEGMENT_BYTES)
+    if path.name != f"{hashlib.sha256(data).hexdigest()}.rows":
+        raise CacheError(f"{path}: a damaged index segment")
+    size = len(data) - len(_SEGMENT_HEAD)
+    if not data.startswith(_SEGMENT_HEAD) or size % ROW_DTYPE.itemsize:
+        raise CacheError(f"{path}: an index segment of another build")
+    return np.frombuffer(data, ROW_DTYPE, offset=len(_SEGMENT_HEAD))
+
+
+def _digest(shard: str) -> bytes:
+    return bytes.fromhex(shard[: -len(SUFFIX)])
+
+
+def _folder_stamp(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _list_shards(folder: Path) -> set[bytes]:
+    try:
+        with os.scandir(folder) as items:
+            return {_digest(item.name) for item in items if is_shard_name(item.name)}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise explain("list", folder, error) from error

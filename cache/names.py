@@ -1,0 +1,222 @@
+"""Which name stands for which content: small text files beside the shards.
+
+Every change is a new file in `names/`, named by the sha256 of its bytes; of several lines for one
+name the latest counts. So two writers never touch the same file, and copying the files of another
+cache into this one merges the two.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cache.files import explain, read_limited, write_whole
+from cache.keys import canonical_json, is_sha256
+from cache.records import NameEntry, check_video_name
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+SUFFIX = ".jsonl"
+HEAD = '{"format":"feat names","version":1}\n'
+MAX_BYTES = 1 << 28
+#: More files than this are merged, small ones first.
+MAX_FILES = 16
+
+
+class Line(NamedTuple):
+    """One statement about one name; entry None: the name was removed."""
+
+    time_ns: int
+    entry: NameEntry | None
+
+
+class NameStore:
+    """The names of one cache, as of the last `refresh`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start empty; `refresh` fills it."""
+        self.bad: dict[str, str] = {}  # file -> why it is not used
+        self._folder = folder
+        self._lines: dict[str, Line] = {}
+        self._loaded: set[str] = set()
+
+    def names(self) -> dict[str, NameEntry]:
+        """Return every name and what it stands for."""
+        return {name: line.entry for name, line in self._lines.items() if line.entry is not None}
+
+    def get(self, name: str) -> NameEntry | None:
+        """Return what a name stands for, None if that is not known."""
+        line = self._lines.get(name)
+        return line.entry if line else None
+
+    def removed(self, name: str) -> bool:
+        """Return whether a name was there and was removed."""
+        line = self._lines.get(name)
+        return line is not None and line.entry is None
+
+    def refresh(self) -> bool:
+        """Read the files that are new; return whether there were any.
+
+        Raises:
+            CacheError: the folder cannot be read.
+        """
+        fresh = sorted(_list_files(self._folder) - self._loaded - self.bad.keys())
+        for file in fresh:
+            try:
+                _take(self._lines, read_manifest(self._folder / file))
+            except FileNotFoundError:
+                continue  # merged into another since the folder was listed
+            except CacheError as error:
+                self.bad[file] = str(error)
+                logger.warning("%s", error)
+                continue
+            self._loaded.add(file)
+        return bool(fresh)
+
+    def set(self, changes: Mapping[str, NameEntry | None]) -> None:
+        """Add, replace or (None) remove names; what is so already is not written again.
+
+        Raises:
+            ValueError: a name is not one.
+            CacheError: the disk is full, read-only, or fails.
+        """
+        self.refresh()
+        fresh = {}
+        for name, entry in changes.items():
+            old = self._lines.get(check_video_name(name))
+            if (old.entry if old else None) != entry:
+                # later than what it replaces, even if this machine's clock is behind
+                fresh[name] = Line(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
+        if fresh:
+            self._loaded.add(write_manifest(self._folder, fresh))
+            _take(self._lines, fresh)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Merge small files once there are many, so that the work grows as n log n."""
+        files = _list_files(self._folder) - self.bad.keys()
+        if len(files) <= MAX_FILES:
+            return
+        sizes = []
+        for file in files:
+            with suppress(FileNotFoundError):
+                sizes.append(((self._folder / file).stat().st_size, file))
+        chosen: list[str] = []
+        total = 0
+        for size, file in sorted(sizes):
+            if chosen and size > 2 * total and len(chosen) >= MAX_FILES // 2:
+                break
+            chosen.append(file)
+            total += size
+        self.merge_files(chosen)
+
+    def merge_files(self, files: Iterable[str]) -> None:
+        """Write the lines of several files into one, then remove them.
+
+        Raises:
+            CacheError: the disk is full, read-only, or fails.
+        """
+        lines: dict[str, Line] = {}
+        merged = []
+        for file in files:
+            try:
+                _take(lines, read_manifest(self._folder / file))
+            except (FileNotFoundError, CacheError) as error:
+                logger.debug("not merged: %s", error)  # refresh has said so, or will
+                continue
+            merged.append(file)
+        if len(merged) < 2:
+            return
+        result = write_manifest(self._folder, lines)
+        self._loaded.add(result)
+        for file in merged:
+            if file != result:
+                with suppress(FileNotFoundError):
+                    (self._folder / file).unlink()
+
+
+def write_manifest(folder: Path, lines: Mapping[str, Line]) -> str:
+    """Write one file of names and return its file name.
+
+    Raises:
+        CacheError: the disk is full, read-only, or fails.
+    """
+    parts = [HEAD.encode()]
+    for name in sorted(lines):
+        time_ns, entry = lines[name]
+        value = {"name": name, "time_ns": time_ns, "sha256": None, "size": 0, "mtime_ns": 0}
+        if entry is not None:
+            value.update(sha256=entry.sha256, size=entry.size, mtime_ns=entry.mtime_ns)
+        parts.append(canonical_json(value) + b"\n")
+    data = b"".join(parts)
+    file = hashlib.sha256(data).hexdigest() + SUFFIX
+    write_whole(folder / file, data)
+    return file
+
+
+def read_manifest(path: Path) -> dict[str, Line]:
+    """Return the lines of one file of names.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        CacheError: it is damaged, hostile, or of a newer version.
+    """
+    data = read_limited(path, MAX_BYTES)
+    if path.name != hashlib.sha256(data).hexdigest() + SUFFIX:
+        raise CacheError(f"{path}: damaged, its name is not its bytes' sha256; {_NEXT}")
+    head, _, body = data.partition(b"\n")
+    if head.decode("latin-1") + "\n" != HEAD:
+        raise CacheError(f"{path}: expected {HEAD.strip()}, found {head[:80]!r}; upgrade feat?")
+    try:
+        # one call for all lines: four times as fast as one for each
+        values = json.loads(b"[" + b",".join(body.split(b"\n")[:-1]) + b"]")
+        return {check_video_name(value["name"]): _line(value) for value in values}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise CacheError(f"{path}: {problem}; {_NEXT}") from error
+
+
+_NEXT = "quarantine it: feat cache verify --repair"
+
+
+def _line(value: Any) -> Line:
+    time_ns = value["time_ns"]
+    if not isinstance(time_ns, int) or not 0 <= time_ns < 2**63:
+        raise ValueError(f"time_ns {time_ns!r:.80} is no time")
+    if value["sha256"] is None:
+        return Line(time_ns, None)
+    return Line(
+        time_ns,
+        NameEntry(sha256=value["sha256"], size=value["size"], mtime_ns=value["mtime_ns"]),
+    )
+
+
+def _take(into: dict[str, Line], lines: Mapping[str, Line]) -> None:
+    """Keep the later of two lines for one name; of two at the same instant the larger digest."""
+    for name, line in lines.items():
+        old = into.get(name)
+        if old is None or _rank(line) > _rank(old):
+            into[name] = line
+
+
+def _rank(line: Line) -> tuple[int, str]:
+    return line.time_ns, line.entry.sha256 if line.entry else ""
+
+
+def _list_files(folder: Path) -> set[str]:
+    try:
+        return {
+            name
+            for name in os.listdir(folder)
+            if name.endswith(SUFFIX) and is_sha256(name[: -len(SUFFIX)])
+        }
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise explain("list", folder, error) from error

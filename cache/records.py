@@ -1,0 +1,272 @@
+"""What the cache stores of one stream of one video. Every class checks itself."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Literal, Self, get_args
+
+import numpy as np
+
+from cache.keys import JSON, canonical_json, feature_key, is_sha256
+
+Kind = Literal["file", "frames", "imported"]
+
+#: Columns of `FeatureRecord.flow_stats`, pixels per frame before clamping.
+FLOW_STATS = ("mean_abs_x", "mean_abs_y", "max_abs", "equal_fraction")
+
+#: A clip table as it lies in a shard, one row a clip.
+CLIP_DTYPE = np.dtype(
+    [
+        ("start_frame", "<i8"),
+        ("end_frame", "<i8"),
+        ("start_seconds", "<f8"),
+        ("end_seconds", "<f8"),
+    ]
+)
+
+_STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_MAX_NAME = 1024  # bytes of UTF-8
+_MAX_TEXT = 4096
+_MAX_INT = 2**62
+
+
+def check_stream(stream: object) -> str:
+    """Return `stream`; it must be 1 to 32 of a-z, 0-9, `_` and `-`.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(stream, str) or _STREAM.fullmatch(stream) is None:
+        raise ValueError(f"a stream's name is 1 to 32 of a-z 0-9 _ -, got {stream!r:.80}")
+    return stream
+
+
+def check_video_name(name: object) -> str:
+    """Return `name`; it must be a relative POSIX path that stays below its root.
+
+    Raises:
+        ValueError: it is empty, absolute or too long, has an empty, `.` or `..` part, or has
+            characters that cannot be printed or encoded.
+    """
+    if isinstance(name, str) and _is_plain(name):
+        return name
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a video's name must be a text that is not empty, got {name!r:.80}")
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
+        raise ValueError(f"a video's name may hold no control characters, got {name!r:.80}")
+    if len(name.encode()) > _MAX_NAME:
+        raise ValueError(f"a video's name is at most {_MAX_NAME} bytes, got {name!r:.80}...")
+    # A backslash or a drive letter means nothing here, but would on the Windows machine of a
+    # teammate who exports this cache.
+    parts = re.split(r"[/\\]", name)
+    if any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:[/\\]", name):
+        raise ValueError(f"a video's name must stay below its folder, got {name!r:.80}")
+    return name
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is fine at first sight: a cache of 100,000 has most of this kind."""
+    return (
+        0 < len(name) <= _MAX_NAME // 4
+        and name.isprintable()
+        and not name.startswith((".", "/"))
+        and not name.endswith("/")
+        and not any(text in name for text in ("/.", "//", "\\", ":"))
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipTable:
+    """Which frames each row of the features covers; S rows.
+
+    Frames are 0-based, `end_frame` exclusive, and count real frames only: a tail that was padded
+    to `clip_len` has `end_frame - start_frame < clip_len`.
+    """
+
+    start_frame: np.ndarray  # (S,) int64
+    end_frame: np.ndarray  # (S,) int64
+    start_seconds: np.ndarray  # (S,) float64
+    end_seconds: np.ndarray  # (S,) float64
+    clip_len: int  # nominal frames a clip; 0: they differ (imported segments)
+
+    def __post_init__(self) -> None:
+        for name, dtype in CLIP_DTYPE.fields.items() if CLIP_DTYPE.fields else ():
+            column = np.asarray(getattr(self, name))
+            if column.ndim != 1 or not np.can_cast(column.dtype, dtype[0], "same_kind"):
+                raise ValueError(
+                    f"clip table: {name} must be (S,) {dtype[0]}, got {column.shape} {column.dtype}"
+                )
+            object.__setattr__(self, name, column.astype(dtype[0], copy=False))
+        if len({len(getattr(self, name)) for name in CLIP_DTYPE.names or ()}) != 1:
+            raise ValueError("clip table: the four columns differ in length")
+        _check_int("clip_len", self.clip_len, 0, 2**31)
+        problem = self._problem()
+        if problem:
+            raise ValueError(f"clip table: {problem}")
+
+    def __len__(self) -> int:
+        return len(self.start_frame)
+
+    @classmethod
+    def from_array(cls, table: np.ndarray, clip_len: int) -> Self:
+        """Return the clip table of an array of `CLIP_DTYPE`, shape (S,)."""
+        columns = {name: np.ascontiguousarray(table[name]) for name in CLIP_DTYPE.names or ()}
+        return cls(clip_len=clip_len, **columns)
+
+    def to_array(self) -> np.ndarray:
+        """Return the table as one array of `CLIP_DTYPE`, shape (S,)."""
+        table = np.empty(len(self), CLIP_DTYPE)
+        for name in CLIP_DTYPE.names or ():
+            table[name] = getattr(self, name)
+        return table
+
+    def _problem(self) -> str:
+        start, end = self.start_frame, self.end_frame
+        if not (np.isfinite(self.start_seconds).all() and np.isfinite(self.end_seconds).all()):
+            return "a time is not finite"
+        if (start < 0).any() or (end <= start).any():
+            row = int(np.flatnonzero((start < 0) | (end <= start))[0])
+            return f"row {row} covers frames {start[row]} to {end[row]}, expected 0 <= start < end"
+        if self.clip_len and (end - start > self.clip_len).any():
+            row = int(np.flatnonzero(end - start > self.clip_len)[0])
+            return f"row {row} covers {end[row] - start[row]} frames, clip_len is {self.clip_len}"
+        if (np.diff(start) < 0).any():
+            return "the rows are not in the order of their first frames"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRecord:
+    """The video that features were made from, as it was found and decoded."""
+
+    name: str  # video_id: POSIX path below the videos' root
+    kind: Kind
+    size: int  # bytes
+    sha256: str  # of the content; of the name for imported features
+    num_frames: int  # frames delivered by the decoder, not the container's claim
+    frame_rate: float  # frames per second, 0 = unknown
+    width: int
+    height: int
+    codec: str = ""
+    pix_fmt: str = ""
+    rotation: int = 0  # degrees
+    stream_index: int = 0
+    partial: str = ""  # why decoding stopped early; "" = it did not
+
+    def __post_init__(self) -> None:
+        check_video_name(self.name)
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"source: kind must be one of {get_args(Kind)}, got {self.kind!r:.80}")
+        if not is_sha256(self.sha256):
+            raise ValueError(f"source: sha256 must be 64 hex digits, got {self.sha256!r:.80}")
+        for name in ("size", "num_frames", "width", "height", "stream_index"):
+            _check_int(f"source: {name}", getattr(self, name), 0, _MAX_INT)
+        _check_int("source: rotation", self.rotation, -360, 360)
+        rate = self.frame_rate
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise ValueError(f"source: frame_rate must be a number >= 0, got {rate!r:.80}")
+        for name in ("codec", "pix_fmt", "partial"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or len(text) > _MAX_TEXT:
+                raise ValueError(f"source: {name} must be a text below {_MAX_TEXT} characters")
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Return the source in `value`.
+
+        Raises:
+            ValueError: a field is missing, unknown or wrong.
+        """
+        known = {item.name for item in fields(cls)}
+        if not isinstance(value, dict) or value.keys() != known:
+            raise ValueError(f"source: expected the fields {sorted(known)}")
+        return cls(**value)
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the fields as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureRecord:
+    """One stream of one video, with all that is known of how it was made."""
+
+    stream: str  # "rgb", "flow", or an imported stream's name
+    config: Mapping[str, JSON]  # all that changes the numbers; part of the key
+    source: SourceRecord
+    features: np.ndarray  # (S, D) float32 or float16
+    clips: ClipTable  # S rows
+    provenance: Mapping[str, JSON] = field(default_factory=dict)  # who, when, where: not in the key
+    flow_stats: np.ndarray | None = None  # (S, 4) float32, columns FLOW_STATS
+
+    def __post_init__(self) -> None:
+        check_stream(self.stream)
+        if self.config.get("stream") != self.stream:
+            raise ValueError(
+                f"record: config names stream {self.config.get('stream')!r}, not {self.stream!r}"
+            )
+        shape, dtype = self.features.shape, self.features.dtype
+        if len(shape) != 2 or 0 in shape or dtype.newbyteorder("=") not in (np.float32, np.float16):
+            raise ValueError(f"features must be (S, D) float32 or float16, got {shape} {dtype}")
+        if len(self.clips) != shape[0]:
+            raise ValueError(f"{shape[0]} rows of features but {len(self.clips)} of clips")
+        stats = self.flow_stats
+        if stats is not None and (
+            stats.shape != (shape[0], len(FLOW_STATS)) or stats.dtype != np.float32
+        ):
+            raise ValueError(
+                f"flow_stats must be ({shape[0]}, {len(FLOW_STATS)}) float32, "
+                f"got {stats.shape} {stats.dtype}"
+            )
+        canonical_json(dict(self.provenance))
+
+    @cached_property
+    def key(self) -> str:
+        """The key of these features: of the source's content and the configuration."""
+        return feature_key(self.source.sha256, self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureEntry:
+    """What a cache holds of one stream of one video, and where. Holds no arrays."""
+
+    key: str
+    stream: str
+    config: Mapping[str, JSON]
+    source: SourceRecord
+    provenance: Mapping[str, JSON]
+    shard: str  # file name below shards/
+    feature_shape: tuple[int, int]  # (S, D)
+    dtype: str  # "float32" or "float16"
+    clip_len: int
+    offset: int  # of the first feature's first byte in the shard
+    crc32: int  # of the features' bytes
+    has_flow_stats: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features alone."""
+        return self.feature_shape[0] * self.feature_shape[1] * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameEntry:
+    """Which content a name stood for when it was last looked at."""
+
+    sha256: str
+    size: int  # bytes
+    mtime_ns: int  # of the file; the newest image's for a folder
+
+    def __post_init__(self) -> None:
+        if not is_sha256(self.sha256):
+            raise ValueError(f"sha256 must be 64 hex digits, got {self.sha256!r:.80}")
+        _check_int("size", self.size, 0, _MAX_INT)
+        _check_int("mtime_ns", self.mtime_ns, -_MAX_INT * 2, _MAX_INT * 2)
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be an integer from {low} to {high}, got {value!r:.80}")

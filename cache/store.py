@@ -1,0 +1,516 @@
+"""A feature cache: a folder of immutable shards that a team can share.
+
+<cache>/feat-cache.json     what this folder is, and its format's version
+        shards/<sha256>.h5  the features; the only files that cannot be made again
+        names/*.jsonl       which video name stands for which content
+        labels.csv          the labels that came with the videos, if any
+        index/*.rows        key -> shard, derived
+        claims/ partial/    work in progress
+        quarantine/         what `feat cache verify --repair` set aside
+"""
+
+import json
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from cache.checkpoints import Checkpoint
+from cache.claims import DEFAULT_LEASE_SECONDS, Claim
+from cache.files import explain, folder_clock, read_limited, remove_stale_temps, write_whole
+from cache.index import Index
+from cache.keys import JSON, config_difference, feature_key, is_sha256
+from cache.names import NameStore
+from cache.records import ClipTable, FeatureEntry, FeatureRecord, NameEntry
+from cache.shard import (
+    SUFFIX,
+    ShardTable,
+    StoredRecord,
+    read_array,
+    read_clips,
+    read_record,
+    read_table,
+)
+from data.errors import CacheError, ShardError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+T = TypeVar("T")
+
+MARKER = "feat-cache.json"
+FORMAT = "feat cache"
+FORMAT_VERSION = 1
+FOLDERS = ("shards", "names", "index", "claims", "partial")
+QUARANTINE = "quarantine"
+
+#: Records whose tables are kept in memory, a few kilobytes each.
+_MAX_TABLE_RECORDS = 20_000
+#: Reading anew after a shard was compacted away under our eyes.
+_MAX_TRIES = 4
+
+
+class FeatureCache:
+    """One feature cache. Holds no open files: fork it, pickle it, use it in DataLoader workers.
+
+    Readers take no locks; any number of processes may write at the same time.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open an existing cache.
+
+        Raises:
+            CacheError: there is none at `path`, it is of a newer version, or not to be trusted.
+        """
+        self.path = Path(path)
+        _check_marker(self.path)
+        for name in (*FOLDERS, QUARANTINE):
+            if (self.path / name).is_symlink():
+                raise CacheError(
+                    f"{self.path / name}: a symbolic link, expected a folder inside the cache"
+                )
+        self._index = Index(self.shards_dir, self.path / "index")
+        self._names = NameStore(self.path / "names")
+        self._recorded: dict[str, NameEntry] | None = None
+        self._tables: OrderedDict[str, ShardTable] = OrderedDict()
+        self._opened = False
+        self._lock, self._lock_pid = threading.RLock(), os.getpid()
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Self:
+        """Open the cache at `path`; make a new one if there is none.
+
+        Raises:
+            CacheError: it cannot be made or opened.
+        """
+        root = Path(path)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / MARKER).exists():
+                text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION}) + "\n"
+                write_whole(root / MARKER, text.encode())
+            cache = cls(root)
+            for name in FOLDERS:
+                (root / name).mkdir(exist_ok=True)
+            cache.remove_stale()
+        except OSError as error:
+            raise explain("make a feature cache", root, error) from error
+        return cache
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        return type(self), (os.fspath(self.path),)
+
+    def __len__(self) -> int:
+        with self._guard():
+            return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({os.fspath(self.path)!r})"
+
+    @property
+    def shards_dir(self) -> Path:
+        """The folder of shards."""
+        return self.path / "shards"
+
+    @property
+    def labels_path(self) -> Path:
+        """Where the labels of the cached videos lie, if there are any."""
+        return self.path / "labels.csv"
+
+    @property
+    def bad_shards(self) -> dict[str, str]:
+        """Shards that were refused, by file name, each with the reason."""
+        with self._guard():
+            return dict(self._index.bad)
+
+    # What there is
+
+    def has(self, key: str) -> bool:
+        """Return whether the features of `key` are there."""
+        with self._guard():
+            return self._row(key) is not None
+
+    def entry(self, key: str) -> FeatureEntry:
+        """Return all that is known of the features of `key`, without loading them.
+
+        Raises:
+            CacheError: they are not there.
+            ShardError: their shard is damaged.
+        """
+        return self._stored(key)[1].entry
+
+    def entries(self) -> Iterator[FeatureEntry]:
+        """Yield every stream of every video, shard by shard.
+
+        Raises:
+            ShardError: a shard has been damaged since it was opened.
+        """
+        with self._guard():
+            places = sorted((row["shard"].tobytes().hex(), row["key"]) for row in self._rows())
+        for _, key in places:
+            yield self.entry(key.tobytes().hex())
+
+    def videos(self) -> list[str]:
+        """Return the names of all videos that have at least one stream, sorted."""
+        with self._guard():
+            digests = self._index.video_digests()
+            return sorted(name for name, entry in self.names().items() if entry.sha256 in digests)
+
+    def streams(self, video: str) -> list[str]:
+        """Return the streams that are there for a video, sorted.
+
+        Raises:
+            CacheError: the video is not known.
+        """
+        with self._guard():
+            rows = self._index.of_video(self._content(video))
+            return sorted({row["stream"].decode() for row in rows})
+
+    def configs(self, stream: str | None = None) -> list[dict[str, JSON]]:
+        """Return the different configurations, of one stream or of all."""
+        with self._guard():
+            examples: dict[bytes, bytes] = {}
+            for row in self._rows():
+                if stream is None or row["stream"].decode() == stream:
+                    examples.setdefault(row["config"].tobytes(), row["key"].tobytes())
+        return [dict(self.entry(examples[key].hex()).config) for key in sorted(examples)]
+
+    def find(
+        self, video: str, stream: str, config: Mapping[str, JSON] | None = None
+    ) -> FeatureEntry:
+        """Return the entry of one stream of a video, given by name or by its content's sha256.
+
+        Raises:
+            CacheError: it is not there (the message says what is), or there are several
+                configurations and none was chosen.
+        """
+        with self._guard():
+            digest = self._content(video)
+            if config is not None:
+                key = feature_key(digest, config)
+                if self._row(key) is not None:
+                    return self.entry(key)
+            found = self._of_video(digest)
+            keys = [key for name, key in found if name == stream]
+        if config is None and len(keys) == 1:
+            return self.entry(keys[0])
+        if config is None and keys:
+            first, second = self.entry(keys[0]), self.entry(keys[1])
+            raise CacheError(
+                f"{video}: {len(keys)} configurations of {stream} in {self.path}, choose one "
+                f"(first against second: {config_difference(first.config, second.config)})"
+            )
+        if config is not None and keys:
+            difference = config_difference(config, self.entry(keys[0]).config)
+            raise CacheError(f"{video}: no {stream} of this configuration: {difference}")
+        there = ", ".join(sorted({name for name, _ in found})) or "nothing"
+        raise CacheError(f"{video}: no stream {stream} in {self.path}, there is: {there}")
+
+    # Reading
+
+    def read(self, video: str, stream: str, config: Mapping[str, JSON] | None = None) -> np.ndarray:
+        """Return the features of one stream of a video, `(S, D)`, checksum verified.
+
+        Raises:
+            CacheError: they are not there, or ambiguous; see `find`.
+            ShardError: they are damaged.
+        """
+        return self.read_key(self.find(video, stream, config).key)
+
+    def read_key(self, key: str) -> np.ndarray:
+        """Return the features of a key, `(S, D)` float32 or float16, checksum verified.
+
+        Raises:
+            CacheError: they are not there.
+            ShardError: they are damaged.
+        """
+        return self._retry(
+            key, lambda table: read_array(table, table.records[key].places["features"])
+        )
+
+    def read_clips(self, key: str) -> ClipTable:
+        """Return the clip table of a key, S rows.
+
+        Raises:
+            CacheError: it is not there.
+            ShardError: it is damaged.
+        """
+        return self._retry(key, lambda table: read_clips(table, key))
+
+    def read_record(self, key: str) -> FeatureRecord:
+        """Return everything that is stored under a key.
+
+        Raises:
+            CacheError: it is not there.
+            ShardError: it is damaged.
+        """
+        return self._retry(key, lambda table: read_record(table, key))
+
+    def memmap(self, key: str) -> np.ndarray:
+        """Return the features of a key as a read-only memory map, checksum not verified.
+
+        Raises:
+            CacheError: they are not there.
+        """
+
+        def open_map(table: ShardTable) -> np.ndarray:
+            place = table.records[key].places["features"]
+            return np.memmap(table.path, place.dtype, "r", place.offset, place.shape)
+
+        return self._retry(key, open_map)
+
+    # Writing
+
+    def write(self, records: Sequence[FeatureRecord]) -> Path:
+        """Write records into one new shard and return its path; it appears whole or not at all.
+
+        Raises:
+            ValueError: there are no records, or one twice.
+            CacheError: the disk is full, read-only, or fails.
+        """
+        from cache.shard_write import write_shard
+
+        path = write_shard(self.shards_dir, records)
+        table = read_table(path)
+        with self._guard():
+            self._index.add(table)
+            self._recorded = None
+        return path
+
+    def names(self) -> dict[str, NameEntry]:
+        """Return every known name and the content it stands for.
+
+        A content that no name stands for, because its file was copied here without the names,
+        goes by the name that was recorded when it was extracted, else by its sha256.
+        """
+        with self._guard():
+            self._names.refresh()
+            names = self._names.names()
+            for name, entry in self._recorded_names(names).items():
+                names.setdefault(name, entry)
+            return names
+
+    def set_names(self, names: Mapping[str, NameEntry | None]) -> None:
+        """Say which content names stand for; None removes a name. Other names stay.
+
+        Raises:
+            ValueError: a name is not a relative path below the videos' folder.
+            CacheError: the disk is full, read-only, or fails.
+        """
+        with self._guard():
+            self._names.set(names)
+            self._recorded = None
+
+    # Working together
+
+    def claim(self, name: str, *, lease_seconds: float = DEFAULT_LEASE_SECONDS) -> Claim:
+        """Return a claim on work on a key or a content's sha256: `with cache.claim(x) as mine:`.
+
+        Raises:
+            ValueError: `name` is not 64 hex digits.
+        """
+        if not is_sha256(name):
+            raise ValueError(f"a claim is on 64 hex digits, got {name!r:.80}")
+        return Claim(self.path / "claims", name, lease_seconds)
+
+    def maintenance(self) -> Claim:
+        """Return the claim that whoever removes shards must hold."""
+        return Claim(self.path / "claims", "maintenance", DEFAULT_LEASE_SECONDS)
+
+    def checkpoint(self, key: str) -> Checkpoint:
+        """Return the checkpoint of a video in the making.
+
+        Raises:
+            ValueError: `key` is not 64 hex digits.
+        """
+        return Checkpoint(self.path / "partial", key)
+
+    def refresh(self) -> None:
+        """Take notice of what other processes wrote; otherwise that happens on a miss.
+
+        Raises:
+            CacheError: the cache cannot be read.
+        """
+        with self._locked():
+            self._index.refresh()
+            self._names.refresh()
+            self._recorded = None
+            self._opened = True
+
+    def rebuild_index(self) -> None:
+        """Throw the look-up away and derive it from the shards.
+
+        Raises:
+            CacheError: the cache cannot be read or written.
+        """
+        with self._guard():
+            self._tables.clear()
+            self._index.rebuild()
+
+    def remove_stale(self) -> int:
+        """Remove temporary files that dead writers left a day ago or before; return how many.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
+        folders = [self.path, *(self.path / name for name in FOLDERS)]
+        try:
+            now = folder_clock(self.path)
+        except OSError as error:
+            logger.debug("%s: not cleaned: %s", self.path, error)
+            return 0
+        return sum(remove_stale_temps(folder, now=now) for folder in folders if folder.is_dir())
+
+    # Inside
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one thread at a time at the look-up; a forked child gets a lock of its own."""
+        if self._lock_pid != os.getpid():
+            self._lock, self._lock_pid = threading.RLock(), os.getpid()
+        with self._lock:
+            yield
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Lock the look-up, which is loaded at first use."""
+        with self._locked():
+            if not self._opened:
+                self.refresh()
+            yield
+
+    def _rows(self) -> Iterator[np.void]:
+        return self._index.rows()
+
+    def _row(self, key: str) -> np.void | None:
+        row = self._index.get(key)
+        if row is None and self._index.changed():
+            self._index.refresh()
+            row = self._index.get(key)
+        return row
+
+    def _of_video(self, digest: str) -> list[tuple[str, str]]:
+        """Return (stream, key) of all features of one content."""
+        rows = self._index.of_video(digest)
+        return [(row["stream"].decode(), row["key"].tobytes().hex()) for row in rows]
+
+    def _content(self, video: str) -> str:
+        """Return the sha256 that a name, or a sha256, stands for.
+
+        Raises:
+            CacheError: nothing is known under that name.
+        """
+        for look_again in (False, True):
+            if look_again:
+                self.refresh()
+            entry = self._names.get(video)
+            if entry is None and not self._names.removed(video):
+                entry = self._recorded_names(self._names.names()).get(video)
+            if entry is not None:
+                return entry.sha256
+            if is_sha256(video) and self._index.of_video(video):
+                return video
+        raise CacheError(f"{video}: not in {self.path}{self._suggestion(video)}")
+
+    def _suggestion(self, video: str) -> str:
+        names = self.videos()
+        stem = Path(video).stem
+        near = [name for name in names if stem and stem in name] or names
+        damaged = len(self._index.bad)
+        text = f", which has {len(names)} videos"
+        if near:
+            text += ": " + ", ".join(near[:3]) + (", ..." if len(near) > 3 else "")
+        if damaged:
+            text += f"; {damaged} shards are damaged, see feat cache verify"
+        return text
+
+    def _recorded_names(self, names: Mapping[str, NameEntry]) -> dict[str, NameEntry]:
+        """Return names for the contents that `names` does not cover."""
+        if self._recorded is None:
+            covered = {entry.sha256 for entry in names.values()}
+            self._recorded = {}
+            for digest in sorted(self._index.video_digests() - covered):
+                try:
+                    source = self.entry(self._of_video(digest)[0][1]).source
+                    name, size = source.name, source.size
+                except ShardError as error:
+                    logger.warning("%s", error)
+                    name, size = digest, 0
+                if name in names or name in self._recorded or self._names.removed(name):
+                    name = digest
+                self._recorded[name] = NameEntry(sha256=digest, size=size, mtime_ns=-1)
+        return self._recorded
+
+    def _stored(self, key: str) -> tuple[ShardTable, StoredRecord]:
+        return self._retry(key, lambda table: (table, table.records[key]))
+
+    def _retry(self, key: str, action: Callable[[ShardTable], T]) -> T:
+        """Do something with the shard that holds `key`, wherever compaction may have put it.
+
+        Raises:
+            CacheError: there is no such key.
+        """
+        for _ in range(_MAX_TRIES):
+            with self._guard():
+                row = self._row(key)
+                if row is None:
+                    raise CacheError(f"{self.path}: no features of key {key[:12]}...")
+                shard = row["shard"].tobytes().hex() + SUFFIX
+            try:
+                table = self._table(shard)
+                if key not in table.records:
+                    logger.warning("%s: the index was wrong; reading all shards again", self.path)
+                    self.rebuild_index()
+                    continue
+                return action(table)
+            except FileNotFoundError:
+                with self._guard():
+                    self._tables.pop(shard, None)
+                    self._index.refresh()
+        raise CacheError(f"{self.path}: key {key[:12]}... keeps moving; try again")
+
+    def _table(self, shard: str) -> ShardTable:
+        with self._guard():
+            table = self._tables.get(shard)
+            if table is not None:
+                self._tables.move_to_end(shard)
+                return table
+        table = read_table(self.shards_dir / shard)
+        with self._guard():
+            self._tables[shard] = table
+            while sum(len(old.records) for old in self._tables.values()) > _MAX_TABLE_RECORDS:
+                if len(self._tables) == 1:
+                    break
+                self._tables.popitem(last=False)
+        return table
+
+
+def _check_marker(root: Path) -> None:
+    try:
+        value: Any = json.loads(read_limited(root / MARKER, 4096))
+    except FileNotFoundError:
+        raise CacheError(
+            f"{root}: no feature cache here (no {MARKER}); make one with feat extract, "
+            "or name another with --cache"
+        ) from None
+    except NotADirectoryError:
+        raise CacheError(f"{root}: a file, expected the folder of a feature cache") from None
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{root / MARKER}: not JSON; write it anew: {_MARKER_TEXT}") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CacheError(f"{root / MARKER}: no feature cache, expected {_MARKER_TEXT}")
+    version = value.get("version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CacheError(
+            f"{root}: cache format {version}, this build reads up to {FORMAT_VERSION}; upgrade feat"
+        )
+    if version != FORMAT_VERSION:
+        raise CacheError(f"{root / MARKER}: version {version!r:.20}, expected {_MARKER_TEXT}")
+
+
+_MARKER_TEXT = json.dumps({"format": FORMAT, "version": FORMAT_VERSION})

@@ -1,0 +1,131 @@
+import os
+
+import numpy as np
+import pytest
+from cache_samples import sha256_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache import FeatureCache
+from cache.checkpoints import Checkpoint
+
+KEY = sha256_of("long video")
+
+
+def rows(first: int, count: int) -> dict[str, np.ndarray]:
+    numbers = np.arange(first, first + count)
+    return {
+        "rgb": np.repeat(numbers[:, None], 8, axis=1).astype(np.float32),
+        "start_seconds": numbers * 0.64,
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Checkpoint:
+    return FeatureCache.create(tmp_path / "features").checkpoint(KEY)
+
+
+def test_nothing_saved_is_nothing_loaded(checkpoint) -> None:
+    assert checkpoint.load() == {}
+    checkpoint.clear()
+
+
+def test_blocks_come_back_as_one(checkpoint) -> None:
+    checkpoint.save(0, rows(0, 5))
+    checkpoint.save(5, rows(5, 3))
+    loaded = checkpoint.load()
+    for name, array in rows(0, 8).items():
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
+    checkpoint.clear()
+    assert checkpoint.load() == {}
+
+
+def test_what_follows_a_gap_is_not_loaded(checkpoint) -> None:
+    checkpoint.save(0, rows(0, 5))
+    checkpoint.save(6, rows(6, 3))
+    assert len(checkpoint.load()["rgb"]) == 5
+
+
+def test_what_follows_a_damaged_block_is_not_loaded(checkpoint, tmp_path, caplog) -> None:
+    for first in (0, 4, 8):
+        checkpoint.save(first, rows(first, 4))
+    (middle,) = (tmp_path / "features" / "partial" / KEY).glob("000000004-*")
+    data = bytearray(middle.read_bytes())
+    data[-1] ^= 1
+    middle.write_bytes(data)
+    assert len(checkpoint.load()["rgb"]) == 4
+    assert middle.name in caplog.text
+    checkpoint.save(4, rows(4, 4))
+    assert len(checkpoint.load()["rgb"]) == 12
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_load_is_the_longest_run_the_blocks_allow_greedily(tmp_path_factory, blocks) -> None:
+    checkpoint = Checkpoint(tmp_path_factory.mktemp("partial"), KEY)
+    for first, count in blocks:
+        checkpoint.save(first, rows(first, count))
+    position = 0
+    while any(first == position for first, _ in blocks):
+        position += max(count for first, count in blocks if first == position)
+    loaded = checkpoint.load()
+    expected = rows(0, position) if position else {}
+    assert loaded.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(loaded[name], array)
+
+
+def test_other_shapes_count_as_a_gap(checkpoint) -> None:
+    checkpoint.save(0, rows(0, 4))
+    checkpoint.save(4, {"rgb": np.zeros((4, 9), np.float32), "start_seconds": np.zeros(4)})
+    assert len(checkpoint.load()["rgb"]) == 4
+
+
+def test_every_dtype_that_is_allowed_and_no_other(checkpoint) -> None:
+    arrays = {
+        name: np.ones((2, 3), name)
+        for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
+    }
+    checkpoint.save(0, arrays)
+    for name, array in checkpoint.load().items():
+        assert array.dtype == name
+    with pytest.raises(ValueError, match="cannot hold object"):
+        checkpoint.save(2, {"rgb": np.array([[None]])})
+    with pytest.raises(ValueError, match="one length"):
+        checkpoint.save(2, {"rgb": np.ones(2), "flow": np.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"rgb": ["float32", [1, 1000000000000]]}',
+        b'{"rgb": ["O", [1, 1]]}',
+        b'{"../x": ["uint8", [1, 4]]}',
+        b'{"rgb": ["uint8", [2, 2]]}',
+        b'{"rgb": ["uint8", [1, -4]]}',
+        b"[" * 4000,
+        b"",
+    ],
+)
+def test_hostile_blocks_are_ignored(tmp_path, head) -> None:
+    import hashlib
+
+    data = head.ljust(4096) + b"abcd"
+    folder = tmp_path / KEY
+    folder.mkdir()
+    name = f"{0:09d}-{1:09d}-{hashlib.sha256(data).hexdigest()}.block"
+    (folder / name).write_bytes(data)
+    assert Checkpoint(tmp_path, KEY).load() == {}
+
+
+def test_unfinished_files_are_ignored(checkpoint, tmp_path) -> None:
+    checkpoint.save(0, rows(0, 4))
+    folder = tmp_path / "features" / "partial" / KEY
+    (folder / ".tmp-host-1-aa").write_bytes(b"x")
+    assert len(checkpoint.load()["rgb"]) == 4
+    assert len(os.listdir(folder)) == 2
+
+
+def test_keys_are_checked(tmp_path) -> None:
+    with pytest.raises(ValueError, match="64 hex digits"):
+        Checkpoint(tmp_path, "../x")
