@@ -18,14 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import ConfigError, DecodeError
+from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.videos import VideoSource
-from extract.ffmpeg import (
-    FFmpegLog,
-    StreamInfo,
-    ffmpeg_version,
-    find_ffmpeg,
-    passthrough_options,
-)
+from extract.ffmpeg import FFmpegLog, StreamInfo
 
 __all__ = ["DecodeConfig", "FrameStream", "StreamInfo", "ffmpeg_version", "open_video"]
 

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from data.errors import ConfigError, DecodeError
+from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource
 from extract.decode import DecodeConfig, open_video
-from extract.ffmpeg import find_ffmpeg
 
 SMALL = DecodeConfig(size=32)
 
