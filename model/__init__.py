@@ -1,1 +1,1 @@
-
+"""Stage 2: cached features -> windows -> ConvLSTM multi-task model -> scores -> report."""

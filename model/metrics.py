@@ -1,0 +1,158 @@
+"""Frame-level and video-level measures; every definition's rule is stated where it has one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+THRESHOLD = 0.5
+"""Binarises a score (Wan et al. 2021, section 5.1): a score of at least this is an alarm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoResult:
+    """What a model said of one video, and what is true."""
+
+    video: str
+    scores: NDArray[np.float64]
+    """(T,) in [0, 1], one for each frame."""
+    labels: NDArray[np.uint8] | None
+    """(T,) 0 or 1; None for a weak label, whose abnormal frames are not known."""
+    category: str = ""
+    """Empty: none given."""
+    predicted: str = ""
+    """The likeliest category of the whole video; empty for a model without categories."""
+    probabilities: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """(C,) mean over the video's windows."""
+    frame_rate: float = 0.0
+    """Frames a second; 0 if unknown."""
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels.shape != self.scores.shape:
+            raise ValueError(
+                f"{self.video}: {len(self.scores)} scores for {len(self.labels)} frame labels"
+            )
+
+    @property
+    def is_abnormal(self) -> bool:
+        """Whether some frame is known to be abnormal."""
+        return self.labels is not None and bool(self.labels.any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Measures by name; one that cannot be computed is None, and `reasons` says why."""
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+    counts: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat dictionary of JSON types, with the reasons under `reasons`."""
+        return {**self.values, **self.counts, "reasons": self.reasons}
+
+
+def compute_metrics(
+    results: Sequence[VideoResult], categories: Sequence[str], *, threshold: float = THRESHOLD
+) -> Metrics:
+    """Return all measures of a set of videos.
+
+    - `auc`, `ap`: over the frames of all videos together (micro).
+    - `auc_abnormal`: the same over the videos that hold an abnormal frame.
+    - `auc_macro`: mean over videos of each one's own AUC; videos whose frames are all of one
+      kind have none and are left out (`num_macro_videos` are in).
+    - `far`: share of the frames of normal videos whose score is at least `threshold`.
+    - `accuracy_video`: share of the videos with a category for which it is the likeliest in the
+      mean of the windows' probabilities. A category that the model does not know counts as wrong.
+
+    Videos with a weak label count for `accuracy_video` only.
+
+    Args:
+        results: one for each video.
+        categories: those the model knows.
+        threshold: for `far`.
+    """
+    framed = [result for result in results if result.labels is not None]
+    abnormal = [result for result in framed if result.is_abnormal]
+    normal = [result for result in framed if not result.is_abnormal]
+    own = [auc for auc in (frame_auc([result])[0] for result in framed) if auc is not None]
+    named = [result for result in results if result.category]
+    reasons: dict[str, str] = {}
+    values: dict[str, float | None] = {}
+
+    def put(name: str, value: float | None, reason: str) -> None:
+        values[name] = value
+        if value is None:
+            reasons[name] = reason
+
+    put("auc", *frame_auc(framed))
+    put("ap", *_average_precision(framed))
+    put("auc_abnormal", *frame_auc(abnormal))
+    put("auc_macro", float(np.mean(own)) if own else None, "no video has frames of both kinds")
+    alarms = _joined([result.scores for result in normal]) >= threshold
+    put("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
+    hits = [result.predicted == result.category for result in named]
+    known = bool(categories) and bool(hits)
+    put(
+        "accuracy_video",
+        float(np.mean(hits)) if known else None,
+        "no video has a category" if categories else "the model was trained without categories",
+    )
+    counts = {
+        "num_videos": len(results),
+        "num_frames": sum(len(result.scores) for result in results),
+        "num_abnormal_videos": len(abnormal),
+        "num_abnormal_frames": sum(int(r.labels.sum()) for r in framed if r.labels is not None),
+        "num_weak_videos": len(results) - len(framed),
+        "num_macro_videos": len(own),
+        "num_category_videos": len(named),
+        "num_unknown_category_videos": sum(r.category not in categories for r in named),
+    }
+    return Metrics(values=values, reasons=reasons, counts=counts)
+
+
+def frame_auc(results: Sequence[VideoResult]) -> tuple[float | None, str]:
+    """Return the area under the ROC curve over all frames, or None and the reason."""
+    labels, scores = frames_of(results)
+    if len(np.unique(labels)) < 2:
+        return None, _one_class(labels)
+    return float(roc_auc_score(labels, scores)), ""
+
+
+def frames_of(results: Sequence[VideoResult]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return the labels and scores of all frames of the videos whose frame labels are known."""
+    known = [(r.labels, r.scores) for r in results if r.labels is not None]
+    labels = _joined([labels for labels, _ in known]).astype(np.uint8)
+    return labels, _joined([scores for _, scores in known])
+
+
+def confusion(
+    results: Sequence[VideoResult],
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the categories met and the (C, C) counts, true by row and predicted by column."""
+    named = [result for result in results if result.category and result.predicted]
+    met = sorted({r.category for r in named} | {r.predicted for r in named})
+    if not met:
+        return [], np.zeros((0, 0), dtype=np.int64)
+    counts = confusion_matrix([r.category for r in named], [r.predicted for r in named], labels=met)
+    return met, counts.astype(np.int64)
+
+
+def _average_precision(results: Sequence[VideoResult]) -> tuple[float | None, str]:
+    labels, scores = frames_of(results)
+    if not labels.any():
+        return None, "no abnormal frame"
+    return float(average_precision_score(labels, scores)), ""
+
+
+def _one_class(labels: NDArray[np.uint8]) -> str:
+    if len(labels) == 0:
+        return "no frame with a known label"
+    return "all frames are abnormal" if labels.any() else "no abnormal frame"
+
+
+def _joined(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *arrays])
