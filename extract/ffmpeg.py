@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
+from data.ffmpeg import ffmpeg_version, find_ffmpeg
+
+__all__ = ["FFmpegLog", "StreamInfo", "ffmpeg_version", "find_ffmpeg"]
 _STREAM = re.compile(r"^ *Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (\w+): (.*)$")
 _MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
 _ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
