@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,10 +75,12 @@ class Index:
         """Return the contents that have at least one stream."""
         return {video.hex() for video in self._by_video}
 
-    def rows(self) -> Iterator[np.void]:
-        """Yield the row of every key, once each."""
-        for number in self._by_key.values():
-            yield self._row(number)
+    def rows(self) -> np.ndarray:
+        """Return the rows of all keys, `(len(self),)` of `ROW_DTYPE`."""
+        if not self._chunks:
+            return np.empty(0, ROW_DTYPE)
+        used = np.fromiter(self._by_key.values(), np.int64, len(self._by_key))
+        return np.concatenate(self._chunks)[used]
 
     def shards(self) -> set[str]:
         """Return the names of the shards in use."""

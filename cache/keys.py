@@ -73,7 +73,8 @@ def _flatten(prefix: str, value: JSON) -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from _flatten(f"{prefix}.{name}" if prefix else name, inner)
     else:
-        yield prefix, value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        plain = isinstance(value, str) and value.isprintable()  # no escapes for the terminal
+        yield prefix, str(value) if plain else json.dumps(value, sort_keys=True)
 
 
 def _check_keys(value: object) -> None:

@@ -150,10 +150,9 @@ class FeatureCache:
         Raises:
             ShardError: a shard has been damaged since it was opened.
         """
-        with self._guard():
-            places = sorted((row["shard"].tobytes().hex(), row["key"]) for row in self._rows())
-        for _, key in places:
-            yield self.entry(key.tobytes().hex())
+        rows = self.rows()
+        for _, key in sorted(zip(rows["shard"].tolist(), rows["key"].tolist(), strict=True)):
+            yield self.entry(key.hex())
 
     def videos(self) -> list[str]:
         """Return the names of all videos that have at least one stream, sorted."""
@@ -173,11 +172,10 @@ class FeatureCache:
 
     def configs(self, stream: str | None = None) -> list[dict[str, JSON]]:
         """Return the different configurations, of one stream or of all."""
-        with self._guard():
-            examples: dict[bytes, bytes] = {}
-            for row in self._rows():
-                if stream is None or row["stream"].decode() == stream:
-                    examples.setdefault(row["config"].tobytes(), row["key"].tobytes())
+        rows = self.rows()
+        if stream is not None:
+            rows = rows[rows["stream"] == stream.encode()]
+        examples = dict(zip(rows["config"].tolist(), rows["key"].tolist(), strict=True))
         return [dict(self.entry(examples[key].hex()).config) for key in sorted(examples)]
 
     def find(
@@ -210,6 +208,30 @@ class FeatureCache:
             raise CacheError(f"{video}: no {stream} of this configuration: {difference}")
         there = ", ".join(sorted({name for name, _ in found})) or "nothing"
         raise CacheError(f"{video}: no stream {stream} in {self.path}, there is: {there}")
+
+    def find_all(self, video: str, stream: str) -> list[FeatureEntry]:
+        """Return the entries of one stream of a video, one for each configuration.
+
+        Raises:
+            CacheError: the video is not known.
+        """
+        with self._guard():
+            keys = [key for name, key in self._of_video(self._content(video)) if name == stream]
+        return [self.entry(key) for key in keys]
+
+    def rows(self) -> np.ndarray:
+        """Return one row for every key, of `cache.index.ROW_DTYPE`; opens no shard."""
+        with self._guard():
+            if self._index.changed():
+                self._index.refresh()
+            return self._index.rows()
+
+    def shards(self) -> set[str]:
+        """Return the file names of the shards in use."""
+        with self._guard():
+            if self._index.changed():
+                self._index.refresh()
+            return self._index.shards()
 
     # Reading
 
@@ -383,9 +405,6 @@ class FeatureCache:
             if not self._opened:
                 self.refresh()
             yield
-
-    def _rows(self) -> Iterator[np.void]:
-        return self._index.rows()
 
     def _row(self, key: str) -> np.void | None:
         row = self._index.get(key)

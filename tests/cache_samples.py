@@ -1,11 +1,16 @@
 """Records made up for the cache's tests: small, seeded, valid."""
 
 import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache import ClipTable, FeatureRecord, SourceRecord
+from cache.shard import HEADER, Place, structure_crc32
 
 CLIP_LEN = 16
 
@@ -66,3 +71,42 @@ def make_record(
         provenance={"feat": "0.1.0", "seconds": 1.5},
         flow_stats=stats if flow_stats else None,
     )
+
+
+def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the table of a shard as an attacker would: with its checksum made right again."""
+    data = path.read_bytes()
+    length = int(data[16:26])
+    table = json.loads(data[92 : 92 + length])
+    userblock = table["userblock"]
+    change(table)
+    text = json.dumps(table, separators=(",", ":")).encode().ljust(userblock - 92)
+    head = HEADER.format(
+        version=1, table_len=len(text), table_sha256=hashlib.sha256(text).hexdigest()
+    )
+    block = head.encode() + text
+    assert len(block) == userblock
+    path.write_bytes(block + data[userblock:])
+
+
+def reseal_structure(path: Path) -> Path:
+    """Make every checksum of a tampered shard right again, its name included."""
+
+    def change(table: dict[str, Any]) -> None:
+        table["file_size"] = path.stat().st_size
+        places = []
+        for row in table["records"]:
+            for name in ("features", "clips", "flow_stats"):
+                if row[name]:
+                    item = {"float32": 4, "float16": 2, "clips": 32}[row[name]["dtype"]]
+                    dtype = np.dtype(f"V{item}")
+                    places.append(Place(dtype, tuple(row[name]["shape"]), row[name]["offset"], 0))
+        fd = os.open(path, os.O_RDONLY)
+        size = table["file_size"]
+        table["structure_crc32"] = structure_crc32(fd, path, places, table["userblock"], size)
+        os.close(fd)
+
+    reseal(path, change)
+    final = path.with_name(hashlib.sha256(path.read_bytes()).hexdigest() + ".h5")
+    path.rename(final)
+    return final

@@ -8,7 +8,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from cache_samples import make_clips, make_config, make_record
+from cache_samples import make_clips, make_config, make_record, reseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -43,22 +43,6 @@ def refused(path) -> bool:
     except ShardError as error:
         return str(error).startswith(str(path)) and "\n" not in str(error)
     return False
-
-
-def reseal(path, change) -> None:
-    """Change the table of a shard as an attacker would: with every checksum made right again."""
-    data = path.read_bytes()
-    length = int(data[16:26])
-    table = json.loads(data[92 : 92 + length])
-    userblock = table["userblock"]
-    change(table)
-    text = json.dumps(table, separators=(",", ":")).encode().ljust(userblock - 92)
-    head = HEADER.format(
-        version=1, table_len=len(text), table_sha256=hashlib.sha256(text).hexdigest()
-    )
-    block = head.encode() + text
-    assert len(block) == userblock
-    path.write_bytes(block + data[userblock:])
 
 
 def test_round_trip_keeps_every_field(tmp_path) -> None:

@@ -1,0 +1,163 @@
+"""What the HDF5 library sees in a shard, looked at in a process that may crash.
+
+Our reader uses the table of contents alone. Somebody who opens a shard with h5py sees the HDF5
+structure instead; `feat cache verify` makes sure that the two tell the same. The library was not
+written for hostile files, so it runs in a child process, with its memory and time limited.
+
+    python -m cache.hdf5_view < paths        one JSON string a line: "" or what is wrong
+"""
+
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+MAX_MEMORY_BYTES = 4 << 30
+MAX_SECONDS = 60.0
+
+
+class Hdf5Viewer:
+    """A child process that compares shards' HDF5 structure with their tables; restarted if lost."""
+
+    def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
+        """Start nothing yet."""
+        self._max_seconds = max_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def compare(self, path: Path) -> str:
+        """Return how the HDF5 structure of a shard differs from its table, "" if it does not."""
+        child = self._child or self._start()
+        if child.stdin is None or child.stdout is None:
+            raise RuntimeError("the HDF5 viewer was started without pipes")
+        try:
+            child.stdin.write(json.dumps(os.fspath(path)).encode() + b"\n")
+            child.stdin.flush()
+            ready, _, _ = select.select([child.stdout], [], [], self._max_seconds)
+            answer = child.stdout.readline() if ready else b""
+        except BrokenPipeError:
+            answer, ready = b"", [child.stdout]
+        if answer:
+            return str(json.loads(answer))
+        self.close()
+        if ready:
+            return f"the HDF5 library crashed on it (exit status {child.returncode})"
+        return f"the HDF5 library was not done with it in {self._max_seconds:.0f} s"
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with suppress(OSError):
+            child.kill() if child.poll() is None else None
+        child.communicate()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        root = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "cache.hdf5_view"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        return self._child
+
+
+def find_difference(path: Path) -> str:
+    """Return how the HDF5 structure of a shard differs from its table, "" if it does not.
+
+    The library may crash on a hostile file: call this in a child process.
+    """
+    import h5py
+
+    from cache.shard import read_table
+
+    table = read_table(path)
+    with h5py.File(path, "r", locking=False) as file:
+        if set(file) != set(table.records):
+            return "its HDF5 groups are not its table's records"
+        for key, stored in table.records.items():
+            problem = _compare_group(h5py, file, key, stored)
+            if problem:
+                return f"HDF5 group {key[:12]}...: {problem}"
+    return ""
+
+
+def _compare_group(h5py: Any, file: Any, key: str, stored: Any) -> str:
+    if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+        return "not a hard link"
+    group = file[key]
+    about = json.loads(group.attrs["record"])
+    entry = stored.entry
+    expected = {
+        "key": key,
+        "stream": entry.stream,
+        "config": dict(entry.config),
+        "source": entry.source.to_json(),
+        "provenance": dict(entry.provenance),
+        "clip_len": entry.clip_len,
+    }
+    if about != expected:
+        return "its record attribute is not the table's"
+    if set(group) != set(stored.places):
+        return f"it holds {sorted(group)!s:.80}, the table {sorted(stored.places)}"
+    for name, place in stored.places.items():
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            return f"{name} is not a hard link"
+        dataset = group[name]
+        if dataset.is_virtual or dataset.external or dataset.chunks is not None:
+            return f"{name} is not stored contiguously in this file"
+        seen = (dataset.shape, dataset.dtype, dataset.id.get_offset())
+        if seen != (place.shape, place.dtype, place.offset):
+            return f"{name} is {seen}, the table says {place.shape} {place.dtype} {place.offset}"
+    return ""
+
+
+def _limit_memory() -> None:
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Answer the paths on stdin, one a line, until it ends."""
+    from data.errors import FeatError
+
+    _limit_memory()
+    for line in sys.stdin.buffer:
+        try:
+            answer = find_difference(Path(json.loads(line)))
+        except (
+            FeatError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+            RecursionError, MemoryError,
+        ) as error:  # fmt: skip
+            answer = f"h5py cannot read it: {' '.join(str(error).split())[:200]}"
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
