@@ -21,8 +21,8 @@ _MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
 _ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
 _FRAME = re.compile(r"\[Parsed_showinfo_\d+ @ \w+\] (?:\[info\] )?n: *(\d+) pts: *(-?\d+|NOPTS)\b")
-# `[h264 @ 0x55d] [error] text`; the context is absent for ffmpeg's own messages
-_PREFIX = re.compile(r"^(?:\[([^\]]*?)(?: @ [^\]]*)?\] )?\[([a-z]+)\] (.*)$")
+# `[h264 @ 0x55d] [error] text`; there may be two contexts, and none for ffmpeg's own messages
+_PREFIX = re.compile(r"^((?:\[[^\]]* @ [^\]]*\] )*)\[([a-z]+)\] (.*)$")
 _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
 # Says that something failed, not what: worth quoting only where nothing better was said.
 _VAGUE = ("Error ", "Conversion failed", "Exiting", "Could not ", "Failed to ", "Terminating")
@@ -101,7 +101,7 @@ class FFmpegLog:
             self.num_errors += 1
             if len(self.errors) < _MAX_ERRORS:
                 self.errors.append(text.strip())
-        elif level == "info" and context is None:
+        elif level == "info" and not context:
             self._feed_header(text)
         elif level == "info" and (base := _TIME_BASE.search(text)):
             self._time_base = Fraction(int(base[1]), int(base[2]))
