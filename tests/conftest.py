@@ -1,9 +1,16 @@
 """Fixtures every test file may use."""
 
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from extract.ffmpeg import find_ffmpeg
+from extract.i3d_layers import expected_shapes
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +21,35 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}: set FEAT_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., Path]:
+    """A function that makes a small moving test video with ffmpeg."""
+
+    def make(path: Path, *, num_frames: int, size: str = "64x48", codec: str = "libx264") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [find_ffmpeg(), "-v", "error", "-y", "-f", "lavfi"]
+        command += ["-i", f"testsrc2=size={size}:rate=10", "-frames:v", str(num_frames)]
+        subprocess.run([*command, "-c:v", codec, str(path)], check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_rgb_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An RGB I3D checkpoint with seeded random weights: a real network, only untrained."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for name, shape in expected_shapes("rgb").items():
+        if name.endswith("running_var") or name.endswith("norm.weight"):
+            array = rng.uniform(0.5, 1.5, shape)
+        else:
+            # He initialisation keeps the activations' size from layer to layer
+            array = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:], initial=1.0)), shape)
+            array = array * (0.01 if len(shape) == 1 else 1.0)
+        state[name] = array.astype(np.float32)
+    path = tmp_path_factory.mktemp("weights") / "random-rgb.safetensors"
+    save_file(state, path)
+    return path

@@ -1,0 +1,100 @@
+"""`feat extract`."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("extract")
+@click.option(
+    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
+    help="Folder of videos or of folders of frames; a labels.csv in it is copied to the cache.",
+)  # fmt: skip
+@click.option(
+    "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
+    help="The feature cache.",
+)  # fmt: skip
+@click.option(
+    "--streams", default="rgb,flow", show_default=True, help="Which of rgb and flow, by comma."
+)
+@click.option(
+    "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
+    help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
+)  # fmt: skip
+@click.option("--fps", type=float, help="Resample to so many frames a second; else every frame.")
+@click.option(
+    "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
+    help="Frame rate of folders of images; used for times only.",
+)  # fmt: skip
+@click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
+@click.option("--clip-stride", type=int, help="Frames between clips; default: the clip length.")
+@click.option(
+    "--rgb-weights", default="auto", show_default=True, help="auto, or a checkpoint file."
+)
+@click.option(
+    "--flow-weights", default="auto", show_default=True,
+    help="auto (published, else cross-modality), crossmodal, or a checkpoint file.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["float32"]),
+    default="float32", show_default=True,
+    help="Of the network; part of the key.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--workers", type=click.IntRange(min=1),
+    help="Videos at a time; default: one a GPU, else one for every four cores.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
+@click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def extract_command(
+    videos_dir: Path,
+    cache_dir: Path,
+    streams: str,
+    resize: str,
+    fps: float | None,
+    folder_fps: float,
+    clip_len: int,
+    clip_stride: int | None,
+    rgb_weights: str,
+    flow_weights: str,
+    precision: str,
+    device: str,
+    workers: int | None,
+    threads: int | None,
+    allow_mixed: bool,
+    as_json: bool,
+) -> None:
+    """Stage 1: decode videos, compute TV-L1 flow and I3D features, fill the cache.
+
+    What the cache holds already is not done again. Exit code 1 if a video failed or could be
+    decoded in part only; the others are finished all the same.
+    """
+    from extract.config import ExtractConfig
+    from extract.decode import DecodeConfig
+    from extract.runner import run_extraction
+
+    config = ExtractConfig(
+        streams=tuple(name.strip() for name in streams.split(",")),  # type: ignore[misc]
+        decode=DecodeConfig(resize=resize, fps=fps),  # type: ignore[arg-type]
+        clip_len=clip_len,
+        clip_stride=clip_stride or clip_len,
+        precision=precision,
+    )
+    report = run_extraction(
+        videos_dir,
+        cache_dir,
+        config,
+        rgb_weights=rgb_weights,
+        flow_weights=flow_weights,
+        device=device,
+        workers=workers,
+        threads=threads,
+        folder_fps=folder_fps,
+        allow_mixed=allow_mixed,
+    )
+    click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
+    if report.failed or report.partial:
+        click.get_current_context().exit(1)

@@ -1,0 +1,290 @@
+"""One video -> its features, streaming: decode -> clips -> TV-L1 flow -> I3D.
+
+Memory does not grow with the video: a reader thread keeps a few batches of clips decoded while
+the flow and the networks work on the one before.
+"""
+
+import contextlib
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache import ClipTable
+from cache.records import FLOW_STATS
+from data.videos import VideoSource
+from extract.clips import Clip, clip_table, iter_clips
+from extract.config import ExtractConfig
+from extract.decode import FrameStream, StreamInfo, open_video
+from extract.i3d import I3D
+from extract.i3d_layers import Stream
+from extract.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
+from extract.weights import Weights, load_state_dict
+
+# Clips that go through flow and network together: enough to fill the vector units of a CPU or
+# the multiprocessors of a GPU, few enough for their activations to stay under half a gigabyte
+# and 4 GB respectively.
+CLIPS_PER_BATCH = {"cpu": 2, "cuda": 16}
+READ_AHEAD = 2
+
+T = TypeVar("T")
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFeatures:
+    """What was extracted from one video.
+
+    Attributes:
+        arrays: (S, 1024) float32 for each stream, and `flow_stats` (S, 4) beside `flow`.
+        clips: frames and seconds of each row.
+        info: of the video stream that was decoded.
+        num_frames: frames that were delivered.
+        partial: why decoding stopped early, empty if it did not.
+    """
+
+    arrays: Arrays
+    clips: ClipTable
+    info: StreamInfo
+    num_frames: int
+    partial: str
+
+    def with_arrays(self, arrays: Arrays) -> "VideoFeatures":
+        """Return the same with other arrays, such as those that a checkpoint completes."""
+        return dataclasses.replace(self, arrays=arrays)
+
+
+class Extractor:
+    """The networks and buffers of one worker; extracts one video after the other."""
+
+    def __init__(
+        self,
+        config: ExtractConfig,
+        weights: Mapping[Stream, Weights],
+        *,
+        device: str,
+        num_threads: int,
+    ) -> None:
+        """Load the networks of `config.streams` and compile the flow kernels.
+
+        Args:
+            config: how features are made.
+            weights: of each stream.
+            device: torch device of the networks and, on a GPU, of the flow.
+            num_threads: CPU threads for decoding, flow and networks.
+        """
+        torch.set_num_threads(num_threads)
+        self.config = config
+        self.device = torch.device(device)
+        self.num_threads = num_threads
+        self.networks = {
+            stream: I3D.from_state_dict(load_state_dict(weights[stream]), stream).to(self.device)
+            for stream in config.streams
+        }
+        if "flow" in config.streams:
+            compile_kernels()
+
+    def extract(
+        self,
+        source: VideoSource,
+        streams: tuple[Stream, ...],
+        *,
+        stage_seconds: dict[str, float],
+        skip_clips: int = 0,
+        folder_fps: float = 25.0,
+        on_batch: Callable[[int, Arrays], None] = lambda *_: None,
+    ) -> VideoFeatures:
+        """Return the features of one video.
+
+        Args:
+            source: the video.
+            streams: which to extract, of those this extractor has networks for.
+            stage_seconds: seconds waited for `decode`, `flow` and `network` are added to it.
+            skip_clips: leading clips that need no features because a checkpoint has them; their
+                frames are decoded and counted all the same, and their rows are not returned.
+            folder_fps: frame rate that a folder of images is taken to have.
+            on_batch: told after every batch: frames done so far, the batch's rows.
+
+        Raises:
+            DecodeError: no frame can be decoded, or ffmpeg was killed.
+        """
+        parts: list[Arrays] = []
+        with open_video(
+            source, self.config.decode, threads=self.num_threads, folder_fps=folder_fps
+        ) as stream:
+            clips = iter_clips(
+                stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
+            )
+            batches = read_ahead(_batches(clips, skip_clips, CLIPS_PER_BATCH[self.device.type]))
+            with contextlib.closing(batches):
+                while batch := timed(lambda: next(batches, None), stage_seconds, "decode"):
+                    parts.append(self._extract_batch(batch, streams, stage_seconds))
+                    on_batch(batch[-1].start_frame + batch[-1].num_real, parts[-1])
+            return VideoFeatures(
+                arrays=_concatenate(parts),
+                clips=self._clip_table(stream),
+                info=stream.info,
+                num_frames=stream.num_frames,
+                partial=stream.partial,
+            )
+
+    def _clip_table(self, stream: FrameStream) -> ClipTable:
+        return clip_table(
+            stream.pts_seconds,
+            clip_len=self.config.clip_len,
+            clip_stride=self.config.clip_stride,
+            frame_rate=stream.info.frame_rate,
+        )
+
+    def _extract_batch(
+        self, batch: list[Clip], streams: tuple[Stream, ...], stage_seconds: dict[str, float]
+    ) -> Arrays:
+        """Return the rows of a batch of clips."""
+        frames = np.stack([clip.frames for clip in batch])  # (B, clip_len + 1, H, W, 3) uint8
+        rows: Arrays = {}
+        if "rgb" in streams:
+            rows["rgb"] = timed(
+                lambda: self._forward("rgb", scale_rgb(self._to_device(frames[:, :-1]))),
+                stage_seconds,
+                "network",
+            )
+        if "flow" in streams:
+            flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
+            rows["flow_stats"] = flow_statistics(flow, [clip.num_real for clip in batch])
+            rows["flow"] = timed(
+                lambda: self._forward("flow", scale_flow(flow, self.config.flow_clamp)),
+                stage_seconds,
+                "network",
+            )
+        return rows
+
+    def _to_device(self, array: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+    def _flow(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Return (B, clip_len, H, W, 2) float32 pixels: from every frame to the next one.
+
+        Args:
+            frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
+        """
+        if self.config.clip_stride == self.config.clip_len:
+            # each clip's successor is the next one's first frame: all are one run of frames
+            runs = [np.concatenate([*frames[:, :-1], frames[-1, -1:]])]
+        else:
+            runs = list(frames)
+        pairs = torch.cat([self._flow_of_run(run) for run in runs])
+        return pairs.reshape(len(frames), -1, *pairs.shape[1:])
+
+    def _flow_of_run(self, frames: NDArray[np.uint8]) -> Tensor:
+        tvl1 = self.config.tvl1
+        gray = rgb_to_gray(frames)
+        flow = tvl1_flow(gray, config=tvl1, num_threads=self.num_threads)
+        return torch.from_numpy(flow).to(self.device)
+
+    @torch.inference_mode()
+    def _forward(self, stream: Stream, clips: Tensor) -> NDArray[np.float32]:
+        """Return (B, 1024) float32 features of (B, T, H, W, C) float32 clips in [-1, 1]."""
+        features = self.networks[stream].extract_features(clips.permute(0, 4, 1, 2, 3))
+        array: NDArray[np.float32] = features.float().cpu().numpy()
+        return array
+
+
+def scale_rgb(frames: Tensor) -> Tensor:
+    """Return uint8 frames as float32 in [-1, 1], as the published networks were trained."""
+    return frames.float().div_(127.5).sub_(1.0)
+
+
+def scale_flow(flow: Tensor, clamp: float) -> Tensor:
+    """Return flow, pixels per frame, clamped to +-`clamp` and scaled to [-1, 1]."""
+    return flow.clamp(-clamp, clamp) / clamp
+
+
+def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> NDArray[np.float32]:
+    """Return (B, 4) float32, the columns of `cache.FLOW_STATS`, over each clip's real frames.
+
+    They let `feat cache verify` see a flow whose x equals its y, and serve as a baseline that
+    looks at nothing but motion.
+
+    Args:
+        flow: (B, T, H, W, 2) float32, pixels per frame, before clamping.
+        num_real: how many of the T frames of each clip are real.
+    """
+    rows = []
+    for clip, real in zip(flow, num_real, strict=True):
+        absolute = clip[:real].abs()
+        equal = (clip[:real, ..., 0] == clip[:real, ..., 1]).float().mean()
+        columns = {
+            "mean_abs_x": absolute[..., 0].mean(),
+            "mean_abs_y": absolute[..., 1].mean(),
+            "max_abs": absolute.max(),
+            "equal_fraction": equal,
+        }
+        rows.append(torch.stack([columns[name] for name in FLOW_STATS]))
+    return torch.stack(rows).cpu().numpy()
+
+
+def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
+    """Run `work` and add the seconds that it took to `seconds[stage]`."""
+    started = time.perf_counter()
+    try:
+        return work()
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _batches(clips: Iterable[Clip], skip: int, size: int) -> Iterator[list[Clip]]:
+    remaining = islice(clips, skip, None)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _concatenate(parts: list[Arrays]) -> Arrays:
+    return (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    )
+
+
+def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Generator[T]:
+    """Yield `items`, produced by a thread that runs at most `depth` of them ahead.
+
+    An exception of the producer is raised here. Closing the generator ends the thread.
+    """
+    done = object()
+    ready: queue.Queue[object] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+            put(done)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
+            put(error)
+
+    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not done:
+            if isinstance(item, BaseException):
+                raise item
+            yield item  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,91 @@
+"""Progress of an extraction: bars on a terminal, a line a video elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from extract.report import VideoResult
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+
+class ExtractProgress:
+    """Shows videos, frames a second and the time left, which is estimated from bytes.
+
+    Bytes, because they are known of every video before the first is opened; a video's number of
+    frames is known only when its last one is decoded.
+    """
+
+    def __init__(self, *, num_videos: int, num_bytes: int) -> None:
+        self._num_videos = num_videos
+        self._finished = 0
+        self._frames = 0
+        self._bytes = 0
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        # a quiet run shows warnings only
+        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[videos]}  {task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(
+                "extract", total=max(num_bytes, 1), videos=f"0/{num_videos} videos", rate=""
+            )
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def _show(self, *, frames_underway: int) -> None:
+        if not self._bar:
+            return
+        rate = (self._frames + frames_underway) / max(time.monotonic() - self._started, 1e-3)
+        self._bar.update(
+            self._task,
+            completed=self._bytes,
+            videos=f"{self._finished}/{self._num_videos} videos",
+            rate=f"{rate:.0f} frames/s",
+        )
+
+    def underway(self, *, num_frames: int) -> None:
+        """Show how far the video in progress is."""
+        self._show(frames_underway=num_frames)
+
+    def finish(self, result: VideoResult, *, num_bytes: int) -> None:
+        """Count one video as finished and say so."""
+        self._finished += 1
+        self._bytes += num_bytes
+        place = f"[{self._finished}/{self._num_videos}] {result.video_id}"
+        if result.status == "failed":
+            logger.error("%s: failed: %s", place, result.error)
+        elif result.status == "done":
+            self._frames += result.num_frames
+            seconds = sum(result.stage_seconds.values())
+            logger.info(
+                "%s: %d clips, %d frames, %.1f s",
+                place, result.num_clips, result.num_frames, seconds,
+            )  # fmt: skip
+        if result.partial:
+            logger.warning("%s: partial: %s", place, result.partial)
+        self._show(frames_underway=0)

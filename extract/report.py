@@ -1,0 +1,106 @@
+"""What an extraction did: one result a video, and their summary."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from extract.i3d_layers import Stream
+
+Status = Literal["done", "skipped", "busy", "failed"]
+STAGES = ("decode", "flow", "network", "write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoResult:
+    """What became of one video.
+
+    Attributes:
+        status: `done` extracted now; `skipped` already in the cache; `busy` another process is
+            at it; `failed` see `error`.
+        partial: why decoding stopped early, empty if it did not. A partial video has features
+            of the frames that were delivered.
+        stage_seconds: seconds spent waiting for each of `STAGES`.
+    """
+
+    video_id: str
+    status: Status
+    sha256: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+    num_clips: int = 0
+    num_frames: int = 0
+    partial: str = ""
+    error: str = ""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ExtractReport:
+    """The summary of one run over a folder; `to_json` is what `feat extract --json` prints."""
+
+    cache: str
+    configs: Mapping[Stream, Mapping[str, Any]]
+    done: int = 0
+    skipped: int = 0
+    partial: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    clips: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def add(self, result: VideoResult) -> None:
+        """Count one video's final result."""
+        if result.status == "failed":
+            self.failed.append({"video": result.video_id, "error": result.error})
+            return
+        if result.status == "done":
+            self.done += 1
+            self.clips += result.num_clips
+            self.frames += result.num_frames
+        else:
+            self.skipped += 1
+        if result.partial:
+            self.partial.append({"video": result.video_id, "error": result.partial})
+        for stage, seconds in result.stage_seconds.items():
+            self.stage_seconds[stage] += seconds
+
+    @property
+    def flow_weights_kind(self) -> str:
+        """`published`, `crossmodal` or `file`; empty if no flow was extracted."""
+        flow = self.configs.get("flow")
+        return flow["weights"]["kind"] if flow else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON."""
+        return {
+            "done": self.done,
+            "skipped": self.skipped,
+            "partial": self.partial,
+            "failed": self.failed,
+            "clips": self.clips,
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "cache": self.cache,
+            "stage_seconds": {stage: round(s, 3) for stage, s in self.stage_seconds.items()},
+            "weights": {name: config["weights"] for name, config in self.configs.items()},
+        }
+
+    def to_text(self) -> str:
+        """Return the summary as a person reads it."""
+        lines = [
+            f"{self.done} done, {self.skipped} already there, {len(self.partial)} partial, "
+            f"{len(self.failed)} failed; {self.clips} clips of {self.frames} frames in "
+            f"{self.seconds:.1f} s -> {self.cache}"
+        ]
+        if self.done:
+            spent = ", ".join(f"{stage} {s:.1f}" for stage, s in self.stage_seconds.items())
+            lines.append(f"seconds waited for: {spent}")
+        lines += [f"partial: {each['video']}: {each['error']}" for each in self.partial]
+        lines += [f"failed: {each['video']}: {each['error']}" for each in self.failed]
+        if self.flow_weights_kind == "crossmodal":
+            lines.append(
+                "warning: the flow features come from cross-modality weights, which were never "
+                "trained on flow; `feat weights ls` shows where the published network is looked for"
+            )
+        return "\n".join(lines)

@@ -1,0 +1,328 @@
+"""The loop over a folder of videos: what is missing, who does it, what became of it.
+
+Nothing here imports torch, numba or OpenCV's like: a run that finds everything in the cache must
+end before those would have been loaded. `extract.pipeline` is imported where work begins.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from cache import FeatureCache, NameEntry, config_difference, feature_key
+from data.errors import ConfigError
+from data.labels import read_labels
+from data.videos import Stamp, VideoSource, find_videos, source_stamp
+from extract.config import ExtractConfig
+from extract.i3d_layers import Stream
+from extract.progress import ExtractProgress
+from extract.report import ExtractReport, VideoResult
+from extract.weights import resolve_weights
+from extract.worker import Job, extract_one, start_worker
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+BUSY_POLL_SECONDS = 5.0
+NAMES_SECONDS = 10.0
+
+
+def run_extraction(
+    videos_dir: Path,
+    cache_dir: Path,
+    config: ExtractConfig,
+    *,
+    rgb_weights: str = "auto",
+    flow_weights: str = "auto",
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    folder_fps: float = 25.0,
+    allow_mixed: bool = False,
+) -> ExtractReport:
+    """Extract the features of every video under `videos_dir` that `cache_dir` does not hold yet.
+
+    A bad video is reported and the others go on. A `labels.csv` in `videos_dir` is checked first
+    and copied into the cache, so that the cache alone suffices for training.
+
+    Args:
+        videos_dir: searched recursively for video files and folders of frames.
+        cache_dir: the feature cache; made if it does not exist.
+        config: how features are made.
+        rgb_weights: `auto` or a file; see `extract.weights.resolve_weights`.
+        flow_weights: `auto`, `crossmodal` or a file.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; `auto` and `cuda` use every GPU there is.
+        workers: videos at a time; by default one a GPU, else one for every four cores.
+        threads: CPU threads in all, shared out among the workers; by default all cores.
+        folder_fps: frame rate that folders of images are taken to have.
+        allow_mixed: admit a second configuration to the cache.
+
+    Raises:
+        FeatError: nothing could be begun: no videos, bad labels, no weights, another
+            configuration in the cache. A single video's failure raises nothing.
+    """
+    started = time.monotonic()
+    sources = find_videos(videos_dir)
+    labels_path = _check_labels(videos_dir, sources)
+    cache = FeatureCache.create(cache_dir)
+    weights = resolve_weights(
+        streams=config.streams,
+        rgb=rgb_weights,
+        flow=flow_weights,
+        prefer_crossmodal=_holds_crossmodal_flow(cache),
+    )
+    configs = config.stream_configs(weights)
+    if not allow_mixed:
+        _refuse_second_config(cache, configs)
+    if labels_path:
+        _copy_atomically(labels_path, cache.labels_path)
+
+    report = ExtractReport(cache=str(cache_dir), configs=configs)
+    stamps = {source.video_id: source_stamp(source) for source in sources}
+    names_known = cache.names()
+    todo = []
+    for source in sources:
+        result = _known_result(
+            cache, names_known.get(source.video_id), source, stamps[source.video_id], configs
+        )
+        if result:
+            report.add(result)
+        else:
+            todo.append(source)
+    if todo:
+        devices = _devices(device)
+        workers, per_worker = _share_threads(workers, threads, devices, len(todo))
+        job = Job(
+            cache_dir=cache_dir,
+            config=config,
+            weights=weights,
+            devices=devices,
+            num_threads=per_worker,
+            folder_fps=folder_fps,
+        )
+        num_bytes = sum(stamps[source.video_id].size for source in todo)
+        with (
+            ExtractProgress(num_videos=len(todo), num_bytes=num_bytes) as progress,
+            NameRecorder(cache) as names,
+        ):
+            for result in _iter_results(todo, stamps, job, workers, progress):
+                names.add(result)
+                report.add(result)
+                progress.finish(result, num_bytes=stamps[result.video_id].size)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
+    """Return the labels file beside the videos after reading it, so that errors come first."""
+    path = videos_dir / "labels.csv"
+    if not path.is_file():
+        return None
+    labelled = {label.video for label in read_labels(path)}
+    absent = sorted(labelled - {source.video_id for source in sources})
+    if absent:
+        logger.warning(
+            "warning: %s names %d videos that are not under %s, the first is %s",
+            path, len(absent), videos_dir, absent[0],
+        )  # fmt: skip
+    return path
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix="tmp-", delete=False) as partial:
+        try:
+            partial.write(source.read_bytes())
+            partial.flush()
+            os.fsync(partial.fileno())
+            # NamedTemporaryFile makes files that only their owner may read: caches are shared
+            shutil.copymode(source, partial.name)
+            Path(partial.name).replace(target)
+        except OSError:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
+
+
+def _holds_crossmodal_flow(cache: FeatureCache) -> bool:
+    """Whether earlier runs used cross-modality weights: this run then stays with them."""
+    weights = [config.get("weights") for config in cache.configs("flow")]
+    return any(isinstance(each, dict) and each.get("kind") == "crossmodal" for each in weights)
+
+
+def _refuse_second_config(cache: FeatureCache, configs: Mapping[Stream, dict[str, Any]]) -> None:
+    for stream, config in configs.items():
+        present = cache.configs(stream)
+        if present and config not in present:
+            raise ConfigError(
+                f"{cache.path}: its {stream} features were made otherwise: "
+                f"{config_difference(config, present[0])}; use the same options, another --cache, "
+                "or --allow-mixed to keep both"
+            )
+
+
+def _known_result(
+    cache: FeatureCache,
+    name: NameEntry | None,
+    source: VideoSource,
+    stamp: Stamp,
+    configs: Mapping[Stream, dict[str, Any]],
+) -> VideoResult | None:
+    """Return a `skipped` result if the unchanged video has all its features in the cache.
+
+    Unchanged means the same size and modification time as when it was hashed; only a video
+    that differs in one of them is hashed again.
+    """
+    if not name or (name.size, name.mtime_ns) != (stamp.size, stamp.mtime_ns):
+        return None
+    keys = [feature_key(name.sha256, config) for config in configs.values()]
+    if not all(cache.has(key) for key in keys):
+        return None
+    return VideoResult(
+        video_id=source.video_id,
+        status="skipped",
+        partial=cache.entry(keys[0]).source.partial,
+    )
+
+
+class NameRecorder:
+    """Records which content each video's name stands for, some seconds' worth at a time.
+
+    A name that a kill keeps from being recorded costs no features, only hashing its video again.
+    """
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self._cache = cache
+        self._pending: dict[str, NameEntry] = {}
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "NameRecorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, result: VideoResult) -> None:
+        """Take one video's final result."""
+        if result.sha256:
+            self._pending[result.video_id] = NameEntry(
+                sha256=result.sha256, size=result.size, mtime_ns=result.mtime_ns
+            )
+        if time.monotonic() - self._last > NAMES_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._cache.set_names(self._pending)
+        self._pending = {}
+        self._last = time.monotonic()
+
+
+def _devices(device: str) -> tuple[str, ...]:
+    """Return the torch devices to use, one worker each."""
+    if device == "cpu":
+        return ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count()
+    if device == "auto" and not count:
+        return ("cpu",)
+    if not device.startswith("cuda") and device != "auto":
+        raise ConfigError(f"--device: found {device}, expected auto, cpu, cuda or cuda:N")
+    if not count:
+        raise ConfigError(f"--device {device}: torch finds no CUDA GPU here; use --device cpu")
+    if ":" in device:
+        return (device,)
+    return tuple(f"cuda:{index}" for index in range(count))
+
+
+def _share_threads(
+    workers: int | None, threads: int | None, devices: tuple[str, ...], num_videos: int
+) -> tuple[int, int]:
+    """Return (workers, threads a worker) such that their product never exceeds the cores."""
+    cores = threads or len(os.sched_getaffinity(0))
+    if workers is None:
+        # four threads a worker: beyond that the network's small layers stop scaling
+        workers = len(devices) if devices != ("cpu",) else max(1, cores // 4)
+    workers = max(1, min(workers, num_videos, cores))
+    return workers, max(1, cores // workers)
+
+
+def _iter_results(
+    sources: list[VideoSource],
+    stamps: Mapping[str, Stamp],
+    job: Job,
+    workers: int,
+    progress: ExtractProgress,
+) -> Iterator[VideoResult]:
+    """Yield one final result a video; wait for those that another process has claimed."""
+    waiting = list(sources)
+    while waiting:
+        busy = []
+        by_id = {source.video_id: source for source in waiting}
+        for result in _run_once(waiting, stamps, job, workers, progress):
+            if result.status == "busy":
+                busy.append(by_id[result.video_id])
+            else:
+                yield result
+        if busy and len(busy) == len(waiting):
+            logger.info("waiting for %d videos that another process is extracting", len(busy))
+            time.sleep(BUSY_POLL_SECONDS)
+        waiting = busy
+
+
+def _run_once(
+    sources: list[VideoSource],
+    stamps: Mapping[str, Stamp],
+    job: Job,
+    workers: int,
+    progress: ExtractProgress,
+) -> Iterator[VideoResult]:
+    """Yield each video's result, from this process or from several."""
+    if workers == 1:
+        for source in sources:
+            yield extract_one(source, stamps[source.video_id], job, progress=progress)
+        return
+    unfinished = {source.video_id: source for source in sources}
+    try:
+        for result in _parallel(sources, stamps, job, workers):
+            del unfinished[result.video_id]
+            yield result
+    except TerminatedWorkerError:
+        logger.warning("a worker process was killed; going on with one video at a time")
+        for source in unfinished.values():
+            yield _isolated(source, stamps[source.video_id], job)
+
+
+def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoResult:
+    """Extract one video in a process of its own, so that its death is known to be its own."""
+    try:
+        return next(iter(_parallel([source], {source.video_id: stamp}, job, 2)))
+    except TerminatedWorkerError:
+        return VideoResult(
+            video_id=source.video_id,
+            status="failed",
+            error="its worker process was killed, most likely for want of memory; "
+            "try fewer --workers",
+        )
+
+
+def _parallel(
+    sources: Iterable[VideoSource], stamps: Mapping[str, Stamp], job: Job, workers: int
+) -> Iterator[VideoResult]:
+    with tempfile.TemporaryDirectory(prefix="feat-workers-") as places:
+        pool = joblib.Parallel(
+            n_jobs=workers,
+            return_as="generator_unordered",
+            pre_dispatch="2*n_jobs",
+            batch_size=1,
+            initializer=start_worker,
+            initargs=(Path(places), job.devices),
+        )
+        yield from pool(
+            joblib.delayed(extract_one)(source, stamps[source.video_id], job) for source in sources
+        )

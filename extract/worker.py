@@ -1,0 +1,303 @@
+"""One video from file to shard, in whichever process: hash, claim, extract, write, report.
+
+torch and numba are loaded with `extract.pipeline`, at the first video that needs them.
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
+from data.errors import FeatError
+from data.videos import Stamp, VideoSource, content_sha256
+from extract.config import ExtractConfig
+from extract.i3d_layers import Stream
+from extract.progress import ExtractProgress
+from extract.report import Status, VideoResult
+from extract.weights import Weights
+
+if TYPE_CHECKING:
+    from extract.pipeline import Arrays, Extractor, VideoFeatures
+
+# Seconds of work after which the finished clips of a long video are saved: what a kill costs.
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one run asks of its workers; picklable.
+
+    Attributes:
+        cache_dir: the feature cache; it exists.
+        config: how features are made.
+        weights: of each stream in `config`.
+        devices: torch devices, dealt out to the worker processes in turn.
+        num_threads: CPU threads of one worker.
+        folder_fps: frame rate that folders of images are taken to have.
+    """
+
+    cache_dir: Path
+    config: ExtractConfig
+    weights: Mapping[Stream, Weights]
+    devices: tuple[str, ...]
+    num_threads: int
+    folder_fps: float
+
+    @cached_property
+    def configs(self) -> dict[Stream, dict[str, Any]]:
+        """The configuration of each stream, as it enters the keys."""
+        return self.config.stream_configs(self.weights)
+
+
+def extract_one(
+    source: VideoSource, stamp: Stamp, job: Job, *, progress: ExtractProgress | None = None
+) -> VideoResult:
+    """Extract what the cache lacks of one video and write it as one shard.
+
+    A video that cannot be extracted gives a `failed` result.
+
+    Raises:
+        CacheError: the cache cannot be read or written; the next video would fare no better.
+    """
+    try:
+        sha256 = content_sha256(source)
+        return _ensure_features(source, stamp, sha256, job, progress)
+    except FeatError as error:
+        if not _is_of_video(error):
+            raise
+        cause = str(error)
+    except OSError as error:
+        cause = f"{source.path}: {error.strerror or error}; check that it can be read"
+    except (MemoryError, RuntimeError, ValueError) as error:
+        # torch reports exhausted GPU memory and failed kernels as RuntimeError
+        cause = f"{source.video_id}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+    cause = cause.removeprefix(f"{source.video_id}: ")
+    return VideoResult(video_id=source.video_id, status="failed", error=cause)
+
+
+def _is_of_video(error: FeatError) -> bool:
+    from data.errors import CacheError
+
+    return not isinstance(error, CacheError)
+
+
+def _ensure_features(
+    source: VideoSource,
+    stamp: Stamp,
+    sha256: str,
+    job: Job,
+    progress: ExtractProgress | None,
+) -> VideoResult:
+    cache = _open_cache(job.cache_dir)
+    keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
+
+    def missing() -> tuple[Stream, ...]:
+        return tuple(stream for stream, key in keys.items() if not cache.has(key))
+
+    def result(status: Status, **more: Any) -> VideoResult:
+        return VideoResult(
+            video_id=source.video_id,
+            status=status,
+            sha256=sha256,
+            size=stamp.size,
+            mtime_ns=stamp.mtime_ns,
+            **more,
+        )
+
+    def skipped() -> VideoResult:
+        return result("skipped", partial=cache.entry(next(iter(keys.values()))).source.partial)
+
+    if not missing():
+        return skipped()
+    with cache.claim(sha256) as mine:
+        if not mine:
+            return result("busy")
+        # another process may have finished it between the look and the claim
+        streams = missing()
+        if not streams:
+            return skipped()
+        stage_seconds: dict[str, float] = {}
+        features = _extract(source, sha256, keys, streams, job, cache, stage_seconds, progress)
+        started = time.perf_counter()
+        cache.write(_records(source, stamp, sha256, features, streams, job))
+        stage_seconds["write"] = time.perf_counter() - started
+        _checkpoint(cache, keys, streams).clear()
+        return result(
+            "done",
+            num_clips=len(features.clips),
+            num_frames=features.num_frames,
+            partial=features.partial,
+            stage_seconds=stage_seconds,
+        )
+
+
+def _checkpoint(
+    cache: FeatureCache, keys: Mapping[Stream, str], streams: tuple[Stream, ...]
+) -> Any:
+    identity = "\n".join(keys[stream] for stream in streams)
+    return cache.checkpoint(hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _extract(
+    source: VideoSource,
+    sha256: str,
+    keys: Mapping[Stream, str],
+    streams: tuple[Stream, ...],
+    job: Job,
+    cache: FeatureCache,
+    stage_seconds: dict[str, float],
+    progress: ExtractProgress | None,
+) -> "VideoFeatures":
+    """Return the video's features, going on from its checkpoint and leaving new ones behind."""
+    checkpoint = _checkpoint(cache, keys, streams)
+    saved = checkpoint.load()
+    num_saved = len(next(iter(saved.values()))) if saved else 0
+    saver = _Saver(checkpoint, num_saved)
+
+    def on_batch(num_frames: int, rows: "Arrays") -> None:
+        saver.add(rows)
+        if progress:
+            progress.underway(num_frames=num_frames)
+
+    features = _extractor(job).extract(
+        source,
+        streams,
+        stage_seconds=stage_seconds,
+        skip_clips=num_saved,
+        folder_fps=job.folder_fps,
+        on_batch=on_batch,
+    )
+    if not saved:
+        return features
+    arrays = {
+        name: np.concatenate([saved[name], features.arrays[name]])
+        if name in features.arrays
+        else saved[name]
+        for name in saved
+    }
+    return features.with_arrays(arrays)
+
+
+class _Saver:
+    """Saves finished clips every `CHECKPOINT_SECONDS`."""
+
+    def __init__(self, checkpoint: Any, first_clip: int) -> None:
+        self._checkpoint = checkpoint
+        self._first_clip = first_clip
+        self._pending: list[Arrays] = []
+        self._last = time.monotonic()
+
+    def add(self, rows: "Arrays") -> None:
+        """Take a batch's rows; save them with those before if it is time."""
+        self._pending.append(rows)
+        if time.monotonic() - self._last < CHECKPOINT_SECONDS:
+            return
+        block = {name: np.concatenate([part[name] for part in self._pending]) for name in rows}
+        self._checkpoint.save(self._first_clip, block)
+        self._first_clip += len(next(iter(block.values())))
+        self._pending.clear()
+        self._last = time.monotonic()
+
+
+def _records(
+    source: VideoSource,
+    stamp: Stamp,
+    sha256: str,
+    features: "VideoFeatures",
+    streams: tuple[Stream, ...],
+    job: Job,
+) -> list[FeatureRecord]:
+    info = features.info
+    record = SourceRecord(
+        name=source.video_id,
+        kind=source.kind,
+        size=stamp.size,
+        sha256=sha256,
+        num_frames=features.num_frames,
+        frame_rate=info.frame_rate,
+        width=info.width,
+        height=info.height,
+        codec=info.codec,
+        pix_fmt=info.pix_fmt,
+        rotation=info.rotation,
+        stream_index=info.stream_index,
+        partial=features.partial,
+    )
+    provenance = _provenance(job)
+    return [
+        FeatureRecord(
+            stream=stream,
+            config=job.configs[stream],
+            source=record,
+            features=features.arrays[stream],
+            clips=features.clips,
+            provenance=provenance,
+            flow_stats=features.arrays["flow_stats"] if stream == "flow" else None,
+        )
+        for stream in streams
+    ]
+
+
+def _provenance(job: Job) -> dict[str, Any]:
+    """Return what made the features but, as far as is known, does not change them."""
+    from extract.decode import ffmpeg_version
+
+    return {
+        "feat": version("feat"),
+        "torch": version("torch"),
+        "numba": version("numba"),
+        "ffmpeg": str(ffmpeg_version()),
+        "device": _device(job).partition(":")[0],
+        "machine": platform.machine(),
+    }
+
+
+# One cache, one extractor and one device a process: made at the first video, kept for the others.
+_caches: dict[Path, FeatureCache] = {}
+_extractors: dict[tuple[Any, ...], "Extractor"] = {}
+_own_device: str | None = None
+
+
+def start_worker(places: Path, devices: tuple[str, ...]) -> None:
+    """Give this worker process a device: whoever makes a file of `places` first has its number."""
+    global _own_device
+    number = 0
+    while True:
+        try:
+            (places / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+            continue
+        _own_device = devices[number % len(devices)]
+        return
+
+
+def _device(job: Job) -> str:
+    return _own_device or job.devices[0]
+
+
+def _open_cache(path: Path) -> FeatureCache:
+    if path not in _caches:
+        _caches[path] = FeatureCache(path)
+    return _caches[path]
+
+
+def _extractor(job: Job) -> "Extractor":
+    from extract.pipeline import Extractor
+
+    digests = tuple(job.weights[stream].digest for stream in job.config.streams)
+    identity = (job.config, digests, _device(job), job.num_threads)
+    if identity not in _extractors:
+        _extractors.clear()
+        _extractors[identity] = Extractor(
+            job.config, job.weights, device=_device(job), num_threads=job.num_threads
+        )
+    return _extractors[identity]

@@ -1,0 +1,110 @@
+"""The `feat` command: parse, call one function, print. The work is in the four packages."""
+
+import logging
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from cache.commands import cache_group
+from data.commands import data_group
+from data.errors import FeatError
+from data.sample_command import sample_command
+from extract.commands import extract_command
+from extract.weights_commands import weights_group
+from model.commands import eval_command, train_command
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["feat.debug"] = True
+
+
+def _add_debug_option(command: click.Command) -> None:
+    """Let `--debug` stand after the command as well as before it."""
+    option = click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=_set_debug,
+        help="Show the traceback of an error.",
+    )  # fmt: skip
+    command.params.append(option)
+    for child in getattr(command, "commands", {}).values():
+        _add_debug_option(child)
+
+
+class StderrHandler(logging.Handler):
+    """Writes messages to what stderr is now, so that a progress bar can stand below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        click.echo(self.format(record), err=True)
+
+
+class FeatGroup(click.Group):
+    """A click group that turns every error into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raise only what click itself knows how to show."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # the reader of our stdout went away (`feat ... | head`): nothing left to say
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter exits
+            ctx.exit(1)
+        except FeatError as error:
+            message = str(error)
+        except OSError as error:
+            # str() gives number, cause and path: what the user needs to mend it
+            message = f"the operating system refused: {error}"
+        except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may leak past it
+            message = (
+                f"internal error, please report it: {type(error).__name__}: {error} "
+                "(run again with --debug for the traceback)"
+            )
+        if ctx.meta.get("feat.debug"):
+            traceback.print_exc()
+        click.echo(f"error: {message}", err=True)
+        ctx.exit(1)
+
+
+@click.group(cls=FeatGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
+@click.version_option(package_name="feat")
+def cli(quiet: bool) -> None:
+    r"""Find abnormal events in videos: extract features once, share them, train, evaluate.
+
+    \b
+    feat extract --videos clips/    decode, TV-L1 flow, I3D -> ./features
+    feat train                      ConvLSTM multi-task model -> ./runs
+    feat eval                       AUC, accuracy, plots, report.html
+    """
+    logger = logging.getLogger("feat")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.handlers.clear()
+    logger.addHandler(StderrHandler())
+    logger.propagate = False
+
+
+for _command in (
+    extract_command,
+    train_command,
+    eval_command,
+    sample_command,
+    weights_group,
+    data_group,
+    cache_group,
+):
+    cli.add_command(_command)
+_add_debug_option(cli)
+
+
+def main() -> None:
+    """Entry point of the `feat` script."""
+    cli(prog_name="feat")
+
+
+if __name__ == "__main__":
+    main()

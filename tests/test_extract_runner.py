@@ -1,0 +1,246 @@
+"""`feat extract` from video files to shards: real ffmpeg, real flow, a real (untrained) network."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache import FeatureCache
+from data.videos import find_videos
+from extract.decode import DecodeConfig, open_video
+from feat import cli
+
+NUM_FRAMES = {"a.mp4": 17, "sub/b.mp4": 1}
+
+
+def extract(videos: Path, cache: Path, weights: Path, *options: str) -> Result:
+    arguments = ["--videos", videos, "--cache", cache, "--rgb-weights", weights, *options]
+    command = ["extract", "--flow-weights", "crossmodal", "--json", *map(str, arguments)]
+    return CliRunner().invoke(cli, command)
+
+
+def summary(result: Result) -> dict:
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
+    root = tmp_path_factory.mktemp("videos")
+    for name, num_frames in NUM_FRAMES.items():
+        make_video(root / name, num_frames=num_frames)
+    frames = root / "frames"
+    frames.mkdir()
+    for index in range(3):
+        Image.new("RGB", (60, 40), (40 * index, 90, 120)).save(frames / f"{index}.png")
+    (root / "labels.csv").write_text(
+        "video,split,category,anomaly\na.mp4,train,,5:9\nsub/b.mp4,test,,\nframes,train,,\n"
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def extracted(
+    videos: Path, tmp_path_factory: pytest.TempPathFactory, random_rgb_weights: Path
+) -> tuple[Path, dict]:
+    cache = tmp_path_factory.mktemp("extracted") / "cache"
+    result = extract(videos, cache, random_rgb_weights)
+    assert result.exit_code == 0, result.output
+    return cache, summary(result)
+
+
+def test_summary_counts_what_was_done(extracted: tuple[Path, dict]) -> None:
+    _, report = extracted
+    assert report["done"] == 3
+    assert report["skipped"] == 0
+    assert report["partial"] == []
+    assert report["failed"] == []
+    assert report["frames"] == 17 + 1 + 3
+    assert report["clips"] == 2 + 1 + 1
+    assert report["seconds"] > 0
+    assert report["cache"] == str(extracted[0])
+
+
+def test_cache_holds_clips_frames_and_how_they_were_made(extracted: tuple[Path, dict]) -> None:
+    cache = FeatureCache(extracted[0])
+    assert cache.videos() == ["a.mp4", "frames", "sub/b.mp4"]
+    rgb, flow = cache.find("a.mp4", "rgb"), cache.find("a.mp4", "flow")
+    assert rgb.feature_shape == flow.feature_shape == (2, 1024)
+    assert (rgb.source.num_frames, rgb.source.width, rgb.source.height) == (17, 64, 48)
+    clips = cache.read_clips(rgb.key)
+    assert clips.start_frame.tolist() == [0, 16]
+    assert clips.end_frame.tolist() == [16, 17]
+    np.testing.assert_allclose(clips.start_seconds, [0, 1.6])
+    assert flow.config["weights"]["kind"] == "crossmodal"
+    assert flow.config["weights"]["digest"] == "crossmodal:" + rgb.config["weights"]["digest"]
+    assert "flow" not in rgb.config
+    assert cache.labels_path.read_text().startswith("video,split")
+
+
+def test_features_are_the_networks_answer_to_the_decoded_frames(
+    extracted: tuple[Path, dict], videos: Path, random_rgb_weights: Path
+) -> None:
+    """Against the other network of this repository, written apart, and OpenCV's flow."""
+    from bench.reference import extract as reference_extract
+    from bench.reference import load_networks
+
+    source = next(each for each in find_videos(videos) if each.video_id == "a.mp4")
+    with open_video(source, DecodeConfig()) as stream:
+        frames, _ = stream.read(99)
+    expected = reference_extract(list(frames), load_networks(random_rgb_weights))
+    cache = FeatureCache(extracted[0])
+    np.testing.assert_allclose(cache.read("a.mp4", "rgb"), expected["rgb"], rtol=1e-3, atol=1e-5)
+    assert min(cosines(cache.read("a.mp4", "flow"), expected["flow"])) > 0.999
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.sum(a * b, axis=1) / norms
+
+
+def test_second_run_does_nothing(
+    extracted: tuple[Path, dict], videos: Path, random_rgb_weights: Path
+) -> None:
+    cache, _ = extracted
+    before = sorted((cache / "shards").iterdir())
+    report = summary(extract(videos, cache, random_rgb_weights))
+    assert (report["done"], report["skipped"]) == (0, 3)
+    assert sorted((cache / "shards").iterdir()) == before
+
+
+def test_renamed_and_copied_videos_cost_nothing(
+    extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
+) -> None:
+    shutil.copytree(extracted[0], tmp_path / "cache")
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "a.mp4", tmp_path / "videos" / "renamed.mp4")
+    shutil.copy(videos / "a.mp4", tmp_path / "videos" / "twin.mp4")
+    report = summary(extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights))
+    assert (report["done"], report["skipped"]) == (0, 2)
+    cache = FeatureCache(tmp_path / "cache")
+    np.testing.assert_array_equal(cache.read("renamed.mp4", "rgb"), cache.read("a.mp4", "rgb"))
+
+
+def test_changed_video_is_noticed(
+    extracted: tuple[Path, dict], tmp_path: Path, random_rgb_weights: Path, make_video
+) -> None:
+    shutil.copytree(extracted[0], tmp_path / "cache")
+    make_video(tmp_path / "videos" / "a.mp4", num_frames=5)
+    report = summary(extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights))
+    assert (report["done"], report["frames"]) == (1, 5)
+    assert FeatureCache(tmp_path / "cache").find("a.mp4", "rgb").source.num_frames == 5
+
+
+def test_adding_the_flow_stream_keeps_rgb(
+    tmp_path: Path, random_rgb_weights: Path, make_video
+) -> None:
+    make_video(tmp_path / "videos" / "v.mp4", num_frames=4)
+    options = (tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
+    assert summary(extract(*options, "--streams", "rgb"))["done"] == 1
+    first = FeatureCache(tmp_path / "cache").find("v.mp4", "rgb")
+    report = summary(extract(*options))
+    assert report["done"] == 1
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache.find("v.mp4", "rgb").shard == first.shard
+    assert cache.find("v.mp4", "flow").shard != first.shard
+
+
+def test_second_configuration_is_refused_unless_allowed(
+    extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
+) -> None:
+    shutil.copytree(extracted[0], tmp_path / "cache")
+    options = (videos, tmp_path / "cache", random_rgb_weights, "--resize", "crop")
+    refused = extract(*options, "--streams", "rgb")
+    assert refused.exit_code == 1
+    assert "decode.resize: crop here, squash in the cache" in refused.stderr
+    assert "--allow-mixed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert summary(extract(*options, "--streams", "rgb", "--allow-mixed"))["done"] == 3
+
+
+def test_bad_videos_are_named_and_the_others_done(
+    tmp_path: Path, random_rgb_weights: Path, make_video
+) -> None:
+    videos = tmp_path / "videos"
+    make_video(videos / "good.mp4", num_frames=2)
+    make_video(videos / "cut.avi", num_frames=30, codec="mjpeg")
+    data = (videos / "cut.avi").read_bytes()
+    (videos / "cut.avi").write_bytes(data[: len(data) // 2])
+    (videos / "text.mp4").write_text("not a video")
+    (videos / "empty.mkv").touch()
+    result = extract(videos, tmp_path / "cache", random_rgb_weights, "--streams", "rgb")
+    assert result.exit_code == 1
+    report = summary(result)
+    assert {each["video"] for each in report["failed"]} == {"text.mp4", "empty.mkv"}
+    assert all(each["error"] for each in report["failed"])
+    assert FeatureCache(tmp_path / "cache").find("good.mp4", "rgb").source.num_frames == 2
+    again = summary(extract(videos, tmp_path / "cache", random_rgb_weights, "--streams", "rgb"))
+    assert again["done"] == 0
+    assert again["partial"] == report["partial"]
+
+
+def test_bad_labels_are_refused_before_any_work(
+    tmp_path: Path, random_rgb_weights: Path, make_video
+) -> None:
+    make_video(tmp_path / "videos" / "v.mp4", num_frames=2)
+    labels = tmp_path / "videos" / "labels.csv"
+    labels.write_text("video,split,category,anomaly\nv.mp4,trian,,\n")
+    result = extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
+    assert result.exit_code == 1
+    assert f"{labels}:2" in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
+def test_two_workers_give_the_same_features_as_one(
+    extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
+) -> None:
+    options = ("--workers", "2", "--threads", "2")
+    report = summary(extract(videos, tmp_path / "cache", random_rgb_weights, *options))
+    assert (report["done"], report["failed"]) == (3, [])
+    ours, theirs = FeatureCache(tmp_path / "cache"), FeatureCache(extracted[0])
+    for video in ours.videos():
+        for stream in ("rgb", "flow"):
+            np.testing.assert_allclose(
+                ours.read(video, stream), theirs.read(video, stream), rtol=1e-4, atol=1e-6
+            )
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on_from_its_checkpoint(
+    tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "videos" / "long.mp4", num_frames=16 * 12)
+    script = "import extract.worker as w, feat; w.CHECKPOINT_SECONDS = 0.0; feat.main()"
+    arguments = ["--videos", "videos", "--flow-weights", "crossmodal"]
+    command = [sys.executable, "-c", script, "extract", *arguments]
+    command += ["--rgb-weights", str(random_rgb_weights), "--json", "--cache"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([*command, "killed"], cwd=tmp_path, env=environment)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("killed/partial/*/*.block"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("killed/shards/*.h5"))
+    resumed = subprocess.run(
+        [*command, "killed"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert json.loads(resumed.stdout)["clips"] == 12
+    subprocess.run([*command, "whole"], cwd=tmp_path, check=True, capture_output=True)
+    killed, whole = FeatureCache(tmp_path / "killed"), FeatureCache(tmp_path / "whole")
+    for stream in ("rgb", "flow"):
+        np.testing.assert_array_equal(
+            killed.read("long.mp4", stream), whole.read("long.mp4", stream)
+        )
+    assert not list(tmp_path.glob("killed/partial/*/*.block"))
