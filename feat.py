@@ -74,7 +74,7 @@ class FeatGroup(click.Group):
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
 @click.version_option(package_name="feat")
 def cli(quiet: bool) -> None:
-    r"""Find abnormal events in videos: extract features once, share them, train, evaluate.
+    """Find abnormal events in videos: extract features once, share them, train, evaluate.
 
     \b
     feat extract --videos clips/    decode, TV-L1 flow, I3D -> ./features
