@@ -100,10 +100,10 @@ def read_frame_mask(path: Path) -> npt.NDArray[Any]:
     Raises:
         LabelsError: it cannot be read or is not one number a frame.
     """
-    mask = np.squeeze(read_npy(path))
-    if mask.ndim != 1 or mask.size == 0:
+    mask = read_npy(path)
+    if mask.ndim == 0 or mask.size == 0 or mask.size != max(mask.shape):
         raise LabelsError(f"{path}: shape {mask.shape}, expected one number a frame")
-    return mask
+    return mask.reshape(-1)
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

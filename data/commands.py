@@ -1,10 +1,11 @@
 """The commands `feat data ...`."""
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+
+from data.tool_commands import consensus_command, convert_command, split_command
 
 if TYPE_CHECKING:
     from data.prepared import Prepared
@@ -32,16 +33,14 @@ def write_prepared(prepared: "Prepared", out: Path, *, partial: bool) -> None:
     """Write the labels of a dataset, or refuse if problems were found and `partial` is not set."""
     from data.errors import LabelsError
     from data.labels import join_problems, write_labels
+    from data.splits import split_summary
 
     if prepared.problems and not partial:
         raise LabelsError(join_problems([*prepared.problems, "nothing written; see --partial"]))
     for problem in prepared.problems:
         click.echo(f"warning: {problem}", err=True)
     write_labels(out, prepared.labels)
-    parts = Counter((label.split, label.is_abnormal) for label in prepared.labels)
-    for split in ("train", "val", "test"):
-        if parts[split, False] + parts[split, True]:
-            click.echo(f"{split}: {parts[split, False]} normal, {parts[split, True]} abnormal")
+    click.echo(split_summary(prepared.labels))
     click.echo(f"{out}: {len(prepared.labels)} videos")
 
 
@@ -224,3 +223,7 @@ def folders_command(
         abnormal_frames="unknown" if weak else "all",
     )
     write_prepared(prepared, out, partial=False)
+
+
+for _command in (split_command, consensus_command, convert_command):
+    data_group.add_command(_command)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from data.errors import LabelsError
-from data.labels import Split, VideoLabel
+from data.labels import SPLITS, Split, VideoLabel
 
 Group = tuple[VideoLabel, ...]
 
@@ -43,7 +43,7 @@ def assign_parts(
     counts: list[Counter[Hashable]] = [Counter() for _ in shares]
     sizes = [0] * len(shares)
     part_of: dict[str, int] = {}
-    for group in _shuffled_groups(labels, seed=seed, groups=groups or {}):
+    for group in shuffled_groups(labels, seed=seed, groups=groups or {}):
         wanted = Counter(stratum(label) for label in group)
 
         def cost(
@@ -66,15 +66,22 @@ def assign_parts(
     return part_of
 
 
-def _shuffled_groups(
-    labels: Sequence[VideoLabel], *, seed: int, groups: Mapping[str, str]
+def shuffled_groups(
+    labels: Sequence[VideoLabel],
+    *,
+    seed: int,
+    groups: Mapping[str, str],
+    largest_first: bool = True,
 ) -> list[Group]:
+    """Return the groups, and lone videos as groups of one, in an order drawn from the seed."""
     members: dict[tuple[int, str], list[VideoLabel]] = defaultdict(list)
     for label in labels:
         # (0, ...) and (1, ...): a group's name never collides with the name of a lone video
         name = groups.get(label.video)
         members[(0, label.video) if name is None else (1, name)].append(label)
-    order = sorted(members, key=lambda key: (-len(members[key]), _draw(seed, f"{key[0]}:{key[1]}")))
+    order = sorted(members, key=lambda key: _draw(seed, f"{key[0]}:{key[1]}"))
+    if largest_first:
+        order.sort(key=lambda key: -len(members[key]))
     return [tuple(members[key]) for key in order]
 
 
@@ -152,3 +159,13 @@ def validation_part(
 def with_splits(labels: Sequence[VideoLabel], split_of: Mapping[str, Split]) -> list[VideoLabel]:
     """Return the labels with the splits given for some of the videos, in the same order."""
     return [replace(label, split=split_of.get(label.video, label.split)) for label in labels]
+
+
+def split_summary(labels: Sequence[VideoLabel]) -> str:
+    """Return a line for each part that has videos: how many normal and abnormal ones."""
+    counts = Counter((label.split, label.is_abnormal) for label in labels)
+    return "\n".join(
+        f"{split}: {counts[split, False]} normal, {counts[split, True]} abnormal"
+        for split in SPLITS
+        if counts[split, False] + counts[split, True]
+    )

@@ -141,7 +141,9 @@ def read_marked_frames(path: Path) -> dict[str, Marked]:
         else:
             name, _, intervals = parse_annotation_line(path, line, text)
             content = (intervals, None)
-        marked[PurePosixPath(name).stem] = content
+        name = PurePosixPath(name).stem
+        if marked.setdefault(name, content) != content:
+            raise LabelsError(f"{path}:{line}: video '{name}' has other frames above; keep one")
     return marked
 
 
