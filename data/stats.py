@@ -1,0 +1,194 @@
+"""Statistics of a set of labels: counts as in the paper's Tables 1 and 2, shares as in Figure 3."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data.labels import SPLITS, VideoLabel
+
+TableFormat = Literal["text", "csv", "markdown"]
+NO_CATEGORY = "(none)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoStats:
+    """Frames of one video.
+
+    Attributes:
+        label: the row it comes from.
+        num_frames: of the whole video, None if unknown.
+        num_abnormal: frames, None if unknown: a weak label, or `all` of an unknown number.
+    """
+
+    label: VideoLabel
+    num_frames: int | None
+    num_abnormal: int | None
+
+    @property
+    def share(self) -> float | None:
+        """Abnormal frames out of all, 0 to 1; None if one of them is unknown."""
+        if self.num_frames is None or self.num_abnormal is None:
+            return None
+        return self.num_abnormal / self.num_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of text cells."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def video_stats(
+    labels: Sequence[VideoLabel], num_frames: Mapping[str, int] | None = None
+) -> list[VideoStats]:
+    """Return the frames of every video; `num_frames` (as decoded) goes before the labels' own."""
+    stats = []
+    for label in labels:
+        total = (num_frames or {}).get(label.video, label.num_frames)
+        abnormal: int | None = sum(end - start for start, end in label.intervals)
+        if label.extent == "all":
+            abnormal = total
+        elif label.extent == "unknown":
+            abnormal = None
+        stats.append(VideoStats(label=label, num_frames=total, num_abnormal=abnormal))
+    return stats
+
+
+def category_shares(stats: Sequence[VideoStats]) -> dict[str, float]:
+    """Return category -> share of abnormal frames over its abnormal videos, the largest first.
+
+    Videos whose frames are not all known are left out, as are categories without any other.
+    """
+    frames: Counter[str] = Counter()
+    abnormal: Counter[str] = Counter()
+    for row in stats:
+        if row.label.is_abnormal and row.share is not None:
+            category = row.label.category or NO_CATEGORY
+            frames[category] += row.num_frames or 0
+            abnormal[category] += row.num_abnormal or 0
+    shares = {category: abnormal[category] / frames[category] for category in frames}
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def database_table(stats: Sequence[VideoStats], name: str) -> Table:
+    """Return one row like the paper's Table 1."""
+    labels = [row.label for row in stats]
+    abnormal = [label for label in labels if label.is_abnormal]
+    weak = sum(label.is_weak for label in abnormal)
+    supervision = "video and frame level" if not weak else f"video level ({weak} without frames)"
+    scenes = {label.scene for label in labels} - {""}
+    categories = {label.category for label in abnormal} - {""}
+    known = [row.num_frames for row in stats if row.num_frames is not None]
+    frames = f"{sum(known):,}" + ("" if len(known) == len(stats) else f" ({len(known)} videos)")
+    return Table(
+        title="Database",
+        header=("database", "videos", "abnormal", "scenes", "frames", "supervision", "categories"),
+        rows=(
+            (
+                name,
+                str(len(labels)),
+                str(len(abnormal)),
+                str(len(scenes)) if scenes else "not specified",
+                frames if known else "unknown",
+                supervision,
+                str(len(categories)) if categories else "not specified",
+            ),
+        ),
+    )
+
+
+def protocol_table(stats: Sequence[VideoStats]) -> Table:
+    """Return the videos of each protocol and part, as in the paper's Table 2."""
+    labels = [row.label for row in stats]
+    counts = Counter((label.split, label.is_abnormal) for label in labels)
+    splits = [
+        split for split in SPLITS if split != "val" or counts["val", False] or counts["val", True]
+    ]
+    kept: dict[str, Callable[[str, bool], bool]] = {
+        "unsupervised": lambda split, abnormal: split == "test" or not abnormal,
+        "weakly supervised": lambda split, abnormal: True,
+        "fully supervised": lambda split, abnormal: True,
+    }
+    rows = []
+    for protocol, keep in kept.items():
+        for split in splits:
+            numbers = [counts[split, flag] if keep(split, flag) else 0 for flag in (False, True)]
+            rows.append((protocol, split, *(str(n) for n in (sum(numbers), *numbers))))
+    return Table(
+        title="Protocols",
+        header=("protocol", "part", "videos", "normal", "abnormal"),
+        rows=tuple(rows),
+    )
+
+
+def category_table(stats: Sequence[VideoStats]) -> Table:
+    """Return videos, frames and the share of abnormal ones for each category, and in all."""
+    categories = sorted({row.label.category for row in stats}, key=lambda name: (not name, name))
+    groups = [
+        (name or NO_CATEGORY, [x for x in stats if x.label.category == name]) for name in categories
+    ]
+    if len(groups) > 1:
+        groups.append(("all", list(stats)))
+    return Table(
+        title="Categories",
+        header=("category", "normal", "abnormal", "frames", "abnormal frames", "share"),
+        rows=tuple(_category_row(name, group) for name, group in groups),
+    )
+
+
+def _category_row(name: str, group: Sequence[VideoStats]) -> tuple[str, ...]:
+    abnormal = sum(row.label.is_abnormal for row in group)
+    known = [row for row in group if row.share is not None]
+    frames = sum(row.num_frames or 0 for row in known)
+    marked = sum(row.num_abnormal or 0 for row in known)
+    unknown = len(group) - len(known)
+    return (
+        name,
+        str(len(group) - abnormal),
+        str(abnormal),
+        (f"{frames:,}" if known else "unknown")
+        + (f" (+{unknown} videos)" if unknown and known else ""),
+        f"{marked:,}" if known else "unknown",
+        f"{marked / frames:.3f}" if frames else "-",
+    )
+
+
+def render_table(table: Table, form: TableFormat) -> str:
+    """Return a table as aligned text, CSV or Markdown, with a line feed at the end."""
+    if form == "csv":
+        buffer = io.StringIO(newline="")
+        csv.writer(buffer, lineterminator="\n").writerows([table.header, *table.rows])
+        return buffer.getvalue()
+    cells = [table.header, *table.rows]
+    if form == "markdown":
+        cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in cells]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(table.header))]
+    number = [i for i in range(len(widths)) if all(_is_number(row[i]) for row in table.rows)]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.rjust(width) if i in number else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(
+            f"| {' | '.join(padded)} |" if form == "markdown" else "  ".join(padded).rstrip()
+        )
+    if form == "markdown":
+        rule = [
+            "-" * (width - 1) + ":" if i in number else "-" * width
+            for i, width in enumerate(widths)
+        ]
+        lines.insert(1, f"| {' | '.join(rule)} |")
+    else:
+        lines.insert(0, table.title)
+    return "\n".join(lines) + "\n"
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell == "-"
