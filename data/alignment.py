@@ -189,6 +189,15 @@ def _check_end(label: VideoLabel, fact: VideoFacts, last: int) -> list[Finding]:
     if fact.partial:
         findings.append(_warning("partial", label.video, f"decoding stopped early: {fact.partial}"))
     past = last - fact.num_frames
+    if fact.resampled_to is not None and label.intervals and past <= 0:
+        findings.append(
+            _warning(
+                "resampled",
+                label.video,
+                f"the video was resampled to {fact.resampled_to:g} frames a second: the intervals"
+                " must count those frames",
+            )
+        )
     if past == 1:
         findings.append(
             _error(

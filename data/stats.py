@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,25 +104,21 @@ def database_table(stats: Sequence[VideoStats], name: str) -> Table:
 
 
 def protocol_table(stats: Sequence[VideoStats]) -> Table:
-    """Return the videos of each protocol and part, as in the paper's Table 2."""
-    labels = [row.label for row in stats]
-    counts = Counter((label.split, label.is_abnormal) for label in labels)
-    splits = [
-        split for split in SPLITS if split != "val" or counts["val", False] or counts["val", True]
-    ]
-    kept: dict[str, Callable[[str, bool], bool]] = {
-        "unsupervised": lambda split, abnormal: split == "test" or not abnormal,
-        "weakly supervised": lambda split, abnormal: True,
-        "fully supervised": lambda split, abnormal: True,
-    }
+    """Return the videos and frames of each protocol and part, as in the paper's Table 2."""
+    splits = [x for x in SPLITS if x != "val" or any(row.label.split == "val" for row in stats)]
     rows = []
-    for protocol, keep in kept.items():
+    for protocol in ("unsupervised", "weakly supervised", "fully supervised"):
         for split in splits:
-            numbers = [counts[split, flag] if keep(split, flag) else 0 for flag in (False, True)]
-            rows.append((protocol, split, *(str(n) for n in (sum(numbers), *numbers))))
+            group = [row for row in stats if row.label.split == split]
+            if protocol == "unsupervised" and split != "test":
+                group = [row for row in group if not row.label.is_abnormal]
+            cells = _count_cells(group)
+            if protocol == "weakly supervised" and split != "test":
+                cells = (*cells[:3], "hidden")  # which frames is what such a method may not see
+            rows.append((protocol, split, str(len(group)), *cells))
     return Table(
         title="Protocols",
-        header=("protocol", "part", "videos", "normal", "abnormal"),
+        header=("protocol", "part", "videos", "normal", "abnormal", "frames", "abnormal frames"),
         rows=tuple(rows),
     )
 
@@ -143,20 +139,23 @@ def category_table(stats: Sequence[VideoStats]) -> Table:
 
 
 def _category_row(name: str, group: Sequence[VideoStats]) -> tuple[str, ...]:
-    abnormal = sum(row.label.is_abnormal for row in group)
     known = [row for row in group if row.share is not None]
     frames = sum(row.num_frames or 0 for row in known)
     marked = sum(row.num_abnormal or 0 for row in known)
+    return (name, *_count_cells(group), f"{marked / frames:.3f}" if frames else "-")
+
+
+def _count_cells(group: Sequence[VideoStats]) -> tuple[str, str, str, str]:
+    """Return normal and abnormal videos, frames and abnormal frames of those that tell both."""
+    abnormal = sum(row.label.is_abnormal for row in group)
+    known = [row for row in group if row.share is not None]
     unknown = len(group) - len(known)
-    return (
-        name,
-        str(len(group) - abnormal),
-        str(abnormal),
-        (f"{frames:,}" if known else "unknown")
-        + (f" (+{unknown} videos)" if unknown and known else ""),
-        f"{marked:,}" if known else "unknown",
-        f"{marked / frames:.3f}" if frames else "-",
-    )
+    frames, marked = "unknown", "unknown"
+    if known or not group:
+        more = f" (+{unknown} videos)" if unknown else ""
+        frames = f"{sum(row.num_frames or 0 for row in known):,}{more}"
+        marked = f"{sum(row.num_abnormal or 0 for row in known):,}"
+    return str(len(group) - abnormal), str(abnormal), frames, marked
 
 
 def render_table(table: Table, form: TableFormat) -> str:
@@ -191,4 +190,4 @@ def render_table(table: Table, form: TableFormat) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell[:1].isdigit() or cell == "-"
+    return cell[:1].isdigit() or cell in ("-", "hidden", "unknown")

@@ -58,6 +58,11 @@ CAUSES = [
         {"num_frames": 77, "resampled_to": 5.0},
         ("error", "resampled"),
     ),
+    (
+        row("v", intervals=((3, 9),)),
+        {"num_frames": 77, "resampled_to": 5.0},
+        ("warning", "resampled"),
+    ),
     (row("v"), {"num_frames": 77, "partial": "moov atom not found"}, ("warning", "partial")),
 ]
 

@@ -52,12 +52,12 @@ def test_tables_count_like_the_papers() -> None:
         ("Mine", "6", "5", "3", "1,517 (5 videos)", "video level (1 without frames)", "3")
     )
     assert protocol_table(stats).rows == (
-        ("unsupervised", "train", "1", "1", "0"),
-        ("unsupervised", "test", "3", "0", "3"),
-        ("weakly supervised", "train", "3", "1", "2"),
-        ("weakly supervised", "test", "3", "0", "3"),
-        ("fully supervised", "train", "3", "1", "2"),
-        ("fully supervised", "test", "3", "0", "3"),
+        ("unsupervised", "train", "1", "1", "0", "1,000", "0"),
+        ("unsupervised", "test", "3", "0", "3", "40 (+2 videos)", "40"),
+        ("weakly supervised", "train", "3", "1", "2", "1,400", "hidden"),
+        ("weakly supervised", "test", "3", "0", "3", "40 (+2 videos)", "40"),
+        ("fully supervised", "train", "3", "1", "2", "1,400", "60"),
+        ("fully supervised", "test", "3", "0", "3", "40 (+2 videos)", "40"),
     )
     assert category_table(stats).rows == (
         ("Crash", "0", "2", "40 (+1 videos)", "40", "1.000"),
