@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from extract import tvl1_kernels as kernels
+from extract.simd import aligned_zeros
+from extract.tvl1_frames import level_size
 
 MIN_SIDE = 16  # pixels; OpenCV builds no pyramid level smaller than this
 _BLOCK = 64  # pairs whose pyramids are held at once: bounds memory on long inputs
@@ -70,7 +72,7 @@ def rgb_to_gray(frames: UInt8) -> UInt8:
         raise ValueError(f"frames must be uint8 (..., 3), got {frames.dtype} {frames.shape}")
     flat = np.ascontiguousarray(frames).reshape(-1, 3)
     gray = np.empty(flat.shape[0], np.uint8)
-    kernels.rgb_to_gray(flat, gray)
+    kernels.to_gray(flat, gray)
     return gray.reshape(frames.shape[:-1])
 
 
@@ -140,27 +142,29 @@ class _Solver:
             config.outer_iterations,
             config.median_size,
         )
-        total = int(self.shapes.prod(axis=1).sum())
+        size = sum(int(level_size(*shape)) for shape in self.shapes)
         slots = min(num_frames, _BLOCK + 1)
-        self.pyramids: Float32 = np.empty((slots, 3, total), np.float32)
+        self.frames = [aligned_zeros(size) for _ in range(slots)]
         self.pixel_iterations = 0
         self.local = threading.local()
 
     def prepare(self, index: int) -> None:
         """Build the pyramid of frame `index`."""
-        levels = self.pyramids[index % len(self.pyramids)]
-        kernels.build_pyramid(self.gray[index], levels, self.shapes, self.numbers[4])
+        frame = self.frames[index % len(self.frames)]
+        kernels.fill_frame(self.gray[index], frame, self.shapes, self.numbers[4])
 
     def solve(self, index: int) -> None:
         """Solve the pair of frames `index` and `index + 1`."""
-        if not hasattr(self.local, "work"):
-            self.local.work = np.empty((12, self.gray[0].size), np.float32)
-        slots = len(self.pyramids)
+        height, width = self.gray.shape[1:]
+        if not hasattr(self.local, "state"):
+            self.local.state = aligned_zeros(kernels.state_size(height, width))
+            self.local.scratch = aligned_zeros(kernels.scratch_size(width))
         kernels.solve_pair(
-            self.pyramids[index % slots],
-            self.pyramids[(index + 1) % slots],
+            self.frames[index % len(self.frames)],
+            self.frames[(index + 1) % len(self.frames)],
             self.shapes,
-            self.local.work,
+            self.local.state,
+            self.local.scratch,
             self.numbers,
             self.counts,
             self.flow[index],

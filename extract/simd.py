@@ -1,0 +1,238 @@
+# mypy: ignore-errors
+# A code generator: llvmlite and numba's intrinsics have no types to check.
+"""Float32 vectors inside numba kernels: one Python name, one vector instruction.
+
+LLVM's own vectoriser stops at what TV-L1's inner loop needs: carrying a vector to the next column,
+updating arrays in place, 512-bit registers on processors it tunes for 256. So the kernels name the
+vectors themselves: `load(array, i)` reads LANES consecutive numbers of a flat float32 array,
+`+ - * /` and the functions below work lane by lane, `store` writes back. LLVM turns each into the
+processor's instructions (two where its registers are narrower). Nothing checks bounds.
+"""
+
+import operator
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.core import types
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+LANES = 16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4
+CACHE_LINE = 64  # bytes
+
+_FLOAT = ir.FloatType()
+_INT32 = ir.IntType(32)
+
+
+class VectorType(types.Type):
+    """The numba type of `lanes` float32 in one register."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"float32x{lanes}")
+
+
+@register_model(VectorType)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.VectorType(_FLOAT, fe_type.lanes))
+
+
+WIDE = VectorType(LANES)
+QUAD = VectorType(4)
+_KINDS = [WIDE] if LANES == 4 else [WIDE, QUAD]
+
+
+def _is_flat(array) -> bool:
+    flat = isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"
+    return flat and array.dtype == types.float32
+
+
+def _address(context, builder, array_type, array, index, kind):
+    data = context.make_array(array_type)(context, builder, array).data
+    pointer = context.get_value_type(kind).as_pointer()
+    return builder.bitcast(builder.gep(data, [index]), pointer)
+
+
+def read_vector(context, builder, array_type, array, index, kind):
+    """Emit the load of a `kind` from `array[index:]`."""
+    value = builder.load(_address(context, builder, array_type, array, index, kind))
+    value.align = 4
+    return value
+
+
+def write_vector(context, builder, array_type, array, index, kind, vector):
+    """Emit the store of `vector`, a `kind`, to `array[index:]`."""
+    builder.store(vector, _address(context, builder, array_type, array, index, kind)).align = 4
+
+
+def _define_load(kind: VectorType):
+    @intrinsic
+    def load(typingctx, array, index):
+        if not _is_flat(array):
+            return None
+
+        def codegen(context, builder, sig, args):
+            return read_vector(context, builder, sig.args[0], *args, kind)
+
+        return kind(array, types.intp), codegen
+
+    return load
+
+
+load = _define_load(WIDE)
+load4 = _define_load(QUAD)
+
+
+@intrinsic
+def load_every4(typingctx, array, index):
+    """The numbers at index, index + 4, index + 8, ...: one channel of four interleaved ones."""
+    if not _is_flat(array):
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, place = args
+        width = context.get_constant(types.intp, LANES)
+        quarters = []
+        for _ in range(4):
+            quarters.append(read_vector(context, builder, sig.args[0], array, place, WIDE))
+            place = builder.add(place, width)
+        halves = [_pick(builder, *quarters[i : i + 2], range(0, 2 * LANES, 4)) for i in (0, 2)]
+        return _pick(builder, *halves, range(LANES))
+
+    return WIDE(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, vector):
+    """Write `vector` to `array[index:]`."""
+    if not (_is_flat(array) and isinstance(vector, VectorType)):
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, index, vector = args
+        write_vector(context, builder, sig.args[0], array, index, sig.args[2], vector)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+def _pick(builder, a, b, lanes):
+    """Emit the vector of the given lanes of `a` followed by `b`."""
+    places = list(lanes)
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(places)), places))
+
+
+def _define_splat(kind: VectorType):
+    @intrinsic
+    def splat(typingctx, value):
+        def codegen(context, builder, sig, args):
+            empty = ir.Constant(context.get_value_type(kind), ir.Undefined)
+            first = builder.insert_element(empty, args[0], ir.Constant(_INT32, 0))
+            return _pick(builder, first, first, [0] * kind.lanes)
+
+        return kind(types.float32), codegen
+
+    return splat
+
+
+splat = _define_splat(WIDE)
+splat4 = _define_splat(QUAD)
+
+
+def _define_operator(function, method: str) -> None:
+    class Template(ConcreteTemplate):
+        cases = [signature(kind, kind, kind) for kind in _KINDS]  # noqa: RUF012
+
+    def lower(context, builder, sig, args):
+        return getattr(builder, method)(*args)
+
+    infer_global(function)(Template)
+    for kind in _KINDS:
+        lower_builtin(function, kind, kind)(lower)
+
+
+_define_operator(operator.add, "fadd")
+_define_operator(operator.sub, "fsub")
+_define_operator(operator.mul, "fmul")
+_define_operator(operator.truediv, "fdiv")
+
+
+def _define_llvm(name: str, num_arguments: int):
+    def emit(kind):
+        def codegen(context, builder, sig, args):
+            function_type = ir.FunctionType(args[0].type, [a.type for a in args])
+            full_name = f"llvm.{name}.v{kind.lanes}f32"
+            function = builder.module.globals.get(full_name)
+            if function is None:
+                function = ir.Function(builder.module, function_type, full_name)
+            return builder.call(function, args)
+
+        return kind(*[kind] * num_arguments), codegen
+
+    if num_arguments == 1:
+        return intrinsic(lambda typingctx, a: emit(a))
+    return intrinsic(lambda typingctx, a, b, c: emit(a))
+
+
+sqrt = _define_llvm("sqrt", 1)  # correctly rounded
+floor = _define_llvm("floor", 1)
+fma = _define_llvm("fma", 3)  # a * b + c, rounded once
+
+
+def smaller(builder, a, b):
+    """Emit the lane-wise minimum: compare and select is one instruction where there is one."""
+    return builder.select(builder.fcmp_ordered("<", a, b), a, b)
+
+
+def larger(builder, a, b):
+    """Emit the lane-wise maximum."""
+    return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+
+
+@intrinsic
+def minimum(typingctx, a, b):
+    """The smaller of both in every lane; no lane may be NaN."""
+    return a(a, b), lambda context, builder, sig, args: smaller(builder, *args)
+
+
+@intrinsic
+def maximum(typingctx, a, b):
+    """The larger of both in every lane; no lane may be NaN."""
+    return a(a, b), lambda context, builder, sig, args: larger(builder, *args)
+
+
+@intrinsic
+def shift_in(typingctx, previous, current):
+    """`current` moved one lane up, with `previous`'s last lane first: the left neighbours."""
+
+    def codegen(context, builder, sig, args):
+        return _pick(builder, *args, range(LANES - 1, 2 * LANES - 1))
+
+    return WIDE(previous, current), codegen
+
+
+@intrinsic
+def total(typingctx, a):
+    """The sum of all lanes, by halves."""
+
+    def codegen(context, builder, sig, args):
+        value, lanes = args[0], LANES
+        while lanes > 1:
+            lanes //= 2
+            low = _pick(builder, value, value, range(lanes))
+            high = _pick(builder, value, value, range(lanes, 2 * lanes))
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_INT32, 0))
+
+    return types.float32(a), codegen
+
+
+def aligned_zeros(size: int) -> npt.NDArray[np.float32]:
+    """A flat float32 array of zeros that starts on a cache line."""
+    raw = np.zeros(size * 4 + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size * 4].view(np.float32)

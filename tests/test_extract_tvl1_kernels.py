@@ -1,0 +1,231 @@
+"""The parts of TV-L1: vectors against numpy; median, warp and resizing against OpenCV."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numba import njit
+
+from extract import simd
+from extract.simd import LANES, aligned_zeros
+from extract.tvl1_frames import BORDER, fill_frame, level_size, level_stride, resize_linear
+from extract.tvl1_median import _MEDIAN_NETWORK, _MEDIAN_WIRE, SCRATCH_ROWS, median5, scratch_stride
+from extract.tvl1_sweep import (
+    CHANNELS,
+    GX,
+    GY,
+    NEG_INV,
+    RHO,
+    dual_only,
+    dual_then_flow,
+    flow_only,
+    repeat_last_column,
+    row_stride,
+)
+from extract.tvl1_warp import SCRATCH_ROWS as WARP_ROWS
+from extract.tvl1_warp import warp
+
+cv2 = pytest.importorskip("cv2", reason="opencv-contrib is the reference of these tests")
+
+SIZES = [(16, 16), (17, 33), (31, 15), (48, 64), (5, 3), (50, 130)]
+
+
+def new_state(height: int, width: int):
+    """A zero state and its view (height + 1 blocks, channel, column); block 0 is above row 0."""
+    stride = row_stride(width)
+    flat = aligned_zeros((height + 1) * CHANNELS * stride + 64)
+    return flat, flat[: (height + 1) * CHANNELS * stride].reshape(height + 1, CHANNELS, stride)
+
+
+def constants(width: int, tau: float = 0.25):
+    rows = aligned_zeros(3 * row_stride(width)).reshape(3, -1)
+    rows[0] = np.arange(rows.shape[1])
+    rows[1, :width] = 1
+    rows[2, :width] = tau
+    return rows
+
+
+def test_vectors_compute_lane_by_lane():
+    @njit
+    def run(a, b, c, out):
+        x, y, z = simd.load(a, 0), simd.load(b, 0), simd.load(c, 0)
+        simd.store(out, 0, x + y)
+        simd.store(out, LANES, x - y)
+        simd.store(out, 2 * LANES, x * y)
+        simd.store(out, 3 * LANES, x / y)
+        simd.store(out, 4 * LANES, simd.fma(x, y, z))
+        simd.store(out, 5 * LANES, simd.minimum(x, y))
+        simd.store(out, 6 * LANES, simd.maximum(x, y))
+        simd.store(out, 7 * LANES, simd.sqrt(y))
+        simd.store(out, 8 * LANES, simd.floor(x))
+        simd.store(out, 9 * LANES, simd.shift_in(x, y))
+        simd.store(out, 10 * LANES, simd.splat(a[1]))
+        simd.store(out, 11 * LANES, simd.load_every4(a, 1))
+        simd.store(out, 12 * LANES, simd.load4(a, 3) * simd.splat4(b[0]))
+        return simd.total(x)
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(0, 3, 4 * LANES + 4).astype(np.float32)
+    b = rng.uniform(0.1, 3, LANES).astype(np.float32)
+    c = rng.normal(0, 3, LANES).astype(np.float32)
+    out = np.zeros(13 * LANES, np.float32)
+    total = run(a, b, c, out)
+    x = a[:LANES]
+    exact = (x.astype(np.float64) * b + c).astype(np.float32)
+    expected = [x + b, x - b, x * b, x / b, exact, np.minimum(x, b), np.maximum(x, b), np.sqrt(b)]
+    expected += [np.floor(x), np.r_[x[-1], b[:-1]], np.full(LANES, a[1]), a[1:][: 4 * LANES : 4]]
+    np.testing.assert_array_equal(out.reshape(13, LANES)[:12], expected)
+    np.testing.assert_array_equal(out[12 * LANES :][:4], a[3:7] * b[0])
+    assert total == pytest.approx(float(x.sum()), abs=1e-4)
+
+
+def test_median_network_is_right_for_every_input_of_zeros_and_ones():
+    ones = np.array(list(product(range(6), repeat=5)))  # how many ones each sorted column has
+    wires = [ones[:, column] >= 5 - rank for rank in range(5) for column in range(5)]
+    for i, j in _MEDIAN_NETWORK:
+        wires[i], wires[j] = wires[i] & wires[j], wires[i] | wires[j]
+    np.testing.assert_array_equal(wires[_MEDIAN_WIRE], ones.sum(axis=1) >= 13)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_median_equals_opencvs_bit_for_bit(size):
+    height, width = size
+    state, view = new_state(height, width)
+    scratch = aligned_zeros(SCRATCH_ROWS * scratch_stride(width))
+    rng = np.random.default_rng(2)
+    for channel in (0, 1, 0):  # the third time with the scratch dirty
+        image = rng.normal(0, 5, size).astype(np.float32)
+        image[rng.random(size) < 0.3] = 0  # ties
+        view[1:, channel, :width] = image
+        median5(state, height, width, channel, scratch)
+        np.testing.assert_array_equal(view[1:, channel, :width], cv2.medianBlur(image, 5))
+        np.testing.assert_array_equal(view[1:, channel, width], view[1:, channel, width - 1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    image=hnp.arrays(np.float32, (6, 7), elements=st.floats(-(2.0**20), 2.0**20, width=32)),
+)
+def test_median_of_any_values_equals_opencvs(image):
+    state, view = new_state(6, 7)
+    view[1:, 0, :7] = image
+    median5(state, 6, 7, 0, aligned_zeros(SCRATCH_ROWS * scratch_stride(7)))
+    np.testing.assert_array_equal(view[1:, 0, :7], cv2.medianBlur(image, 5))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (224, 224), (224, 180), (57, 143)])
+def test_resizing_equals_opencvs_to_the_last_bit_or_two(size):
+    rng = np.random.default_rng(3)
+    image = rng.uniform(0, 255, size).astype(np.float32)
+    small = cv2.resize(image, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_LINEAR)
+    ours = np.empty_like(small)
+    resize_linear(image, ours, 1 / 0.8, 1 / 0.8, np.float32(1))
+    np.testing.assert_allclose(ours, small, rtol=0, atol=2**-15)  # 2 units in the last place
+    back = cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR)
+    ours = np.empty_like(image)
+    steps = small.shape[0] / size[0], small.shape[1] / size[1]
+    resize_linear(small, ours, *steps, np.float32(1))
+    np.testing.assert_allclose(ours, back, rtol=0, atol=2**-15)
+
+
+def test_frame_holds_image_and_centred_gradient_inside_zeros():
+    gray = np.random.default_rng(4).integers(0, 256, (20, 18), np.uint8)
+    frame = aligned_zeros(level_size(20, 18))
+    fill_frame(gray, frame, np.array([[20, 18]]), 0.8)
+    level = frame[:-64].reshape(20 + 2 * BORDER, 18 + 2 * BORDER, 4)
+    inner = level[BORDER:-BORDER, BORDER:-BORDER]
+    padded = np.pad(gray.astype(np.float32), 1, mode="edge")
+    np.testing.assert_array_equal(inner[..., 0], gray)
+    np.testing.assert_array_equal(inner[..., 1], (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2)
+    np.testing.assert_array_equal(inner[..., 2], (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2)
+    inner[...] = 0
+    assert not frame.any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("spread", [0.0, 0.7, 40.0, 1e7])
+def test_warp_equals_opencvs_remap(size, spread):
+    """Inside, across the border and far outside; taut = 1 keeps the flow's own bits."""
+    height, width = size
+    rng = np.random.default_rng(5)
+    gray0, gray1 = rng.integers(0, 256, (2, *size), np.uint8)
+    shapes = np.array([size])
+    frames = [aligned_zeros(level_size(*size)) for _ in range(2)]
+    fill_frame(gray0, frames[0], shapes, 0.8)
+    fill_frame(gray1, frames[1], shapes, 0.8)
+    state, view = new_state(*size)
+    flow = rng.normal(0, spread, (2, *size)).astype(np.float32)
+    view[1:, 0, :width], view[1:, 1, :width] = flow
+    rows = constants(width)
+    scratch = aligned_zeros(WARP_ROWS * row_stride(width))
+    warp(state, *frames, height, width, np.float32(1), rows.reshape(-1), scratch)
+
+    level = frames[1][:-64].reshape(height + 2 * BORDER, level_stride(width) // 4, 4)
+    planes = level[BORDER:-BORDER, BORDER:-BORDER]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    image, ix, iy = (
+        cv2.remap(np.ascontiguousarray(planes[..., c]), x + flow[0], y + flow[1], cv2.INTER_CUBIC)
+        for c in range(3)
+    )
+    rho = image - ix * flow[0] - iy * flow[1] - gray0
+    expected = {GX: ix, GY: iy, RHO: rho, NEG_INV: -1 / np.maximum(ix**2 + iy**2, 1e-12)}
+    for channel, values in expected.items():
+        ours = view[1:, channel, :width]
+        scale = np.abs(values).max() or 1
+        np.testing.assert_allclose(ours, values, rtol=1e-5, atol=1e-6 * scale)
+
+
+def reference_iteration(u, dual, gx, gy, rho_c, neg_inv, limit, tau):
+    """One iteration in float64, from the paper's formulas; `u` (2, H, W), `dual` (4, H, W)."""
+
+    def before(p, axis):
+        return np.diff(p, axis=axis, prepend=0)
+
+    def after(f, axis):
+        last = np.take(f, [-1], axis=axis)
+        return np.diff(f, axis=axis, append=last)
+
+    step = np.clip((rho_c + gx * u[0] + gy * u[1]) * neg_inv, -limit, limit)
+    div = [before(dual[2 * c], 1) + before(dual[2 * c + 1], 0) for c in range(2)]
+    new = np.stack([u[0] + step * gx + tau * div[0], u[1] + step * gy + tau * div[1]])
+    new_dual = np.empty_like(dual)
+    for c in range(2):
+        fx, fy = after(new[c], 1), after(new[c], 0)
+        length = 1 + np.hypot(fx, fy)
+        new_dual[2 * c], new_dual[2 * c + 1] = (
+            (dual[2 * c] + fx) / length,
+            (dual[2 * c + 1] + fy) / length,
+        )
+    return new, new_dual, ((new - u) ** 2).sum()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sweeps_follow_the_formulas(size):
+    height, width = size
+    rng = np.random.default_rng(6)
+    state, view = new_state(*size)
+    view[1:, :9, :width] = rng.normal(0, 0.4, (height, 9, width))
+    view[1:, 2:6] = 0
+    view[1:, NEG_INV, :width] = -rng.uniform(0.1, 3, size)
+    for y in range(height):
+        repeat_last_column(state, (y + 1) * CHANNELS * row_stride(width), row_stride(width), width)
+    channels = np.moveaxis(view[1:, :, :width], 1, 0).astype(np.float64)
+    u, dual = channels[:2], channels[2:6]
+    taus, limit = constants(width)[2], np.float32(0.05)
+
+    changes = [flow_only(state, height, width, taus, limit)]
+    changes += [dual_then_flow(state, height, width, taus, limit) for _ in range(6)]
+    dual_only(state, height, width)
+
+    expected = []
+    for _ in range(7):
+        u, dual, change = reference_iteration(u, dual, *channels[6:], 0.05, 0.25)
+        expected.append(change)
+    ours = np.moveaxis(view[1:, :, :width], 1, 0)
+    np.testing.assert_allclose(ours[:2], u, atol=2e-5)
+    np.testing.assert_allclose(ours[2:6], dual, atol=2e-5)
+    np.testing.assert_allclose(changes, expected, rtol=1e-4)
+    assert not view[0].any(), "the zero block above the first row was written"
