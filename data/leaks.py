@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data.errors import DecodeError, LabelsError
+from data.errors import LabelsError
 from data.labels import VideoLabel, join_problems
-from data.videos import VideoSource, content_sha256, find_videos, source_stamp
+from data.videos import VideoSource, content_sha256, source_stamp
 
 
 def find_leaks(
@@ -99,15 +99,18 @@ def content_marks(labels: Iterable[VideoLabel], root: Path) -> dict[str, str]:
 
     Only videos of one size are read: others cannot be equal. Videos that are not there have no
     mark.
+
+    Raises:
+        DecodeError: a labelled folder is there but holds no image.
     """
-    try:
-        sources = {source.video_id: source for source in find_videos(root)}
-    except DecodeError:
-        return {}
-    wanted = [sources[label.video] for label in labels if label.video in sources]
     by_size: dict[int, list[VideoSource]] = defaultdict(list)
-    for source in wanted:
-        by_size[source_stamp(source).size].append(source)
+    for label in labels:
+        path = root / label.video
+        if path.exists():
+            source = VideoSource(
+                video_id=label.video, path=path, kind="frames" if path.is_dir() else "file"
+            )
+            by_size[source_stamp(source).size].append(source)
     marks = {}
     for size, group in by_size.items():
         for source in group:

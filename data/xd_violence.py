@@ -139,7 +139,7 @@ def _by_folder(names: VideoNames) -> dict[str, Split]:
     split_of: dict[str, Split] = {}
     for name, video in names.names().items():
         folders = video.lower().split("/")[:-1]
-        if any("test" in folder for folder in folders):
+        if any(re.search("(^|[^a-z])test", folder) for folder in folders):
             split_of[name] = "test"
         elif any("train" in folder or re.fullmatch("[0-9]+-[0-9]+", folder) for folder in folders):
             split_of[name] = "train"  # the archives unpack to 1-1004, 1005-2004, ...

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import LabelsError
@@ -207,6 +207,7 @@ def label_strategy(draw: st.DrawFn) -> VideoLabel:
 
 
 @given(st.lists(label_strategy(), min_size=1, unique_by=lambda label: label.video))
+@settings(max_examples=50, deadline=None)
 def test_any_labels_survive_a_file(labels: list[VideoLabel]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.csv"
@@ -215,6 +216,7 @@ def test_any_labels_survive_a_file(labels: list[VideoLabel]) -> None:
 
 
 @given(st.lists(st.integers(0, 3)))
+@settings(deadline=None)
 def test_intervals_and_frames_say_the_same(frames: list[int]) -> None:
     flags = np.array(frames, dtype=int) > 0
     intervals = intervals_from_frames(flags)
@@ -223,6 +225,7 @@ def test_intervals_and_frames_say_the_same(frames: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=8))
+@settings(deadline=None)
 def test_merging_keeps_every_frame(spans: list[tuple[int, int]]) -> None:
     intervals = [(start, start + length) for start, length in spans]
     frames = np.zeros(100, dtype=np.uint8)

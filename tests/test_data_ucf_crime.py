@@ -72,6 +72,10 @@ def test_supplied_intervals_reach_training_videos(crime: Path, text: str) -> Non
         ),
         ("Abuse001_x264.mp4 Abuse 20 10", "intervals:2: frames 20 to 10, expected first <= last"),
         ("Abuse001_x264.mp4 Abuse 20", "intervals:2: found"),
+        (
+            "Abuse001_x264.mp4 Abuse 1 2\nAbuse001_x264.mp4 Abuse 1 2\nAbuse001_x264 Abuse 1 3",
+            "intervals:4: video 'Abuse001_x264' has other frames above",
+        ),
     ],
 )
 def test_bad_supplied_lines_are_named(crime: Path, text: str, message: str) -> None:
