@@ -209,13 +209,14 @@ def _rank(line: Line) -> tuple[int, str]:
     return line.time_ns, line.entry.sha256 if line.entry else ""
 
 
+def is_manifest_name(name: str) -> bool:
+    """Return whether a file of this name in `names/` can be a file of names."""
+    return name.endswith(SUFFIX) and is_sha256(name[: -len(SUFFIX)])
+
+
 def _list_files(folder: Path) -> set[str]:
     try:
-        return {
-            name
-            for name in os.listdir(folder)
-            if name.endswith(SUFFIX) and is_sha256(name[: -len(SUFFIX)])
-        }
+        return {name for name in os.listdir(folder) if is_manifest_name(name)}
     except FileNotFoundError:
         return set()
     except OSError as error:

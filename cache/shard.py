@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -195,7 +195,29 @@ def structure_crc32(fd: int, path: Path, places: Sequence[Place], userblock: int
 
 def _read_table(fd: int, path: Path) -> ShardTable:
     file_size = os.fstat(fd).st_size
-    head = pread_exact(fd, min(4096, file_size), 0, path)
+    table, userblock, crc = parse_table(
+        lambda size, offset: pread_exact(fd, size, offset, path), path, file_size
+    )
+    places = [place for item in table.records.values() for place in item.places.values()]
+    if structure_crc32(fd, path, places, userblock, file_size) != crc:
+        _refuse(path, "the checksum of its HDF5 structure is wrong")
+    return table
+
+
+def parse_table(
+    read: Callable[[int, int], bytes], path: Path, file_size: int
+) -> tuple[ShardTable, int, int]:
+    """Return a shard's table, its user block's size and its structure's CRC-32.
+
+    Args:
+        read: returns exactly so many bytes from an offset on.
+        path: for messages.
+        file_size: bytes of the whole shard.
+
+    Raises:
+        ShardError: the table is damaged, hostile, or of a newer layout.
+    """
+    head = read(min(4096, file_size), 0)
     match = _HEADER.match(head)
     if match is None:
         _refuse(path, "no feat shard: it does not begin with a table of contents")
@@ -206,19 +228,15 @@ def _read_table(fd: int, path: Path) -> ShardTable:
         )
     if table_len > min(MAX_TABLE_BYTES, file_size - HEADER_LEN):
         _refuse(path, f"a table of {table_len} bytes in a file of {file_size}")
-    rest = pread_exact(fd, max(0, HEADER_LEN + table_len - len(head)), len(head), path)
+    rest = read(max(0, HEADER_LEN + table_len - len(head)), len(head))
     text = (head + rest)[HEADER_LEN : HEADER_LEN + table_len]
     if hashlib.sha256(text).hexdigest() != match[3].decode():
         _refuse(path, "the table's checksum is wrong")
     try:
         raw = json.loads(text, parse_constant=_no_constant)
-        table, userblock, crc = _parse_table(path, raw, file_size, HEADER_LEN + table_len)
+        return _parse_table(path, raw, file_size, HEADER_LEN + table_len)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ShardError(f"{path}: {_one_line(error)}; quarantine it: {_NEXT}") from error
-    places = [place for item in table.records.values() for place in item.places.values()]
-    if structure_crc32(fd, path, places, userblock, file_size) != crc:
-        _refuse(path, "the checksum of its HDF5 structure is wrong")
-    return table
 
 
 def _parse_table(

@@ -233,6 +233,15 @@ class FeatureCache:
                 self._index.refresh()
             return self._index.shards()
 
+    def keys_of(self, shard: str) -> list[str]:
+        """Return the keys in one shard.
+
+        Raises:
+            FileNotFoundError: it is gone.
+            ShardError: it is damaged.
+        """
+        return list(self._table(shard).records)
+
     # Reading
 
     def read(self, video: str, stream: str, config: Mapping[str, JSON] | None = None) -> np.ndarray:
@@ -298,11 +307,19 @@ class FeatureCache:
         from cache.shard_write import write_shard
 
         path = write_shard(self.shards_dir, records)
-        table = read_table(path)
+        self.added(path.name)
+        return path
+
+    def added(self, shard: str) -> None:
+        """Take notice of a shard that was put into `shards/` under its final name.
+
+        Raises:
+            ShardError: it is damaged.
+        """
+        table = read_table(self.shards_dir / shard)
         with self._guard():
             self._index.add(table)
             self._recorded = None
-        return path
 
     def names(self) -> dict[str, NameEntry]:
         """Return every known name and the content it stands for.

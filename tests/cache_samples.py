@@ -110,3 +110,12 @@ def reseal_structure(path: Path) -> Path:
     final = path.with_name(hashlib.sha256(path.read_bytes()).hexdigest() + ".h5")
     path.rename(final)
     return final
+
+
+def altered(record: FeatureRecord, **changes: Any) -> FeatureRecord:
+    """Return a record with some fields replaced."""
+    fields = {
+        name: getattr(record, name)
+        for name in ("stream", "config", "source", "features", "clips", "provenance", "flow_stats")
+    }
+    return FeatureRecord(**fields | changes)

@@ -5,7 +5,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from cache_samples import make_clips, make_record, reseal, reseal_structure, sha256_of
+from cache_samples import altered, make_clips, make_record, reseal, reseal_structure, sha256_of
 from click.testing import CliRunner
 
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry
@@ -19,14 +19,6 @@ def cache(tmp_path) -> FeatureCache:
     cache = FeatureCache.create(tmp_path / "features")
     cache.write([make_record("good.mp4"), make_record("good.mp4", "flow", flow_stats=True)])
     return cache
-
-
-def altered(record: FeatureRecord, **changes) -> FeatureRecord:
-    fields = {
-        name: getattr(record, name)
-        for name in ("stream", "config", "source", "features", "clips", "provenance", "flow_stats")
-    }
-    return FeatureRecord(**fields | changes)
 
 
 def problems(cache: FeatureCache) -> list[str]:

@@ -1,0 +1,218 @@
+"""Features as other people's code reads them: one .npy per video, or one Parquet file."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from cache.files import explain, new_file, publish, write_whole
+from cache.keys import JSON
+from cache.records import ClipTable, FeatureEntry
+from cache.store import FeatureCache
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+#: plain: DIR/<video>.npy (S, D). lad: DIR/<video>/feature.npy (S, D), as the LAD2000 authors' code
+#: reads it. rtfm: DIR/<video>_i3d.npy (S, 1, D), one crop, and features.list, as RTFM's.
+Layout = Literal["plain", "lad", "rtfm"]
+
+
+@dataclass(kw_only=True)
+class ExportReport:
+    """What was exported."""
+
+    out: str
+    videos: int = 0
+    clips: int = 0
+    dim: int = 0
+    nbytes: int = 0
+    left_out: list[str] = field(default_factory=list)  # videos that lack a stream
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Video:
+    name: str
+    entries: Sequence[FeatureEntry]  # one for each stream
+    clips: ClipTable
+
+
+def export_npy(
+    cache: FeatureCache, out: Path, *, streams: Sequence[str] = (), layout: Layout = "plain"
+) -> ExportReport:
+    """Write one .npy per video, streams side by side, and `clips.csv` with what each row covers.
+
+    Args:
+        cache: where from.
+        out: folder, made if need be; files of the same names are replaced.
+        streams: which, in this order; default: all that every video has, rgb before flow.
+        layout: see `Layout`.
+
+    Raises:
+        ValueError: an unknown layout.
+        CacheError: streams that do not fit together, or the disk is full or fails.
+    """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
+    report = ExportReport(out=os.fspath(out))
+    chosen = _choose_streams(cache, streams)
+    names = _file_names(cache.videos(), layout)
+    clips = io.StringIO()
+    table = csv.writer(clips, lineterminator="\n")
+    table.writerow(
+        ["video", "file", "row", "start_frame", "end_frame", "start_seconds", "end_seconds"]
+    )
+    listed = []
+    for video in _videos(cache, chosen, report):
+        array = np.concatenate([cache.read_key(entry.key) for entry in video.entries], axis=1)
+        path = out / names[video.name]
+        _write_npy(path, array[:, None, :] if layout == "rtfm" else array)
+        listed.append(os.fspath(path))
+        for row in range(len(video.clips)):
+            cells = [column[row].item() for column in _columns(video.clips)]
+            table.writerow([video.name, names[video.name], row, *cells])
+        report.videos += 1
+        report.clips += len(array)
+        report.dim = array.shape[1]
+        report.nbytes += array.nbytes
+    if not report.videos:
+        raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen) or 'any stream'}")
+    write_whole(out / "clips.csv", clips.getvalue().encode())
+    if layout == "rtfm":
+        write_whole(out / "features.list", "".join(f"{path}\n" for path in listed).encode())
+    return report
+
+
+def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = ()) -> ExportReport:
+    """Write one Parquet file with a row for each clip and a column for each stream.
+
+    Columns: video, sha256, row, the four of the clip table, and for each stream a list of D
+    values. The configurations are in the schema's metadata, key `feat.configs`.
+
+    Raises:
+        CacheError: pyarrow is not installed, streams do not fit together, or the disk fails.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise CacheError(
+            "Parquet needs pyarrow: pip install pyarrow, or export --format npy"
+        ) from error
+    report = ExportReport(out=os.fspath(out))
+    chosen = _choose_streams(cache, streams)
+    with new_file(_make_folder(out.parent)) as (temp, file):
+        writer: Any = None
+        try:
+            for video in _videos(cache, chosen, report):
+                table = _arrow_table(pa, cache, video, chosen)
+                if writer is None:
+                    configs = json.dumps([dict(entry.config) for entry in video.entries])
+                    schema = table.schema.with_metadata({"feat.configs": configs})
+                    writer = pq.ParquetWriter(file, schema)
+                writer.write_table(table.cast(writer.schema))
+                report.videos += 1
+                report.clips += len(video.clips)
+                report.dim = sum(entry.feature_shape[1] for entry in video.entries)
+                report.nbytes += sum(entry.nbytes for entry in video.entries)
+        finally:
+            if writer is not None:
+                writer.close()
+        if not report.videos:
+            raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen)}")
+        publish(temp, file, out)
+    return report
+
+
+def _arrow_table(pa: Any, cache: FeatureCache, video: _Video, streams: Sequence[str]) -> Any:
+    count = len(video.clips)
+    columns: dict[str, Any] = {
+        "video": pa.array([video.name] * count),
+        "sha256": pa.array([video.entries[0].source.sha256] * count),
+        "row": pa.array(np.arange(count, dtype=np.int64)),
+    }
+    columns.update(zip(_CLIP_COLUMNS, map(pa.array, _columns(video.clips)), strict=True))
+    for stream, entry in zip(streams, video.entries, strict=True):
+        values = pa.array(cache.read_key(entry.key).reshape(-1))
+        columns[stream] = pa.FixedSizeListArray.from_arrays(values, entry.feature_shape[1])
+    return pa.table(columns)
+
+
+_CLIP_COLUMNS = ("start_frame", "end_frame", "start_seconds", "end_seconds")
+
+
+def _columns(clips: ClipTable) -> list[np.ndarray]:
+    return [getattr(clips, name) for name in _CLIP_COLUMNS]
+
+
+def _choose_streams(cache: FeatureCache, streams: Sequence[str]) -> list[str]:
+    """Return the streams asked for, else all there are: rgb, flow, then others by name."""
+    configs = cache.configs()
+    there = {str(config["stream"]) for config in configs}
+    for stream in streams:
+        if stream not in there:
+            raise CacheError(f"{cache.path}: no stream {stream}, there is: {', '.join(there)}")
+    chosen = list(streams) or sorted(
+        there, key=lambda name: ({"rgb": 0, "flow": 1}.get(name, 2), name)
+    )
+    for stream in chosen:
+        if sum(config["stream"] == stream for config in configs) > 1:
+            # rows of one matrix must mean the same
+            raise CacheError(
+                f"{cache.path}: {stream} in several configurations; merge one into a cache of its "
+                "own and export that"
+            )
+    return chosen
+
+
+def _videos(cache: FeatureCache, streams: Sequence[str], report: ExportReport) -> Iterator[_Video]:
+    """Yield the videos that have all streams, with the same clips in each."""
+    for name in cache.videos():
+        if not set(streams) <= set(cache.streams(name)):
+            report.left_out.append(name)
+            logger.warning("%s: lacks one of %s, left out", name, ", ".join(streams))
+            continue
+        entries = [cache.find(name, stream) for stream in streams]
+        tables = [cache.read_clips(entry.key) for entry in entries]
+        if any(not np.array_equal(table.to_array(), tables[0].to_array()) for table in tables[1:]):
+            raise CacheError(f"{name}: its streams do not cover the same clips; export them apart")
+        yield _Video(name=name, entries=entries, clips=tables[0])
+
+
+def _file_names(videos: Sequence[str], layout: Layout) -> dict[str, str]:
+    """Return each video's file: its name without suffix, with it where two would be the same."""
+    stems = {video: PurePosixPath(video).with_suffix("").as_posix() for video in videos}
+    # on Windows and macOS A.npy and a.npy are one file
+    count = Counter(stem.casefold() for stem in stems.values())
+    end = {"plain": ".npy", "lad": "/feature.npy", "rtfm": "_i3d.npy"}[layout]
+    return {
+        video: (stem if count[stem.casefold()] == 1 else video) + end
+        for video, stem in stems.items()
+    }
+
+
+def _write_npy(path: Path, array: np.ndarray) -> None:
+    _make_folder(path.parent)
+    with new_file(path.parent) as (temp, file):
+        np.save(file, array, allow_pickle=False)
+        publish(temp, file, path)
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain("write", folder, error) from error
+    return folder

@@ -1,0 +1,284 @@
+"""A cache somewhere else: on a server, in object storage, on another disk, through fsspec.
+
+Nothing that comes from there is trusted: names are checked before use, sizes bounded, and bytes
+checked by whoever asked for them.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+T = TypeVar("T")
+
+#: Protocols whose uploads appear whole or not at all; elsewhere a rename makes them so.
+ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
+MAX_TRIES = 4
+BLOCK = 1 << 20
+_PACKAGES = {
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+}
+
+
+class Remote:
+    """One folder behind an fsspec URL. Lost connections are made anew, a few times."""
+
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None = None, *, new_host_keys: bool = False
+    ) -> None:
+        """Connect to a folder; it need not exist.
+
+        Args:
+            url: a local path, sftp://user@host/path, s3://bucket/path, https://..., ...
+            options: passed to the fsspec file system, such as `endpoint_url` for S3.
+            new_host_keys: accept SFTP servers that ~/.ssh/known_hosts does not know.
+
+        Raises:
+            CacheError: an unknown protocol, a package that is missing, or no connection.
+        """
+        self.url = url
+        self.protocol = url.split("://", 1)[0] if "://" in url else "file"
+        self._options = dict(options or {})
+        self._new_host_keys = new_host_keys
+        self._errors = _remote_errors()
+        self._fs: Any = None
+        self._root = ""
+        self._retry("connect", lambda: None)
+
+    @property
+    def is_atomic(self) -> bool:
+        """Whether an upload appears whole or not at all."""
+        return self.protocol in ATOMIC_PROTOCOLS
+
+    @property
+    def is_http(self) -> bool:
+        """Whether this is plain HTTP: read-only, and not every server lists its folders."""
+        return self.protocol in ("http", "https")
+
+    def list(self, folder: str) -> dict[str, int | None]:
+        """Return the names of the files in a folder, with their sizes where they are known."""
+
+        def action() -> dict[str, int | None]:
+            try:
+                items = self._fs.ls(self._join(folder), detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+            return {
+                str(item["name"]).rstrip("/").rpartition("/")[2]: item.get("size")
+                for item in items
+                if item.get("type") == "file"
+            }
+
+        return self._retry(f"list {folder}", action)
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, None if there is none.
+
+        Raises:
+            CacheError: the server cannot be asked, or does not tell.
+        """
+
+        def action() -> int | None:
+            try:
+                self._fs.invalidate_cache()
+                size = self._fs.info(self._join(name)).get("size")
+            except FileNotFoundError:
+                return None
+            if not isinstance(size, int):
+                raise CacheError(f"{self.url}: the server does not tell the size of {name}")
+            return size
+
+        return self._retry(f"look at {name}", action)
+
+    def read_small(self, name: str, limit: int) -> bytes | None:
+        """Return a file of at most `limit` bytes, None if there is none.
+
+        Raises:
+            CacheError: it is larger, or cannot be read.
+        """
+
+        def action() -> bytes | None:
+            try:
+                with self._fs.open(self._join(name), "rb", **self._stream_options()) as file:
+                    data: bytes = _read_up_to(file, limit + 1)
+            except FileNotFoundError:
+                return None
+            if len(data) > limit:
+                raise CacheError(f"{self.url}: {name} is larger than {limit} bytes")
+            return data
+
+        return self._retry(f"read {name}", action)
+
+    def read_range(self, name: str, size: int, offset: int) -> bytes:
+        """Return `size` bytes of a file from `offset` on.
+
+        Raises:
+            CacheError: there are fewer, or the file cannot be read.
+        """
+        if size == 0:
+            return b""
+        data = self._retry(
+            f"read {name}",
+            lambda: bytes(self._fs.cat_file(self._join(name), start=offset, end=offset + size)),
+        )
+        if len(data) != size:
+            raise CacheError(f"{self.url}: {name}: {len(data)} bytes at {offset}, expected {size}")
+        return data
+
+    def blocks(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield a file of `size` bytes in pieces, going on where a lost connection stopped.
+
+        Raises:
+            CacheError: it is shorter or cannot be read.
+        """
+        offset = 0
+        while offset < size:
+            count = min(8 * BLOCK, size - offset)
+            yield self.read_range(name, count, offset)
+            offset += count
+
+    def upload(self, path: Path, name: str) -> None:
+        """Put a local file in place; elsewhere it appears whole or not at all.
+
+        Raises:
+            CacheError: it cannot be written, or arrived with another size.
+        """
+        folder, _, last = name.rpartition("/")
+        temp = name if self.is_atomic else (f"{folder}/" if folder else "") + f".tmp-{last}"
+        expected = path.stat().st_size
+
+        def action() -> None:
+            if not self.is_atomic:
+                self._fs.makedirs(self._join(folder), exist_ok=True)
+            self._fs.put_file(str(path), self._join(temp))
+            self._fs.invalidate_cache()
+            arrived = self._fs.info(self._join(temp)).get("size")
+            if arrived != expected:
+                raise OSError(f"{name}: {arrived} bytes arrived of {expected}")
+            if temp != name:
+                self._fs.mv(self._join(temp), self._join(name))
+
+        self._retry(f"write {name}", action)
+
+    def _join(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def _stream_options(self) -> dict[str, Any]:
+        # as a stream: servers without ranges or sizes are read too
+        return {"block_size": 0} if self.is_http else {}
+
+    def _connect(self) -> None:
+        import fsspec
+
+        if self.protocol in ("sftp", "ssh"):
+            self._fs, self._root = _open_sftp(
+                self.url, self._options, new_host_keys=self._new_host_keys
+            )
+        else:
+            self._fs, self._root = fsspec.core.url_to_fs(
+                self.url, skip_instance_cache=True, use_listings_cache=False, **self._options
+            )
+
+    def _retry(self, what: str, action: Callable[[], T]) -> T:
+        """Do something, connecting anew and waiting a little after each failure."""
+        for attempt in range(MAX_TRIES):
+            try:
+                if self._fs is None:
+                    self._connect()
+                return action()
+            except (PermissionError, FileNotFoundError, NotImplementedError) as error:
+                raise self._failure(what, error) from error
+            except ImportError as error:
+                package = _PACKAGES.get(self.protocol, "its fsspec package")
+                raise CacheError(
+                    f"{self.url}: {self.protocol} needs {package}: pip install 'feat[remote]'"
+                ) from error
+            except self._errors as error:
+                self._fs = None
+                if attempt == MAX_TRIES - 1 or _is_final(error):
+                    raise self._failure(what, error) from error
+                logger.warning("%s: %s failed (%s), trying again", self.url, what, error)
+                time.sleep(0.2 * 4**attempt)
+        raise AssertionError("unreachable")
+
+    def _failure(self, what: str, error: BaseException) -> CacheError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return CacheError(
+            f"{self.url}: cannot {what}: {reason}; what has arrived is kept, the same command "
+            "goes on from there"
+        )
+
+
+def _read_up_to(file: Any, limit: int) -> bytes:
+    parts = []
+    while limit > 0 and (part := file.read(min(limit, BLOCK))):
+        parts.append(bytes(part))
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def _open_sftp(url: str, options: dict[str, Any], *, new_host_keys: bool) -> tuple[Any, str]:
+    """Return an SFTP file system that knows its server, and the path."""
+    from fsspec.implementations.sftp import SFTPFileSystem
+
+    paramiko = import_module("paramiko")
+
+    class KnownHostsSFTP(SFTPFileSystem):  # type: ignore[misc]
+        """fsspec's accepts whatever key a server shows; this one asks ~/.ssh/known_hosts."""
+
+        cachable = False
+
+        def _connect(self) -> None:
+            self.client = paramiko.SSHClient()
+            self.client.load_system_host_keys()
+            policy = paramiko.AutoAddPolicy() if new_host_keys else paramiko.RejectPolicy()
+            self.client.set_missing_host_key_policy(policy)
+            self.client.connect(self.host, **self.ssh_kwargs)
+            self.ftp = self.client.open_sftp()
+            self.ftp.get_channel().settimeout(60.0)
+
+        def cat_file(
+            self, path: str, start: int | None = None, end: int | None = None, **_: Any
+        ) -> bytes:
+            with self.ftp.open(path, "rb") as file:
+                file.seek(start or 0)
+                data: bytes = file.read(None if end is None else end - (start or 0))
+                return data
+
+    kwargs = SFTPFileSystem._get_kwargs_from_urls(url)
+    if "username" not in kwargs and "user" in kwargs:
+        kwargs["username"] = kwargs.pop("user")
+    fs = KnownHostsSFTP(**{**kwargs, **options})
+    return fs, SFTPFileSystem._strip_protocol(url)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Return whether trying again would change nothing: wrong password, unknown host key, ..."""
+    text = f"{type(error).__name__} {error}"
+    signs = ("Authentication", "known_hosts", "NoCredentials", "NoSuchBucket", "Protocol not known")
+    return any(sign in text for sign in signs)
+
+
+def _remote_errors() -> tuple[type[BaseException], ...]:
+    """Return what the file systems raise when a server or the way to it fails."""
+    errors: list[type[BaseException]] = [OSError, EOFError, ValueError]
+    for module, name in (
+        ("paramiko", "SSHException"),
+        ("aiohttp", "ClientError"),
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+    ):
+        with suppress(ImportError):
+            errors.append(getattr(import_module(module), name))
+    return tuple(errors)
