@@ -1,13 +1,13 @@
 """Video -> RGB frames of one size, in order and with their times, streaming.
 
-Frames are scaled with the Catmull-Rom bicubic kernel (B=0, C=0.5; ffmpeg's own default is C=0.6),
-which is the one Pillow uses: a video and the folder of its frames give the same pixels to within
-rounding.
+Frames are scaled by swscale's bicubic kernel with its default parameters (B=0, C=0.6): others are
+cut to whole numbers by ffmpeg 4. `extract.scaling` is the same kernel for images.
 """
 
 import contextlib
 import dataclasses
 import io
+import signal
 import subprocess
 import threading
 from array import array
@@ -254,15 +254,24 @@ class FFmpegStream:
         status = self._process.wait()
         self._drain.join()
         if status < 0:
-            raise DecodeError(
-                f"{self._source.video_id}: ffmpeg was killed by signal {-status} after "
-                f"{len(self._log.pts_seconds)} frames, perhaps for want of memory; run again"
-            )
+            raise DecodeError(self._killed_message(-status))
         if self._log.num_errors:
             more = f" ({self._log.num_errors} errors)" if self._log.num_errors > 1 else ""
             self._partial = f"ffmpeg: {self._log.cause()}{more}"
         elif status:
             self._partial = f"ffmpeg ended with status {status} and no message"
+
+    def _killed_message(self, number: int) -> str:
+        frames = f"after {len(self._log.pts_seconds)} frames"
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            return (
+                f"{self._source.video_id}: ffmpeg was killed by signal {number} {frames}, perhaps "
+                "for want of memory; run again"
+            )
+        return (
+            f"{self._source.video_id}: ffmpeg {ffmpeg_version()} crashed {frames} (signal "
+            f"{number}); name another ffmpeg in FEAT_FFMPEG or convert the file"
+        )
 
     def _no_frame_message(self) -> str:
         video_id, kinds = self._source.video_id, self._log.stream_kinds()
@@ -287,7 +296,7 @@ def _command(source: VideoSource, config: DecodeConfig, threads: int | None) -> 
     graph = graph["V:0"]
     if config.fps is not None:
         graph = graph.filter("fps", fps=config.fps)
-    scale = {"flags": _SCALE_FLAGS, "param0": 0, "param1": 0.5}
+    scale = {"flags": _SCALE_FLAGS}
     if config.resize == "squash":
         graph = graph.filter("scale", config.size, config.size, **scale)
     else:

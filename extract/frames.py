@@ -23,6 +23,7 @@ from data.errors import ConfigError, DecodeError
 from data.videos import VideoSource, frame_paths
 from extract.decode import DecodeConfig
 from extract.ffmpeg import StreamInfo
+from extract.scaling import scale_bicubic
 
 Frame = NDArray[np.uint8]
 
@@ -154,15 +155,15 @@ def fit_image(image: Image.Image, config: DecodeConfig) -> Frame:
     """
     image = _to_eight_bits(ImageOps.exif_transpose(image))
     size = config.size
+    pixels = np.asarray(image)
     if config.resize == "squash":
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+        fitted = scale_bicubic(pixels, size, size)
     else:
         scale = config.short_side / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image.convert("RGB"))
+        height, width = (max(size, round(side * scale)) for side in pixels.shape[:2])
+        top, left = (height - size) // 2, (width - size) // 2
+        fitted = scale_bicubic(pixels, height, width)[top : top + size, left : left + size]
+    return fitted if fitted.ndim == 3 else np.repeat(fitted[..., None], 3, axis=2)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,7 +25,15 @@ SMALL = DecodeConfig(size=32)
 
 
 def run_ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
-    command = [find_ffmpeg(), "-hide_banner", "-y", "-loglevel", "error", *map(str, arguments)]
+    # the bundled one makes the videos: options and encoders of the one on the PATH may be older
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-hide_banner",
+        "-y",
+        "-loglevel",
+        "error",
+        *map(str, arguments),
+    ]
     subprocess.run(command, input=stdin, check=True, capture_output=True)
 
 
@@ -38,7 +47,7 @@ def write_frames(path: Path, frames: np.ndarray, *arguments: object, rate: int =
     """Store RGB frames (T, H, W, 3) uint8 without loss."""
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "pipe:0")
-    lossless = ("-c:v", "ffv1", "-pix_fmt", "gbrp")
+    lossless = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
     run_ffmpeg(*raw, *lossless, *arguments, f"file:{path}", stdin=frames.tobytes())
     return path
 
@@ -50,13 +59,13 @@ def grey_frames(num_frames: int, height: int = 24, width: int = 32) -> np.ndarra
 
 
 def textured_frames(num_frames: int, height: int, width: int) -> np.ndarray:
-    """Smooth random pictures: what scaling does to them is well determined."""
+    """Smooth random grey pictures: how they are scaled is well determined."""
     rng = np.random.default_rng(3)
-    coarse = rng.integers(0, 256, (num_frames, height // 8 + 1, width // 8 + 1, 3), np.uint8)
+    coarse = rng.integers(0, 256, (num_frames, height // 8 + 1, width // 8 + 1), np.uint8)
     pictures = [
         Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in coarse
     ]
-    return np.stack([np.asarray(picture) for picture in pictures])
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 def source_of(path: Path) -> VideoSource:
@@ -189,8 +198,8 @@ def test_grey_video_becomes_rgb(tmp_path):
 
 @pytest.mark.parametrize(("height", "width"), [(120, 200), (97, 61), (20, 33), (224, 224)])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-def test_scaling_is_catmull_rom_over_the_right_part(tmp_path, resize, height, width):
-    """Pillow's BICUBIC is the same kernel (a = -0.5, widened when shrinking)."""
+def test_scaling_is_bicubic_over_the_right_part(tmp_path, resize, height, width):
+    """Pillow's bicubic has a = -0.5, swscale's -0.6: close, and nearest or bilinear are not."""
     original = textured_frames(3, height, width)
     config = DecodeConfig(resize=resize, size=56)
     frames, _, _ = decode(write_frames(tmp_path / "v.mkv", original), config)
@@ -204,9 +213,11 @@ def test_scaling_is_catmull_rom_over_the_right_part(tmp_path, resize, height, wi
             scaled = picture.resize((w, h), Image.Resampling.BICUBIC)
             left, top = (w - 56) // 2, (h - 56) // 2
             expected = scaled.crop((left, top, left + 56, top + 56))
-        difference = np.abs(frame.astype(int) - np.asarray(expected).astype(int))
-        assert difference.max() <= 3
-        assert difference.mean() < 0.8
+        # the borders are treated differently
+        difference = (frame.astype(int) - np.asarray(expected))[2:-2, 2:-2]
+        assert np.abs(difference).max() <= 6
+        assert np.abs(difference).mean() < 1
+        assert abs(difference.mean()) < 0.2
 
 
 def test_threads_do_not_change_pixels(tmp_path):
@@ -284,10 +295,10 @@ def test_a_still_video_of_one_frame(tmp_path):
 
 
 def test_frame_size_that_changes_on_the_way(tmp_path):
-    for name, size in (("a.ts", "64x48"), ("b.ts", "96x96")):
-        make_video(tmp_path / name, "-c:v", "libx264", num_frames=5, size=size)
-    joined = tmp_path / "joined.ts"
-    joined.write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    joined = tmp_path / "joined.h264"
+    parts = (("a.h264", "64x48"), ("b.h264", "96x96"))
+    content = (make_video(tmp_path / n, "-c:v", "libx264", num_frames=5, size=s) for n, s in parts)
+    joined.write_bytes(b"".join(path.read_bytes() for path in content))
     frames, pts, _ = decode(joined)
     assert len(frames) == 10
     assert len(pts) == 10
@@ -420,6 +431,13 @@ def test_a_killed_ffmpeg_is_an_error_not_a_shorter_video(tmp_path, wrapped_ffmpe
     frame = 32 * 32 * 3
     wrapped_ffmpeg(f'"$real" "$@" | head -c {10 * frame + 100}; kill -9 $$')
     with pytest.raises(DecodeError, match=r"v\.mkv: ffmpeg was killed by signal 9 .*run again"):
+        decode(path)
+
+
+def test_a_crashed_ffmpeg_is_told_from_a_killed_one(tmp_path, wrapped_ffmpeg):
+    path = write_frames(tmp_path / "v.mkv", grey_frames(60))
+    wrapped_ffmpeg("kill -SEGV $$")
+    with pytest.raises(DecodeError, match=r"crashed after 0 frames \(signal 11\); name another"):
         decode(path)
 
 
