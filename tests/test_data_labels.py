@@ -175,7 +175,9 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "before"
     with pytest.raises(LabelsError, match="cannot be written"):
         write_labels(tmp_path / "absent" / "labels.csv", [label])
-    write_labels(path, [label])
+    with path.open() as reader:
+        write_labels(path, [label])
+        assert reader.read() == "before"  # whoever reads it now keeps the whole old file
     assert path.read_text() == HEADER + "a,train,,\n"
     assert list(tmp_path.iterdir()) == [path]
 

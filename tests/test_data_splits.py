@@ -122,6 +122,19 @@ def test_groups_are_spread_evenly() -> None:
     assert counts["train", False] == counts["train", True] == 20
 
 
+def test_a_rare_category_weighs_as_much_as_a_common_one() -> None:
+    """Scenes of 6 + 1, 7 + 0 and 4 + 1 common and rare videos: the rare ones must part."""
+    rows, groups = [], {}
+    for scene, counts in {"x": (6, 1), "y": (7, 0), "z": (4, 1)}.items():
+        for category, count in zip(("common", "rare"), counts, strict=True):
+            for i in range(count):
+                label = VideoLabel(video=f"{scene}{category}{i}", split="train", category=category)
+                rows.append(label)
+                groups[label.video] = scene
+    part_of = assign_parts(rows, (1, 1), seed=0, groups=groups)
+    assert part_of["xrare0"] != part_of["zrare0"]
+
+
 def test_bad_shares_and_folds_are_refused() -> None:
     rows = videos(4, 4)
     with pytest.raises(ValueError, match="fold 5 of 5"):
