@@ -209,7 +209,7 @@ def label_strategy(draw: st.DrawFn) -> VideoLabel:
 
 
 @given(st.lists(label_strategy(), min_size=1, unique_by=lambda label: label.video))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)  # each waits for the disk
 def test_any_labels_survive_a_file(labels: list[VideoLabel]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.csv"
