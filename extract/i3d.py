@@ -5,7 +5,7 @@ behind), batch norms have eps 1e-3, and a feature is the mean of the last 7x7 ma
 `I3D` is the network as described, plain; `prepare_network` gives the same function, made fast.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -156,3 +156,25 @@ class I3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `logits(x)`."""
         return self.logits(x)
+
+
+def prepare_network(
+    state: Mapping[str, Tensor], stream: Stream, *, device: torch.device | str, precision: str
+) -> Callable[[Tensor], Tensor]:
+    """Return `extract_features` of the network with the weights `state`, made fast on `device`.
+
+    The result takes clips (B, C, T, H, W) float32 in [-1, 1] on `device` and returns features
+    (B, 1024) float32. On a CPU the process keeps the memory it has used from then on.
+
+    Args:
+        state: weights in our names.
+        stream: which network.
+        device: where it runs.
+        precision: `float32`, `bfloat16` or `float16`; see `extract.precision.precision_for`.
+    """
+    from extract.i3d_prepared import PreparedI3D, keep_freed_memory
+
+    device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return PreparedI3D(state, stream, device=device, precision=precision)

@@ -5,11 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import WeightsError
-from extract.i3d import I3D, max_pool_same, pad_same, same_padding
+from data.errors import ConfigError, WeightsError
+from extract.i3d import I3D, max_pool_same, pad_same, prepare_network, same_padding
+from extract.i3d_layers import NUM_CLASSES, expected_shapes
+from extract.i3d_prepared import max_pool_3x3x3, max_pool_strided, pad_input
+from extract.precision import cpu_flags, precision_for
 from extract.weights import load_state_dict, resolve_weights
 
 
@@ -98,7 +101,7 @@ def test_logits_norm_is_the_published_networks(rgb_network: I3D) -> None:
 def test_logits_are_the_last_layer_of_the_features(
     rgb_network: I3D, rgb_state: dict[str, torch.Tensor]
 ) -> None:
-    clip = golden_clip()[:, :, :8, :96, :96]
+    clip = golden_clip()[:, :, :8, :64, :64]
     with torch.inference_mode():
         features, logits = rgb_network.extract_features(clip), rgb_network.logits(clip)
     expected = features @ rgb_state["logits_layer.weight"].T + rgb_state["logits_layer.bias"]
@@ -115,10 +118,147 @@ def test_cricket_comes_first(shared_data: Path, rgb_network: I3D) -> None:
     while (frame := video.read())[0]:
         frames.append(frame[1][..., ::-1])
     assert len(frames) == 79
-    clip = np.stack(frames[20:60])[None] / np.float32(127.5) - 1  # (1, T, 224, 224, 3) in [-1, 1]
+    clip = np.stack(frames[24:56])[None] / np.float32(127.5) - 1  # (1, T, 224, 224, 3) in [-1, 1]
     assert clip.shape[2:] == (224, 224, 3)
     with torch.inference_mode():
         logits = rgb_network.logits(torch.from_numpy(clip).permute(0, 4, 1, 2, 3))
     classes = (shared_data / "i3d" / "label_map.txt").read_text().splitlines()
     assert classes[int(logits.argmax())] == "playing cricket"
     assert logits.softmax(1).max().item() > 0.9
+
+
+# --- the fast version
+
+
+def made_up_state(stream: str = "rgb") -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    state = {}
+    for name, shape in expected_shapes(stream, NUM_CLASSES).items():
+        noise = torch.randn(shape, generator=generator)
+        if name.endswith("conv.weight"):
+            state[name] = noise * (2 / noise[0].numel()) ** 0.5
+        elif name.endswith(("running_var", "norm.weight")):
+            state[name] = 0.5 + torch.rand(shape, generator=generator)
+        else:
+            state[name] = noise * 0.1
+    return state
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_prepared_float32_gives_the_published_features(
+    rgb_network: I3D, rgb_state: dict[str, torch.Tensor]
+) -> None:
+    prepared = prepare_network(rgb_state, "rgb", device="cpu", precision="float32")
+    clip = golden_clip()
+    with torch.inference_mode():
+        expected = rgb_network.extract_features(clip)
+    features = prepared(clip)
+    assert features.dtype == torch.float32
+    assert relative_error(features, expected) < 1e-5
+    logits = features @ rgb_state["logits_layer.weight"].T + rgb_state["logits_layer.bias"]
+    assert logits.norm().item() == pytest.approx(47.3646, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(1, 16, 64, 64), (3, 8, 32, 64), (1, 17, 57, 35)],
+)
+def test_prepared_equals_plain_for_any_size_and_layout(size: tuple[int, ...]) -> None:
+    """One prepared network for all sizes: layouts packed for the first must serve the others."""
+    state = made_up_state("flow")
+    plain = I3D.from_state_dict(state, "flow")
+    prepared = prepare_network(state, "flow", device="cpu", precision="float32")
+    prepared(torch.zeros(2, 2, 16, 32, 32))
+    batch, num_frames, height, width = size
+    clips = torch.rand(batch, num_frames, height, width, 2) * 2 - 1
+    with torch.inference_mode():
+        expected = plain.extract_features(clips.permute(0, 4, 1, 2, 3).contiguous())
+    features = prepared(clips.permute(0, 4, 1, 2, 3))
+    assert features.shape == (batch, 1024)
+    assert relative_error(features, expected) < 1e-5
+
+
+def test_a_clips_features_do_not_depend_on_its_batch() -> None:
+    prepared = prepare_network(made_up_state(), "rgb", device="cpu", precision="float32")
+    clips = torch.rand(3, 3, 16, 32, 48) * 2 - 1
+    alone = torch.cat([prepared(clip[None]) for clip in clips])
+    assert relative_error(prepared(clips), alone) < 1e-5
+
+
+@pytest.mark.slow
+def test_bfloat16_points_the_same_way(rgb_state: dict[str, torch.Tensor]) -> None:
+    clip = golden_clip()
+    exact = prepare_network(rgb_state, "rgb", device="cpu", precision="float32")(clip)
+    rounded = prepare_network(rgb_state, "rgb", device="cpu", precision="bfloat16")(clip)
+    assert rounded.dtype == torch.float32
+    assert torch.cosine_similarity(exact, rounded).item() >= 0.999
+    assert not torch.equal(exact, rounded)  # it is another arithmetic
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_whole_network_runs_on_the_meta_device(precision: str) -> None:
+    """A tensor made on the wrong device, or a wait for the device, raises there."""
+    state = {name: tensor.to("meta") for name, tensor in made_up_state("flow").items()}
+    prepared = prepare_network(state, "flow", device="meta", precision=precision)
+    features = prepared(torch.empty(2, 2, 16, 224, 224, device="meta"))
+    assert features.shape == (2, 1024)
+    assert features.device.type == "meta"
+    assert features.dtype == torch.float32
+
+
+@settings(max_examples=60)
+@given(
+    st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from(["1", "1x3x3", "3x3x3", "2x2x2"]),
+    st.integers(0, 2**31),
+)
+def test_fast_pools_equal_torchs(size: tuple[int, int, int], pool: str, seed: int) -> None:
+    x = torch.randn(2, *size, 4, generator=torch.Generator().manual_seed(seed))
+    x = x.permute(0, 4, 1, 2, 3)
+    if pool == "1":
+        expected = torch.nn.functional.max_pool3d(x, 3, stride=1, padding=1)
+        assert torch.equal(max_pool_3x3x3(x), expected)
+        return
+    kernel, stride = {
+        "1x3x3": ((1, 3, 3), (1, 2, 2)),
+        "3x3x3": ((3, 3, 3), (2, 2, 2)),
+        "2x2x2": ((2, 2, 2), (2, 2, 2)),
+    }[pool]
+    assert torch.equal(max_pool_strided(x, kernel, stride), max_pool_same(x, kernel, stride))
+
+
+def test_input_is_padded_in_its_own_place() -> None:
+    clips = torch.randn(1, 2, 8, 14, 15)
+    assert torch.equal(pad_input(clips, torch.float32), pad_same(clips, (7, 7, 7), (2, 2, 2), 0.0))
+
+
+# --- precision
+
+
+def write_cpuinfo(path: Path, flags: str) -> Path:
+    path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\nbugs\t\t:\n")
+    return path
+
+
+def test_auto_takes_bfloat16_only_where_the_cpu_multiplies_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flags, expected in (
+        ("avx2 avx512f", "float32"),
+        ("avx512f avx512_bf16", "bfloat16"),
+        ("amx_bf16", "bfloat16"),
+    ):
+        found = cpu_flags(write_cpuinfo(tmp_path / flags.replace(" ", "-"), flags))
+        monkeypatch.setattr("extract.precision.cpu_flags", lambda found=found: found)
+        assert precision_for("cpu", "auto") == expected
+
+
+def test_precision_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ConfigError, match="expected one of auto, float32"):
+        precision_for("cpu", "fp8")
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        precision_for("cpu", "float16")
+    assert precision_for("cpu", "float32") == "float32"
