@@ -189,7 +189,9 @@ def _define_entries(stamp: str):
 def _stamp() -> str:
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("tvl1_*.py"), folder / "simd.py"]):
+    for path in sorted(
+        [*folder.glob("tvl1_*.py"), folder / "simd.py", folder / "median_network.py"]
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -10,9 +10,10 @@ from hypothesis.extra import numpy as hnp
 from numba import njit
 
 from extract import simd
+from extract.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE
 from extract.simd import LANES, aligned_zeros
 from extract.tvl1_frames import BORDER, fill_frame, level_size, level_stride, resize_linear
-from extract.tvl1_median import _MEDIAN_NETWORK, _MEDIAN_WIRE, SCRATCH_ROWS, median5, scratch_stride
+from extract.tvl1_median import SCRATCH_ROWS, median5, scratch_stride
 from extract.tvl1_sweep import (
     CHANNELS,
     GX,
@@ -85,9 +86,9 @@ def test_vectors_compute_lane_by_lane():
 def test_median_network_is_right_for_every_input_of_zeros_and_ones():
     ones = np.array(list(product(range(6), repeat=5)))  # how many ones each sorted column has
     wires = [ones[:, column] >= 5 - rank for rank in range(5) for column in range(5)]
-    for i, j in _MEDIAN_NETWORK:
+    for i, j in MEDIAN_OF_SORTED_COLUMNS:
         wires[i], wires[j] = wires[i] & wires[j], wires[i] | wires[j]
-    np.testing.assert_array_equal(wires[_MEDIAN_WIRE], ones.sum(axis=1) >= 13)
+    np.testing.assert_array_equal(wires[MEDIAN_WIRE], ones.sum(axis=1) >= 13)
 
 
 @pytest.mark.parametrize("size", SIZES)
