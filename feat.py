@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cache.commands import cache_group
+from cache.label_commands import check_command, stats_command
 from data.commands import data_group
 from data.errors import FeatError
 from data.sample_command import sample_command
@@ -87,6 +88,10 @@ def cli(quiet: bool) -> None:
     logger.addHandler(StderrHandler())
     logger.propagate = False
 
+
+# they read labels and the cache, and data/ knows no cache
+data_group.add_command(check_command)
+data_group.add_command(stats_command)
 
 for _command in (
     extract_command,

@@ -37,9 +37,10 @@ import click
     help="auto (published, else cross-modality), crossmodal, or a checkpoint file.",
 )  # fmt: skip
 @click.option(
-    "--precision", type=click.Choice(["float32"]),
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
     default="float32", show_default=True,
-    help="Of the network; part of the key.",
+    help="Of the network. auto: bfloat16 where the hardware multiplies it natively. "
+    "Part of the key: a team that shares a cache chooses one.",
 )  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -74,14 +75,17 @@ def extract_command(
     """
     from extract.config import ExtractConfig
     from extract.decode import DecodeConfig
-    from extract.runner import run_extraction
+    from extract.precision import precision_for
+    from extract.runner import list_devices, run_extraction
 
+    # the default needs no look at the hardware, which would load torch
+    first_device = "cpu" if precision == "float32" else list_devices(device)[0]
     config = ExtractConfig(
         streams=tuple(name.strip() for name in streams.split(",")),  # type: ignore[misc]
         decode=DecodeConfig(resize=resize, fps=fps),  # type: ignore[arg-type]
         clip_len=clip_len,
         clip_stride=clip_stride or clip_len,
-        precision=precision,
+        precision=precision_for(first_device, precision),
     )
     report = run_extraction(
         videos_dir,

@@ -25,9 +25,10 @@ from data.videos import VideoSource
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
 from extract.decode import FrameStream, StreamInfo, open_video
-from extract.i3d import I3D
+from extract.i3d import prepare_network
 from extract.i3d_layers import Stream
 from extract.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
+from extract.tvl1_torch import tvl1_flow_torch
 from extract.weights import Weights, load_state_dict
 
 # Clips that go through flow and network together: enough to fill the vector units of a CPU or
@@ -87,7 +88,12 @@ class Extractor:
         self.device = torch.device(device)
         self.num_threads = num_threads
         self.networks = {
-            stream: I3D.from_state_dict(load_state_dict(weights[stream]), stream).to(self.device)
+            stream: prepare_network(
+                load_state_dict(weights[stream]),
+                stream,
+                device=self.device,
+                precision=config.precision,
+            )
             for stream in config.streams
         }
         if "flow" in config.streams:
@@ -187,14 +193,16 @@ class Extractor:
     def _flow_of_run(self, frames: NDArray[np.uint8]) -> Tensor:
         tvl1 = self.config.tvl1
         gray = rgb_to_gray(frames)
-        flow = tvl1_flow(gray, config=tvl1, num_threads=self.num_threads)
-        return torch.from_numpy(flow).to(self.device)
+        if self.device.type == "cpu":
+            flow = tvl1_flow(gray, config=tvl1, num_threads=self.num_threads)
+            return torch.from_numpy(flow)
+        return tvl1_flow_torch(self._to_device(gray), config=tvl1)
 
     @torch.inference_mode()
     def _forward(self, stream: Stream, clips: Tensor) -> NDArray[np.float32]:
         """Return (B, 1024) float32 features of (B, T, H, W, C) float32 clips in [-1, 1]."""
-        features = self.networks[stream].extract_features(clips.permute(0, 4, 1, 2, 3))
-        array: NDArray[np.float32] = features.float().cpu().numpy()
+        features = self.networks[stream](clips.permute(0, 4, 1, 2, 3))
+        array: NDArray[np.float32] = features.cpu().numpy()
         return array
 
 

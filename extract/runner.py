@@ -96,7 +96,7 @@ def run_extraction(
         else:
             todo.append(source)
     if todo:
-        devices = _devices(device)
+        devices = list_devices(device)
         workers, per_worker = _share_threads(workers, threads, devices, len(todo))
         job = Job(
             cache_dir=cache_dir,
@@ -222,7 +222,7 @@ class NameRecorder:
         self._last = time.monotonic()
 
 
-def _devices(device: str) -> tuple[str, ...]:
+def list_devices(device: str) -> tuple[str, ...]:
     """Return the torch devices to use, one worker each."""
     if device == "cpu":
         return ("cpu",)
