@@ -76,7 +76,8 @@ def _read_npy(file: "IO[bytes]", size: int) -> np.ndarray:
     count = 1
     for length in shape:
         count *= length
-    if not 0 < count * dtype.itemsize <= min(size, MAX_ARRAY_BYTES):
+    positive = all(length > 0 for length in shape)
+    if not positive or not 0 < count * dtype.itemsize <= min(size, MAX_ARRAY_BYTES):
         raise ValueError(f"an array of shape {shape} in {size} bytes")
     # read in pieces: what a hostile archive claims to hold need not be there
     data = bytearray()

@@ -5,6 +5,7 @@ checked by whoever asked for them.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -47,7 +48,8 @@ class Remote:
         Raises:
             CacheError: an unknown protocol, a package that is missing, or no connection.
         """
-        self.url = url
+        self._url = url
+        self.url = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", url)  # without a password, to be shown
         self.protocol = url.split("://", 1)[0] if "://" in url else "file"
         self._options = dict(options or {})
         self._new_host_keys = new_host_keys
@@ -91,8 +93,12 @@ class Remote:
 
         def action() -> int | None:
             try:
-                self._fs.invalidate_cache()
-                size = self._fs.info(self._join(name)).get("size")
+                if self.is_http:
+                    with self._open(name) as file:
+                        size = int(file.r.headers.get("Content-Length", "x"))
+                else:
+                    self._fs.invalidate_cache()
+                    size = self._fs.info(self._join(name)).get("size")
             except FileNotFoundError:
                 return None
             if not isinstance(size, int):
@@ -110,8 +116,8 @@ class Remote:
 
         def action() -> bytes | None:
             try:
-                with self._fs.open(self._join(name), "rb", **self._stream_options()) as file:
-                    data: bytes = _read_up_to(file, limit + 1)
+                with self._open(name) as file:
+                    data = _read_up_to(file, limit + 1)
             except FileNotFoundError:
                 return None
             if len(data) > limit:
@@ -126,12 +132,14 @@ class Remote:
         Raises:
             CacheError: there are fewer, or the file cannot be read.
         """
-        if size == 0:
-            return b""
-        data = self._retry(
-            f"read {name}",
-            lambda: bytes(self._fs.cat_file(self._join(name), start=offset, end=offset + size)),
-        )
+
+        def action() -> bytes:
+            if not self.is_http:
+                return bytes(self._fs.cat_file(self._join(name), start=offset, end=offset + size))
+            with self._open(name, offset) as file:
+                return _read_up_to(file, size)
+
+        data = self._retry(f"read {name}", action) if size else b""
         if len(data) != size:
             raise CacheError(f"{self.url}: {name}: {len(data)} bytes at {offset}, expected {size}")
         return data
@@ -142,11 +150,10 @@ class Remote:
         Raises:
             CacheError: it is shorter or cannot be read.
         """
-        offset = 0
-        while offset < size:
-            count = min(8 * BLOCK, size - offset)
-            yield self.read_range(name, count, offset)
-            offset += count
+        # larger pieces over HTTP: a server without ranges sends all that comes before, each time
+        piece = (64 if self.is_http else 8) * BLOCK
+        for offset in range(0, size, piece):
+            yield self.read_range(name, min(piece, size - offset), offset)
 
     def upload(self, path: Path, name: str) -> None:
         """Put a local file in place; elsewhere it appears whole or not at all.
@@ -174,20 +181,30 @@ class Remote:
     def _join(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
 
-    def _stream_options(self) -> dict[str, Any]:
-        # as a stream: servers without ranges or sizes are read too
-        return {"block_size": 0} if self.is_http else {}
+    def _open(self, name: str, offset: int = 0) -> Any:
+        """Open a file for reading; over HTTP as a stream that begins at `offset`."""
+        if not self.is_http:
+            return self._fs.open(self._join(name), "rb")
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={offset}-"}
+        if not offset:
+            del headers["Range"]
+        # any size keeps fsspec from asking for it, which would turn a lost connection into
+        # "no such file"
+        file = self._fs.open(self._join(name), "rb", block_size=0, size=1, headers=headers)
+        if offset and file.r.status != 206:  # a server without ranges
+            _skip(file, offset)
+        return file
 
     def _connect(self) -> None:
         import fsspec
 
         if self.protocol in ("sftp", "ssh"):
             self._fs, self._root = _open_sftp(
-                self.url, self._options, new_host_keys=self._new_host_keys
+                self._url, self._options, new_host_keys=self._new_host_keys
             )
         else:
             self._fs, self._root = fsspec.core.url_to_fs(
-                self.url, skip_instance_cache=True, use_listings_cache=False, **self._options
+                self._url, skip_instance_cache=True, use_listings_cache=False, **self._options
             )
 
     def _retry(self, what: str, action: Callable[[], T]) -> T:
@@ -226,6 +243,14 @@ def _read_up_to(file: Any, limit: int) -> bytes:
         parts.append(bytes(part))
         limit -= len(part)
     return b"".join(parts)
+
+
+def _skip(file: Any, count: int) -> None:
+    while count > 0:
+        part = file.read(min(count, BLOCK))
+        if not part:
+            raise OSError("the file ends too early")
+        count -= len(part)
 
 
 def _open_sftp(url: str, options: dict[str, Any], *, new_host_keys: bool) -> tuple[Any, str]:

@@ -129,6 +129,8 @@ def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
 
 def _writer(entry: FeatureEntry) -> str:
     """Return who made an entry, of what its provenance tells: versions and device."""
+    if entry.source.kind == "imported":
+        return "imported"
     known = entry.provenance
     parts = [f"{name} {known[name]}" for name in ("feat", "torch", "device") if known.get(name)]
     return ", ".join(parts) or "unknown"

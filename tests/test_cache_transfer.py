@@ -1,0 +1,384 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from cache_samples import make_config, make_record, reseal, reseal_structure, sha256_of
+from click.testing import CliRunner
+
+from cache import FeatureCache, NameEntry
+from cache.commands import cache_group
+from cache.compact import compact_cache
+from cache.remote import Remote
+from cache.transfer import pull_cache, push_cache
+from cache.verify import verify_cache
+from data.errors import CacheError
+from data.labels import VideoLabel, read_labels, write_labels
+
+pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip install 'feat[remote]'")
+from cache_servers import CuttingProxy, HttpServer, SftpServer
+
+pytestmark = [
+    # the servers' threads may be told of a connection's end after the test has gone on
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(botocore|moto|s3fs|werkzeug).*"),
+]
+
+NUM_VIDEOS = 6
+
+
+def name(content: str) -> NameEntry:
+    return NameEntry(sha256=sha256_of(content), size=1, mtime_ns=1)
+
+
+def fill(cache: FeatureCache, first: int = 0, count: int = NUM_VIDEOS) -> None:
+    for number in range(first, first + count):
+        video = f"d/{number}.mp4"
+        cache.write([make_record(video, dim=512), make_record(video, "flow", dim=512)])
+        cache.set_names({video: name(video)})
+
+
+@pytest.fixture
+def cache(tmp_path) -> FeatureCache:
+    cache = FeatureCache.create(tmp_path / "here")
+    fill(cache)
+    write_labels(cache.labels_path, [VideoLabel(video="d/0.mp4", split="train")])
+    return cache
+
+
+@pytest.fixture
+def other(tmp_path) -> FeatureCache:
+    return FeatureCache.create(tmp_path / "other")
+
+
+def features(cache: FeatureCache) -> dict[str, bytes]:
+    return {entry.key: cache.read_key(entry.key).tobytes() for entry in cache.entries()}
+
+
+def same(a: FeatureCache, b: FeatureCache) -> bool:
+    a, b = FeatureCache(a.path), FeatureCache(b.path)
+    return features(a) == features(b) and a.names() == b.names() and not verify_cache(b).problems
+
+
+def sftp(server, path: Path, port: int | None = None) -> Remote:
+    url = f"sftp://ann:secret@127.0.0.1:{port or server.port}/{path.name}"
+    return Remote(url, new_host_keys=True)
+
+
+# A local path: a USB disk, a mounted share
+
+
+def test_push_to_a_path_then_pull_gives_the_same(cache, other, tmp_path) -> None:
+    url = str(tmp_path / "disk" / "features")
+    report = push_cache(cache, Remote(url), reread=True)
+    assert (report.shards, report.already, report.labels) == (NUM_VIDEOS, 0, 1)
+    assert report.nbytes == sum(p.stat().st_size for p in cache.shards_dir.iterdir())
+    assert same(cache, FeatureCache(url))
+    assert pull_cache(other, Remote(url)).shards == NUM_VIDEOS
+    assert same(cache, other)
+    assert read_labels(other.labels_path) == read_labels(cache.labels_path)
+
+
+def test_only_what_is_missing_is_sent(cache, tmp_path) -> None:
+    remote = Remote(f"file://{tmp_path}/disk")
+    push_cache(cache, remote)
+    fill(cache, NUM_VIDEOS, 2)
+    report = push_cache(cache, remote)
+    assert (report.shards, report.already) == (2, NUM_VIDEOS)
+    assert push_cache(cache, remote).shards == 0
+
+
+def test_compacted_shards_are_not_sent_again(cache, other, tmp_path) -> None:
+    remote = Remote(str(tmp_path / "disk"))
+    push_cache(cache, remote)
+    pull_cache(other, remote)
+    compact_cache(cache)
+    report = push_cache(cache, remote)
+    assert (report.shards, report.already) == (0, 1)
+    compact_cache(FeatureCache(tmp_path / "disk"))
+    report = pull_cache(other, remote)
+    assert (report.shards, report.already) == (0, 1)
+
+
+def test_an_upload_cut_half_way_is_done_again(cache, tmp_path) -> None:
+    remote = Remote(str(tmp_path / "disk"))
+    push_cache(cache, remote)
+    victim = next((tmp_path / "disk" / "shards").glob("*.h5"))
+    victim.write_bytes(victim.read_bytes()[:1000])
+    assert push_cache(cache, remote).shards == 1
+    assert same(cache, FeatureCache(tmp_path / "disk"))
+
+
+def test_a_shard_damaged_here_is_not_sent(cache, tmp_path) -> None:
+    bad = next(cache.shards_dir.glob("*.h5"))
+    data = bytearray(bad.read_bytes())
+    data[-1] ^= 1
+    bad.write_bytes(data)
+    report = push_cache(FeatureCache(cache.path), Remote(str(tmp_path / "disk")))
+    assert report.damaged == [bad.name]
+    assert report.shards == NUM_VIDEOS - 1
+    assert not (tmp_path / "disk" / "shards" / bad.name).exists()
+    args = ["push", str(tmp_path / "disk"), "--cache", str(cache.path)]
+    result = CliRunner().invoke(cache_group, args)
+    assert result.exit_code == 1
+    assert bad.name in result.stderr
+
+
+# Nothing of the other side is trusted
+
+
+def bit_flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def absurd(path: Path) -> None:
+    reseal(path, lambda t: t["records"][0]["features"].update(shape=[10**12, 512]))
+
+
+def hostile_name(path: Path) -> None:
+    reseal(path, lambda t: t["records"][0]["source"].update(name="../../x"))
+    path.rename(path.with_name(f"{'0' * 64}.h5"))
+
+
+@pytest.mark.parametrize("damage", [bit_flip, truncated, absurd, hostile_name])
+def test_damaged_shards_there_are_refused_and_the_others_come(cache, other, damage) -> None:
+    damage(sorted(cache.shards_dir.glob("*.h5"))[0])
+    report = pull_cache(other, Remote(str(cache.path)))
+    assert len(report.damaged) == 1
+    assert report.shards == NUM_VIDEOS - 1
+    assert verify_cache(other).problems == []
+
+
+def test_a_shard_whose_every_checksum_is_forged_is_refused_by_its_structure(cache, other) -> None:
+    path = sorted(cache.shards_dir.glob("*.h5"))[0]
+    reseal(path, lambda t: t["records"][0]["features"].update(shape=[10**12, 512]))
+    reseal_structure_or_skip(path)
+    report = pull_cache(other, Remote(str(cache.path)))
+    assert len(report.damaged) == 1
+
+
+def reseal_structure_or_skip(path: Path) -> None:
+    try:
+        reseal_structure(path)
+    except CacheError:
+        path.rename(path.with_name(f"{sha256_of(path.name)}.h5"))
+
+
+def test_odd_files_there_are_left_alone(cache, other) -> None:
+    (cache.shards_dir / "evil.sh").write_text("rm -rf /")
+    (cache.shards_dir / f"{'0' * 64}.h5").symlink_to("/etc/passwd")
+    (cache.path / "names" / "evil.jsonl").write_text("x")
+    (cache.path / "names" / f"{'0' * 64}.jsonl").write_text("x")
+    (cache.path / "index" / f"{'0' * 64}.rows").write_text("x")
+    report = pull_cache(other, Remote(str(cache.path)))
+    assert report.shards == NUM_VIDEOS
+    assert report.damaged == [f"{'0' * 64}.jsonl"]  # links are not followed
+    assert sorted(os.listdir(other.path / "shards")) == sorted(
+        path.name for path in cache.shards_dir.iterdir() if path.is_file() and not path.is_symlink()
+        and path.name != "evil.sh"
+    )  # fmt: skip
+    assert verify_cache(other).problems == []
+
+
+def test_no_cache_and_newer_caches_are_refused(other, tmp_path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CacheError, match="no feature cache there"):
+        pull_cache(other, Remote(str(tmp_path / "empty")))
+    (tmp_path / "empty" / "feat-cache.json").write_text('{"format": "feat cache", "version": 9}')
+    for transfer in (pull_cache, push_cache):
+        with pytest.raises(CacheError, match="cache format 9, this build reads 1; upgrade"):
+            transfer(other, Remote(str(tmp_path / "empty")))
+
+
+def test_contradictions_are_refused_before_anything_is_fetched(cache, other) -> None:
+    other.write([make_record("x.mp4", config=make_config(clip_stride=8))])
+    with pytest.raises(CacheError, match=r"nothing pulled, .*clip_stride"):
+        pull_cache(other, Remote(str(cache.path)))
+    assert len(FeatureCache(other.path)) == 1
+    pull_cache(other, Remote(str(cache.path)), allow_mixed=True)
+    other.set_names({"d/0.mp4": name("other content")})
+    shutil.rmtree(other.path / "names")
+    (other.path / "names").mkdir()
+    again = FeatureCache(other.path)
+    again.set_names({"d/0.mp4": name("other content")})
+    with pytest.raises(CacheError, match=r"d/0\.mp4: content .*--latest-names"):
+        pull_cache(again, Remote(str(cache.path)), allow_mixed=True)
+
+
+def test_labels_that_contradict_are_refused(cache, other) -> None:
+    write_labels(other.labels_path, [VideoLabel(video="d/0.mp4", split="test")])
+    with pytest.raises(CacheError, match=r"1 labels differ: .*d/0\.mp4"):
+        pull_cache(other, Remote(str(cache.path)))
+
+
+# SFTP
+
+
+@pytest.fixture
+def sftp_server(tmp_path):
+    (tmp_path / "server").mkdir()
+    server = SftpServer(tmp_path / "server")
+    yield server
+    server.close()
+
+
+def test_sftp_push_and_pull(cache, other, tmp_path, sftp_server) -> None:
+    folder = tmp_path / "server" / "features"
+    assert push_cache(cache, sftp(sftp_server, folder), reread=True).shards == NUM_VIDEOS
+    assert same(cache, FeatureCache(folder))
+    assert pull_cache(other, sftp(sftp_server, folder)).shards == NUM_VIDEOS
+    assert same(cache, other)
+
+
+def test_sftp_goes_on_when_connections_are_cut(cache, other, tmp_path, sftp_server) -> None:
+    folder = tmp_path / "server" / "features"
+    for transfer, target in ((push_cache, cache), (pull_cache, other)):
+        proxy = CuttingProxy(sftp_server.port, cut_after=60_000, cuts=3)
+        report = transfer(target, sftp(sftp_server, folder, proxy.port))
+        assert proxy.cuts_left == 0
+        assert report.shards == NUM_VIDEOS
+        proxy.close()
+    assert same(cache, other)
+    assert not list((folder / "shards").glob(".tmp-*"))
+
+
+def test_sftp_that_stays_away_is_an_error_and_the_next_try_goes_on(
+    cache, tmp_path, sftp_server, monkeypatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    folder = tmp_path / "server" / "features"
+    proxy = CuttingProxy(sftp_server.port, cut_after=100_000, cuts=1000, then=100)
+    remote = sftp(sftp_server, folder, proxy.port)
+    with pytest.raises(CacheError, match="what has arrived is kept, the same command"):
+        push_cache(cache, remote)
+    proxy.close()
+    whole = list((folder / "shards").glob("[0-9a-f]*.h5"))
+    assert 0 < len(whole) < NUM_VIDEOS
+    report = push_cache(cache, sftp(sftp_server, folder))
+    assert report.already == len(whole)
+    assert report.shards == NUM_VIDEOS - len(whole)
+    assert same(cache, FeatureCache(folder))
+
+
+def test_sftp_servers_must_be_known(tmp_path, sftp_server, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = f"sftp://ann:secret@127.0.0.1:{sftp_server.port}/features"
+    with pytest.raises(CacheError, match="not found in known_hosts"):
+        Remote(url)
+    (tmp_path / ".ssh").mkdir()
+    key = sftp_server.key
+    (tmp_path / ".ssh" / "known_hosts").write_text(
+        f"[127.0.0.1]:{sftp_server.port} {key.get_name()} {key.get_base64()}\n"
+    )
+    Remote(url)
+    with pytest.raises(CacheError, match="cannot connect") as caught:
+        Remote(url.replace("secret", "wrong"))
+    assert "wrong" not in str(caught.value)
+    assert "ann@127.0.0.1" in str(caught.value)
+
+
+# HTTP, for pull
+
+
+@pytest.mark.parametrize("listing", [True, False])
+def test_http_pull(cache, other, tmp_path, listing) -> None:
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    server = HttpServer(tmp_path / "www", listing=listing)
+    if listing:
+        (tmp_path / "www" / "listing.json").unlink()
+    try:
+        report = pull_cache(other, Remote(f"http://127.0.0.1:{server.port}"))
+        assert report.shards == NUM_VIDEOS
+        assert same(cache, other)
+        with pytest.raises(CacheError, match="HTTP servers are read-only"):
+            push_cache(cache, Remote(f"http://127.0.0.1:{server.port}"))
+    finally:
+        server.close()
+
+
+def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path) -> None:
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    server = HttpServer(tmp_path / "www")
+    proxy = CuttingProxy(server.port, cut_after=20_000, cuts=3)
+    try:
+        report = pull_cache(other, Remote(f"http://127.0.0.1:{proxy.port}"))
+    finally:
+        server.close()
+        proxy.close()
+    assert proxy.cuts_left == 0
+    assert report.shards == NUM_VIDEOS
+    assert report.damaged == []
+    assert same(cache, other)
+
+
+# S3
+
+
+@pytest.fixture(scope="module")
+def s3_port():
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip(
+        "moto.server", reason="needs moto: pip install 'moto[server]'"
+    )
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+def s3(port: int, bucket: str) -> Remote:
+    options = {"key": "k", "secret": "s", "endpoint_url": f"http://127.0.0.1:{port}"}
+    return Remote(f"s3://{bucket}/features", options)
+
+
+def make_bucket(port: int, bucket: str) -> None:
+    s3(port, bucket)._fs.mkdir(bucket)
+
+
+def test_s3_push_and_pull(cache, other, s3_port) -> None:
+    make_bucket(s3_port, "plain")
+    assert push_cache(cache, s3(s3_port, "plain"), reread=True).shards == NUM_VIDEOS
+    assert push_cache(cache, s3(s3_port, "plain")).shards == 0
+    assert pull_cache(other, s3(s3_port, "plain")).shards == NUM_VIDEOS
+    assert same(cache, other)
+
+
+def test_s3_goes_on_when_connections_are_cut(cache, other, s3_port) -> None:
+    make_bucket(s3_port, "cut")
+    for transfer, target in ((push_cache, cache), (pull_cache, other)):
+        proxy = CuttingProxy(s3_port, cut_after=20_000, cuts=3)
+        assert transfer(target, s3(proxy.port, "cut")).shards == NUM_VIDEOS
+        assert proxy.cuts_left == 0
+        proxy.close()
+    assert same(cache, other)
+
+
+# The commands
+
+
+def test_commands(cache, tmp_path) -> None:
+    url = str(tmp_path / "disk")
+    result = CliRunner().invoke(cache_group, ["push", url, "--cache", str(cache.path), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["shards"] == NUM_VIDEOS
+    result = CliRunner().invoke(cache_group, ["pull", url, "--cache", str(tmp_path / "new")])
+    assert result.exit_code == 0, result.output
+    assert "6 shards (" in result.stdout
+    assert same(cache, FeatureCache(tmp_path / "new"))
+    bad = CliRunner().invoke(cache_group, ["pull", url, "--option", "x"])
+    assert bad.exit_code == 2
+
+
+def test_unknown_protocols_are_an_error() -> None:
+    with pytest.raises(CacheError, match=r"nonsense://x: cannot connect: .*[Pp]rotocol"):
+        Remote("nonsense://x")
