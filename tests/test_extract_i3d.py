@@ -1,5 +1,6 @@
 """I3D: TensorFlow's padding, the published network's outputs, and the fast version of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,15 @@ from extract.i3d_layers import NUM_CLASSES, expected_shapes
 from extract.i3d_prepared import max_pool_3x3x3, max_pool_strided, pad_input
 from extract.precision import cpu_flags, precision_for
 from extract.weights import load_state_dict, resolve_weights
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other crawl when other programs hold a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
