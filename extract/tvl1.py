@@ -1,21 +1,20 @@
 """TV-L1 optical flow on the CPU: OpenCV's DualTVL1OpticalFlow in numba, one frame pair a thread."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from extract import tvl1_kernels as kernels
-from extract.simd import aligned_zeros
-from extract.tvl1_frames import level_size
+# The kernels are imported where they are used: numba takes half a second, which a program that
+# only reads a configuration should not pay.
 
 MIN_SIDE = 16  # pixels; OpenCV builds no pyramid level smaller than this
-_BLOCK = 64  # pairs whose pyramids are held at once: bounds memory on long inputs
+_BLOCK = 32  # pairs whose pyramids are held at once, 2.2 MB each at 224x224
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -70,6 +69,8 @@ def rgb_to_gray(frames: UInt8) -> UInt8:
     """
     if frames.dtype != np.uint8 or frames.ndim < 1 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (..., 3), got {frames.dtype} {frames.shape}")
+    from extract import tvl1_kernels as kernels
+
     flat = np.ascontiguousarray(frames).reshape(-1, 3)
     gray = np.empty(flat.shape[0], np.uint8)
     kernels.to_gray(flat, gray)
@@ -118,6 +119,7 @@ def tvl1_flow(gray: UInt8, *, config: TVL1Config | None = None, num_threads: int
             stop = min(start + _BLOCK, num_pairs)
             run(solver.prepare, range(start, stop + 1))
             run(solver.solve, range(start, stop))
+    solver.buffers.give_frames(solver.frames)
     return solver.flow
 
 
@@ -127,13 +129,67 @@ def compile_kernels() -> None:
     tvl1_flow(rgb_to_gray(frame))
 
 
+class _Buffers:
+    """Memory for one frame size, used again from call to call: fresh pages cost time.
+
+    Each list holds what is free; a list's pop and append are safe between threads.
+    """
+
+    def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
+        from extract import tvl1_kernels as kernels
+
+        height, width = (int(side) for side in shapes[0])
+        self.shapes = shapes
+        self._frame_size = kernels.frame_size(shapes)
+        self._state_size = kernels.state_size(height, width)
+        self._scratch_size = kernels.scratch_size(width)
+        self._frames: list[Float32] = []
+        self._workspaces: list[tuple[Float32, Float32]] = []
+
+    def take_frames(self, count: int) -> list[Float32]:
+        """Return `count` frame buffers; their borders are zeros."""
+        from extract.simd import aligned_zeros
+
+        frames = []
+        for _ in range(count):
+            try:
+                frames.append(self._frames.pop())
+            except IndexError:
+                frames.append(aligned_zeros(self._frame_size))
+        return frames
+
+    def give_frames(self, frames: list[Float32]) -> None:
+        """Take frame buffers back."""
+        if len(self._frames) <= _BLOCK:
+            self._frames.extend(frames)
+
+    @contextmanager
+    def workspace(self) -> Iterator[tuple[Float32, Float32]]:
+        """Lend one thread's state and scratch buffers."""
+        from extract.simd import aligned_zeros
+
+        try:
+            lent = self._workspaces.pop()
+        except IndexError:
+            lent = (aligned_zeros(self._state_size), aligned_zeros(self._scratch_size))
+        try:
+            yield lent
+        finally:
+            self._workspaces.append(lent)
+
+
+@lru_cache(maxsize=2)
+def _buffers(height: int, width: int, num_scales: int, scale_step: float) -> _Buffers:
+    config = TVL1Config(num_scales=num_scales, scale_step=scale_step)
+    return _Buffers(pyramid_shapes(height, width, config))
+
+
 class _Solver:
-    """One call's frames, pyramids and result; `solve` may run in several threads at once."""
+    """One call's frames and result; `prepare` and `solve` may run in several threads at once."""
 
     def __init__(self, gray: UInt8, config: TVL1Config) -> None:
         num_frames, height, width = gray.shape
         self.gray = np.ascontiguousarray(gray)
-        self.shapes = pyramid_shapes(height, width, config)
         self.flow: Float32 = np.empty((num_frames - 1, height, width, 2), np.float32)
         self.numbers = (config.tau, config.lambda_, config.theta, config.epsilon, config.scale_step)
         self.counts = (
@@ -142,33 +198,26 @@ class _Solver:
             config.outer_iterations,
             config.median_size,
         )
-        size = sum(int(level_size(*shape)) for shape in self.shapes)
-        slots = min(num_frames, _BLOCK + 1)
-        self.frames = [aligned_zeros(size) for _ in range(slots)]
-        self.pixel_iterations = 0
-        self.local = threading.local()
+        self.buffers = _buffers(height, width, config.num_scales, config.scale_step)
+        self.frames = self.buffers.take_frames(min(num_frames, _BLOCK + 1))
 
     def prepare(self, index: int) -> None:
         """Build the pyramid of frame `index`."""
+        from extract import tvl1_kernels as kernels
+
         frame = self.frames[index % len(self.frames)]
-        kernels.fill_frame(self.gray[index], frame, self.shapes, self.numbers[4])
+        kernels.fill_frame(self.gray[index], frame, self.buffers.shapes, self.numbers[4])
 
     def solve(self, index: int) -> None:
         """Solve the pair of frames `index` and `index + 1`."""
-        height, width = self.gray.shape[1:]
-        if not hasattr(self.local, "state"):
-            self.local.state = aligned_zeros(kernels.state_size(height, width))
-            self.local.scratch = aligned_zeros(kernels.scratch_size(width))
-        kernels.solve_pair(
-            self.frames[index % len(self.frames)],
-            self.frames[(index + 1) % len(self.frames)],
-            self.shapes,
-            self.local.state,
-            self.local.scratch,
-            self.numbers,
-            self.counts,
-            self.flow[index],
-        )
+        from extract import tvl1_kernels as kernels
+
+        first, second = (self.frames[i % len(self.frames)] for i in (index, index + 1))
+        with self.buffers.workspace() as (state, scratch):
+            kernels.solve_pair(
+                *(first, second, self.buffers.shapes, state, scratch),
+                *(self.numbers, self.counts, self.flow[index]),
+            )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 BORDER = 4
-_HALF, _ONE = np.float32(0.5), np.float32(1)
+_HALF = np.float32(0.5)
 
 
 @njit
@@ -69,8 +69,8 @@ def resize_linear(source, target, step_y, step_x, gain):
 
 
 @njit
-def _fill_level(image, level):
-    """Write image and centred gradient; a border pixel stands for its missing neighbour."""
+def fill_level(image, level):
+    """Write a level's image and centred gradient; a border pixel stands for its missing one."""
     height, width = image.shape
     stride = level_stride(width)
     for y in range(height):
@@ -81,19 +81,3 @@ def _fill_level(image, level):
             level[at + 4 * x] = row[x]
             level[at + 4 * x + 1] = _HALF * (right - left)
             level[at + 4 * x + 2] = _HALF * (below[x] - above[x])
-
-
-@njit
-def fill_frame(gray, frame, shapes, scale_step):
-    """Fill the buffer of one frame (zeros at first) from its `gray` (H, W) uint8 image."""
-    image = gray.astype(np.float32)
-    start = 0
-    for s in range(shapes.shape[0]):
-        height, width = shapes[s]
-        if s > 0:
-            larger = image
-            image = np.empty((height, width), np.float32)
-            resize_linear(larger, image, 1 / scale_step, 1 / scale_step, _ONE)
-        size = level_size(height, width)
-        _fill_level(image, frame[start : start + size])
-        start += size

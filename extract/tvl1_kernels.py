@@ -10,10 +10,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from extract import tvl1_frames, tvl1_median, tvl1_warp
-from extract.tvl1_frames import level_size, resize_linear
+from extract import tvl1_median, tvl1_warp
+from extract.tvl1_frames import fill_level, level_size, resize_linear
 from extract.tvl1_median import median5, scratch_stride
 from extract.tvl1_sweep import (
     CHANNELS,
@@ -28,6 +29,28 @@ from extract.tvl1_sweep import (
 from extract.tvl1_warp import warp
 
 _ONE = np.float32(1)
+_OTHER_FILES = ("simd.py", "median_network.py")
+
+
+def _stamp() -> str:
+    """Return a digest of all files the kernels are made of.
+
+    Numba's disk cache asks only whether the cached function's own file has changed. A default
+    argument's value is part of its key, so a stamp among the arguments takes care of the others.
+    """
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("tvl1_*.py"), *map(folder.joinpath, _OTHER_FILES)]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+STAMP = _stamp()
+
+
+def frame_size(shapes: npt.NDArray[np.int64]) -> int:
+    """Floats of a frame's buffer with levels of these (height, width), see tvl1_frames."""
+    return sum(int(level_size(height, width)) for height, width in shapes)
 
 
 def state_size(height: int, width: int) -> int:
@@ -46,7 +69,8 @@ def scratch_size(width: int) -> int:
 def _start_level(state, field, height, width, unit):
     """Zero the state and put the flow `field` (2, height, width) in, in units of 1 / `unit`."""
     stride = row_stride(width)
-    state[: (height + 1) * CHANNELS * stride] = 0
+    for i in range((height + 1) * CHANNELS * stride):
+        state[i] = 0
     for y in range(height):
         row = (y + 1) * CHANNELS * stride
         for x in range(width):
@@ -96,8 +120,8 @@ def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbe
         error = np.inf
         for outer in range(num_outer):
             if median_size == 5:
-                median5(state, height, width, U, scratch)
-                median5(state, height, width, V, scratch)
+                for channel in (U, V):
+                    median5(state, height, width, channel, scratch)
             error = flow_only(state, height, width, taus, limit)
             inner = 1
             while error > threshold and inner < num_inner:
@@ -113,8 +137,21 @@ def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbe
     return iterations
 
 
-@njit
-def _solve(frame0, frame1, shapes, state, scratch, numbers, counts, flow):
+@njit(nogil=True, cache=True, error_model="numpy")
+def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, stamp=STAMP):
+    """Fill `flow` (H, W, 2) float32, frame 0 to frame 1; return the pixel iterations done.
+
+    Args:
+        frame0: The first frame's buffer, from fill_frame.
+        frame1: The second frame's buffer.
+        shapes: (num_levels, 2) int64, heights and widths, finest first.
+        state: state_size(H, W) float32.
+        scratch: scratch_size(W) float32; zeros, or as an earlier pair left it.
+        numbers: tau, lambda, theta, epsilon, scale step.
+        counts: Warps, inner iterations, outer iterations, median size.
+        flow: The result.
+        stamp: Part of the compiled code's key; leave it.
+    """
     tau, _, theta, _, scale_step = numbers
     unit = np.float32(tau / theta)
     stop = 0
@@ -124,7 +161,7 @@ def _solve(frame0, frame1, shapes, state, scratch, numbers, counts, flow):
     field = np.zeros((2, shapes[last, 0], shapes[last, 1]), np.float32)
     pixel_iterations = 0
     for s in range(last, -1, -1):
-        height, width = shapes[s]
+        height, width = shapes[s, 0], shapes[s, 1]
         start = stop - level_size(height, width)
         if s < last:
             coarse = field
@@ -142,58 +179,34 @@ def _solve(frame0, frame1, shapes, state, scratch, numbers, counts, flow):
         pixel_iterations += iterations * height * width
         field = _flow_of(state, height, width, unit)
         stop = start
-    for c in range(2):
-        flow[:, :, c] = field[c]
+    for y in range(flow.shape[0]):
+        for x in range(flow.shape[1]):
+            flow[y, x, 0] = field[0, y, x]
+            flow[y, x, 1] = field[1, y, x]
     return pixel_iterations
 
 
-@njit
-def _to_gray(rgb, gray):
+@njit(nogil=True, cache=True)
+def fill_frame(gray, frame, shapes, scale_step, stamp=STAMP):
+    """Fill one frame's buffer (zeros at first) from its `gray` (H, W) uint8 image."""
+    image = np.empty(gray.shape, np.float32)
+    for y in range(gray.shape[0]):
+        for x in range(gray.shape[1]):
+            image[y, x] = gray[y, x]
+    start = 0
+    for s in range(shapes.shape[0]):
+        height, width = shapes[s, 0], shapes[s, 1]
+        if s > 0:
+            larger = image
+            image = np.empty((height, width), np.float32)
+            resize_linear(larger, image, 1 / scale_step, 1 / scale_step, _ONE)
+        fill_level(image, frame[start : start + level_size(height, width)])
+        start += level_size(height, width)
+
+
+@njit(nogil=True, cache=True)
+def to_gray(rgb, gray, stamp=STAMP):
+    """Luma of (N, 3) uint8 in OpenCV's 15-bit fixed point (imgproc/src/color_rgb.simd.hpp)."""
     for i in range(gray.shape[0]):
         red, green, blue = np.uint32(rgb[i, 0]), np.uint32(rgb[i, 1]), np.uint32(rgb[i, 2])
         gray[i] = (red * 9798 + green * 19235 + blue * 3735 + 16384) >> 15
-
-
-def _define_entries(stamp: str):
-    """Compile, with a cache on disk, what Python calls.
-
-    Numba's cache asks only whether the file of the cached function itself has changed. A closure
-    variable is part of its key, so `stamp`, a digest of all files, takes care of the others.
-    """
-
-    @njit(nogil=True, cache=True)
-    def fill_frame(gray, frame, shapes, scale_step):
-        """Fill one frame's buffer (zeros at first) from its `gray` (H, W) uint8 image."""
-        stamp  # noqa: B018
-        tvl1_frames.fill_frame(gray, frame, shapes, scale_step)
-
-    @njit(nogil=True, cache=True)
-    def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow):
-        """Fill `flow` (H, W, 2) float32, frame 0 to frame 1; return the pixel iterations done.
-
-        `numbers`: tau, lambda, theta, epsilon, scale step. `counts`: warps, inner iterations,
-        outer iterations, median size. `state` and `scratch` are zeros or from an earlier pair.
-        """
-        stamp  # noqa: B018
-        return _solve(frame0, frame1, shapes, state, scratch, numbers, counts, flow)
-
-    @njit(nogil=True, cache=True)
-    def to_gray(rgb, gray):
-        """Luma of (N, 3) uint8 in OpenCV's 15-bit fixed point (imgproc/src/color_rgb.simd.hpp)."""
-        stamp  # noqa: B018
-        _to_gray(rgb, gray)
-
-    return fill_frame, solve_pair, to_gray
-
-
-def _stamp() -> str:
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(
-        [*folder.glob("tvl1_*.py"), folder / "simd.py", folder / "median_network.py"]
-    ):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-fill_frame, solve_pair, to_gray = _define_entries(_stamp())

@@ -1,5 +1,6 @@
 """TV-L1 on the CPU: known motions, OpenCV as the outside reference, threads."""
 
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extract import tvl1
 from extract.tvl1 import TVL1Config, compile_kernels, pyramid_shapes, rgb_to_gray, tvl1_flow
 
 cv2 = pytest.importorskip("cv2", reason="opencv-contrib is the reference of these tests")
@@ -170,7 +172,7 @@ def test_a_pair_does_not_depend_on_its_neighbours():
     """More pairs than one block of pyramids: the slots of the ring must not be mixed up."""
     frames = np.concatenate([moving_square(20, 24, num_frames=10, seed=s) for s in range(14)])
     flow = tvl1_flow(frames, num_threads=2)
-    for index in (0, 1, 63, 64, 65, 127, 128, len(frames) - 2):
+    for index in (0, 1, 31, 32, 33, 63, 64, 65, 128, len(frames) - 2):
         np.testing.assert_array_equal(flow[index], tvl1_flow(frames[index : index + 2])[0])
 
 
@@ -220,6 +222,32 @@ def test_a_second_process_loads_the_compiled_kernels():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) >= 1
+
+
+def test_reading_a_configuration_does_not_import_numba():
+    code = "import sys, extract.tvl1 as t; t.TVL1Config(); sys.exit('numba' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_editing_any_kernel_file_compiles_anew(tmp_path):
+    """Numba's own cache would not notice a change in a function that a cached one calls."""
+    source = Path(tvl1.__file__).parent
+    shutil.copytree(source, tmp_path / "extract", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import extract.tvl1_kernels as k; from extract.tvl1 import compile_kernels;"
+        "compile_kernels(); print(sum(k.solve_pair.stats.cache_misses.values()))"
+    )
+    misses = []
+    for edit in (False, False, True):
+        if edit:
+            path = tmp_path / "extract" / "tvl1_sweep.py"
+            path.write_text(path.read_text() + "\n# edited\n")
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        misses.append(int(done.stdout))
+    assert misses == [1, 0, 1]
 
 
 @pytest.mark.realdata

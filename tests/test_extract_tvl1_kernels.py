@@ -12,7 +12,8 @@ from numba import njit
 from extract import simd
 from extract.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE
 from extract.simd import LANES, aligned_zeros
-from extract.tvl1_frames import BORDER, fill_frame, level_size, level_stride, resize_linear
+from extract.tvl1_frames import BORDER, level_size, level_stride, resize_linear
+from extract.tvl1_kernels import fill_frame
 from extract.tvl1_median import SCRATCH_ROWS, median5, scratch_stride
 from extract.tvl1_sweep import (
     CHANNELS,
