@@ -170,7 +170,10 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset(model=ModelConfig(), train=TrainConfig()),
+    "default": Preset(
+        model=ModelConfig(hidden=32, head_widths=(256,), readout="each", dropout=0.5),
+        train=TrainConfig(score_loss="cross_entropy", learning_rate=1e-3, max_steps=200),
+    ),
     # To the letter: no standardisation, no dropout, and a linear score output, since equation 7's
     # second branch (|x| > 1) can only be reached by one.
     "paper": Preset(

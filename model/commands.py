@@ -1,0 +1,193 @@
+"""The commands `feat train` and `feat eval`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+    from data.labels import Split, VideoLabel
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
+)
+skip_option = click.option(
+    "--skip-missing", is_flag=True, help="Leave out labelled videos that the cache lacks."
+)
+misaligned_option = click.option(
+    "--allow-misaligned", is_flag=True, help="Cut labels that go beyond the end of their video."
+)
+
+
+@click.command()
+@click.option(
+    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
+    help="The feature cache to train from.",
+)  # fmt: skip
+@click.option(
+    "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
+)
+@click.option(
+    "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
+)
+@click.option("--out", type=FOLDER, help="The run folder itself.  [default: a new one in --runs]")
+@click.option("--preset", default="default", show_default=True, help="default, or paper.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at most.")
+@click.option("--num-clips", type=click.IntRange(min=1), help="K, the clips of a window.")
+@click.option("--hidden", type=click.IntRange(min=1), help="Channels of the ConvLSTM.")
+@click.option("--layers", type=click.IntRange(min=1), help="ConvLSTM layers.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True))
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--weight-decay", type=click.FloatRange(0))
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows a step.")
+@click.option(
+    "--val-fraction", type=click.FloatRange(0, 1, max_open=True),
+    help="Share of the training videos that selects the model, where the labels name no val ones.",
+)  # fmt: skip
+@click.option(
+    "--standardize/--no-standardize", default=None,
+    help="Standardise features with the training set's statistics.",
+)  # fmt: skip
+@device_option
+@skip_option
+@misaligned_option
+@json_option
+def train_command(
+    cache_dir: Path,
+    labels_file: Path | None,
+    runs: Path,
+    out: Path | None,
+    preset: str,
+    seed: int,
+    streams: str | None,
+    steps: int | None,
+    device: str,
+    skip_missing: bool,
+    allow_misaligned: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train the ConvLSTM model from a feature cache alone."""
+    from cache import FeatureCache
+    from model.config import choose_preset
+    from model.progress import TrainProgress
+    from model.train import run_training
+
+    chosen = choose_preset(preset).changed({"max_steps": steps, **settings})
+    train = replace(chosen.train, seed=seed)
+    cache = FeatureCache(cache_dir)
+    with TrainProgress(max_steps=train.max_steps) as progress:
+        report = run_training(
+            cache,
+            _read_training_labels(labels_file, cache),
+            model=chosen.model,
+            train=train,
+            runs=runs,
+            out=out,
+            streams=[name.strip() for name in streams.split(",")] if streams else (),
+            device=device,
+            skip_missing=skip_missing,
+            allow_misaligned=allow_misaligned,
+            on_look=progress.show,
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    click.echo(
+        f"trained on {report.num_train_videos} videos ({report.num_train_windows} windows of "
+        f"{' + '.join(report.streams)}), selected by {report.selected_by} on "
+        f"{report.num_val_videos}: step {report.best_step} of {report.steps}, "
+        f"{report.seconds:.0f} s"
+    )
+    click.echo(f"run: {report.run}")
+
+
+@click.command()
+@click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
+@click.option(
+    "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
+)
+@click.option("--cache", "cache_dir", type=FOLDER, help="[default: the cache of the run]")
+@click.option(
+    "--labels", "labels_file", type=FILE, help="[default: those the run was trained with]"
+)
+@click.option(
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
+)
+@device_option
+@skip_option
+@misaligned_option
+@json_option
+def eval_command(
+    run: Path | None,
+    runs: Path,
+    cache_dir: Path | None,
+    labels_file: Path | None,
+    split: str,
+    device: str,
+    skip_missing: bool,
+    allow_misaligned: bool,
+    as_json: bool,
+) -> None:
+    """Score the test videos with a trained run; write measures, pictures and report.html."""
+    from data.labels import read_labels
+    from model.evaluate import run_evaluation
+    from model.runs import LABELS_NAME, newest_run
+
+    run = run or newest_run(runs)
+    report = run_evaluation(
+        run,
+        _cache_of(run, cache_dir),
+        read_labels(labels_file or run / LABELS_NAME),
+        split=cast("Split", split),
+        device=device,
+        skip_missing=skip_missing,
+        allow_misaligned=allow_misaligned,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    for name, value in report.metrics.values.items():
+        shown = f"none ({report.metrics.reasons[name]})" if value is None else f"{value:.4f}"
+        click.echo(f"{name:15} {shown}")
+    counts = report.metrics.counts
+    click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
+    click.echo(f"{'protocol':15} {report.protocol}")
+    click.echo(f"{'report':15} {report.report}")
+
+
+def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
+    from cache import FeatureCache
+    from data.errors import CacheError
+    from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+
+    if cache_dir:
+        return FeatureCache(cache_dir)
+    trained_from = Path(load_checkpoint(run / CHECKPOINT_NAME).info.cache)
+    try:
+        return FeatureCache(trained_from)
+    except CacheError as error:
+        raise CacheError(
+            f"{error} (the run was trained from there; name its cache with --cache)"
+        ) from error
+
+
+def _read_training_labels(path: Path | None, cache: "FeatureCache") -> "list[VideoLabel]":
+    from data.errors import LabelsError
+    from data.labels import read_labels
+
+    if path is None and not cache.labels_path.exists():
+        raise LabelsError(
+            f"{cache.labels_path}: the cache holds no labels; put a labels.csv beside the videos "
+            "and run `feat extract`, or name one with --labels"
+        )
+    return read_labels(path or cache.labels_path)

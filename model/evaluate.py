@@ -1,0 +1,212 @@
+"""Evaluation of a run on one split of a cache: scores, measures, pictures and a report."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache import FeatureCache
+from data.errors import ModelError
+from data.labels import Split, VideoLabel
+from model.checkpoint import (
+    CHECKPOINT_NAME,
+    Checkpoint,
+    RunInfo,
+    check_features_fit,
+    load_checkpoint,
+)
+from model.features import available_streams, drop_missing, load_features, named
+from model.material import check_labels
+from model.metrics import Metrics, VideoResult, compute_metrics, frame_auc
+from model.report import write_report
+from model.runs import file_names, write_json
+from model.scoring import score_videos, video_results
+from model.train import resolve_device
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+EVAL_NAME = "eval"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """What an evaluation found, and where it is written."""
+
+    run: Path
+    cache: Path
+    split: Split
+    protocol: str
+    metrics: Metrics
+    report: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat dictionary of JSON types."""
+        return {
+            **self.metrics.to_dict(),
+            "run": str(self.run),
+            "cache": str(self.cache),
+            "split": self.split,
+            "protocol": self.protocol,
+            "report": str(self.report),
+        }
+
+
+def run_evaluation(
+    run: Path,
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    split: Split = "test",
+    device: str = "auto",
+    skip_missing: bool = False,
+    allow_misaligned: bool = False,
+) -> EvalReport:
+    """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
+
+    Args:
+        run: a finished run folder.
+        cache: the features; no video is opened.
+        labels: of all videos.
+        split: which of them to evaluate.
+        device: `auto` takes a GPU if there is one.
+        skip_missing: leave labelled videos out that the cache lacks, instead of refusing.
+        allow_misaligned: cut labels that go beyond their video, instead of refusing.
+
+    Raises:
+        FeatError: the features are not those the run was trained on, videos are missing, or a
+            test video was trained on.
+    """
+    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
+    check_features_fit(checkpoint.info, cache, where=str(run))
+    wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
+    if not wanted:
+        raise ModelError(f"the labels name no video with split '{split}'; add some")
+    available = available_streams(cache, [label.video for label in wanted])
+    wanted = drop_missing(wanted, available, skip_missing=skip_missing)
+    wanted = check_labels(cache, wanted, allow_misaligned=allow_misaligned)
+    results = evaluate_videos(checkpoint, cache, wanted)
+    metrics = compute_metrics(results, checkpoint.info.categories)
+    protocol = describe_protocol(checkpoint.info, split, len(results))
+    folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
+    folder.mkdir(exist_ok=True)
+    report = EvalReport(
+        run=run,
+        cache=cache.path,
+        split=split,
+        protocol=protocol,
+        metrics=metrics,
+        report=folder / "report.html",
+    )
+    write_scores(folder, results)
+    write_json(folder / "metrics.json", report.to_dict())
+    write_report(
+        folder,
+        results,
+        metrics,
+        title=f"{run.name}: {split} videos",
+        protocol=protocol,
+        settings=checkpoint.info.to_dict(),
+    )
+    return report
+
+
+def evaluate_videos(
+    checkpoint: Checkpoint, cache: FeatureCache, labels: Sequence[VideoLabel]
+) -> list[VideoResult]:
+    """Return the scores of the labelled videos beside the truth.
+
+    Raises:
+        ModelError: a test video was trained on or selected the model.
+    """
+    info = checkpoint.info
+    data = load_features(
+        cache,
+        labels,
+        streams=[stream.name for stream in info.streams],
+        configs={stream.name: stream.config for stream in info.streams},
+    )
+    if data.clip_len != info.clip_len:
+        raise ModelError(
+            f"the cache's clips have {data.clip_len} frames, the run was trained on clips of "
+            f"{info.clip_len}"
+        )
+    known = {**info.train_videos, **info.val_videos}
+    contents = set(known.values())
+    trained_on = [
+        label.video
+        for label, sha256 in zip(data.labels, data.sha256, strict=True)
+        if label.split == "test" and (label.video in known or sha256 in contents)
+    ]
+    if trained_on:
+        raise ModelError(
+            f"{len(trained_on)} test videos were used to train this run: {named(trained_on)}; "
+            "evaluate with the labels it was trained with, or train again"
+        )
+    device = next(checkpoint.network.parameters()).device
+    inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
+    scores = score_videos(checkpoint.network, inputs, data)
+    return video_results(scores, data, info.categories)
+
+
+def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:
+    """Return in words what kind of number this evaluation gives."""
+    warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
+    return (
+        f"fully supervised (frame labels of {len(info.train_videos)} training videos, selected on "
+        f"{len(info.val_videos)}), frame-level on the {num_videos} {split} videos of labels "
+        f"{info.labels_sha256[:12]}{warning}"
+    )
+
+
+def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
+    """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`."""
+    np.savez_compressed(
+        folder / "scores.npz",
+        videos=np.array([result.video for result in results]),
+        num_frames=np.array([len(result.scores) for result in results]),
+        scores=np.concatenate([result.scores.astype(np.float32) for result in results]),
+        labels=np.concatenate(
+            [
+                np.full(len(r.scores), -1, np.int8)
+                if r.labels is None
+                else r.labels.astype(np.int8)
+                for r in results
+            ]
+        ),
+    )
+    names = file_names([result.video for result in results])
+    (folder / "scores").mkdir(exist_ok=True)
+    with (folder / "videos.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["video", "frames", "abnormal", "auc", "peak", "category", "predicted", "scores"]
+        )
+        for result, name in zip(results, names, strict=True):
+            auc = frame_auc([result])[0]
+            writer.writerow(
+                [
+                    result.video,
+                    len(result.scores),
+                    "?" if result.labels is None else int(result.labels.sum()),
+                    "" if auc is None else f"{auc:.4f}",
+                    f"{result.scores.max():.4f}",
+                    result.category,
+                    result.predicted,
+                    f"scores/{name}.csv",
+                ]
+            )
+            _write_frames(folder / "scores" / f"{name}.csv", result)
+
+
+def _write_frames(path: Path, result: VideoResult) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "score", "label"])
+        for frame, score in enumerate(result.scores):
+            label = "" if result.labels is None else int(result.labels[frame])
+            writer.writerow([frame, f"{score:.6f}", label])

@@ -1,0 +1,58 @@
+"""Progress of a training: a bar on a terminal, a line a look elsewhere."""
+
+import logging
+import sys
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+
+class TrainProgress:
+    """Shows each look at the training; used as a context manager."""
+
+    def __init__(self, *, max_steps: int) -> None:
+        self._max_steps = max_steps
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
+        # a quiet run shows warnings only
+        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+            self._bar = Progress(
+                TextColumn("train"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.description}"),
+                TimeElapsedColumn(),
+                TextColumn("at most"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=max_steps)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._stack.enter_context(self._bar)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Show one row of `metrics.jsonl`."""
+        shown = [f"loss {row['loss']:.3f}"]
+        for name, label in (("val_loss", "val loss"), ("val_auc", "val AUC")):
+            if row.get(name) is not None:
+                shown.append(f"{label} {row[name]:.3f}")
+        text = ", ".join(shown)
+        if self._bar:
+            self._bar.update(self._task, completed=row["step"], description=text)
+        else:
+            logger.info("step %d of at most %d: %s", row["step"], self._max_steps, text)

@@ -1,0 +1,101 @@
+"""Scores of whole videos from a network: every window once, overlapping ones averaged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.features import FeatureSet
+from model.metrics import VideoResult
+from model.network import AnomalyNetwork
+from model.windows import average_windows, make_windows, slot_bounds, spread_on_frames
+
+BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoScores:
+    """A network's answer for V videos."""
+
+    frames: list[NDArray[np.float64]]
+    """(T,) in [0, 1] for each video."""
+    categories: NDArray[np.float64]
+    """(V, C): mean over the video's windows of the class probabilities; C may be 0."""
+
+
+@torch.inference_mode()
+def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet) -> VideoScores:
+    """Return a score for every frame and the category probabilities of every video.
+
+    Args:
+        network: left in evaluation mode.
+        inputs: (N, D) float32 on the network's device: `data`'s features, standardised if the
+            network was trained so.
+        data: whose clips and videos they are.
+    """
+    config = network.config
+    windows = make_windows(data.first_clip, config.num_clips)
+    rows = torch.from_numpy(windows.rows).to(inputs.device)
+    mask = torch.from_numpy(windows.mask).to(inputs.device)
+    network.eval()
+    scores, probabilities = [], []
+    for first in range(0, len(windows), BATCH):
+        part = slice(first, first + BATCH)
+        predicted = network(inputs[rows[part]], mask[part])
+        values = predicted.scores
+        scores.append(values.sigmoid() if config.score_activation == "sigmoid" else values)
+        if predicted.categories is not None:
+            probabilities.append(predicted.categories.softmax(dim=1))
+    window_scores = torch.cat(scores).double().cpu().numpy()
+    slots = average_windows(window_scores, windows, len(data.features))
+    # A linear output may leave [0, 1]; clamped after averaging, so that windows can make up for
+    # each other.
+    slots = slots.clip(0.0, 1.0)
+    bounds = slot_bounds(
+        data.start_frame, data.end_frame, clip_len=data.clip_len, slots=config.clip_slots
+    )
+    frames = [
+        spread_on_frames(slots[data.rows(v)], bounds[data.rows(v)], int(data.num_frames[v]))
+        for v in range(len(data.labels))
+    ]
+    return VideoScores(
+        frames=frames,
+        categories=_video_means(probabilities, windows.video, len(data.labels)),
+    )
+
+
+def video_results(
+    scores: VideoScores, data: FeatureSet, categories: tuple[str, ...]
+) -> list[VideoResult]:
+    """Return the scores beside the truth.
+
+    Raises:
+        LabelsError: a label goes beyond a video's last frame.
+    """
+    results = []
+    for index, label in enumerate(data.labels):
+        probabilities = scores.categories[index]
+        results.append(
+            VideoResult(
+                video=label.video,
+                scores=scores.frames[index],
+                labels=None if label.is_weak else label.frame_labels(int(data.num_frames[index])),
+                category=label.category,
+                predicted=categories[int(probabilities.argmax())] if categories else "",
+                probabilities=probabilities,
+                frame_rate=float(data.frame_rate[index]),
+            )
+        )
+    return results
+
+
+def _video_means(
+    probabilities: list[torch.Tensor], video: NDArray[np.int64], num_videos: int
+) -> NDArray[np.float64]:
+    if not probabilities:
+        return np.zeros((num_videos, 0))
+    values = torch.cat(probabilities).double().cpu().numpy()
+    total = np.zeros((num_videos, values.shape[1]))
+    np.add.at(total, video, values)
+    return total / np.bincount(video, minlength=num_videos)[:, None]

@@ -1,0 +1,135 @@
+"""`feat train` and `feat eval` as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from model_cache import demo_rows, make_cache
+
+from feat import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ["--steps", "60", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def feat(*arguments: str, cwd: Path) -> Result:
+    before = Path.cwd()
+    os.chdir(cwd)
+    try:
+        return CliRunner().invoke(cli, arguments)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where a user has extracted: ./features with labels.csv in it."""
+    folder = tmp_path_factory.mktemp("user")
+    make_cache(folder / "features", demo_rows())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Result:
+    return feat("train", *QUICK, cwd=folder)
+
+
+def test_train_then_eval_need_no_arguments_but_the_cache(folder, trained):
+    assert trained.exit_code == 0, trained.stderr
+    assert "run: runs/" in trained.stdout
+    assert "step 20 of at most 60: loss" in trained.stderr
+    done = feat("eval", cwd=folder)
+    assert done.exit_code == 0, done.stderr
+    assert "auc " in done.stdout
+    report = done.stdout.split()[-1]
+    assert (folder / report).is_file()
+
+
+def test_json_is_one_object_on_stdout(folder, trained):
+    found = json.loads(feat("eval", "--json", cwd=folder).stdout)
+    assert 0.9 < found["auc"] <= 1.0
+    assert found["num_frames"] == 640
+    again = feat("train", *QUICK, "--out", "mine", "--json", "--seed", "3", cwd=folder)
+    report = json.loads(again.stdout)
+    assert report["run"] == "mine"
+    assert report["streams"] == ["rgb", "flow"]
+    assert report["num_train_videos"] == 6
+    newest = json.loads(feat("eval", "--json", "--run", "mine", cwd=folder).stdout)
+    assert newest["run"] == "mine"
+
+
+def test_the_newest_finished_run_is_evaluated(folder, trained):
+    (folder / "runs" / "99999999-unfinished").mkdir(exist_ok=True)
+    assert json.loads(feat("eval", "--json", cwd=folder).stdout)["run"].endswith("-rgb-flow-s0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--cache", "nowhere"], "nowhere: no feature cache here"),
+        (["train", "--labels", "none.csv"], "none.csv: no such labels file"),
+        (["train", "--preset", "best"], "preset 'best' is unknown, expected one of default, paper"),
+        (["train", "--streams", "audio"], "no stream audio"),
+        (["train", "--device", "cuda:9"], "no CUDA device"),
+        (["train", "--device", "abacus"], "device 'abacus' is unknown"),
+        (["eval", "--runs", "nowhere"], "nowhere: no finished run there; run `feat train`"),
+        (["eval", "--run", "nowhere"], "no checkpoint there; run `feat train` first"),
+        (["eval", "--cache", "nowhere"], "nowhere: no feature cache here"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(folder, trained, arguments, message):
+    done = feat(*arguments, cwd=folder)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_without_labels_says_where_they_come_from(tmp_path):
+    make_cache(tmp_path / "features", demo_rows()).labels_path.unlink()
+    done = feat("train", cwd=tmp_path)
+    assert done.exit_code == 1
+    assert "labels.csv beside the videos and run `feat extract`, or name one" in done.stderr
+
+
+def test_a_cache_that_moved_is_named_with_the_way_out(tmp_path):
+    make_cache(tmp_path / "features", demo_rows())
+    assert feat("train", *QUICK, cwd=tmp_path).exit_code == 0
+    (tmp_path / "features").rename(tmp_path / "elsewhere")
+    done = feat("eval", cwd=tmp_path)
+    assert done.exit_code == 1
+    assert "name its cache with --cache" in done.stderr
+    assert feat("eval", "--cache", "elsewhere", cwd=tmp_path).exit_code == 0
+
+
+def test_stage_two_runs_as_a_program_without_ffmpeg_or_videos(folder, trained):
+    """The cache and the run are all it needs; nothing of stage 1 is imported."""
+    code = (
+        "import sys; from feat import cli\n"
+        "try: cli(['eval', '--json'], prog_name='feat')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'ffmpeg', 'numba', 'cv2', 'extract.pipeline'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_frames"] == 640

@@ -1,0 +1,312 @@
+"""Evaluation: every frame once and in its place, what is written, what is refused."""
+
+import base64
+import csv
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from model_cache import add_video, clip_table, demo_rows, label, make_cache
+
+from cache import FeatureCache
+from data.errors import ConfigError, ModelError
+from data.labels import write_labels
+from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.config import ModelConfig, TrainConfig
+from model.evaluate import evaluate_videos, run_evaluation
+from model.runs import file_names
+from model.train import run_training
+
+SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
+QUICK = TrainConfig(max_steps=60, eval_every=20, learning_rate=1e-2, batch_size=24, patience=0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    report = run_training(cache, demo_rows(), model=SMALL, train=QUICK, runs=folder)
+    return report.run
+
+
+@pytest.fixture(scope="module")
+def report(run, cache):
+    return run_evaluation(run, cache, demo_rows())
+
+
+def train_and_score(tmp_path, rows, num_frames, **changes):
+    cache = make_cache(tmp_path / "features", rows, num_frames=num_frames)
+    trained = run_training(
+        cache, rows, model=replace(SMALL, **changes), train=QUICK, runs=tmp_path / "runs"
+    )
+    checkpoint = load_checkpoint(trained.run / CHECKPOINT_NAME)
+    tests = [row for row in rows if row.split == "test"]
+    return {result.video: result for result in evaluate_videos(checkpoint, cache, tests)}
+
+
+@pytest.mark.parametrize("readout", ["last", "each"])
+def test_a_spike_in_the_features_is_a_spike_at_the_same_frames(tmp_path, readout):
+    """One abnormal clip in a long test video: any shift of windows or slots moves the peak."""
+    spans = ["0:16", "48:64", "128:144", "64:96", "144:160", "32:48"]
+    rows = [label(f"bad{i}.mp4", "train", span) for i, span in enumerate(spans)]
+    rows += [label(f"good{i}.mp4", "train") for i in range(6)]
+    places = [0, 7, 18, 24]  # the first, two in the middle, the last clip
+    rows += [label(f"spike{p}.mp4", "test", f"{16 * p}:{16 * p + 16}") for p in places]
+    lengths = {row.video: 400 if row.split == "test" else 160 for row in rows}
+    found = train_and_score(tmp_path, rows, lengths, readout=readout)
+    for place in places:
+        scores = found[f"spike{place}.mp4"].scores.reshape(25, 16).mean(axis=1)
+        others = np.delete(scores, place)
+        assert scores.argmax() == place
+        assert scores[place] > 3 * others.mean()
+
+
+def test_labels_within_a_clip_are_learnt_at_their_own_frames(tmp_path):
+    """Every abnormal clip is so in its second half only: the scores must say the same."""
+    rows = [label(f"bad{i}.mp4", "train", f"{16 * i + 8}:{16 * i + 16}") for i in range(10)]
+    rows += [label(f"good{i}.mp4", "train") for i in range(6)]
+    rows.append(label("probe.mp4", "test", "88:96"))
+    scores = train_and_score(tmp_path, rows, 160)["probe.mp4"].scores
+    assert scores[88:96].min() > 2 * scores[80:88].max()
+    assert scores[88:96].min() > 2 * scores[:80].max()
+
+
+def test_videos_of_every_length_get_a_score_for_every_frame(tmp_path):
+    lengths = [1, 5, 16, 17, 79, 80, 81, 250]
+    rows = demo_rows()[:3] + demo_rows()[6:9]
+    rows += [label(f"t{length}.mp4", "test") for length in lengths]
+    num_frames = {row.video: 160 for row in rows} | {f"t{n}.mp4": n for n in lengths}
+    found = train_and_score(tmp_path, rows, num_frames)
+    for length in lengths:
+        scores = found[f"t{length}.mp4"].scores
+        assert scores.shape == (length,)
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_short_videos_can_be_trained_on(tmp_path):
+    rows = [label(f"bad{i}.mp4", "train", "16:32") for i in range(4)]
+    rows += [label(f"good{i}.mp4", "train") for i in range(4)]
+    rows.append(label("probe.mp4", "test", "16:32"))
+    scores = train_and_score(tmp_path, rows, 37)["probe.mp4"].scores  # 3 clips of 5, a tail of 5
+    assert scores[16:32].min() > scores[32:].max()
+    assert scores[16:32].min() > scores[:16].max()
+
+
+def test_scores_do_not_depend_on_the_other_videos(run, cache):
+    checkpoint = load_checkpoint(run / CHECKPOINT_NAME)
+    rows = [row for row in demo_rows() if row.split == "test"]
+    together = evaluate_videos(checkpoint, cache, rows)
+    for row, expected in zip(rows, together, strict=True):
+        alone = evaluate_videos(checkpoint, cache, [row])[0]
+        np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-6)
+
+
+def test_linear_scores_are_clamped(tmp_path):
+    rows = demo_rows()
+    found = train_and_score(tmp_path, rows, 160, score_activation="linear")
+    scores = np.concatenate([result.scores for result in found.values()])
+    assert scores.min() >= 0.0
+    assert scores.max() <= 1.0
+
+
+def test_report_holds_the_measures_asked_for(report, run, cache):
+    values = report.to_dict()
+    assert {"auc", "ap", "auc_abnormal", "far", "accuracy_video"} <= values.keys()
+    assert values["auc"] > 0.95
+    assert values["num_videos"] == 4
+    assert values["num_frames"] == 640
+    assert values["run"] == str(run)
+    assert values["cache"] == str(cache.path)
+    assert "fully supervised" in values["protocol"]
+    assert json.loads((run / "eval" / "metrics.json").read_text()) == values
+
+
+def test_scores_are_written_for_each_video(report, run):
+    folder = run / "eval"
+    stored = np.load(folder / "scores.npz")
+    assert stored["videos"].tolist() == ["bad/4.mp4", "bad/5.mp4", "good/4.mp4", "good/5.mp4"]
+    assert stored["num_frames"].tolist() == [160] * 4
+    assert np.flatnonzero(stored["labels"]).tolist() == [*range(64, 112), *range(208, 256)]
+    with (folder / "videos.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["abnormal"] for row in rows] == ["48", "48", "0", "0"]
+    with (folder / rows[0]["scores"]).open() as file:
+        frames = list(csv.DictReader(file))
+    np.testing.assert_allclose(
+        [float(frame["score"]) for frame in frames], stored["scores"][:160], atol=1e-6
+    )
+    assert [frame["label"] for frame in frames] == ["0"] * 64 + ["1"] * 48 + ["0"] * 48
+
+
+def test_report_page_is_self_contained(report, run):
+    page = report.report.read_text()
+    assert len(re.findall(r"<img ", page)) == 6  # ROC, confusion matrix, four curves
+    pictures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
+    assert len(pictures) == 6
+    assert all(base64.b64decode(data).startswith(b"\x89PNG") for data in pictures)
+    assert not re.search(r"(src|href)=['\"]?(http|file|/|\.)", page)
+    folder = run / "eval"
+    assert sorted(path.name for path in folder.glob("*.png")) == ["confusion.png", "roc.png"]
+    assert len(list((folder / "curves").glob("*.png"))) == 4
+
+
+def test_names_in_the_page_are_escaped(tmp_path):
+    rows = demo_rows()[:2] + demo_rows()[6:8] + [label("<script>alert(1)&$x$.mp4", "test")]
+    cache = make_cache(tmp_path / "features", rows)
+    quick = replace(QUICK, max_steps=1)
+    run = run_training(cache, rows, model=SMALL, train=quick, runs=tmp_path).run
+    page = run_evaluation(run, cache, rows).report.read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&amp;$x$.mp4" in page
+
+
+def test_one_kind_of_frame_gives_none_and_no_roc_curve(tmp_path):
+    rows = [row for row in demo_rows() if row.split == "train" or row.video.startswith("good")]
+    rows = [replace(row, category="") for row in rows]
+    cache = make_cache(tmp_path / "features", rows)
+    quick = replace(QUICK, max_steps=1)
+    run = run_training(cache, rows, model=SMALL, train=quick, runs=tmp_path).run
+    found = run_evaluation(run, cache, rows).to_dict()
+    assert found["auc"] is None
+    assert found["reasons"]["auc"] == "no abnormal frame"
+    assert not list((run / "eval").glob("*.png"))
+    assert "none: no abnormal frame" in (run / "eval" / "report.html").read_text()
+
+
+def test_other_splits_are_kept_apart_and_named(run, cache, report):
+    found = run_evaluation(run, cache, demo_rows(), split="train")
+    assert found.report.parent.name == "eval-train"
+    assert "NOT a test result" in found.protocol
+    assert "NOT" not in report.protocol
+
+
+def test_a_test_video_that_was_trained_on_is_refused(run, cache):
+    rows = [replace(row, split="test") for row in demo_rows()]
+    with pytest.raises(ModelError, match="8 test videos were used to train this run"):
+        run_evaluation(run, cache, rows)
+
+
+def test_a_trained_video_under_another_name_is_refused(run, tmp_path):
+    cache = make_cache(tmp_path / "features", demo_rows())
+    content = cache.names()["bad/0.mp4"]
+    cache.set_names({"bad/0.mp4": content, "innocent.mp4": content})
+    with pytest.raises(ModelError, match=r"used to train this run: innocent\.mp4"):
+        run_evaluation(run, cache, [label("innocent.mp4", "test", "32:64")])
+
+
+def test_features_of_another_configuration_are_refused_with_the_difference(run, tmp_path):
+    other = FeatureCache.create(tmp_path / "features")
+    features = {name: np.zeros((10, 32)) for name in ("rgb", "flow")}
+    changed = {"weights": {"digest": "b" * 64}}
+    add_video(other, "new.mp4", features, 160, config=changed)
+    with pytest.raises(ConfigError, match=r"other rgb features.*weights\.digest: a+ here, b+ in"):
+        run_evaluation(run, other, [label("new.mp4", "test")])
+
+
+def test_a_cache_without_the_stream_is_refused_with_the_next_step(run, tmp_path):
+    other = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
+    with pytest.raises(
+        ConfigError, match=r"needs the stream flow.*feat extract --streams rgb,flow"
+    ):
+        run_evaluation(run, other, demo_rows())
+
+
+def test_a_missing_test_video_is_named(run, cache):
+    rows = [*demo_rows(), label("gone.mp4", "test")]
+    with pytest.raises(ModelError, match=r"1 of 5 labelled videos.*gone\.mp4"):
+        run_evaluation(run, cache, rows)
+    assert run_evaluation(run, cache, rows, skip_missing=True).metrics.counts["num_videos"] == 4
+
+
+def test_no_video_in_the_split(run, cache):
+    with pytest.raises(ModelError, match="no video with split 'val'"):
+        run_evaluation(run, cache, demo_rows(), split="val")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "other", "description", "shape"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(run, tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / CHECKPOINT_NAME
+    whole = (run / CHECKPOINT_NAME).read_bytes()
+    info = load_checkpoint(run / CHECKPOINT_NAME).info.to_dict()
+    tensors = load_file(run / CHECKPOINT_NAME)
+    if damage == "truncate":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "garbage":
+        path.write_bytes(b"\x80\x04pickle")
+    elif damage == "other":
+        save_file(tensors, path)
+    elif damage == "description":
+        info["model"]["hidden"] = "many"
+        save_file(tensors, path, metadata={"feat": json.dumps(info)})
+    else:
+        info["model"]["hidden"] = 10**6  # asks for terabytes, if it were believed
+        save_file(tensors, path, metadata={"feat": json.dumps(info)})
+    with pytest.raises(ModelError, match="not a checkpoint this build can read") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_gives_the_same_scores_as_the_network_it_was_saved_from(run, cache, report):
+    once, twice = (
+        evaluate_videos(
+            load_checkpoint(run / CHECKPOINT_NAME),
+            cache,
+            [row for row in demo_rows() if row.split == "test"],
+        )
+        for _ in range(2)
+    )
+    stored = np.load(run / "eval" / "scores.npz")["scores"]
+    scores = np.concatenate([result.scores for result in once])
+    np.testing.assert_allclose(scores, stored, atol=1e-6)
+    assert all(np.array_equal(a.scores, b.scores) for a, b in zip(once, twice, strict=True))
+
+
+def test_file_names_are_safe_and_all_different():
+    names = file_names(["a/b.mp4", "a_b.mp4", "A/b.mp4", "..", "x" * 300, "é/ü.mp4"])
+    assert len({name.lower() for name in names}) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,110}", name) for name in names)
+
+
+def test_weak_test_videos_count_for_the_category_alone(tmp_path):
+    rows = [*demo_rows(), label("weak.mp4", "test", "?", "run")]
+    cache = make_cache(tmp_path / "features", rows)
+    run = run_training(cache, rows, model=SMALL, train=QUICK, runs=tmp_path).run
+    found = run_evaluation(run, cache, rows).metrics.counts
+    assert found["num_weak_videos"] == 1
+    assert found["num_category_videos"] == 3
+
+
+def test_overlapping_clips_are_scored_frame_by_frame(tmp_path):
+    rows = demo_rows()
+    cache = FeatureCache.create(tmp_path / "features")
+    rng = np.random.default_rng(0)
+    for row in rows:
+        clips = clip_table(160, stride=8)
+        truth = row.frame_labels(160)
+        features = rng.normal(0.0, 0.3, (len(clips), 32))
+        spans = zip(clips.start_frame, clips.end_frame, strict=True)
+        features[:, :8] += 3.0 * np.array([[truth[a:b].mean()] for a, b in spans])
+        add_video(cache, row.video, {"rgb": features}, 160, clips=clips)
+    write_labels(cache.labels_path, rows)
+    run = run_training(cache, rows, model=SMALL, train=QUICK, runs=tmp_path).run
+    found = run_evaluation(run, cache, rows).metrics
+    assert found.counts["num_frames"] == 640
+    assert found.values["auc"] > 0.95

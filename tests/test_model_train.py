@@ -1,0 +1,354 @@
+"""Training from real shards: what it learns, what it refuses, what it leaves behind."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from model_cache import add_video, clip_table, demo_rows, label, make_cache, segment_table
+
+from cache import FeatureCache
+from data.errors import ConfigError, LabelsError, ModelError
+from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.config import PRESETS, ModelConfig, TrainConfig, choose_preset
+from model.evaluate import run_evaluation
+from model.features import Standardizer, load_features
+from model.train import run_training
+from model.validation import split_training
+
+SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
+QUICK = TrainConfig(max_steps=60, eval_every=20, learning_rate=1e-2, batch_size=24, patience=0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+    return train(cache, demo_rows(), tmp_path_factory.mktemp("demo")).run
+
+
+def train(cache, rows, folder, *, model=SMALL, config=QUICK, **options):
+    options.setdefault("out", folder / "run")
+    return run_training(cache, rows, model=model, train=config, runs=folder, **options)
+
+
+def tensors(run):
+    return load_checkpoint(run / CHECKPOINT_NAME).network.state_dict()
+
+
+def same(one, two) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("readout", ["last", "each"])
+@pytest.mark.parametrize("loss", ["smooth_l1", "cross_entropy"])
+def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
+    report = train(
+        cache,
+        demo_rows(),
+        tmp_path,
+        model=replace(SMALL, readout=readout),
+        config=replace(QUICK, score_loss=loss),
+    )
+    found = run_evaluation(report.run, cache, demo_rows()).metrics.values
+    assert found["auc"] > 0.95
+    assert found["accuracy_video"] == 1.0
+
+
+def test_paper_preset_is_the_paper():
+    paper = choose_preset("paper")
+    assert (paper.model.num_clips, paper.model.hidden, paper.model.layers) == (5, 128, 2)
+    assert (paper.model.grid, paper.model.kernel, paper.model.peepholes) == (4, 3, True)
+    assert paper.model.head_widths == (2048, 1024, 512)
+    assert (paper.model.standardize, paper.model.dropout, paper.model.skip) == (False, 0.0, False)
+    assert (paper.train.learning_rate, paper.train.weight_decay) == (3e-4, 5e-4)
+    assert (paper.train.batch_size, paper.train.abnormal_share) == (60, 0.5)
+    assert (paper.train.category_weight, paper.train.score_weight) == (1.0, 10.0)
+    assert paper.train.score_loss == "smooth_l1"
+
+
+def test_every_preset_survives_a_round_trip_through_json():
+    for preset in PRESETS.values():
+        for config in (preset.model, preset.train):
+            assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, "hidden is 0, expected at least 1"),
+        ({"readout": "first"}, "readout is 'first', expected one of last, each"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0, expected above 0"),
+        ({"color": 3}, "unknown settings color"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        choose_preset("default").changed(settings)
+
+
+def test_the_same_seed_gives_the_same_numbers(cache, run, tmp_path):
+    again = train(cache, demo_rows(), tmp_path).run
+    assert same(tensors(run), tensors(again))
+    log = "metrics.jsonl"
+    assert (run / log).read_bytes() == (again / log).read_bytes()
+
+
+def test_the_order_of_the_rows_does_not_matter(cache, run, tmp_path):
+    again = train(cache, demo_rows()[::-1], tmp_path).run
+    assert same(tensors(run), tensors(again))
+
+
+def test_another_seed_gives_other_numbers(cache, run, tmp_path):
+    other = train(cache, demo_rows(), tmp_path, config=replace(QUICK, seed=1)).run
+    assert not same(tensors(run), tensors(other))
+
+
+def test_training_leaves_torchs_random_state_alone(cache, tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_test_videos_change_nothing(cache, run, tmp_path):
+    without = [row for row in demo_rows() if row.split != "test"]
+    assert same(tensors(run), tensors(train(cache, without, tmp_path).run))
+
+
+def test_run_folder_tells_everything(cache, run):
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json",
+        "environment.json",
+        "labels.csv",
+        "metrics.jsonl",
+        "model.safetensors",
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert config["model"]["clip_slots"] == 16
+    assert [stream["name"] for stream in config["streams"]] == ["rgb", "flow"]
+    assert config["streams"][0]["config"] == cache.configs("rgb")[0]
+    assert config["categories"] == ["fall", "run"]
+    names = {*config["train_videos"], *config["val_videos"]}
+    assert names == {row.video for row in demo_rows() if row.split == "train"}
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_standardisation_is_the_training_sets_and_travels_with_the_checkpoint(cache, run):
+    loaded = load_checkpoint(run / CHECKPOINT_NAME)
+    rows = [row for row in demo_rows() if row.video in loaded.info.train_videos]
+    data = load_features(cache, rows, streams=("rgb", "flow"))
+    mean, std = data.features.mean(axis=0), data.features.std(axis=0)
+    np.testing.assert_allclose(loaded.standardizer.mean, mean, atol=1e-5)
+    np.testing.assert_allclose(loaded.standardizer.std, std, atol=1e-5)
+
+
+def test_without_standardisation_features_stay_as_they_are(cache, tmp_path):
+    model = replace(SMALL, standardize=False)
+    run = train(cache, demo_rows(), tmp_path, model=model, config=replace(QUICK, max_steps=1)).run
+    loaded = load_checkpoint(run / CHECKPOINT_NAME).standardizer
+    assert not loaded.mean.any()
+    assert (loaded.std == 1).all()
+
+
+def test_a_feature_that_never_varies_is_not_blown_up():
+    features = np.full((10, 2), 0.1, np.float32)
+    features[:, 1] = np.arange(10)
+    found = Standardizer.fit(features).apply(features)
+    np.testing.assert_allclose(found[:, 0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(found[:, 1].std(), 1.0, rtol=1e-5)
+
+
+def test_the_best_network_by_validation_is_kept(cache, tmp_path):
+    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=200, patience=2))
+    lines = (report.run / "metrics.jsonl").read_text().splitlines()
+    losses = {row["step"]: row["val_loss"] for row in map(json.loads, lines)}
+    assert report.selected_by == "loss"  # one abnormal video is too few for an AUC
+    assert report.best_step == min(losses, key=losses.get)
+    assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 200)
+
+
+def test_one_stream_is_enough(tmp_path):
+    cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
+    report = train(cache, demo_rows(), tmp_path)
+    assert report.streams == ("rgb",)
+    assert run_evaluation(report.run, cache, demo_rows()).metrics.values["auc"] > 0.95
+
+
+def test_streams_can_be_chosen(cache, tmp_path):
+    report = train(cache, demo_rows(), tmp_path, streams=("flow",))
+    info = load_checkpoint(report.run / CHECKPOINT_NAME).info
+    assert [stream.name for stream in info.streams] == ["flow"]
+    assert info.feature_dim == 32
+
+
+def test_a_stream_that_some_videos_lack_is_left_out_loudly(cache, tmp_path, caplog):
+    cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
+    source = clip_table(160)
+    add_video(cache, "bad/0.mp4", {"flow": np.zeros((10, 32))}, 160, clips=source)
+    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=1))
+    assert report.streams == ("rgb",)
+    assert "flow is missing for 7 of 8 videos" in caplog.text
+
+
+def test_segments_of_any_width_and_length_can_be_learnt(tmp_path):
+    """As imported features come: 32 segments a video, of as many frames as it takes."""
+    rows = demo_rows()
+    cache = FeatureCache.create(tmp_path / "features")
+    rng = np.random.default_rng(0)
+    for index, row in enumerate(rows):
+        frames = 150 + 7 * index
+        clips = segment_table(frames, 32)
+        truth = row.frame_labels(frames)
+        features = rng.normal(0.0, 0.3, (32, 50))
+        spans = zip(clips.start_frame, clips.end_frame, strict=True)
+        features[:, :9] += 3.0 * np.array([[truth[a:b].mean()] for a, b in spans])
+        add_video(cache, row.video, {"c3d": features}, frames, clips=clips)
+    report = train(cache, rows, tmp_path)
+    assert load_checkpoint(report.run / CHECKPOINT_NAME).info.model.clip_slots == 16
+    assert run_evaluation(report.run, cache, rows).metrics.values["auc"] > 0.95
+
+
+def test_without_categories_there_is_no_category_head(cache, tmp_path):
+    rows = [replace(row, category="") for row in demo_rows()]
+    report = train(cache, rows, tmp_path)
+    assert load_checkpoint(report.run / CHECKPOINT_NAME).network.category_output is None
+    found = run_evaluation(report.run, cache, rows).metrics
+    assert found.values["accuracy_video"] is None
+    assert "without categories" in found.reasons["accuracy_video"]
+
+
+def test_weak_videos_are_left_out_and_counted(tmp_path, caplog):
+    rows = [*demo_rows(), label("weak.mp4", "train", "?")]
+    cache = make_cache(tmp_path / "features", rows)
+    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1))
+    assert report.num_train_videos + report.num_val_videos == 8
+    assert "1 videos with unknown frames (?) are left out of training: weak.mp4" in caplog.text
+
+
+def test_validation_videos_of_the_labels_are_used():
+    rows = [
+        replace(row, split="val") if row.video in ("bad/0.mp4", "good/0.mp4") else row
+        for row in demo_rows()
+    ]
+    train_rows, val_rows = split_training(rows, val_fraction=0.5, seed=0)
+    assert [row.video for row in val_rows] == ["bad/0.mp4", "good/0.mp4"]
+    assert len(train_rows) == 6
+
+
+def test_a_validation_part_is_held_out_of_both_kinds_and_never_of_test():
+    rows = [label(f"{kind}{i}", "train", kind) for kind in ("", "all", "3:9") for i in range(10)]
+    rows.append(label("t", "test", "all"))
+    parts = {seed: split_training(rows, val_fraction=0.2, seed=seed)[1] for seed in range(5)}
+    for val_rows in parts.values():
+        assert sum(row.is_abnormal for row in val_rows) == 4
+        assert len(val_rows) == 6
+        assert all(row.split == "train" for row in val_rows)
+    assert len({tuple(row.video for row in val_rows) for val_rows in parts.values()}) > 1
+
+
+@pytest.mark.parametrize("anomalies", [["", ""], ["all", "all"], ["?", ""]])
+def test_frames_of_one_kind_cannot_be_learnt_from(tmp_path, anomalies):
+    rows = [label(f"{i}.mp4", "train", anomaly) for i, anomaly in enumerate(anomalies)]
+    cache = make_cache(tmp_path / "features", rows)
+    with pytest.raises(ModelError, match="needs both abnormal and normal frames"):
+        train(cache, rows, tmp_path)
+
+
+def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
+    rows = [*demo_rows(), label("gone.mp4", "train")]
+    with pytest.raises(ModelError, match=r"gone\.mp4; run `feat extract`, .* --skip-missing"):
+        train(cache, rows, tmp_path)
+    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1), skip_missing=True)
+    assert report.num_train_videos + report.num_val_videos == 8
+    assert "left out: gone.mp4" in caplog.text
+
+
+def test_labels_beyond_the_end_of_a_video_are_refused(cache, tmp_path):
+    rows = [
+        replace(row, intervals=((90, 170),)) if row.video == "bad/0.mp4" else row
+        for row in demo_rows()
+    ]
+    with pytest.raises(LabelsError, match=r"bad/0\.mp4.*90:170.*160"):
+        train(cache, rows, tmp_path)
+    options = {"config": replace(QUICK, max_steps=1), "allow_misaligned": True}
+    assert train(cache, rows, tmp_path, **options).steps == 1
+
+
+def test_the_same_content_in_training_and_test_is_refused(tmp_path):
+    rows = [*demo_rows(), label("copy.mp4", "test")]
+    cache = make_cache(tmp_path / "features", demo_rows())
+    content = cache.names()["good/0.mp4"]
+    cache.set_names({"good/0.mp4": content, "copy.mp4": content})
+    with pytest.raises(LabelsError, match=r"same content.*good/0\.mp4.*copy\.mp4"):
+        train(cache, rows, tmp_path)
+
+
+def test_features_made_in_two_ways_are_not_mixed(tmp_path):
+    rows = [*demo_rows(), label("other.mp4", "train")]
+    cache = make_cache(tmp_path / "features", demo_rows())
+    features = {"rgb": np.zeros((10, 32)), "flow": np.zeros((10, 32))}
+    add_video(cache, "other.mp4", features, 160, config={"weights": {"digest": "b" * 64}})
+    with pytest.raises(ConfigError, match=r"weights\.digest"):
+        train(cache, rows, tmp_path)
+
+
+def test_streams_with_different_clips_are_refused(tmp_path):
+    rows = demo_rows()
+    cache = make_cache(tmp_path / "features", rows, streams={"rgb": 32})
+    for row in rows:
+        clips = clip_table(160, stride=8)
+        add_video(cache, row.video, {"flow": np.zeros((len(clips), 32))}, 160, clips=clips)
+    with pytest.raises(ModelError, match="the clips of flow are not those of rgb"):
+        train(cache, rows, tmp_path)
+
+
+def test_features_with_nan_are_refused_by_name(tmp_path):
+    cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
+    rows = [*demo_rows(), label("nan.mp4", "train")]
+    features = np.zeros((10, 32))
+    features[3, 4] = np.nan
+    add_video(cache, "nan.mp4", {"rgb": features}, 160)
+    with pytest.raises(ModelError, match=r"nan\.mp4: features hold NaN"):
+        train(cache, rows, tmp_path)
+
+
+def test_a_run_folder_that_holds_something_is_not_overwritten(cache, run, tmp_path):
+    with pytest.raises(ModelError, match="not empty"):
+        train(cache, demo_rows(), tmp_path, out=run)
+
+
+def test_runs_started_in_the_same_second_have_their_own_folders(cache, tmp_path):
+    quick = replace(QUICK, max_steps=1)
+    runs = {train(cache, demo_rows(), tmp_path, config=quick, out=None).run for _ in range(2)}
+    assert len(runs) == 2
+
+
+def test_averaged_weights_are_the_ones_kept(cache, tmp_path):
+    config = replace(QUICK, max_steps=40, val_fraction=0.0, average_decay=0.9)
+    plain = train(cache, demo_rows(), tmp_path / "a", config=replace(config, average_decay=0.0))
+    averaged = train(cache, demo_rows(), tmp_path / "b", config=config)
+    assert averaged.selected_by == "none"
+    assert not same(tensors(plain.run), tensors(averaged.run))
+
+
+def test_bfloat16_trains_too(cache, tmp_path):
+    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, precision="bfloat16"))
+    assert run_evaluation(report.run, cache, demo_rows()).metrics.values["auc"] > 0.9
