@@ -48,9 +48,28 @@ def feature_key(sha256: str, config: Mapping[str, JSON]) -> str:
     """
     if not is_sha256(sha256):
         raise ValueError(f"sha256 must be 64 lower-case hex digits, got {sha256!r}")
-    if not isinstance(config.get("stream"), str):
-        raise ValueError('a configuration must name its "stream"')
-    return hashlib.sha256(canonical_json({"config": dict(config), "video": sha256})).hexdigest()
+    return KeyMaker(config).key(sha256)
+
+
+class KeyMaker:
+    """Makes the keys of many videos under one configuration, which is encoded once."""
+
+    def __init__(self, config: Mapping[str, JSON]) -> None:
+        """Take a configuration.
+
+        Raises:
+            ValueError: it names no stream or is not JSON.
+        """
+        if not isinstance(config.get("stream"), str):
+            raise ValueError('a configuration must name its "stream"')
+        text = canonical_json({"config": dict(config), "video": ""})
+        self._hash = hashlib.sha256(text.removesuffix(b'"}'))
+
+    def key(self, sha256: str) -> str:
+        """Return the key of a video, given as 64 hex digits."""
+        digest = self._hash.copy()
+        digest.update(sha256.encode("ascii") + b'"}')
+        return digest.hexdigest()
 
 
 def config_difference(a: Mapping[str, JSON], b: Mapping[str, JSON]) -> str:

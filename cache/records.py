@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal, Self, get_args
 
@@ -180,14 +180,16 @@ class SourceRecord:
         Raises:
             ValueError: a field is missing, unknown or wrong.
         """
-        known = {item.name for item in fields(cls)}
-        if not isinstance(value, dict) or value.keys() != known:
-            raise ValueError(f"source: expected the fields {sorted(known)}")
+        if not isinstance(value, dict) or value.keys() != _SOURCE_FIELDS:
+            raise ValueError(f"source: expected the fields {sorted(_SOURCE_FIELDS)}")
         return cls(**value)
 
     def to_json(self) -> dict[str, JSON]:
         """Return the fields as JSON."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _SOURCE_FIELDS}
+
+
+_SOURCE_FIELDS = {item.name for item in fields(SourceRecord)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

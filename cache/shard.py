@@ -8,6 +8,7 @@ library, which was not written for hostile input, never sees it. docs/CACHE_FORM
 
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from cache.files import explain, open_regular, pread_exact
-from cache.keys import JSON, feature_key, is_sha256
+from cache.keys import JSON, KeyMaker, is_sha256
 from cache.records import (
     CLIP_DTYPE,
     FLOW_STATS,
@@ -33,6 +34,8 @@ from data.errors import ShardError
 
 LAYOUT_VERSION = 1
 SUFFIX = ".h5"
+#: Arrays start at multiples of this, so that a memory map of them is aligned.
+ALIGNMENT = 64
 HEADER = "feat-shard {version:04d} {table_len:010d} {table_sha256}\n"
 HEADER_LEN = 92
 
@@ -56,7 +59,7 @@ class Place:
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -109,23 +112,28 @@ def read_array(table: ShardTable, place: Place) -> np.ndarray:
         FileNotFoundError: the shard is gone.
         ShardError: its bytes are not what was written.
     """
+    array = np.empty(place.shape, place.dtype)  # no larger than the file was
+    fill_array(table, place, array)
+    return array
+
+
+def fill_array(table: ShardTable, place: Place, array: np.ndarray) -> None:
+    """Fill a contiguous array with one of a shard, its checksum verified.
+
+    Raises:
+        FileNotFoundError: the shard is gone.
+        ShardError: its bytes are not what was written.
+    """
     fd = open_regular(table.path)
     try:
         if os.fstat(fd).st_size != table.file_size:
             _refuse(table.path, "its size changed while it was in use")
-        array = np.empty(place.shape, place.dtype)
-        read_into(fd, array, place, table.path)
-        return array
+        _read_into(fd, array, place, table.path)
     finally:
         os.close(fd)
 
 
-def read_into(fd: int, array: np.ndarray, place: Place, path: Path) -> None:
-    """Fill a contiguous `array` from an open shard and verify its checksum.
-
-    Raises:
-        ShardError: the bytes are not what was written.
-    """
+def _read_into(fd: int, array: np.ndarray, place: Place, path: Path) -> None:
     view = array.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
@@ -246,12 +254,13 @@ def _parse_table(
     userblock = _integer(raw["userblock"], table_end, table_end)
     if _integer(raw["file_size"], 0, 2**62) != file_size:
         raise ValueError(f"{file_size} bytes, expected {raw['file_size']}: truncated or extended")
-    configs, rows = raw["configs"], raw["records"]
+    rows = raw["records"]
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_RECORDS:
         raise ValueError(f"a table must have 1 to {MAX_RECORDS} records")
+    configs = {digest: _Config(config) for digest, config in raw["configs"].items()}
     records = {}
     for row in rows:
-        stored = _parse_record(path.name, row, configs)
+        stored = _parse_record(path.name, row, configs[row["config"]])
         for place in stored.places.values():
             if place.offset < userblock or place.offset + place.nbytes > file_size:
                 raise ValueError(f"an array of shape {place.shape} does not fit in the file")
@@ -262,12 +271,23 @@ def _parse_table(
     return ShardTable(path, file_size, records), userblock, crc
 
 
-def _parse_record(shard: str, row: Any, configs: Any) -> StoredRecord:
-    config, provenance = configs[row["config"]], row["provenance"]
-    if not isinstance(config, dict) or not isinstance(provenance, dict):
-        raise ValueError("a configuration or provenance is no object")
+class _Config:
+    """One configuration of a table, checked once for all its records."""
+
+    def __init__(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ValueError("a configuration is no object")
+        self.value = value
+        self.stream = check_stream(value.get("stream"))
+        self.key = KeyMaker(value).key
+
+
+def _parse_record(shard: str, row: Any, config: _Config) -> StoredRecord:
+    provenance = row["provenance"]
+    if not isinstance(provenance, dict):
+        raise ValueError("a provenance is no object")
     source = SourceRecord.from_json(row["source"])
-    key = feature_key(source.sha256, config)
+    key = config.key(source.sha256)
     if row["key"] != key:
         raise ValueError(f"key {row['key']!r:.80} does not follow from its configuration")
     places = {"features": _parse_features(row["features"])}
@@ -278,8 +298,8 @@ def _parse_record(shard: str, row: Any, configs: Any) -> StoredRecord:
         places["flow_stats"] = _parse_place(row["flow_stats"], _DTYPES["float32"], shape)
     entry = FeatureEntry(
         key=key,
-        stream=check_stream(config["stream"]),
-        config=config,
+        stream=config.stream,
+        config=config.value,
         source=source,
         provenance=provenance,
         shard=shard,

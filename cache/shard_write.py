@@ -13,6 +13,7 @@ from cache.files import hash_fd, new_file, publish
 from cache.keys import JSON, canonical_json, config_digest
 from cache.records import FeatureRecord
 from cache.shard import (
+    ALIGNMENT,
     HEADER,
     HEADER_LEN,
     LAYOUT_VERSION,
@@ -26,8 +27,6 @@ from cache.shard import (
     table_row,
 )
 
-#: Arrays start at multiples of this, so that a memory map of them is aligned.
-ALIGNMENT = 64
 #: HDF5 keeps attributes of up to 64 KiB beside their object.
 MAX_ATTRIBUTE_BYTES = 60_000
 
