@@ -13,6 +13,7 @@ from cache_samples import make_record, sha256_of
 
 from cache import FeatureCache, NameEntry
 from cache.compact import compact_cache
+from cache.gc import collect_garbage
 from cache.merge import merge_caches
 from cache.remote import Remote
 from cache.transfer import pull_cache, push_cache
@@ -98,19 +99,19 @@ def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
         other.write([record_of(number)])
     jobs = [extract, compact, merge, push, pull]
     longest = dict.fromkeys(jobs, 0.6)
-    done = 0
-    while done < kills:
-        job = jobs[done % len(jobs)]
-        if not (tmp_path / "cache" / "feat-cache.json").exists():
-            job = extract
+    killed = attempts = 0
+    while killed < kills:
+        has_cache = (tmp_path / "cache" / "feat-cache.json").exists()
+        job = jobs[attempts % len(jobs)] if has_cache else extract
+        attempts += 1
         if kill_in_the_middle(job, tmp_path, rng, longest[job]):
-            done += 1
-        else:  # done before it was killed: be quicker, and give it new work
-            longest[job] = max(0.02, longest[job] * 0.7)
-            done += longest[job] == 0.02
-        if done % 5 == 0 or kills <= 20:
+            killed += 1
+            longest[job] = min(2.0, longest[job] * 1.2)
+        else:  # it was done before: kill it sooner next time
+            longest[job] = max(0.005, longest[job] * 0.7)
+        if attempts % 5 == 0 or kills <= 20:
             check(tmp_path)
-        if done % 20 == 0:  # begin anew now and then, so that there is work to interrupt
+        if attempts % 20 == 0:  # take away finished work now and then, so that there is some to do
             for path in (tmp_path / "cache" / "shards").glob("[0-9a-f]*.h5"):
                 path.unlink() if rng.random() < 0.7 else None
     for job in jobs:
@@ -121,6 +122,8 @@ def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
         cache = FeatureCache(tmp_path / name)
         assert {e.key: cache.read_key(e.key).tobytes() for e in cache.entries()} == expected
         assert len(cache.videos()) == NUM_VIDEOS
+    # a worker killed between writing a video and clearing its checkpoint leaves that behind
+    collect_garbage(FeatureCache(tmp_path / "cache"), days=0)
     assert os.listdir(tmp_path / "cache" / "partial") == []
 
 
