@@ -88,6 +88,19 @@ load4 = _define_load(QUAD)
 
 
 @intrinsic
+def load1(typingctx, array, index):
+    """One number. Unlike `array[index]` it does not ask whether the index counts from the end."""
+    if not _is_flat(array):
+        return None
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return types.float32(array, types.intp), codegen
+
+
+@intrinsic
 def load_every4(typingctx, array, index):
     """The numbers at index, index + 4, index + 8, ...: one channel of four interleaved ones."""
     if not _is_flat(array):

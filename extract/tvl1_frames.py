@@ -2,8 +2,9 @@
 """What TV-L1 needs of one frame: the pyramid of image and gradient; and resizing.
 
 A frame is one flat float32 buffer. Each level is (height + 8, width + 8, 4): image, d/dx, d/dy and
-nothing, interleaved, so that one load brings a tap of the bicubic warp for all three. The border of
-four zeros stands for all that lies outside: cv2.remap's default border.
+nothing, interleaved, so that one load brings a tap of the bicubic warp for all three; the border of
+four zeros stands for all that lies outside: cv2.remap's default border. After it follows the image
+alone, (height, width), for the part of a pair's first frame: a quarter of the memory to read.
 """
 
 import math
@@ -22,9 +23,15 @@ def level_stride(width):
 
 
 @njit
+def image_start(height, width):
+    """Where in a level the image alone begins."""
+    return (height + 2 * BORDER) * level_stride(width)
+
+
+@njit
 def level_size(height, width):
     """Floats a level takes; the last 64 let vectors read past the end."""
-    return (height + 2 * BORDER) * level_stride(width) + 64
+    return image_start(height, width) + height * width + 64
 
 
 @njit
@@ -73,11 +80,13 @@ def fill_level(image, level):
     """Write a level's image and centred gradient; a border pixel stands for its missing one."""
     height, width = image.shape
     stride = level_stride(width)
+    alone = image_start(height, width)
     for y in range(height):
         above, row, below = image[max(y - 1, 0)], image[y], image[min(y + 1, height - 1)]
         at = (y + BORDER) * stride + BORDER * 4
         for x in range(width):
             left, right = row[max(x - 1, 0)], row[min(x + 1, width - 1)]
             level[at + 4 * x] = row[x]
+            level[alone + y * width + x] = row[x]
             level[at + 4 * x + 1] = _HALF * (right - left)
             level[at + 4 * x + 2] = _HALF * (below[x] - above[x])

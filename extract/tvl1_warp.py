@@ -14,6 +14,7 @@ from extract.simd import (
     floor,
     fma,
     load,
+    load1,
     load4,
     load_every4,
     maximum,
@@ -22,7 +23,7 @@ from extract.simd import (
     splat4,
     store,
 )
-from extract.tvl1_frames import BORDER, level_stride
+from extract.tvl1_frames import BORDER, image_start, level_stride
 from extract.tvl1_sweep import CHANNELS, GX, GY, NEG_INV, RHO, V, num_vectors, row_stride
 
 SCRATCH_ROWS = 14  # ten rows of coordinates and weights, four of interleaved results
@@ -72,16 +73,16 @@ def _interpolate_row(level, width, scratch, stride, target):
     """Bicubic values of one row, interleaved, at scratch[target:], from the scratch's rows."""
     level_row = level_stride(width)
     for x in range(width):
-        at = (int(scratch[stride + x]) + BORDER - 1) * level_row
-        at += (int(scratch[x]) + BORDER - 1) * 4
-        w0 = splat4(scratch[2 * stride + x])
-        w1 = splat4(scratch[3 * stride + x])
-        w2 = splat4(scratch[4 * stride + x])
-        w3 = splat4(scratch[5 * stride + x])
-        value = splat4(scratch[6 * stride + x]) * _cubic_row(level, at, w0, w1, w2, w3)
+        at = (int(load1(scratch, stride + x)) + BORDER - 1) * level_row
+        at += (int(load1(scratch, x)) + BORDER - 1) * 4
+        w0 = splat4(load1(scratch, 2 * stride + x))
+        w1 = splat4(load1(scratch, 3 * stride + x))
+        w2 = splat4(load1(scratch, 4 * stride + x))
+        w3 = splat4(load1(scratch, 5 * stride + x))
+        value = splat4(load1(scratch, 6 * stride + x)) * _cubic_row(level, at, w0, w1, w2, w3)
         for j in range(1, 4):
             row = _cubic_row(level, at + j * level_row, w0, w1, w2, w3)
-            value = fma(splat4(scratch[(6 + j) * stride + x]), row, value)
+            value = fma(splat4(load1(scratch, (6 + j) * stride + x)), row, value)
         store(scratch, target + 4 * x, value)
 
 
@@ -114,7 +115,7 @@ def warp(state, frame0, frame1, height, width, taut, columns, scratch):
             line = splat(np.float32(y))
             _coordinates(v, line, height, scratch, stride + x, 6 * stride + x, stride)
         _interpolate_row(frame1, width, scratch, stride, values)
-        image = (y + BORDER) * level_stride(width) + BORDER * 4
+        image = image_start(height, width) + y * width
         for x in range(0, num_vectors(width) * LANES, LANES):
             at = row + x
             inside = load(columns, stride + x)
@@ -123,7 +124,7 @@ def warp(state, frame0, frame1, height, width, taut, columns, scratch):
             ix = load_every4(scratch, values + 4 * x + 1) * inside
             iy = load_every4(scratch, values + 4 * x + 2) * inside
             rho = load_every4(scratch, values + 4 * x) - ix * u - iy * v
-            rho = (rho - load_every4(frame0, image + 4 * x)) * inside
+            rho = (rho - load(frame0, image + x)) * inside
             square = maximum(ix * ix + iy * iy, nothing)
             store(state, at + GX * stride, ix * to_pixels)
             store(state, at + GY * stride, iy * to_pixels)

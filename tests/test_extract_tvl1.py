@@ -261,3 +261,32 @@ def test_rubber_whale_error_is_no_worse_than_opencvs(shared_data):
     theirs = endpoint_errors(opencv_flow(frames)[0], truth)[known].mean()
     assert ours <= theirs * 1.005
     assert ours < 0.25
+
+
+def read_pair(path: Path) -> np.ndarray:
+    """Two frames from the middle of a video file or frame folder, (2, 224, 224) gray."""
+    if path.is_dir():
+        names = sorted(path.glob("*.jpg"))
+        images = [cv2.imread(str(name)) for name in names[len(names) // 2 :][:2]]
+    else:
+        capture = cv2.VideoCapture(str(path))
+        images = []
+        while (pair := capture.read())[0]:
+            images.append(pair[1])
+        images = images[len(images) // 2 :][:2]
+    rgb = [cv2.resize(i, (224, 224), interpolation=cv2.INTER_AREA)[..., ::-1] for i in images]
+    return rgb_to_gray(np.stack(rgb))
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    "count", [pytest.param(2, id="two"), pytest.param(8, id="eight", marks=pytest.mark.slow)]
+)
+def test_agrees_with_opencv_on_real_videos(shared_data, count):
+    fights = sorted((shared_data / "fight_surv").glob("*/*.mp4"))
+    folders = [shared_data / "ped2/testing/frames/01", shared_data / "ped2/training/frames/05"]
+    for path in [*fights[:: len(fights) // count][:count], *folders]:
+        pair = read_pair(path)
+        errors = endpoint_errors(tvl1_flow(pair), opencv_flow(pair))
+        assert errors.mean() <= 0.02, path
+        assert np.percentile(errors, 99) <= 0.15, path

@@ -1,0 +1,274 @@
+"""Speed and accuracy of TV-L1: `extract.tvl1` against OpenCV's DualTVL1OpticalFlow.
+
+Both sides get the same number of threads and the same pairs, in alternating rounds, so that other
+load on the machine hits both; a ratio is the result. A round's ratio uses elapsed time; next to it
+stands the ratio of the processor time of both, which other programs hardly touch (one thread only:
+threads that wait in OpenCV's loops would count there). Accuracy is the distance of both flows on
+pairs of several videos, beside the distance of OpenCV with its vector code switched off
+from OpenCV itself: two roundings of the same algorithm.
+
+Run: python -m bench.bench_tvl1 [--runs N] [--pairs N]
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numba import njit
+
+from data.sample import draw_video
+from extract import simd
+from extract.tvl1 import TVL1Config, _Solver, compile_kernels, rgb_to_gray, tvl1_flow
+from extract.tvl1_kernels import solve_pair
+from extract.tvl1_sweep import dual_then_flow, num_vectors, row_stride
+
+SIZE = 224
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One comparison; seconds a pair, elapsed and of the processors, one entry a round."""
+
+    what: str
+    slow: list[float]
+    fast: list[float]
+    slow_processor: list[float]
+    fast_processor: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.slow, self.fast, strict=True)]
+
+    @property
+    def processor_ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.slow_processor, self.fast_processor, strict=True)]
+
+    def line(self) -> str:
+        ratios, others = self.ratios, self.processor_ratios
+        return (
+            f"{self.what:<42} {statistics.median(self.slow) * 1e3:8.1f} ms "
+            f"{statistics.median(self.fast) * 1e3:7.1f} ms   "
+            f"{statistics.median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f})   "
+            f"{statistics.median(others):6.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """End-point differences to OpenCV on one video, pixels: (mean, 99th percentile, maximum)."""
+
+    video: str
+    mean_flow: float
+    ours: tuple[float, float, float]
+    opencv_without_vectors: tuple[float, float, float]
+
+    def line(self) -> str:
+        ours, other = self.ours, self.opencv_without_vectors
+        return (
+            f"{self.video:<28} {self.mean_flow:6.3f}   {ours[0]:.4f} {ours[1]:.3f} {ours[2]:5.2f}"
+            f"   {other[0]:.4f} {other[1]:.3f} {other[2]:5.2f}"
+        )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Nanoseconds a pixel iteration: a whole pair, its sweeps alone, and the divider's limit."""
+
+    pair: float
+    sweep: float
+    limit: float
+    pixel_iterations: float
+
+    def line(self) -> str:
+        return (
+            f"{self.pixel_iterations / 1e6:.1f} M pixel iterations a pair: "
+            f"{self.pair:.2f} ns each all in all, {self.sweep:.2f} in the sweep; two square roots "
+            f"and a division alone take {self.limit:.2f} ({simd.LANES} lanes)"
+        )
+
+
+def read_video(path: Path, num_frames: int) -> np.ndarray:
+    """Frames from the middle of a video file or frame folder, (T, SIZE, SIZE) uint8 gray."""
+    if path.is_dir():
+        names = sorted(path.glob("*.jpg"))
+        middle = len(names) // 2
+        images = [cv2.imread(str(name)) for name in names[middle : middle + num_frames]]
+    else:
+        capture = cv2.VideoCapture(str(path))
+        images = []
+        while (pair := capture.read())[0]:
+            images.append(pair[1])
+        middle = max(0, (len(images) - num_frames) // 2)
+        images = images[middle : middle + num_frames]
+    rgb = [cv2.resize(i, (SIZE, SIZE), interpolation=cv2.INTER_AREA)[..., ::-1] for i in images]
+    return rgb_to_gray(np.stack(rgb))
+
+
+def find_videos() -> list[Path]:
+    """Ten real videos of the shared data; empty where they are absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("FEAT_SHARED_DATA", default))
+    fights = sorted((root / "fight_surv").glob("*/*.mp4"))
+    folders = [root / "ped2/testing/frames/01", root / "ped2/training/frames/05"]
+    return [*fights[::8][:8], *(folder for folder in folders if folder.is_dir())]
+
+
+def load_videos(num_frames: int) -> dict[str, np.ndarray]:
+    """The start of each real video, or of one that is drawn."""
+    paths = find_videos()
+    if paths:
+        return {"/".join(path.parts[-2:]): read_video(path, num_frames) for path in paths}
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "drawn.mp4"
+        draw_video(video)
+        return {"drawn": read_video(video, num_frames)}
+
+
+def opencv_flow(gray: np.ndarray, num_threads: int) -> np.ndarray:
+    cv2.setNumThreads(num_threads)
+    solver = cv2.optflow.createOptFlow_DualTVL1()
+    return np.stack([solver.calc(a, b, None) for a, b in itertools.pairwise(gray)])
+
+
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    start, processor = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - start, time.process_time() - processor
+
+
+def compare(
+    what: str, slow: Callable[[], object], fast: Callable[[], object], runs: int, pairs: int
+) -> Speed:
+    """Time both sides in turn, `runs` times."""
+    times = [(timed(slow), timed(fast)) for _ in range(runs)]
+    return Speed(
+        what,
+        [s[0] / pairs for s, _ in times],
+        [f[0] / pairs for _, f in times],
+        [s[1] / pairs for s, _ in times],
+        [f[1] / pairs for _, f in times],
+    )
+
+
+def speed(gray: np.ndarray, many: np.ndarray, runs: int) -> list[Speed]:
+    """OpenCV against ours with one and two threads on `gray`; ours one against two on `many`."""
+    rows = []
+    for n in (1, 2):
+        what = f"OpenCV, ours: {n} thread{'s' if n > 1 else ''} each"
+        fast = lambda n=n: tvl1_flow(gray, num_threads=n)  # noqa: E731
+        rows.append(compare(what, lambda n=n: opencv_flow(gray, n), fast, runs, len(gray) - 1))
+    one, two = (lambda n=n: tvl1_flow(many, num_threads=n) for n in (1, 2))
+    rows.append(compare("ours: 1 thread, 2 threads", one, two, runs, len(many) - 1))
+    return rows
+
+
+def differences(flow: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    error = np.linalg.norm(flow - other, axis=-1)
+    return float(error.mean()), float(np.percentile(error, 99)), float(error.max())
+
+
+def accuracy(videos: dict[str, np.ndarray], pairs: int) -> list[Accuracy]:
+    rows = []
+    for name, frames in videos.items():
+        gray = frames[: pairs + 1]
+        theirs = opencv_flow(gray, 2)
+        cv2.setUseOptimized(False)
+        plain = opencv_flow(gray, 2)
+        cv2.setUseOptimized(True)
+        mean = float(np.linalg.norm(theirs, axis=-1).mean())
+        ours = tvl1_flow(gray, num_threads=2)
+        rows.append(Accuracy(name, mean, differences(ours, theirs), differences(plain, theirs)))
+    return rows
+
+
+@njit
+def _divide(count: int) -> float:
+    """Square roots and divisions as the sweep has them, 4 vectors at a time, nothing else."""
+    one = simd.splat(np.float32(1))
+    a = b = c = d = simd.splat(np.float32(1.5))
+    for _ in range(count):
+        a = one / (simd.sqrt(a) * simd.sqrt(a + one))
+        b = one / (simd.sqrt(b) * simd.sqrt(b + one))
+        c = one / (simd.sqrt(c) * simd.sqrt(c + one))
+        d = one / (simd.sqrt(d) * simd.sqrt(d + one))
+    return simd.total(a + b + c + d)
+
+
+def rate(gray: np.ndarray, runs: int) -> Rate:
+    """Measure one thread, least of `runs`."""
+    solver = _Solver(gray[:2], TVL1Config())
+    for i in range(2):
+        solver.prepare(i)
+    arguments = (*solver.frames, solver.buffers.shapes)
+    pair, iterations = np.inf, 0
+    count = 20
+    sweep = limit = np.inf
+    taus = simd.aligned_zeros(row_stride(SIZE))
+    taus[:SIZE] = 0.25
+    _divide(1)
+    with solver.buffers.workspace() as (state, scratch):
+        dual_then_flow(state, SIZE, SIZE, taus, np.float32(0.03))
+        for _ in range(max(runs, 3)):
+            start = time.perf_counter()
+            iterations = solve_pair(
+                *arguments, state, scratch, solver.numbers, solver.counts, solver.flow[0]
+            )
+            pair = min(pair, time.perf_counter() - start)
+            start = time.perf_counter()
+            for _ in range(count):  # on the finest level, as the pair left it
+                dual_then_flow(state, SIZE, SIZE, taus, np.float32(0.03))
+            sweep = min(sweep, (time.perf_counter() - start) / count)
+            start = time.perf_counter()
+            _divide(25_000)
+            limit = min(limit, (time.perf_counter() - start) / 100_000)
+    pixels = num_vectors(SIZE) * simd.LANES * SIZE
+    return Rate(
+        pair * 1e9 / iterations, sweep * 1e9 / pixels, limit * 1e9 / simd.LANES, float(iterations)
+    )
+
+
+def run(runs: int = 5, pairs: int = 6) -> tuple[list[Speed], list[Accuracy], Rate, float]:
+    """Return speeds, accuracies, the rate, and the seconds it took to compile or load."""
+    start = time.perf_counter()
+    compile_kernels()
+    loading = time.perf_counter() - start
+    videos = load_videos(33)
+    change = {n: float(np.abs(np.diff(v.astype(int), axis=0)).mean()) for n, v in videos.items()}
+    typical = videos[sorted(change, key=lambda name: change[name])[len(change) // 2]]
+    return (
+        speed(typical[: pairs + 1], typical, runs),
+        accuracy(videos, 2),
+        rate(typical, runs),
+        loading,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=6, help="pairs a round, at least 2")
+    options = parser.parse_args()
+    speeds, accuracies, ns, loading = run(options.runs, options.pairs)
+    print(f"kernels loaded or compiled in {loading:.1f} s (not counted)\n")
+    print(
+        f"{SIZE}x{SIZE}, {options.runs} rounds{'':<22} slow, a pair  fast, a pair   ratio", end=""
+    )
+    print(" (least to most)   of processor time")
+    for row in speeds:
+        print(row.line())
+    print(f"\n{ns.line()}\n")
+    print("difference to OpenCV, px      flow    ours: mean, p99, max  OpenCV without vector code")
+    for line in accuracies:
+        print(line.line())
+
+
+if __name__ == "__main__":
+    main()
