@@ -72,17 +72,20 @@ class KeyMaker:
         return digest.hexdigest()
 
 
-def config_difference(a: Mapping[str, JSON], b: Mapping[str, JSON]) -> str:
+def config_difference(
+    a: Mapping[str, JSON], b: Mapping[str, JSON], *, where: str = "in the cache"
+) -> str:
     """Return what differs, readable: `weights.digest: x here, y in the cache; ...`.
 
-    `a` is what is wanted ("here"), `b` what the cache holds. Empty if they are the same.
+    `a` is what is wanted ("here"), `b` what the cache, or whatever `where` names, holds. Empty if
+    they are the same.
     """
     here, there = dict(_flatten("", dict(a))), dict(_flatten("", dict(b)))
     parts = []
     for name in sorted(here.keys() | there.keys()):
         x, y = here.get(name, "nothing"), there.get(name, "nothing")
         if x != y:
-            parts.append(f"{name}: {x} here, {y} in the cache")
+            parts.append(f"{name}: {x} here, {y} {where}")
     return "; ".join(parts)
 
 

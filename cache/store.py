@@ -9,24 +9,23 @@
         quarantine/         what `feat cache verify --repair` set aside
 """
 
-import json
 import logging
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
 from cache.checkpoints import Checkpoint
 from cache.claims import DEFAULT_LEASE_SECONDS, Claim
-from cache.files import explain, folder_clock, read_limited, remove_stale_temps, write_whole
+from cache.files import explain, folder_clock, remove_stale_temps, write_whole
 from cache.index import Index
 from cache.keys import JSON, config_difference, feature_key, is_sha256
+from cache.marker import MARKER, MARKER_TEXT, check_marker
 from cache.names import NameStore
 from cache.records import ClipTable, FeatureEntry, FeatureRecord, NameEntry
 from cache.shard import (
@@ -40,20 +39,16 @@ from cache.shard import (
     read_record,
     read_table,
 )
+from cache.tables import TableCache
 from data.errors import CacheError, ShardError
 
 logger = logging.getLogger(f"feat.{__name__}")
 
 T = TypeVar("T")
 
-MARKER = "feat-cache.json"
-FORMAT = "feat cache"
-FORMAT_VERSION = 1
 FOLDERS = ("shards", "names", "index", "claims", "partial")
 QUARANTINE = "quarantine"
 
-#: Records whose tables are kept in memory, a few kilobytes each.
-_MAX_TABLE_RECORDS = 20_000
 #: Reading anew after a shard was compacted away under our eyes.
 _MAX_TRIES = 4
 
@@ -71,7 +66,7 @@ class FeatureCache:
             CacheError: there is none at `path`, it is of a newer version, or not to be trusted.
         """
         self.path = Path(path)
-        _check_marker(self.path)
+        check_marker(self.path)
         for name in (*FOLDERS, QUARANTINE):
             if (self.path / name).is_symlink():
                 raise CacheError(
@@ -80,7 +75,7 @@ class FeatureCache:
         self._index = Index(self.shards_dir, self.path / "index")
         self._names = NameStore(self.path / "names")
         self._recorded: dict[str, NameEntry] | None = None
-        self._tables: OrderedDict[str, ShardTable] = OrderedDict()
+        self._tables = TableCache(self.shards_dir)
         self._opened = False
         self._lock, self._lock_pid = threading.RLock(), os.getpid()
 
@@ -95,8 +90,7 @@ class FeatureCache:
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():
-                text = json.dumps({"format": FORMAT, "version": FORMAT_VERSION}) + "\n"
-                write_whole(root / MARKER, text.encode())
+                write_whole(root / MARKER, f"{MARKER_TEXT}\n".encode())
             cache = cls(root)
             for name in FOLDERS:
                 (root / name).mkdir(exist_ok=True)
@@ -548,47 +542,10 @@ class FeatureCache:
                 return action(table)
             except FileNotFoundError:
                 with self._guard():
-                    self._tables.pop(shard, None)
+                    self._tables.forget(shard)
                     self._index.refresh()
         raise CacheError(f"{self.path}: key {key[:12]}... keeps moving; try again")
 
     def _table(self, shard: str) -> ShardTable:
         with self._guard():
-            table = self._tables.get(shard)
-            if table is not None:
-                self._tables.move_to_end(shard)
-                return table
-        table = read_table(self.shards_dir / shard)
-        with self._guard():
-            self._tables[shard] = table
-            while sum(len(old.records) for old in self._tables.values()) > _MAX_TABLE_RECORDS:
-                if len(self._tables) == 1:
-                    break
-                self._tables.popitem(last=False)
-        return table
-
-
-def _check_marker(root: Path) -> None:
-    try:
-        value: Any = json.loads(read_limited(root / MARKER, 4096))
-    except FileNotFoundError:
-        raise CacheError(
-            f"{root}: no feature cache here (no {MARKER}); make one with feat extract, "
-            "or name another with --cache"
-        ) from None
-    except NotADirectoryError:
-        raise CacheError(f"{root}: a file, expected the folder of a feature cache") from None
-    except (ValueError, RecursionError) as error:
-        raise CacheError(f"{root / MARKER}: not JSON; write it anew: {_MARKER_TEXT}") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CacheError(f"{root / MARKER}: no feature cache, expected {_MARKER_TEXT}")
-    version = value.get("version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CacheError(
-            f"{root}: cache format {version}, this build reads up to {FORMAT_VERSION}; upgrade feat"
-        )
-    if version != FORMAT_VERSION:
-        raise CacheError(f"{root / MARKER}: version {version!r:.20}, expected {_MARKER_TEXT}")
-
-
-_MARKER_TEXT = json.dumps({"format": FORMAT, "version": FORMAT_VERSION})
+            return self._tables.get(shard)

@@ -13,12 +13,13 @@ from typing import Any
 
 from cache.files import hash_fd, open_regular, write_whole
 from cache.keys import JSON, config_difference
+from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.merge import merged_labels, receive_shard, write_merged_labels
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
 from cache.names import Line, is_manifest_name, read_manifest
 from cache.remote import Remote
 from cache.shard import ShardTable, is_shard_name, parse_table, shard_name
-from cache.store import FORMAT, FORMAT_VERSION, MARKER, FeatureCache
+from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
 from data.labels import VideoLabel
 

@@ -158,5 +158,5 @@ class NamesLikeADict(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-NamesLikeADict.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+NamesLikeADict.TestCase.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
 TestNamesLikeADict = NamesLikeADict.TestCase

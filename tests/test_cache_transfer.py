@@ -353,6 +353,7 @@ def test_s3_push_and_pull(cache, other, s3_port) -> None:
     assert same(cache, other)
 
 
+@pytest.mark.slow
 def test_s3_goes_on_when_connections_are_cut(cache, other, s3_port) -> None:
     make_bucket(s3_port, "cut")
     for transfer, target in ((push_cache, cache), (pull_cache, other)):

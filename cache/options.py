@@ -1,0 +1,39 @@
+"""Options that the commands of `feat cache` have in common."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+cache_option = click.option(
+    "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
+    help="The feature cache.",
+)  # fmt: skip
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
+
+
+def takes_cache(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take its cache as an argument or, as `feat extract` does, by --cache."""
+
+    @click.argument("place", metavar="[CACHE]", required=False, type=click.Path(path_type=Path))
+    @click.option(
+        "--cache", "cache_dir", type=click.Path(path_type=Path),
+        help="The same as CACHE.  [default: features]",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_cache(place: Path | None, cache_dir: Path | None, **rest: Any) -> None:
+        if place and cache_dir:
+            raise click.UsageError("name the cache once: as CACHE or with --cache")
+        command(cache_dir=cache_dir or place or Path("features"), **rest)
+
+    return with_cache
+
+
+def echo_json(value: Any) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
