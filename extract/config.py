@@ -3,13 +3,17 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, Self, TypeVar, get_args
 
-from data.errors import ConfigError
+from cache import config_difference
+from data.errors import ConfigError, FeatError
 from extract.decode import DecodeConfig
 from extract.i3d_layers import Stream
 from extract.tvl1 import TVL1Config
 from extract.weights import Weights
+
+_Config = TypeVar("_Config", DecodeConfig, TVL1Config)
 
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
@@ -90,3 +94,78 @@ class ExtractConfig:
     def stream_configs(self, weights: Mapping[Stream, Weights]) -> dict[Stream, dict[str, Any]]:
         """Return `stream_config` of every stream that is asked for."""
         return {stream: self.stream_config(stream, weights[stream]) for stream in self.streams}
+
+    @classmethod
+    def from_stream_configs(cls, configs: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Return the configuration that makes features of these: the inverse of `stream_configs`.
+
+        Args:
+            configs: `stream_config` of each stream, as a cache or a run recorded it.
+
+        Raises:
+            ConfigError: this build makes no such features: they were imported, or another version
+                made them, or the streams were decoded differently. The difference is named.
+        """
+        for stream, recorded in configs.items():
+            if stream not in STREAMS or not isinstance(recorded.get("network"), Mapping):
+                raise ConfigError(
+                    f"{stream}: features that were imported, not extracted from videos by this "
+                    "build; they cannot be made of another video"
+                )
+        try:
+            config = cls._from_recorded(configs)
+            again = {
+                stream: config.stream_config(stream, recorded_weights(stream, configs[stream]))
+                for stream in config.streams
+            }
+        except (KeyError, TypeError, ValueError, FeatError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(
+                f"the recorded configuration of the features cannot be read: {what}; it may be of "
+                "a newer version: upgrade feat"
+            ) from error
+        for stream, made in again.items():
+            # by text, as a key sees it: 20 and 20.0 are two configurations
+            if difference := config_difference(made, configs[stream], where="recorded"):
+                raise ConfigError(
+                    f"{stream}: this build cannot make the recorded features: {difference}; "
+                    "extract and train again, or use the version of feat that made them"
+                )
+        return config
+
+    @classmethod
+    def _from_recorded(cls, configs: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Read every field from the first stream that has it; whether all fits is seen later."""
+        first = next(iter(configs.values()))
+        flow = configs.get("flow", {}).get("flow")
+        settings: dict[str, Any] = {}
+        if flow is not None:
+            settings = {"tvl1": _read_fields(TVL1Config, flow), "flow_clamp": flow["clamp"]}
+        return cls(
+            streams=tuple(stream for stream in STREAMS if stream in configs),
+            decode=_read_fields(DecodeConfig, first["decode"]),
+            clip_len=first["clips"]["clip_len"],
+            clip_stride=first["clips"]["clip_stride"],
+            precision=first["network"]["precision"],
+            **settings,
+        )
+
+
+def recorded_weights(stream: Stream, config: Mapping[str, Any]) -> Weights:
+    """Return the weights that a recorded configuration names, without a file.
+
+    Raises:
+        KeyError, TypeError: it names none.
+    """
+    weights = config["weights"]
+    return Weights(
+        stream=stream,
+        kind=weights["kind"],
+        name=weights["name"],
+        digest=weights["digest"],
+        path=Path(),
+    )
+
+
+def _read_fields(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
