@@ -76,6 +76,8 @@ class Checkpoint:
             raise ValueError("too many arrays in one block")
         data = text.ljust(_HEAD_LEN) + b"".join(parts)
         digest = hashlib.sha256(data).hexdigest()
+        if self._folder.is_symlink():
+            raise CacheError(f"{self._folder}: a symbolic link; remove it")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

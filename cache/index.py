@@ -90,8 +90,11 @@ class Index:
         """Return whether shards may have come or gone since the last refresh; one `stat`."""
         return self._stamp is None or self._stamp != _folder_stamp(self._shards_dir)
 
-    def refresh(self) -> None:
+    def refresh(self, *, use_segments: bool = True) -> None:
         """Take notice of shards that came or went.
+
+        Args:
+            use_segments: False: read every new shard itself.
 
         Raises:
             CacheError: the folder cannot be read.
@@ -106,7 +109,8 @@ class Index:
         self.bad = {name: why for name, why in self.bad.items() if _digest(name) in present}
         bad = {_digest(name) for name in self.bad}
         missing = present - self._known - bad
-        loaded = self._load_segments(present) if len(missing) >= MIN_NEW_SHARDS else []
+        many = use_segments and len(missing) >= MIN_NEW_SHARDS
+        loaded = self._load_segments(present) if many else []
         unknown = missing - self._known
         self._read_shards(unknown)
         if len(unknown) >= MIN_NEW_SHARDS or len(loaded) > MAX_SEGMENTS:
@@ -127,8 +131,9 @@ class Index:
         """Forget everything, remove all segments, and read every shard anew."""
         self._clear()
         for path in self._segments():
-            path.unlink(missing_ok=True)
-        self.refresh()
+            with suppress(OSError):  # of a read-only cache: not used this time
+                path.unlink(missing_ok=True)
+        self.refresh(use_segments=False)
 
     def _clear(self) -> None:
         self._chunks: list[np.ndarray] = []
@@ -213,6 +218,11 @@ class Index:
             if other != path:
                 with suppress(OSError):
                     other.unlink()
+
+
+def stream_of(row: np.void) -> str:
+    """Return the stream of an index row."""
+    return bytes(row["stream"]).decode("ascii", "replace")
 
 
 def table_rows(table: ShardTable) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from cache.checkpoints import Checkpoint
 from cache.claims import DEFAULT_LEASE_SECONDS, Claim
 from cache.files import explain, folder_clock, remove_stale_temps, write_whole
-from cache.index import Index
+from cache.index import Index, stream_of
 from cache.keys import JSON, config_difference, feature_key, is_sha256
 from cache.marker import MARKER, MARKER_TEXT, check_marker
 from cache.names import NameStore
@@ -67,10 +67,10 @@ class FeatureCache:
         """
         self.path = Path(path)
         check_marker(self.path)
-        for name in (*FOLDERS, QUARANTINE):
+        for name in (*FOLDERS, QUARANTINE, "labels.csv"):
             if (self.path / name).is_symlink():
                 raise CacheError(
-                    f"{self.path / name}: a symbolic link, expected a folder inside the cache"
+                    f"{self.path / name}: a symbolic link; what belongs to a cache must lie in it"
                 )
         self._index = Index(self.shards_dir, self.path / "index")
         self._names = NameStore(self.path / "names")
@@ -165,7 +165,7 @@ class FeatureCache:
         """
         with self._guard():
             rows = self._index.of_video(self._content(video))
-            return sorted({row["stream"].decode() for row in rows})
+            return sorted({stream_of(row) for row in rows})
 
     def configs(self, stream: str | None = None) -> list[dict[str, JSON]]:
         """Return the different configurations, of one stream or of all."""
@@ -469,7 +469,7 @@ class FeatureCache:
     def _of_video(self, digest: str) -> list[tuple[str, str]]:
         """Return (stream, key) of all features of one content."""
         rows = self._index.of_video(digest)
-        return [(row["stream"].decode(), row["key"].tobytes().hex()) for row in rows]
+        return [(stream_of(row), row["key"].tobytes().hex()) for row in rows]
 
     def _content(self, video: str) -> str:
         """Return the sha256 that a name, or a sha256, stands for.

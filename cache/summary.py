@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cache.index import stream_of
 from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
@@ -41,7 +42,7 @@ def iter_videos(cache: FeatureCache) -> Iterator[VideoRow]:
                 video=name,
                 num_frames=int(found[0]["num_frames"]),
                 num_clips=max(int(row["num_clips"]) for row in found),
-                streams=sorted(row["stream"].decode() for row in found),
+                streams=sorted(stream_of(row) for row in found),
                 configs=sorted({row["config"].tobytes().hex()[:8] for row in found}),
                 nbytes=sum(int(row["nbytes"]) for row in found),
             )

@@ -227,6 +227,33 @@ def test_symbolic_links_out_of_the_cache_are_refused(cache, tmp_path) -> None:
         FeatureCache(cache.path)
 
 
+def test_a_hostile_index_does_no_more_than_cost_time(cache) -> None:
+    from cache.index import read_segment, write_segment
+
+    records = [make_record(f"{number}.mp4") for number in range(20)]
+    for record in records:
+        cache.write([record])
+    FeatureCache(cache.path).videos()
+    (path,) = (cache.path / "index").iterdir()
+    rows = read_segment(path).copy()
+    rows["stream"] = b"\xff\x1b"
+    rows["num_clips"] = -1
+    path.unlink()
+    write_segment(cache.path / "index", rows)
+    again = FeatureCache(cache.path)
+    for record in records:
+        np.testing.assert_array_equal(again.read_key(record.key), record.features)
+    assert len(again.videos()) == 20
+
+
+def test_checkpoints_do_not_follow_links(cache, tmp_path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (cache.path / "partial" / ("0" * 64)).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CacheError, match="a symbolic link"):
+        cache.checkpoint("0" * 64).save(0, {"rgb": np.zeros((1, 1))})
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_stale_temporary_files_are_ignored_then_removed(cache) -> None:
     cache.write([make_record()])
     old = cache.shards_dir / ".tmp-host-1-aa"
