@@ -69,7 +69,7 @@ class Index:
 
     def of_video(self, sha256: str) -> list[np.void]:
         """Return the rows of all streams and configurations of one content."""
-        return [self._row(number) for number in self._by_video.get(bytes.fromhex(sha256), [])]
+        return [self._row(number) for number in self._by_video.get(bytes.fromhex(sha256), ())]
 
     def video_digests(self) -> set[str]:
         """Return the contents that have at least one stream."""
@@ -139,7 +139,7 @@ class Index:
         self._chunks: list[np.ndarray] = []
         self._starts: list[int] = []
         self._by_key: dict[bytes, int] = {}
-        self._by_video: dict[bytes, list[int]] = {}
+        self._by_video: dict[bytes, tuple[int, ...]] = {}
         self._known: set[bytes] = set()
         self._pending.clear()
         self._count = 0
@@ -158,10 +158,12 @@ class Index:
         self._chunks.append(rows)
         self._count += len(rows)
         self._known.update(rows["shard"].tolist())
+        by_key, by_video = self._by_key, self._by_video
         pairs = zip(rows["key"].tolist(), rows["video"].tolist(), strict=True)
         for number, (key, video) in enumerate(pairs, first):
-            if self._by_key.setdefault(key, number) == number:
-                self._by_video.setdefault(video, []).append(number)
+            if by_key.setdefault(key, number) == number:
+                others = by_video.get(video)
+                by_video[video] = (number,) if others is None else (*others, number)
 
     def _take(self, rows: np.ndarray, present: set[bytes]) -> None:
         """Add those rows whose shard is there and not known yet."""

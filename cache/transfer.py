@@ -307,10 +307,10 @@ def _name_conflicts(cache: FeatureCache, manifests: dict[str, dict[str, Line]]) 
             if name not in latest or line.time_ns > latest[name].time_ns:
                 latest[name] = line
     return [
-        f"{name}: content {line.entry.sha256[:12]} there, {ours[name].sha256[:12]} here "
+        f"{name}: content {line.sha256[:12]} there, {ours[name].sha256[:12]} here "
         "(--latest-names lets the later entry decide)"
         for name, line in sorted(latest.items())
-        if line.entry and name in ours and ours[name].sha256 != line.entry.sha256
+        if line.sha256 and name in ours and ours[name].sha256 != line.sha256
     ]
 
 

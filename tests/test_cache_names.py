@@ -4,13 +4,29 @@ import shutil
 
 import pytest
 from cache_samples import sha256_of
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cache import NameEntry
 from cache.names import NameStore, read_manifest
+from cache.records import are_plain_names, check_video_name
 from data.errors import CacheError
+
+BAD_NAMES = [
+    "..",
+    ".",
+    "/a",
+    "a/",
+    "a//b",
+    "a/../b",
+    "a\n..",
+    "a\x00b",
+    "C:\\x",
+    "a\\..\\b",
+    "\ud800",
+    "x" * 999,
+]
 
 
 def entry(text: str, size: int = 1) -> NameEntry:
@@ -113,6 +129,17 @@ def test_hostile_lines_are_refused(tmp_path, line) -> None:
     with pytest.raises(CacheError, match="quarantine it") as caught:
         read_manifest(path)
     assert "\n" not in str(caught.value)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(), min_size=1, max_size=5) | st.sampled_from(BAD_NAMES), max_size=4
+    )
+)
+def test_checking_all_at_once_never_admits_what_one_by_one_refuses(names) -> None:
+    if are_plain_names(names):
+        for name in names:
+            assert check_video_name(name) == name
 
 
 class NamesLikeADict(RuleBasedStateMachine):
