@@ -5,15 +5,24 @@ BIN    := $(VENV)/bin
 DEMO   := demo
 # the ffmpeg that imageio-ffmpeg bundles is used where none is on the PATH
 STAMP  := $(VENV)/.installed
+# tests, lint and bench need more: linters, OpenCV, servers to push caches to
+DEV    := $(VENV)/.installed-dev
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test test-slow lint bench clean
 
-setup: $(STAMP)
+setup: $(DEV)
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
 	touch $(STAMP)
+
+$(DEV): $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e '.[dev]'
+	touch $(STAMP) $(DEV)
 
 demo: $(STAMP)
 	$(BIN)/feat sample $(DEMO)/clips --force
@@ -21,18 +30,18 @@ demo: $(STAMP)
 	cd $(DEMO) && ../$(BIN)/feat train
 	cd $(DEMO) && ../$(BIN)/feat eval
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP)
+test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: $(DEV)
 	$(BIN)/python -m bench
 
 clean:
