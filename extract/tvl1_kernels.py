@@ -29,7 +29,10 @@ from extract.tvl1_sweep import (
 from extract.tvl1_warp import warp
 
 _ONE = np.float32(1)
-_OTHER_FILES = ("simd.py", "median_network.py")
+_PARTS = (
+    *("simd", "median_network", "tvl1_frames", "tvl1_kernels"),
+    *("tvl1_median", "tvl1_sweep", "tvl1_warp"),
+)
 
 
 def _stamp() -> str:
@@ -40,8 +43,8 @@ def _stamp() -> str:
     """
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("tvl1_*.py"), *map(folder.joinpath, _OTHER_FILES)]):
-        digest.update(path.read_bytes())
+    for name in _PARTS:
+        digest.update((folder / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 

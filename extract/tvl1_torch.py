@@ -55,7 +55,8 @@ def tvl1_flow_torch(
         return gray.new_empty((0, height, width, 2), dtype=torch.float32)
     size = min(batch_size, num_pairs)
     flows = []
-    with torch.no_grad():
+    # not inference mode: the solver's tensors are written again by calls outside of it
+    with torch.inference_mode(False), torch.no_grad():
         solver = _solver(size, height, width, config, gray.device, check_every)
         for start in range(0, num_pairs, size):
             frames = gray[start : start + size + 1]

@@ -68,6 +68,13 @@ def test_identical_frames_do_not_move():
     np.testing.assert_array_equal(run(texture(32, 40)[None].repeat(3, 0)), 0)
 
 
+def test_runs_in_inference_mode_and_out_of_it():
+    frames = moving_square(18, 22, num_frames=2)
+    with torch.inference_mode():
+        first = run(frames)
+    np.testing.assert_array_equal(run(frames), first)
+
+
 def test_one_frame_has_no_flow():
     assert run(np.zeros((1, 20, 21), np.uint8)).shape == (0, 20, 21, 2)
 
@@ -82,7 +89,7 @@ def test_other_input_is_refused():
 def test_whole_path_runs_on_the_meta_device():
     """A tensor made on another device, or a value read by the host, raises there."""
     gray = torch.zeros((4, 40, 52), dtype=torch.uint8, device="meta")
-    config = TVL1Config(num_scales=3, num_warps=2, inner_iterations=4, outer_iterations=2)
+    config = TVL1Config(num_scales=2, num_warps=1, inner_iterations=3, outer_iterations=2)
     flow = tvl1_flow_torch(gray, config=config, batch_size=2, check_every=0)
     assert flow.device.type == "meta"
     assert flow.shape == (3, 40, 52, 2)
@@ -127,6 +134,7 @@ def test_resizing_equals_opencvs(sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns about torch
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_compiled_iteration_equals_the_plain_one():
     generator = torch.Generator().manual_seed(0)
