@@ -22,7 +22,8 @@ import cv2
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.sample import draw_video
 from data.videos import VideoSource
-from extract.decode import _SCALE_FLAGS, DecodeConfig, open_video
+from extract.decode import DecodeConfig, open_video
+from extract.video_stream import SCALE_FLAGS
 
 SIZE = 224
 
@@ -48,7 +49,7 @@ def ours(path: Path, threads: int | None) -> int:
 def ffmpeg_alone(path: Path, threads: int | None) -> None:
     ((mode, value),) = passthrough_options(ffmpeg_version()).items()
     decoding = [] if threads is None else ["-threads", str(threads)]
-    graph = f"[0:V:0]scale={SIZE}:{SIZE}:flags={_SCALE_FLAGS},format=rgb24[o]"
+    graph = f"[0:V:0]scale={SIZE}:{SIZE}:flags={SCALE_FLAGS},format=rgb24[o]"
     command = [find_ffmpeg(), "-nostdin", "-v", "quiet", *decoding, "-i", f"file:{path}"]
     command += ["-filter_complex", graph, "-map", "[o]", f"-{mode}", value, "-f", "null", "-"]
     subprocess.run(command, check=False)

@@ -403,6 +403,13 @@ def test_leaving_early_ends_ffmpeg_and_its_thread(tmp_path):
     assert time.monotonic() - started < 10
 
 
+def test_ctrl_c_does_not_reach_ffmpeg(tmp_path):
+    """It would end in good order, and the video would seem shorter than it is."""
+    path = make_video(tmp_path / "v.mp4", "-c:v", "libx264", num_frames=600)
+    with open_video(source_of(path), DecodeConfig(size=224)) as stream:
+        assert os.getpgid(stream._process.pid) != os.getpgid(0)
+
+
 def test_a_slow_reader_gets_every_frame(tmp_path):
     path = write_frames(tmp_path / "v.mkv", grey_frames(60))
     with open_video(source_of(path), DecodeConfig(size=224)) as stream:

@@ -106,6 +106,10 @@ def test_frames_after_a_change_of_size_count_on():
     again = "[Parsed_showinfo_2 @ 0x7] [info] config in time_base: 1/1000, frame_rate: 25/1\n"
     again += "[Parsed_showinfo_2 @ 0x7] [info] n:   0 pts:   500 pts_time:0.5\n"
     assert list(log_of(NEW + again).pts_seconds)[2:] == [0.5]
+    torn = again.replace("n:   0 pts:   500", "n:   1 pts:   540")
+    times = list(log_of(NEW + torn).pts_seconds)[2:]
+    assert math.isnan(times[0])
+    assert times[1:] == [0.54]
 
 
 @given(st.lists(st.text(max_size=80), max_size=20))
