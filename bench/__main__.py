@@ -1,0 +1,74 @@
+"""`make bench`: run every benchmark, one after the other, and write docs/BENCHMARKS.md."""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+TARGET = Path("docs/BENCHMARKS.md")
+THREADS = len(os.sched_getaffinity(0))
+# title, arguments of `python -m`
+BENCHES = {
+    "TV-L1 against OpenCV": ["bench.bench_tvl1"],
+    "I3D against eager PyTorch, 1 thread": ["bench.bench_i3d", "--threads", "1"],
+    f"I3D against eager PyTorch, {THREADS} threads": ["bench.bench_i3d"],
+    "Decoding against ffmpeg alone and OpenCV": ["bench.bench_decode"],
+    "Whole extraction against the reference": ["bench.bench_extract"],
+    "Training steps against the published loop": ["bench.bench_train"],
+    "The feature cache": ["bench.bench_cache"],
+}
+
+
+def cpu_name() -> str:
+    """Return the CPU's name as Linux gives it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", help="parts of titles; the others keep their text")
+    options = parser.parse_args()
+    sections = read_sections() if options.only else {}
+    for title, arguments in BENCHES.items():
+        if options.only and not any(part.lower() in title.lower() for part in options.only):
+            continue
+        print(f"== {title}", file=sys.stderr)
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=True
+        )
+        print(done.stdout)
+        command = f"`python -m {' '.join(arguments)}`"
+        sections[title] = f"{command}\n\n{done.stdout.strip()}\n"
+        write_sections(sections)
+
+
+def read_sections() -> dict[str, str]:
+    """Return the sections of the file as it is, by title."""
+    if not TARGET.exists():
+        return {}
+    _, *parts = TARGET.read_text().split("\n## ")
+    return {title: text.strip() + "\n" for title, _, text in (p.partition("\n") for p in parts)}
+
+
+def write_sections(sections: dict[str, str]) -> None:
+    """Write the file: what it was measured on, then each section in the order of `BENCHES`."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba", "numpy"))
+    head = (
+        "# Benchmarks\n\nWritten by `make bench`. Both sides of a comparison take turns in one "
+        "run; a ratio is the result,\nan absolute time is only context. Nothing here was measured "
+        f"on a GPU.\n\n{cpu_name()}, {THREADS} cores; {versions}.\n"
+    )
+    parts = [f"\n## {title}\n\n{sections[title]}" for title in BENCHES if title in sections]
+    TARGET.write_text(head + "".join(parts))
+
+
+if __name__ == "__main__":
+    main()

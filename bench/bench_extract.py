@@ -1,0 +1,179 @@
+"""Whole extraction of both streams: `feat extract` against `bench.reference`, video by video.
+
+Each side lives in a process of its own with its networks loaded and its kernels compiled; the two
+take turns, a video at a time, with the same threads and weights. A ratio is the result. Ours
+includes hashing the video and writing the shard.
+
+Run: python -m bench.bench_extract [VIDEO...] [--threads N] [--videos N]
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.sample import draw_video
+
+SIDES = ("reference", "ours")
+STREAMS = ("rgb", "flow")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One video: seconds of each side and the lowest cosine between their rows, by stream."""
+
+    video: str
+    num_clips: int
+    reference: float
+    ours: float
+    cosine: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        return self.reference / self.ours
+
+
+def serve_reference(pipe: Connection, threads: int) -> None:
+    """Answer each video with (seconds, features), until None comes."""
+    import cv2
+    import torch
+
+    from bench.reference import extract, load_networks, read_frames
+    from extract.weights import resolve_weights
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    networks = load_networks(resolve_weights(streams=["rgb"])["rgb"].path)
+    while (video := pipe.recv()) is not None:
+        started = time.perf_counter()
+        features = extract(list(read_frames(video)), networks)
+        pipe.send((time.perf_counter() - started, features))
+
+
+def serve_ours(pipe: Connection, threads: int) -> None:
+    """Answer each video with (seconds, features), until None comes."""
+    from cache import FeatureCache
+    from data.videos import VideoSource, source_stamp
+    from extract.config import ExtractConfig
+    from extract.weights import resolve_weights
+    from extract.worker import Job, extract_one
+
+    weights = resolve_weights(streams=STREAMS, flow="crossmodal")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache.create(Path(folder) / "features")
+        job = Job(
+            cache_dir=cache.path,
+            config=ExtractConfig(),
+            weights=weights,
+            devices=("cpu",),
+            num_threads=threads,
+            folder_fps=25.0,
+        )
+        while (video := pipe.recv()) is not None:
+            source = VideoSource(video_id=video.name, path=video, kind="file")
+            started = time.perf_counter()
+            result = extract_one(source, source_stamp(source), job)
+            seconds = time.perf_counter() - started
+            cache.refresh()
+            rows = {stream: cache.read(result.sha256, stream) for stream in STREAMS}
+            pipe.send((seconds, rows))
+
+
+def run(videos: list[Path], warm_up: Path, *, threads: int) -> list[Row]:
+    """Return a row a video; `warm_up` is extracted first and not counted."""
+    context = multiprocessing.get_context("spawn")
+    targets = {"reference": serve_reference, "ours": serve_ours}
+    pipes: dict[str, Connection] = {}
+    for side in SIDES:
+        pipes[side], far = context.Pipe()
+        context.Process(target=targets[side], args=(far, threads), daemon=True).start()
+
+    def timed(side: str, video: Path) -> tuple[float, dict[str, Any]]:
+        pipes[side].send(video)
+        answer: tuple[float, dict[str, Any]] = pipes[side].recv()
+        return answer
+
+    rows = []
+    for side in SIDES:
+        timed(side, warm_up)
+    for video in videos:
+        (theirs, expected), (ours, found) = (timed(side, video) for side in SIDES)
+        rows.append(
+            Row(
+                video=video.name,
+                num_clips=len(expected["rgb"]),
+                reference=theirs,
+                ours=ours,
+                cosine={name: lowest_cosine(expected[name], found[name]) for name in STREAMS},
+            )
+        )
+    for pipe in pipes.values():
+        pipe.send(None)
+    return rows
+
+
+def lowest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / norms).min())
+
+
+def report(rows: list[Row], threads: int) -> str:
+    """Return the rows as a Markdown table with the median ratio below."""
+    lines = [
+        "| video | clips | reference, s | feat, s | ratio | lowest cosine rgb | flow |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.video} | {row.num_clips} | {row.reference:.1f} | {row.ours:.1f} | "
+            f"{row.ratio:.1f} | {row.cosine['rgb']:.4f} | {row.cosine['flow']:.4f} |"
+        )
+    ratios = [row.ratio for row in rows]
+    whole = sum(row.reference for row in rows) / sum(row.ours for row in rows)
+    lines += [
+        "",
+        f"{threads} threads on each side; median ratio {statistics.median(ratios):.1f} "
+        f"({min(ratios):.1f} to {max(ratios):.1f}), of the sums {whole:.1f}.",
+    ]
+    return "\n".join(lines)
+
+
+def choose_videos(count: int, folder: Path) -> tuple[list[Path], str]:
+    """Return real videos where there are some, else drawn ones, and what they are."""
+    data = Path(os.environ.get("FEAT_SHARED_DATA", "../shared/data"))
+    real = sorted((data / "fight_surv").glob("*/*.mp4"), key=lambda path: path.stat().st_size)
+    if len(real) >= count:
+        return real[:: len(real) // count][:count], "Surveillance Camera Fight clips"
+    drawn = [folder / f"{index}.mp4" for index in range(count)]
+    for index, path in enumerate(drawn):
+        draw_video(path, num_frames=48, seed=index)
+    return drawn, "drawn videos"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("videos", nargs="*", type=Path)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--count", type=int, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up = Path(folder) / "warm-up.mp4"
+        draw_video(warm_up, num_frames=8)
+        videos, kind = options.videos, "given videos"
+        if not videos:
+            videos, kind = choose_videos(options.count, Path(folder))
+        rows = run(videos, warm_up, threads=options.threads)
+    print(f"{len(rows)} {kind}\n")
+    print(report(rows, options.threads))
+
+
+if __name__ == "__main__":
+    main()
