@@ -16,6 +16,7 @@ from data.sample_command import sample_command
 from extract.commands import extract_command
 from extract.weights_commands import weights_group
 from model.commands import eval_command, train_command
+from predict import predict_command
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -81,6 +82,7 @@ def cli(quiet: bool) -> None:
     feat extract --videos clips/    decode, TV-L1 flow, I3D -> ./features
     feat train                      ConvLSTM multi-task model -> ./runs
     feat eval                       AUC, accuracy, plots, report.html
+    feat predict clip.mp4           abnormal intervals of a video
     """
     logger = logging.getLogger("feat")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -97,6 +99,7 @@ for _command in (
     extract_command,
     train_command,
     eval_command,
+    predict_command,
     sample_command,
     weights_group,
     data_group,

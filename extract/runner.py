@@ -1,4 +1,4 @@
-"""The loop over a folder of videos: what is missing, who does it, what became of it.
+"""The loop over videos: what is missing, who does it, what became of it.
 
 Nothing here imports torch, numba or OpenCV's like: a run that finds everything in the cache must
 end before those would have been loaded. `extract.pipeline` is imported where work begins.
@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from extract.config import ExtractConfig
 from extract.i3d_layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoResult
-from extract.weights import resolve_weights
+from extract.weights import Weights, resolve_weights
 from extract.worker import Job, extract_one, start_worker
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -79,7 +79,11 @@ def run_extraction(
     )
     configs = config.stream_configs(weights)
     if not allow_mixed:
-        _refuse_second_config(cache, configs)
+        refuse_second_config(
+            cache,
+            configs,
+            advice="use the same options, another --cache, or --allow-mixed to keep both",
+        )
     if labels_path:
         _copy_atomically(labels_path, cache.labels_path)
 
@@ -95,28 +99,71 @@ def run_extraction(
             report.add(result)
         else:
             todo.append(source)
-    if todo:
-        devices = list_devices(device)
-        workers, per_worker = _share_threads(workers, threads, devices, len(todo))
-        job = Job(
-            cache_dir=cache_dir,
-            config=config,
-            weights=weights,
-            devices=devices,
-            num_threads=per_worker,
+    with NameRecorder(cache) as names:
+        for result in extract_videos(
+            todo,
+            stamps,
+            cache_dir,
+            config,
+            weights,
+            device=device,
+            workers=workers,
+            threads=threads,
             folder_fps=folder_fps,
-        )
-        num_bytes = sum(stamps[source.video_id].size for source in todo)
-        with (
-            ExtractProgress(num_videos=len(todo), num_bytes=num_bytes) as progress,
-            NameRecorder(cache) as names,
         ):
-            for result in _iter_results(todo, stamps, job, workers, progress):
-                names.add(result)
-                report.add(result)
-                progress.finish(result, num_bytes=stamps[result.video_id].size)
+            names.add(result)
+            report.add(result)
     report.seconds = time.monotonic() - started
     return report
+
+
+def extract_videos(
+    sources: Sequence[VideoSource],
+    stamps: Mapping[str, Stamp],
+    cache_dir: Path,
+    config: ExtractConfig,
+    weights: Mapping[Stream, Weights],
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    folder_fps: float = 25.0,
+) -> Iterator[VideoResult]:
+    """Extract what the cache lacks of these videos; yield each one's result as it is finished.
+
+    No name is recorded in the cache: look the features up by the `sha256` of the result.
+
+    Args:
+        sources: the videos, wherever they lie, each with a `video_id` of its own.
+        stamps: of each, by `video_id`.
+        cache_dir: the feature cache; it exists.
+        config: how features are made.
+        weights: of each stream of `config`.
+        device: see `run_extraction`, as for the rest.
+        workers: videos at a time.
+        threads: CPU threads in all.
+        folder_fps: frame rate that folders of images are taken to have.
+
+    Raises:
+        FeatError: the cache or a device fails. A single video's failure raises nothing.
+    """
+    if not sources:
+        return
+    devices = list_devices(device)
+    workers, per_worker = _share_threads(workers, threads, devices, len(sources))
+    job = Job(
+        cache_dir=cache_dir,
+        config=config,
+        weights=weights,
+        devices=devices,
+        num_threads=per_worker,
+        folder_fps=folder_fps,
+    )
+    num_bytes = sum(stamps[source.video_id].size for source in sources)
+    with ExtractProgress(num_videos=len(sources), num_bytes=num_bytes) as progress:
+        for result in _iter_results(list(sources), stamps, job, workers, progress):
+            progress.finish(result, num_bytes=stamps[result.video_id].size)
+            yield result
 
 
 def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
@@ -154,14 +201,16 @@ def _holds_crossmodal_flow(cache: FeatureCache) -> bool:
     return any(isinstance(each, dict) and each.get("kind") == "crossmodal" for each in weights)
 
 
-def _refuse_second_config(cache: FeatureCache, configs: Mapping[Stream, dict[str, Any]]) -> None:
+def refuse_second_config(
+    cache: FeatureCache, configs: Mapping[Stream, dict[str, Any]], *, advice: str
+) -> None:
+    """Raise a ConfigError, ended by `advice`, if the cache holds other features only."""
     for stream, config in configs.items():
         present = cache.configs(stream)
         if present and config not in present:
             raise ConfigError(
                 f"{cache.path}: its {stream} features were made otherwise: "
-                f"{config_difference(config, present[0])}; use the same options, another --cache, "
-                "or --allow-mixed to keep both"
+                f"{config_difference(config, present[0])}; {advice}"
             )
 
 

@@ -1,0 +1,388 @@
+"""`feat predict`: from a video to its scores.
+
+The one command that needs both stages, which do not know each other: it stands above them as
+`feat.py` does, and apart from it to keep that file a list of commands.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from data.errors import FeatError
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+    from data.videos import VideoSource
+    from extract.config import ExtractConfig
+    from extract.i3d_layers import Stream
+    from model.predict import Prediction
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+STILL_PIXELS = 180
+
+
+@dataclass(kw_only=True)
+class Sought:
+    """A video that was asked for, and what became of it.
+
+    Attributes:
+        name: its path as the user wrote it.
+        sha256: of its content; empty if that could not be read.
+        error: what kept it from a prediction or a picture.
+        written: files with its scores, by option: `csv`, `plot`.
+    """
+
+    name: str
+    source: "VideoSource"
+    sha256: str = ""
+    prediction: "Prediction | None" = None
+    error: str = ""
+    written: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """Where and with what features are extracted; nothing here changes them."""
+
+    cache_dir: Path
+    device: str = "auto"
+    threads: int | None = None
+    folder_fps: float = 25.0
+    rgb_weights: Path | None = None
+    flow_weights: Path | None = None
+
+
+@click.command("predict")
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
+@click.option(
+    "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
+)
+@click.option(
+    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
+    help="Where features are looked for and, if they are missing, kept.",
+)  # fmt: skip
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+    help="Frames with this score or more are abnormal.",
+)  # fmt: skip
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path),
+    help="Frame scores: a file ending in .csv for one video, else a folder of one file a video.",
+)  # fmt: skip
+@click.option(
+    "--plot", "plot_dir", type=FOLDER,
+    help="Folder for a picture of each video: its score over time and the frames at its peaks.",
+)  # fmt: skip
+@click.option(
+    "--rgb-weights", type=click.Path(path_type=Path, dir_okay=False),
+    help="The checkpoint file that the run's features were made with, if it is not in the "
+    "weights folder.",
+)  # fmt: skip
+@click.option(
+    "--flow-weights", type=click.Path(path_type=Path, dir_okay=False), help="The same for flow."
+)
+@click.option(
+    "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
+    help="Frame rate of folders of images.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def predict_command(
+    videos: tuple[Path, ...],
+    run: Path | None,
+    runs: Path,
+    cache_dir: Path,
+    threshold: float,
+    csv_path: Path | None,
+    plot_dir: Path | None,
+    rgb_weights: Path | None,
+    flow_weights: Path | None,
+    folder_fps: float,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Score videos with a trained run: abnormal intervals, peak, category.
+
+    VIDEOS are video files, folders of frames or folders of videos. Their features are made as
+    the run's were, which the run folder records; what the cache holds already is not done again.
+    Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
+    could be decoded in part only.
+    """
+    from model.runs import newest_run
+
+    run = run or newest_run(runs)
+    options = ExtractOptions(
+        cache_dir=cache_dir,
+        device=device,
+        threads=threads,
+        folder_fps=folder_fps,
+        rgb_weights=rgb_weights,
+        flow_weights=flow_weights,
+    )
+    sought = find_sought(videos)
+    if csv_path and csv_path.suffix == ".csv" and len(sought) > 1:
+        raise click.UsageError(f"--csv {csv_path}: {len(sought)} videos need a folder, not a file")
+    config = run_prediction(sought, run, options, threshold=threshold)
+    write_outputs(
+        sought, csv_path=csv_path, plot_dir=plot_dir, fps=config.decode.fps, folder_fps=folder_fps
+    )
+    if as_json:
+        click.echo(json.dumps(report_json(sought, run, cache_dir)))
+    else:
+        click.echo("\n".join(report_lines(sought)))
+    if any(each.error or (each.prediction and each.prediction.partial) for each in sought):
+        click.get_current_context().exit(1)
+
+
+def find_sought(paths: Sequence[Path]) -> list[Sought]:
+    """Return the videos at or below these paths, none twice; a path without any has an error."""
+    from data.errors import DecodeError
+    from data.videos import VideoSource, find_videos
+
+    found: dict[Path, Sought] = {}
+    for path in paths:
+        try:
+            for source in find_videos(path):
+                each = Sought(name=str(source.path), source=source)
+                found.setdefault(source.path.resolve(), each)
+        except (DecodeError, OSError) as error:
+            source = VideoSource(video_id=path.name, path=path, kind="file")
+            found[path.resolve()] = Sought(
+                name=str(path), source=source, error=_cause(error, str(path))
+            )
+    return list(found.values())
+
+
+def run_prediction(
+    sought: Sequence[Sought], run: Path, options: ExtractOptions, *, threshold: float
+) -> "ExtractConfig":
+    """Give every video its prediction, or the error that kept it from one.
+
+    Returns:
+        How the features were made.
+
+    Raises:
+        FeatError: nothing could be begun: no run, features that no video can give, no weights,
+            another configuration in the cache.
+    """
+    from cache import FeatureCache
+    from extract.config import ExtractConfig
+    from extract.runner import refuse_second_config
+    from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from model.predict import predict_video
+    from model.train import resolve_device
+
+    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(options.device))
+    configs: dict[Any, dict[str, Any]] = {
+        stream.name: dict(stream.config) for stream in checkpoint.info.streams
+    }
+    config = ExtractConfig.from_stream_configs(configs)
+    cache = FeatureCache.create(options.cache_dir)
+    refuse_second_config(cache, configs, advice="name another --cache for the run's features")
+    _extract_missing(_group_missing(sought, cache, configs), config, configs, options)
+    for each in sought:
+        if each.error:
+            continue
+        with _noting_failure(each):
+            each.prediction = predict_video(checkpoint, cache, each.sha256, threshold=threshold)
+            if each.prediction.seen:
+                logger.warning(
+                    "%s: the run was trained on this video: its scores flatter the model", each.name
+                )
+    return config
+
+
+def write_outputs(
+    sought: Sequence[Sought],
+    *,
+    csv_path: Path | None,
+    plot_dir: Path | None,
+    fps: float | None,
+    folder_fps: float,
+) -> None:
+    """Write what was asked for of every video that has a prediction.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from model.prediction_report import write_frame_scores
+    from model.runs import file_names
+
+    as_file = csv_path is not None and csv_path.suffix == ".csv"
+    for folder in (csv_path.parent if csv_path and as_file else csv_path, plot_dir):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    done = [(each, each.prediction) for each in sought if each.prediction]
+    stems = file_names([each.name for each, _ in done])
+    for (each, prediction), stem in zip(done, stems, strict=True):
+        if csv_path:
+            path = csv_path if as_file else csv_path / f"{stem}.csv"
+            write_frame_scores(path, prediction)
+            each.written["csv"] = str(path)
+        if plot_dir:
+            with _noting_failure(each):
+                path = plot_dir / f"{stem}.png"
+                _draw(path, each, prediction, fps=fps, folder_fps=folder_fps)
+                each.written["plot"] = str(path)
+
+
+def report_json(sought: Sequence[Sought], run: Path, cache_dir: Path) -> dict[str, Any]:
+    """Return what `feat predict --json` prints."""
+    from model.prediction_report import prediction_json
+
+    return {
+        "run": str(run),
+        "cache": str(cache_dir),
+        "videos": [
+            {
+                "video": each.name,
+                "sha256": each.sha256,
+                **prediction_json(each.prediction),
+                **each.written,
+            }
+            for each in sought
+            if each.prediction
+        ],
+        "failed": [{"video": each.name, "error": each.error} for each in sought if each.error],
+    }
+
+
+def report_lines(sought: Sequence[Sought]) -> list[str]:
+    """Return the same as a person reads it."""
+    from model.prediction_report import prediction_lines
+
+    lines = []
+    for each in sought:
+        if each.prediction:
+            lines += prediction_lines(each.name, each.prediction)
+            lines += [f"  written   {path}" for path in each.written.values()]
+        if each.error:
+            lines.append(f"{each.name}: failed: {each.error}")
+    return lines
+
+
+def _group_missing(
+    sought: Sequence[Sought], cache: "FeatureCache", configs: "Mapping[Stream, Mapping[str, Any]]"
+) -> list[list[Sought]]:
+    """Hash every video; return those that lack features, copies of one content together.
+
+    Names and times of files are not trusted as `feat extract` trusts them below one folder: two
+    folders may hold different videos of one name.
+    """
+    from cache import feature_key
+    from data.videos import content_sha256
+
+    groups: dict[str, list[Sought]] = {}
+    for each in sought:
+        if each.error:
+            continue
+        with _noting_failure(each):
+            each.sha256 = content_sha256(each.source)
+            if not all(cache.has(feature_key(each.sha256, one)) for one in configs.values()):
+                groups.setdefault(each.sha256, []).append(each)
+    return list(groups.values())
+
+
+def _extract_missing(
+    groups: Sequence[Sequence[Sought]],
+    config: "ExtractConfig",
+    configs: "Mapping[Stream, Mapping[str, Any]]",
+    options: ExtractOptions,
+) -> None:
+    """Extract the features of one video of every group; a failure is noted with all of it."""
+    from data.videos import source_stamp
+    from extract.config import recorded_weights
+    from extract.precision import precision_for
+    from extract.runner import extract_videos, list_devices
+    from extract.weights_recorded import resolve_recorded
+
+    if not groups:
+        return
+    weights = resolve_recorded(
+        {stream: recorded_weights(stream, configs[stream]) for stream in config.streams},
+        rgb_file=options.rgb_weights,
+        flow_file=options.flow_weights,
+    )
+    precision_for(list_devices(options.device)[0], config.precision)
+    by_id = _with_own_ids(groups)
+    sources = [
+        dataclasses.replace(group[0].source, video_id=video_id) for video_id, group in by_id.items()
+    ]
+    for result in extract_videos(
+        sources,
+        {source.video_id: source_stamp(source) for source in sources},
+        options.cache_dir,
+        config,
+        weights,
+        device=options.device,
+        threads=options.threads,
+        folder_fps=options.folder_fps,
+    ):
+        for each in by_id[result.video_id]:
+            each.error = result.error
+
+
+def _with_own_ids(groups: Sequence[Sequence[Sought]]) -> dict[str, Sequence[Sought]]:
+    """Return the groups by a `video_id` each, which names them in the log and in the shards.
+
+    That is the path as the user wrote it, unless it leads out of the working folder: a shard is
+    shared, and nobody need know where on this machine a video lay.
+    """
+    by_id: dict[str, Sequence[Sought]] = {}
+    for group in groups:
+        path = group[0].source.path
+        inside = not path.is_absolute() and ".." not in path.parts
+        video_id = wanted = path.as_posix() if inside else group[0].source.video_id
+        number = 1
+        while video_id in by_id:
+            number += 1
+            video_id = f"{number}/{wanted}"
+        by_id[video_id] = group
+    return by_id
+
+
+def _draw(
+    path: Path, each: Sought, prediction: "Prediction", *, fps: float | None, folder_fps: float
+) -> None:
+    """Draw the timeline with the frames at the highest peaks."""
+    from extract.stills import read_stills
+    from model.predict import highest_peaks
+    from model.timeline import MAX_STILLS, Still, draw_timeline
+
+    scores = prediction.scores
+    # nearer to each other than this the pictures would show much the same
+    peaks = highest_peaks(
+        scores, max_peaks=MAX_STILLS, min_distance=max(1, len(scores) // (2 * MAX_STILLS))
+    )
+    abnormal = [frame for frame in peaks if scores[frame] >= prediction.threshold]
+    shown = abnormal or [max(peaks, key=lambda frame: scores[frame])]
+    images = read_stills(each.source, shown, height=STILL_PIXELS, fps=fps, folder_fps=folder_fps)
+    stills = [Still(frame=f, image=image) for f, image in zip(shown, images, strict=True)]
+    draw_timeline(path, each.name, prediction, stills)
+
+
+@contextmanager
+def _noting_failure(each: Sought) -> Iterator[None]:
+    """Let the other videos go on when one fails."""
+    try:
+        yield
+    except (FeatError, OSError) as error:
+        each.error = _cause(error, each.name)
+
+
+def _cause(error: Exception, name: str) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; check that it can be read"
+    return str(error).removeprefix(f"{name}: ")

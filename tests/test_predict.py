@@ -1,0 +1,326 @@
+"""`feat predict`: videos to scores, with a run that was trained on real features."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cache import FeatureCache
+from data.videos import content_sha256, find_videos
+from feat import cli
+
+LABELS = """video,split,category,anomaly
+a.mp4,train,fall,0:16
+b.mp4,train,run,2:8
+t.mp4,test,,0:9
+"""
+QUICK = ["--steps", "5", "--hidden", "4", "--learning-rate", "0.01", "--val-fraction", "0"]
+
+
+def feat(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def report(result: Result) -> dict:
+    assert result.stdout, result.output
+    return json.loads(result.stdout)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEAT_WEIGHTS", str(tmp_path_factory.mktemp("weights-folder")))
+        yield
+
+
+class Trained:
+    """A run folder that was moved after training, and what is left of the place it was made in."""
+
+    def __init__(self, home: Path, rgb_weights: Path) -> None:
+        options = ["--rgb-weights", rgb_weights, "--flow-weights", "crossmodal"]
+        features = home / "features"
+        self.videos = home / "videos"
+        self.made = feat("extract", "--videos", self.videos, "--cache", features, *options)
+        assert self.made.exit_code == 0, self.made.output
+        torch.set_num_threads(1)  # the extraction has set its own
+        trained = feat("train", "--cache", features, "--out", home / "first", *QUICK)
+        assert trained.exit_code == 0, trained.output
+        evaluated = feat("eval", "--run", home / "first")
+        assert evaluated.exit_code == 0, evaluated.output
+        self.eval_scores = rows(home / "first" / "eval" / "scores" / "t.mp4.csv")
+        self.training_cache = home / "kept-apart"
+        features.rename(self.training_cache)
+        self.run = home / "elsewhere" / "run"
+        shutil.copytree(home / "first", self.run)
+        shutil.rmtree(home / "first")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weights: Path
+) -> Trained:
+    home = tmp_path_factory.mktemp("user")
+    for name, num_frames in (("a", 17), ("b", 8), ("t", 18)):
+        make_video(home / "videos" / f"{name}.mp4", num_frames=num_frames)
+    (home / "videos" / "labels.csv").write_text(LABELS)
+    return Trained(home, random_rgb_weights)
+
+
+@pytest.fixture(scope="module")
+def predicted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The first prediction of t.mp4 with the moved run, into a cache of its own."""
+    home = tmp_path_factory.mktemp("predicted")
+    result = feat(
+        *("predict", trained.videos / "t.mp4", "--run", trained.run, "--cache", home / "features"),
+        *("--csv", home / "t.csv", "--plot", home / "plots", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    return home, report(result)
+
+
+def test_a_moved_run_without_its_cache_scores_as_evaluation_did(trained, predicted) -> None:
+    home, found = predicted
+    scores = [float(row["score"]) for row in rows(home / "t.csv")]
+    expected = [float(row["score"]) for row in trained.eval_scores]
+    np.testing.assert_allclose(scores, expected, atol=2e-4)
+    (video,) = found["videos"]
+    assert video["video"] == str(trained.videos / "t.mp4")
+    assert video["num_frames"] == 18
+    assert video["peak"]["score"] == pytest.approx(max(scores), abs=1e-6)
+    assert scores[video["peak"]["frame"]] == max(scores)
+    assert video["category"] in ("fall", "run")
+    assert sum(video["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert not video["seen_in_training"]
+    assert found["failed"] == []
+
+
+def test_frame_scores_have_the_seconds_of_the_video(predicted) -> None:
+    home, _ = predicted
+    found = rows(home / "t.csv")
+    assert [int(row["frame"]) for row in found] == list(range(18))
+    seconds = [float(row["seconds"]) for row in found]
+    np.testing.assert_allclose(seconds, np.arange(18) / 10, atol=1e-6)  # drawn at 10 a second
+
+
+def test_the_picture_is_written_beside_the_scores(predicted) -> None:
+    home, found = predicted
+    path = Path(found["videos"][0]["plot"])
+    assert path.parent == home / "plots"
+    with Image.open(path) as image:
+        assert image.width == 900
+        with_stills = image.height
+    assert with_stills > 400
+    assert path.stat().st_size < 300_000
+
+
+def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
+    trained, predicted, tmp_path, monkeypatch
+) -> None:
+    home, first = predicted
+    before = {path: path.stat().st_mtime_ns for path in (home / "features/shards").iterdir()}
+    assert len(before) == 1
+    monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "none"))
+    result = feat(
+        *("predict", trained.videos / "t.mp4", "--run", trained.run),
+        *("--cache", home / "features", "--json"),
+    )
+    (again,) = report(result)["videos"]
+    assert again == {k: v for k, v in first["videos"][0].items() if k not in ("csv", "plot")}
+    after = {path: path.stat().st_mtime_ns for path in (home / "features/shards").iterdir()}
+    assert after == before
+
+
+def test_text_names_intervals_peak_and_category(trained, predicted) -> None:
+    options = ("--run", trained.run, "--cache", predicted[0] / "features")
+    everything = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "0")
+    assert "abnormal  0:18  0.00 s to 1.80 s, up to 0." in everything.stdout
+    nothing = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "1")
+    assert "normal    no frame reaches 1" in nothing.stdout
+    assert "  category  " in nothing.stdout
+    assert f"peak      {predicted[1]['videos'][0]['peak']['score']:.3f}" in nothing.stdout
+
+
+def test_the_newest_run_and_the_usual_cache_are_the_defaults(
+    trained, predicted, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(trained.run, tmp_path / "runs" / "mine")
+    shutil.copytree(predicted[0] / "features", tmp_path / "features")
+    monkeypatch.chdir(tmp_path)
+    result = feat("predict", trained.videos / "t.mp4", "--json")
+    assert result.exit_code == 0, result.output
+    assert report(result)["run"] == "runs/mine"
+    assert report(result)["cache"] == "features"
+
+
+def test_same_named_videos_of_two_folders_are_told_apart(
+    trained, tmp_path, make_video, monkeypatch
+) -> None:
+    """Also from the video of that name that the cache was trained from."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.training_cache, "features")
+    make_video(tmp_path / "x" / "a.mp4", num_frames=3)
+    make_video(tmp_path / "y" / "a.mp4", num_frames=5)
+    stamp = (tmp_path / "x" / "a.mp4").stat()
+    os.utime(tmp_path / "y" / "a.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    result = feat(
+        *("predict", "x", tmp_path / "y/a.mp4", "x/a.mp4", "--run", trained.run),
+        *("--csv", "scores", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    videos = report(result)["videos"]
+    assert [(each["video"], each["num_frames"]) for each in videos] == [
+        ("x/a.mp4", 3),
+        (str(tmp_path / "y/a.mp4"), 5),
+    ]
+    assert [len(rows(Path(each["csv"]))) for each in videos] == [3, 5]
+    for each in videos:
+        assert each["sha256"] == content_sha256(find_videos(Path(each["video"]))[0])
+    cache = FeatureCache(tmp_path / "features")
+    assert cache.find("a.mp4", "rgb").source.num_frames == 17
+    shards = {record.source.name for record in cache.entries()}
+    assert not any(str(tmp_path) in name for name in shards)
+
+
+def test_frames_and_copies_of_a_trained_video(trained, tmp_path) -> None:
+    frames = tmp_path / "clips" / "frames"
+    frames.mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (60, 40), (40 * index, 90, 120)).save(frames / f"{index}.png")
+    shutil.copy(trained.videos / "a.mp4", tmp_path / "clips" / "renamed.mp4")
+    shutil.copytree(trained.training_cache, tmp_path / "features")
+    result = feat(
+        *("predict", tmp_path / "clips", "--run", trained.run, "--json", "--folder-fps", "2"),
+        *("--cache", tmp_path / "features", "--plot", tmp_path / "plots"),
+    )
+    assert result.exit_code == 0, result.output
+    by_name = {Path(each["video"]).name: each for each in report(result)["videos"]}
+    assert by_name["frames"]["num_frames"] == 3
+    assert by_name["frames"]["seconds"] == 1.5
+    assert by_name["renamed.mp4"]["seen_in_training"]
+    assert "renamed.mp4: the run was trained on this video" in result.stderr
+    assert len(list((tmp_path / "plots").iterdir())) == 2
+
+
+def test_bad_videos_are_named_and_the_others_scored(
+    trained, predicted, tmp_path, make_video
+) -> None:
+    shutil.copytree(predicted[0] / "features", tmp_path / "features")
+    (tmp_path / "text.mp4").write_text("not a video")
+    (tmp_path / "twin.mp4").write_text("not a video")
+    (tmp_path / "hollow").mkdir()
+    make_video(tmp_path / "cut.avi", num_frames=6, codec="mjpeg")
+    data = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    bad = [tmp_path / name for name in ("text.mp4", "twin.mp4", "hollow", "gone.mp4")]
+    arguments = [*bad, tmp_path / "cut.avi", trained.videos / "t.mp4", "--run", trained.run]
+    result = feat("predict", *arguments, "--cache", tmp_path / "features", "--json")
+    assert result.exit_code == 1
+    failed = {each["video"]: each["error"] for each in report(result)["failed"]}
+    assert list(failed) == [str(path) for path in bad]
+    assert "no frame can be decoded" in failed[str(bad[0])]
+    assert failed[str(bad[1])] == failed[str(bad[0])]
+    assert "no video found" in failed[str(bad[2])]
+    assert "no such folder" in failed[str(bad[3])]
+    cut, whole = report(result)["videos"]
+    assert cut["partial"]
+    assert whole["num_frames"] == 18
+    text = feat("predict", *arguments, "--cache", tmp_path / "features")
+    assert text.exit_code == 1
+    assert f"{bad[0]}: failed: " in text.stdout
+    assert "  partial   " in text.stdout
+
+
+def test_weights_that_are_gone_are_named_with_the_way_out(
+    trained, tmp_path, monkeypatch, random_rgb_weights, make_video
+) -> None:
+    make_video(tmp_path / "v.mp4", num_frames=2)
+    monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "none"))
+    options = ("--run", trained.run, "--cache", tmp_path / "features")
+    refused = feat("predict", tmp_path / "v.mp4", *options)
+    assert refused.exit_code == 1
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    digest = content_sha256(find_videos(random_rgb_weights)[0])
+    assert f"no rgb weights of sha256 {digest}" in error
+    assert "--rgb-weights" in error
+    helped = feat("predict", tmp_path / "v.mp4", *options, "--rgb-weights", random_rgb_weights)
+    assert helped.exit_code == 0, helped.output
+
+
+def test_a_cache_of_other_features_is_not_mixed(trained, tmp_path, make_video) -> None:
+    make_video(tmp_path / "videos" / "v.mp4", num_frames=2)
+    made = feat(
+        *("extract", "--videos", tmp_path / "videos", "--cache", tmp_path / "features"),
+        *("--streams", "rgb", "--resize", "crop", "--rgb-weights", next(_converted())),
+    )
+    assert made.exit_code == 0, made.output
+    options = ("--run", trained.run, "--cache", tmp_path / "features")
+    refused = feat("predict", tmp_path / "videos" / "v.mp4", *options)
+    assert refused.exit_code == 1
+    assert "decode.resize: squash here, crop in the cache" in refused.stderr
+    assert "another --cache" in refused.stderr
+
+
+def _converted() -> Iterator[Path]:
+    return Path(os.environ["FEAT_WEIGHTS"]).glob("rgb-*.safetensors")
+
+
+def test_a_run_on_imported_features_scores_no_videos(tmp_path, make_video) -> None:
+    rng = np.random.default_rng(0)
+    labels = "video,split,category,anomaly\n"
+    (tmp_path / "c3d").mkdir()
+    for index in range(4):
+        np.save(tmp_path / "c3d" / f"v{index}.npy", rng.normal(size=(4, 16)).astype(np.float32))
+        labels += f"v{index}.mp4,train,,{'0:32' if index % 2 else ''}\n"
+    (tmp_path / "labels.csv").write_text(labels)
+    imported = feat(
+        *("cache", "import", tmp_path / "c3d", "--cache", tmp_path / "theirs", "--stream", "c3d"),
+        *("--origin", "a test", "--labels", tmp_path / "labels.csv"),
+    )
+    assert imported.exit_code == 0, imported.output
+    torch.set_num_threads(1)
+    made = feat("train", "--cache", tmp_path / "theirs", "--out", tmp_path / "run", *QUICK)
+    assert made.exit_code == 0, made.output
+    make_video(tmp_path / "v.mp4", num_frames=2)
+    options = ("--run", tmp_path / "run", "--cache", tmp_path / "features")
+    refused = feat("predict", tmp_path / "v.mp4", *options)
+    assert refused.exit_code == 1
+    assert "error: c3d: features that were imported" in refused.stderr
+    assert not (tmp_path / "features").exists()
+
+
+def test_one_file_does_not_take_two_videos(trained, tmp_path) -> None:
+    refused = feat(
+        *("predict", trained.videos / "a.mp4", trained.videos / "b.mp4", "--run", trained.run),
+        *("--cache", tmp_path / "features", "--csv", tmp_path / "all.csv"),
+    )
+    assert refused.exit_code == 2
+    assert "2 videos need a folder" in refused.stderr
+    assert not (tmp_path / "features").exists()
+
+
+def test_no_run_is_one_line(tmp_path, trained) -> None:
+    refused = feat("predict", trained.videos / "a.mp4", "--runs", tmp_path)
+    assert refused.exit_code == 1
+    assert "run `feat train` or name one with --run" in refused.stderr
