@@ -68,7 +68,7 @@ def draw_timeline(
         )  # fmt: skip
         right.set_parse_math(False)
     # without the software's version in it, the same scores give the same bytes
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def _draw_curve(axes: Axes, prediction: Prediction) -> None:

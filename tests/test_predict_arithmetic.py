@@ -1,5 +1,6 @@
 """Intervals, times and peaks of a prediction; where its pictures are put."""
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -120,6 +121,14 @@ def test_report_names_interval_peak_and_category() -> None:
     assert "no frame reaches 0.9" in "\n".join(
         prediction_lines("a.mp4", prediction(scores, threshold=0.9))
     )
+
+
+def test_a_model_without_categories_names_none() -> None:
+    made = dataclasses.replace(prediction(np.array([0.1, 0.5])), probabilities={}, partial="cut")
+    assert prediction_json(made)["category"] == ""
+    lines = prediction_lines("a.mp4", made)
+    assert not any("category" in line for line in lines)
+    assert lines[-1] == "  partial   cut"
 
 
 @pytest.mark.parametrize(
