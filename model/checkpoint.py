@@ -148,7 +148,11 @@ def load_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:
             f"{path}: not a checkpoint this build can read: {what:.300}; run `feat train` again"
         ) from error
     network.eval()
-    standardizer = Standardizer(mean=np.asarray(mean), std=np.asarray(std))
+    standardizer = Standardizer(
+        mean=np.asarray(mean),
+        std=np.asarray(std),
+        limit=info.model.feature_clip if info.model.standardize else 0.0,
+    )
     return Checkpoint(network=network, standardizer=standardizer, info=info)
 
 

@@ -82,6 +82,8 @@ class ModelConfig(_Config):
     """How the score output is brought to [0, 1]; `linear` clamps it after averaging."""
     standardize: bool = True
     """Standardise the features with the training set's mean and standard deviation."""
+    feature_clip: float = 0.0
+    """Limit of a standardised feature's absolute value; 0 for none."""
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "grid", "hidden", "layers"):
@@ -89,6 +91,7 @@ class ModelConfig(_Config):
         self._require("clip_slots", self.clip_slots >= 0, "0 (as in the cache) or more")
         self._require("kernel", self.kernel >= 1 and self.kernel % 2 == 1, "an odd number")
         self._require("head_widths", all(width >= 1 for width in self.head_widths), "widths >= 1")
+        self._require("feature_clip", self.feature_clip >= 0, "0 (no limit) or more")
         for name in ("dropout", "input_dropout"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require_choice("heads", Heads)
@@ -170,8 +173,12 @@ class Preset:
 
 
 PRESETS = {
+    # The limit on features is for those that hardly vary in a small training set: in another video
+    # they are easily a hundred deviations off.
     "default": Preset(
-        model=ModelConfig(hidden=32, head_widths=(256,), readout="each", dropout=0.5),
+        model=ModelConfig(
+            hidden=32, head_widths=(256,), readout="each", dropout=0.5, feature_clip=5.0
+        ),
         train=TrainConfig(score_loss="cross_entropy", learning_rate=1e-3, max_steps=200),
     ),
     # To the letter: no standardisation, no dropout, and a linear score output, since equation 7's

@@ -69,15 +69,17 @@ class Standardizer:
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    limit: float = 0.0
+    """Of a standardised value's absolute value; 0 for none."""
 
     @classmethod
-    def fit(cls, features: NDArray[np.float32]) -> "Standardizer":
+    def fit(cls, features: NDArray[np.float32], *, limit: float = 0.0) -> "Standardizer":
         """Measure (N, D) features; one that does not vary is only shifted."""
         mean = features.mean(axis=0, dtype=np.float64)
         std = features.std(axis=0, dtype=np.float64)
         # Below float32's resolution the deviation is rounding noise, not information.
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
-        return cls(mean=mean.astype(np.float32), std=std.astype(np.float32))
+        return cls(mean=mean.astype(np.float32), std=std.astype(np.float32), limit=limit)
 
     @classmethod
     def identity(cls, dim: int) -> "Standardizer":
@@ -86,7 +88,11 @@ class Standardizer:
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (N, D) features standardised."""
-        return (features - self.mean) / self.std
+        standardized = features - self.mean
+        standardized /= self.std
+        if self.limit:
+            np.clip(standardized, -self.limit, self.limit, out=standardized)
+        return standardized
 
 
 def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:

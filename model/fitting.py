@@ -31,35 +31,41 @@ class Validation:
 
     @property
     def criterion(self) -> str:
-        """What selects: `auc` where there are enough videos of both kinds for it, else `loss`.
+        """What selects: `auc` where there are enough videos of both kinds, else `score_loss`.
 
-        With one or two abnormal videos the AUC jumps by tenths between looks; the loss does not.
+        With one or two abnormal videos the AUC jumps by tenths between looks; the loss of the
+        scores does not. The category's loss has no say: a category that so few videos do not
+        teach would drown the scores.
         """
         abnormal = sum(label.is_abnormal for label in self.data.labels)
         enough = min(abnormal, len(self.data.labels) - abnormal) >= MIN_VIDEOS_FOR_AUC
-        return "auc" if enough else "loss"
+        return "auc" if enough else "score_loss"
 
     def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
         """Return the measures of a network."""
         scores = score_videos(network, self.inputs, self.data)
         results = video_results(scores, self.data, self.categories)
         values = compute_metrics(results, self.categories).values
+        losses = self._losses(network, config)
         return {
-            "val_loss": self._loss(network, config),
+            "val_loss": losses[0],
+            "val_category_loss": losses[1],
+            "val_score_loss": losses[2],
             "val_auc": values["auc"],
             "val_ap": values["ap"],
             "val_accuracy": values["accuracy_video"],
         }
 
     @torch.inference_mode()
-    def _loss(self, network: AnomalyNetwork, config: TrainConfig) -> float:
+    def _losses(self, network: AnomalyNetwork, config: TrainConfig) -> list[float]:
+        """Return the mean over all windows of the whole loss, the category's and the scores'."""
         network.eval()
         count = len(self.windows.rows)
-        total = 0.0
+        total = torch.zeros(3, device=self.inputs.device)
         for chosen in torch.split(torch.arange(count, device=self.inputs.device), LOSS_BATCH):
             losses = window_losses(network, self.windows, chosen, config)
-            total += float(losses.total) * len(chosen)
-        return total / count
+            total += torch.stack(losses) * len(chosen)
+        return [float(loss) for loss in total / count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +128,7 @@ def _goodness(measures: dict[str, float | None], criterion: str) -> float:
     value = measures[f"val_{criterion}"]
     if value is None:
         return float("-inf")
-    return -value if criterion == "loss" else value
+    return -value if criterion == "score_loss" else value
 
 
 def _mean_losses(window: list[LossTerms]) -> dict[str, float]:

@@ -80,7 +80,9 @@ def gather_material(
         data=data,
         val=val,
         standardizer=(
-            Standardizer.fit(data.features) if model.standardize else Standardizer.identity(dim)
+            Standardizer.fit(data.features, limit=model.feature_clip)
+            if model.standardize
+            else Standardizer.identity(dim)
         ),
         categories=tuple(sorted({label.category for label in train_labels if label.category})),
         model=replace(model, clip_slots=model.clip_slots or data.clip_len or SEGMENT_SLOTS),

@@ -49,7 +49,7 @@ class TrainReport:
     steps: int
     best_step: int
     selected_by: str
-    """`auc` or `loss` on the validation part; `none` without one."""
+    """`auc` or `score_loss` on the validation part; `none` without one."""
     val: dict[str, float | None]
     seconds: float
 

@@ -176,11 +176,20 @@ def test_a_feature_that_never_varies_is_not_blown_up():
     np.testing.assert_allclose(found[:, 1].std(), 1.0, rtol=1e-5)
 
 
+def test_features_far_from_the_training_sets_are_limited_also_after_loading(cache, tmp_path):
+    model = replace(SMALL, feature_clip=2.0)
+    run = train(cache, demo_rows(), tmp_path, model=model, config=replace(QUICK, max_steps=1)).run
+    loaded = load_checkpoint(run / CHECKPOINT_NAME).standardizer
+    far = np.stack([loaded.mean + 100 * loaded.std, loaded.mean - loaded.std])
+    np.testing.assert_allclose(loaded.apply(far)[0], 2.0)
+    np.testing.assert_allclose(loaded.apply(far)[1], -1.0, atol=1e-4)
+
+
 def test_the_best_network_by_validation_is_kept(cache, tmp_path):
     report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=200, patience=2))
     lines = (report.run / "metrics.jsonl").read_text().splitlines()
-    losses = {row["step"]: row["val_loss"] for row in map(json.loads, lines)}
-    assert report.selected_by == "loss"  # one abnormal video is too few for an AUC
+    losses = {row["step"]: row["val_score_loss"] for row in map(json.loads, lines)}
+    assert report.selected_by == "score_loss"  # one abnormal video is too few for an AUC
     assert report.best_step == min(losses, key=losses.get)
     assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 200)
 
