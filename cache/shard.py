@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from cache.checksums import Checksums
 from cache.files import explain, open_regular, pread_exact
 from cache.keys import JSON, KeyMaker, is_sha256
 from cache.records import (
@@ -54,7 +55,7 @@ class Place:
     dtype: np.dtype
     shape: tuple[int, ...]
     offset: int
-    crc32: int
+    checksums: Checksums
 
     @property
     def nbytes(self) -> int:
@@ -112,23 +113,13 @@ def read_array(table: ShardTable, place: Place) -> np.ndarray:
         FileNotFoundError: the shard is gone.
         ShardError: its bytes are not what was written.
     """
-    array = np.empty(place.shape, place.dtype)  # no larger than the file was
-    fill_array(table, place, array)
-    return array
-
-
-def fill_array(table: ShardTable, place: Place, array: np.ndarray) -> None:
-    """Fill a contiguous array with one of a shard, its checksum verified.
-
-    Raises:
-        FileNotFoundError: the shard is gone.
-        ShardError: its bytes are not what was written.
-    """
     fd = open_regular(table.path)
     try:
-        if os.fstat(fd).st_size != table.file_size:
+        if os.fstat(fd).st_size != table.file_size:  # so that the array is no larger than the file
             _refuse(table.path, "its size changed while it was in use")
+        array = np.empty(place.shape, place.dtype)
         _read_into(fd, array, place, table.path)
+        return array
     finally:
         os.close(fd)
 
@@ -144,7 +135,7 @@ def _read_into(fd: int, array: np.ndarray, place: Place, path: Path) -> None:
         if count == 0:
             _refuse(path, f"ends at byte {place.offset + done}")
         done += count
-    if zlib.crc32(view) != place.crc32:
+    if not place.checksums.match(view):
         _refuse(path, f"checksum of {place.nbytes} bytes at {place.offset} is wrong")
 
 
@@ -307,7 +298,7 @@ def _parse_record(shard: str, row: Any, config: _Config) -> StoredRecord:
         dtype=row["features"]["dtype"],
         clip_len=_integer(row["clip_len"], 0, 2**31),
         offset=places["features"].offset,
-        crc32=places["features"].crc32,
+        crc32=places["features"].checksums.crc32,
         has_flow_stats="flow_stats" in places,
     )
     return StoredRecord(entry, places)
@@ -323,8 +314,11 @@ def _parse_features(raw: Any) -> Place:
 
 
 def _parse_place(raw: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Place:
-    offset, crc = _integer(raw["offset"], 0, 2**62), _integer(raw["crc32"], 0, 2**32)
-    return Place(dtype, shape, offset, crc)
+    xxh3 = raw.get("xxh3", "")
+    if not isinstance(xxh3, str) or len(xxh3) not in (0, 16):
+        raise ValueError(f"xxh3 {xxh3!r:.80} is no checksum")
+    checksums = Checksums(_integer(raw["crc32"], 0, 2**32), xxh3)
+    return Place(dtype, shape, _integer(raw["offset"], 0, 2**62), checksums)
 
 
 def _integer(value: object, low: int, high: int) -> int:

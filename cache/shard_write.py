@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cache.checksums import Checksums
 from cache.files import hash_fd, new_file, publish
 from cache.keys import JSON, canonical_json, config_digest
 from cache.records import FeatureRecord
@@ -91,8 +91,8 @@ def _write_hdf5(
 def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> Place:
     dataset = group.create_dataset(name, data=array)
     offset = dataset.id.get_offset()
-    crc = zlib.crc32(array.reshape(-1).view(np.uint8).data)
-    return Place(array.dtype, array.shape, offset or 0, crc)
+    checksums = Checksums.of(array.reshape(-1).view(np.uint8).data)
+    return Place(array.dtype, array.shape, offset or 0, checksums)
 
 
 def _arrays(record: FeatureRecord) -> dict[str, np.ndarray]:
@@ -158,7 +158,8 @@ def _place_json(place: Place) -> dict[str, JSON]:
         "dtype": place.dtype.name if place.dtype.names is None else "clips",
         "shape": list(place.shape),
         "offset": place.offset,
-        "crc32": place.crc32,
+        "crc32": place.checksums.crc32,
+        "xxh3": place.checksums.xxh3,
     }
 
 
@@ -167,7 +168,7 @@ def _userblock_size(records: Sequence[FeatureRecord]) -> int:
     large = 10**15  # more digits than any offset
     places = [
         {
-            name: Place(array.dtype, array.shape, large, 2**32 - 1)
+            name: Place(array.dtype, array.shape, large, Checksums(2**32 - 1, "f" * 16))
             for name, array in _arrays(record).items()
         }
         for record in records

@@ -13,7 +13,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -29,11 +28,9 @@ from cache.marker import MARKER, MARKER_TEXT, check_marker
 from cache.names import NameStore
 from cache.records import ClipTable, FeatureEntry, FeatureRecord, NameEntry
 from cache.shard import (
-    ALIGNMENT,
     SUFFIX,
     ShardTable,
     StoredRecord,
-    fill_array,
     read_array,
     read_clips,
     read_record,
@@ -260,42 +257,6 @@ class FeatureCache:
         return self._retry(
             key, lambda table: read_array(table, table.records[key].places["features"])
         )
-
-    def read_many(self, keys: Sequence[str], *, num_threads: int = 0) -> list[np.ndarray]:
-        """Return the features of many keys, in order; faster than one by one.
-
-        The arrays lie in one block of memory, so keep all of them or copy what you keep.
-
-        Args:
-            keys: which.
-            num_threads: that read and verify; 0: as many as there are cores, at most 8.
-
-        Raises:
-            CacheError: some are not there.
-            ShardError: some are damaged.
-        """
-        places = [self._stored(key)[1].places["features"] for key in keys]
-        starts = np.cumsum([0, *(-(-place.nbytes // ALIGNMENT) * ALIGNMENT for place in places)])
-        block = np.empty(int(starts[-1]), np.uint8)
-        arrays = [
-            block[start : start + place.nbytes].view(place.dtype).reshape(place.shape)
-            for start, place in zip(starts.tolist(), places, strict=False)
-        ]
-
-        def fill(number: int) -> None:
-            def action(table: ShardTable) -> None:
-                place = table.records[keys[number]].places["features"]
-                if place.shape != arrays[number].shape or place.dtype != arrays[number].dtype:
-                    raise CacheError(f"{self.path}: key {keys[number][:12]}... changed; try again")
-                fill_array(table, place, arrays[number])
-
-            self._retry(keys[number], action)
-
-        threads = num_threads or min(8, os.cpu_count() or 1)
-        with ThreadPoolExecutor(max_workers=threads) as pool:
-            for _ in pool.map(fill, range(len(keys))):
-                pass
-        return arrays
 
     def read_clips(self, key: str) -> ClipTable:
         """Return the clip table of a key, S rows.

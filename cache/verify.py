@@ -15,7 +15,7 @@ from cache.index import table_rows
 from cache.keys import JSON
 from cache.names import read_manifest
 from cache.records import FLOW_STATS, ClipTable, FeatureRecord, SourceRecord
-from cache.shard import ShardTable, is_shard_name, read_record, read_table, shard_name
+from cache.shard import ShardTable, is_shard_name, read_array, read_record, read_table, shard_name
 from cache.store import QUARANTINE, FeatureCache
 from data.errors import CacheError, ShardError
 
@@ -128,6 +128,7 @@ def _check_shard(cache: FeatureCache, name: str) -> _ShardResult | None:
         for key, stored in table.records.items():
             video, stream = stored.entry.source.name, stored.entry.stream
             try:
+                check_checksums(table, key)
                 found = list(find_flaws(read_record(table, key)))
             except ShardError as error:
                 found = [_without_path(error, path)]
@@ -158,6 +159,18 @@ def _check_bytes(path: Path, result: _ShardResult) -> ShardTable | None:
     finally:
         os.close(fd)
     return read_table(path)
+
+
+def check_checksums(table: ShardTable, key: str) -> None:
+    """Make sure that all checksums of a record are right, not only the one that readers use.
+
+    Raises:
+        ShardError: one is not.
+    """
+    for name, place in table.records[key].places.items():
+        data = read_array(table, place).reshape(-1).view(np.uint8).data
+        if not place.checksums.all_match(data):
+            raise ShardError(f"{table.path}: record {key[:12]}: CRC-32 of {name} is wrong")
 
 
 def find_flaws(record: FeatureRecord) -> Iterator[str]:

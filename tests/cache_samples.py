@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache import ClipTable, FeatureRecord, SourceRecord
+from cache.checksums import Checksums
 from cache.shard import HEADER, Place, structure_crc32
 
 CLIP_LEN = 16
@@ -100,7 +101,8 @@ def reseal_structure(path: Path) -> Path:
                 if row[name]:
                     item = {"float32": 4, "float16": 2, "clips": 32}[row[name]["dtype"]]
                     dtype = np.dtype(f"V{item}")
-                    places.append(Place(dtype, tuple(row[name]["shape"]), row[name]["offset"], 0))
+                    shape, offset = tuple(row[name]["shape"]), row[name]["offset"]
+                    places.append(Place(dtype, shape, offset, Checksums(0)))
         fd = os.open(path, os.O_RDONLY)
         size = table["file_size"]
         table["structure_crc32"] = structure_crc32(fd, path, places, table["userblock"], size)

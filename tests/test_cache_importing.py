@@ -236,6 +236,7 @@ def test_command_takes_names_and_labels(tmp_path) -> None:
     assert CliRunner().invoke(cache_group, [*args[:-2], "x", "--origin", ""]).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_ucf_crime_segments(cache, shared_data) -> None:
     folder = shared_data / "ucf_crime"

@@ -228,7 +228,7 @@ def test_clip_table_that_makes_no_sense_is_refused(tmp_path) -> None:
     struct.pack_into("<q", data, place.offset + 8, -3)  # end_frame of row 0
     path.write_bytes(data)
     crc = zlib.crc32(bytes(data[place.offset : place.offset + place.nbytes]))
-    reseal(path, lambda t: t["records"][0]["clips"].update(crc32=crc))
+    reseal(path, lambda t: t["records"][0]["clips"].update(crc32=crc, xxh3=""))
     with pytest.raises(ShardError, match="row 0 covers frames 0 to -3"):
         read_record(read_table(path), record.key)
 
@@ -305,3 +305,31 @@ def test_clip_tables_check_themselves(change, match) -> None:
     ClipTable(**columns)
     with pytest.raises(ValueError, match=match):
         ClipTable(**columns | change)
+
+
+def test_without_xxhash_the_crc_protects(tmp_path, monkeypatch) -> None:
+    with_both = write_shard(tmp_path, [make_record("both.mp4")])
+    monkeypatch.setattr("cache.checksums.xxh3_64_hexdigest", None)
+    crc_only = write_shard(tmp_path, [make_record("crc.mp4")])
+    for path in (with_both, crc_only):
+        table = read_table(path)
+        ((key, stored),) = table.records.items()
+        assert bool(stored.places["features"].checksums.xxh3) == (path == with_both)
+        assert read_record(table, key).features.shape == (5, 8)
+        data = bytearray(path.read_bytes())
+        data[stored.entry.offset] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ShardError, match="checksum"):
+            read_record(table, key)
+
+
+def test_shards_written_before_xxh3_was_recorded_are_read(tmp_path) -> None:
+    record = make_record()
+    path = write_shard(tmp_path, [record])
+
+    def forget(table) -> None:
+        for name in ("features", "clips"):
+            del table["records"][0][name]["xxh3"]
+
+    reseal(path, forget)
+    assert same(read_record(read_table(path), record.key), record)

@@ -275,7 +275,7 @@ def test_forged_clip_table_is_named(cache) -> None:
     path.write_bytes(data)
     size = place["shape"][0] * 32
     crc = zlib.crc32(bytes(data[place["offset"] : place["offset"] + size]))
-    reseal(path, lambda t: t["records"][0]["clips"].update(crc32=crc))
+    reseal(path, lambda t: t["records"][0]["clips"].update(crc32=crc, xxh3=""))
     path = reseal_structure(path)
     assert problems(cache) == [
         f"shards/{path.name}: bad.mp4 rgb: the first clip starts at frame 7, not 0"
@@ -294,3 +294,11 @@ def test_command_prints_problems_and_exits_1(cache) -> None:
     report = json.loads(bad.stdout)
     assert not report["ok"]
     assert report["problems"][0]["video"] == "bad.mp4"
+
+
+def test_every_checksum_is_looked_at(cache) -> None:
+    path = cache.write([make_record("bad.mp4")])
+    reseal(path, lambda t: t["records"][0]["features"].update(crc32=1))
+    path = reseal_structure(path)
+    (line,) = problems(cache)
+    assert "CRC-32 of features is wrong" in line
