@@ -92,7 +92,9 @@ def test_times_and_pixels_are_opencvs(decoder_files, name):
     with open_video(source_of(path), DecodeConfig()) as stream:
         frames, pts = stream.read(12)
     pictures, seconds = by_opencv(path, 12)
-    assert pts == pytest.approx(seconds, abs=1e-9)
+    # the start of the file may be the sound's: versions of ffmpeg differ by its encoder's delay
+    assert pts[0] == pytest.approx(seconds[0], abs=0.01)
+    assert pts - pts[0] == pytest.approx(seconds - seconds[0], abs=1e-9)
     for frame, picture in zip(frames[::4], pictures[::4], strict=True):
         expected = scale_bicubic(picture, 224, 224).astype(int)
         # OpenCV converts colours before we scale, and without dithering from 10 bits
