@@ -16,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Speed:
             f"{self.what:<42} {statistics.median(self.slow) * 1e3:8.1f} ms "
             f"{statistics.median(self.fast) * 1e3:7.1f} ms   "
             f"{statistics.median(ratios):6.2f} ({min(ratios):.2f} to {max(ratios):.2f})   "
-            f"{statistics.median(others):6.2f}"
+            f"of processor time {statistics.median(others):.2f}"
         )
 
 
@@ -158,16 +158,14 @@ def compare(
     )
 
 
-def speed(gray: np.ndarray, many: np.ndarray, runs: int) -> list[Speed]:
+def speed(gray: np.ndarray, many: np.ndarray, runs: int) -> Iterator[Speed]:
     """OpenCV against ours with one and two threads on `gray`; ours one against two on `many`."""
-    rows = []
     for n in (1, 2):
         what = f"OpenCV, ours: {n} thread{'s' if n > 1 else ''} each"
         fast = lambda n=n: tvl1_flow(gray, num_threads=n)  # noqa: E731
-        rows.append(compare(what, lambda n=n: opencv_flow(gray, n), fast, runs, len(gray) - 1))
+        yield compare(what, lambda n=n: opencv_flow(gray, n), fast, runs, len(gray) - 1)
     one, two = (lambda n=n: tvl1_flow(many, num_threads=n) for n in (1, 2))
-    rows.append(compare("ours: 1 thread, 2 threads", one, two, runs, len(many) - 1))
-    return rows
+    yield compare("ours: 1 thread, 2 threads", one, two, runs, len(many) - 1)
 
 
 def differences(flow: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
@@ -175,8 +173,7 @@ def differences(flow: np.ndarray, other: np.ndarray) -> tuple[float, float, floa
     return float(error.mean()), float(np.percentile(error, 99)), float(error.max())
 
 
-def accuracy(videos: dict[str, np.ndarray], pairs: int) -> list[Accuracy]:
-    rows = []
+def accuracy(videos: dict[str, np.ndarray], pairs: int) -> Iterator[Accuracy]:
     for name, frames in videos.items():
         gray = frames[: pairs + 1]
         theirs = opencv_flow(gray, 2)
@@ -185,8 +182,7 @@ def accuracy(videos: dict[str, np.ndarray], pairs: int) -> list[Accuracy]:
         cv2.setUseOptimized(True)
         mean = float(np.linalg.norm(theirs, axis=-1).mean())
         ours = tvl1_flow(gray, num_threads=2)
-        rows.append(Accuracy(name, mean, differences(ours, theirs), differences(plain, theirs)))
-    return rows
+        yield Accuracy(name, mean, differences(ours, theirs), differences(plain, theirs))
 
 
 @njit
@@ -203,7 +199,7 @@ def _divide(count: int) -> float:
 
 
 def rate(gray: np.ndarray, runs: int) -> Rate:
-    """Measure one thread, least of `runs`."""
+    """Measure one thread's processor time, the least of several rounds."""
     solver = _Solver(gray[:2], TVL1Config())
     for i in range(2):
         solver.prepare(i)
@@ -216,39 +212,55 @@ def rate(gray: np.ndarray, runs: int) -> Rate:
     _divide(1)
     with solver.buffers.workspace() as (state, scratch):
         dual_then_flow(state, SIZE, SIZE, taus, np.float32(0.03))
-        for _ in range(max(runs, 3)):
-            start = time.perf_counter()
+        for _ in range(max(runs, 10)):
+            start = time.thread_time()
             iterations = solve_pair(
                 *arguments, state, scratch, solver.numbers, solver.counts, solver.flow[0]
             )
-            pair = min(pair, time.perf_counter() - start)
-            start = time.perf_counter()
+            pair = min(pair, time.thread_time() - start)
+            start = time.thread_time()
             for _ in range(count):  # on the finest level, as the pair left it
                 dual_then_flow(state, SIZE, SIZE, taus, np.float32(0.03))
-            sweep = min(sweep, (time.perf_counter() - start) / count)
-            start = time.perf_counter()
+            sweep = min(sweep, (time.thread_time() - start) / count)
+            start = time.thread_time()
             _divide(25_000)
-            limit = min(limit, (time.perf_counter() - start) / 100_000)
+            limit = min(limit, (time.thread_time() - start) / 100_000)
     pixels = num_vectors(SIZE) * simd.LANES * SIZE
     return Rate(
         pair * 1e9 / iterations, sweep * 1e9 / pixels, limit * 1e9 / simd.LANES, float(iterations)
     )
 
 
-def run(runs: int = 5, pairs: int = 6) -> tuple[list[Speed], list[Accuracy], Rate, float]:
-    """Return speeds, accuracies, the rate, and the seconds it took to compile or load."""
+def typical(videos: dict[str, np.ndarray]) -> np.ndarray:
+    """The video whose frames change as much as the middle one's."""
+    change = {n: float(np.abs(np.diff(v.astype(int), axis=0)).mean()) for n, v in videos.items()}
+    return videos[sorted(change, key=lambda name: change[name])[len(change) // 2]]
+
+
+def run(
+    runs: int = 5, pairs: int = 6, show: Callable[[str], None] = lambda line: None
+) -> tuple[list[Speed], Rate, list[Accuracy]]:
+    """Measure everything, showing each line as soon as it is known."""
     start = time.perf_counter()
     compile_kernels()
-    loading = time.perf_counter() - start
+    show(f"kernels loaded or compiled in {time.perf_counter() - start:.1f} s (not counted)")
     videos = load_videos(33)
-    change = {n: float(np.abs(np.diff(v.astype(int), axis=0)).mean()) for n, v in videos.items()}
-    typical = videos[sorted(change, key=lambda name: change[name])[len(change) // 2]]
-    return (
-        speed(typical[: pairs + 1], typical, runs),
-        accuracy(videos, 2),
-        rate(typical, runs),
-        loading,
+    many = typical(videos)
+    show(
+        f"\n{SIZE}x{SIZE}, {runs} rounds{'':<22} slow, a pair  fast, a pair   ratio (least to most)"
     )
+    speeds = []
+    for row in speed(many[: pairs + 1], many, runs):
+        speeds.append(row)
+        show(row.line())
+    ns = rate(many, runs)
+    show(f"\n{ns.line()}\n")
+    show("difference to OpenCV, px      flow    ours: mean, p99, max  OpenCV without vector code")
+    accuracies = []
+    for line in accuracy(videos, 2):
+        accuracies.append(line)
+        show(line.line())
+    return speeds, ns, accuracies
 
 
 def main() -> None:
@@ -256,18 +268,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=6, help="pairs a round, at least 2")
     options = parser.parse_args()
-    speeds, accuracies, ns, loading = run(options.runs, options.pairs)
-    print(f"kernels loaded or compiled in {loading:.1f} s (not counted)\n")
-    print(
-        f"{SIZE}x{SIZE}, {options.runs} rounds{'':<22} slow, a pair  fast, a pair   ratio", end=""
-    )
-    print(" (least to most)   of processor time")
-    for row in speeds:
-        print(row.line())
-    print(f"\n{ns.line()}\n")
-    print("difference to OpenCV, px      flow    ours: mean, p99, max  OpenCV without vector code")
-    for line in accuracies:
-        print(line.line())
+    run(options.runs, options.pairs, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":
