@@ -1,0 +1,224 @@
+"""Training steps a second: `Trainer` with `--preset paper` against a plain re-creation of the
+loop that the paper's authors published.
+
+Both train on windows of 5 x 2048 features, 60 a step, two ConvLSTM layers of 128 channels on 4x4
+maps, heads of 2048, 1024 and 512, float32, Adam with weight decay. The plain loop reads one `.npy`
+(a whole video) a sample from disk, joins samples one by one, and convolves input and hidden state
+together at every time step; it has no peepholes. The sides take turns, step by step, and each
+round gives one ratio.
+
+Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N]
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.labels import VideoLabel
+from model.config import choose_preset
+from model.features import FeatureSet, StreamFeatures
+from model.network import AnomalyNetwork
+from model.trainer import Trainer, make_window_data
+
+DIM, CLIPS, CLIP_LEN, VIDEOS, CATEGORIES = 2048, 40, 16, 80, 13
+HIDDEN, SIDE, K = 128, 4, 5
+
+
+class PlainCell(nn.Module):
+    """A ConvLSTM cell without peepholes: one convolution of input and hidden state a time step."""
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(in_channels + HIDDEN, 4 * HIDDEN, 3, padding=1)
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, o, g = self.gates(torch.cat((x, hidden), 1)).chunk(4, 1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+class PlainNetwork(nn.Module):
+    """Two cells step by step, then the heads on the last hidden state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList((PlainCell(DIM // SIDE**2), PlainCell(HIDDEN)))
+        widths = (HIDDEN * SIDE**2, *choose_preset("paper").model.head_widths)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.scores = nn.Linear(widths[-1], K * CLIP_LEN)
+        self.categories = nn.Linear(widths[-1], CATEGORIES + 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.view(*x.shape[:2], -1, SIDE, SIDE)  # (K, B, C, 4, 4)
+        state = [x.new_zeros(x.shape[1], HIDDEN, SIDE, SIDE) for _ in range(4)]
+        for frame in x:
+            state[0], state[1] = self.cells[0](frame, state[0], state[1])
+            state[2], state[3] = self.cells[1](state[0], state[2], state[3])
+        shared = self.trunk(state[2].flatten(1))
+        return self.scores(shared), self.categories(shared)
+
+
+class PlainLoop:
+    """The published way to make a batch and take a step, with torch's defaults."""
+
+    def __init__(self, data: FeatureSet, folder: Path, batch_size: int) -> None:
+        self._folder, self._half = folder, batch_size // 2
+        self._rng = np.random.default_rng(0)
+        self._labels = [label.frame_labels(CLIPS * CLIP_LEN) for label in data.labels]
+        self._categories = [int(label.category or -1) + 1 for label in data.labels]
+        for video in range(VIDEOS):
+            np.save(folder / f"{video}.npy", data.features[data.rows(video)])
+        self.network = PlainNetwork()
+        config = choose_preset("paper").train
+        self._optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def load(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (60, K, D), frame labels (60, 80) and categories (60,)."""
+        features, labels, categories = torch.zeros(0), torch.zeros(0), []
+        for kind in (0, 1):
+            for video in self._rng.choice(VIDEOS // 2, self._half, replace=False) * 2 + kind:
+                whole = np.load(self._folder / f"{video}.npy")
+                start = int(self._rng.integers(CLIPS - K + 1))
+                frames = self._labels[video][start * CLIP_LEN : (start + K) * CLIP_LEN]
+                sample = torch.from_numpy(whole[start : start + K])
+                features = torch.cat((features, sample[None]))
+                labels = torch.cat((labels, torch.from_numpy(frames)[None].float()))
+                categories.append(self._categories[video])
+        return features, labels, torch.tensor(categories)
+
+    def step(self, batch: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+        features, labels, categories = batch or self.load()
+        scores, logits = self.network(features.permute(1, 0, 2))
+        loss = F.cross_entropy(logits, categories) + 10 * F.smooth_l1_loss(scores.sigmoid(), labels)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+
+
+def make_data() -> FeatureSet:
+    """Return random features of videos of which every other one is abnormal, in two streams."""
+    rng = np.random.default_rng(0)
+    frames, rows = CLIPS * CLIP_LEN, VIDEOS * CLIPS
+    start = np.tile(np.arange(CLIPS) * CLIP_LEN, VIDEOS)
+    labels = tuple(
+        VideoLabel(
+            video=f"{video}.mp4",
+            split="train",
+            category=str(video // 2 % CATEGORIES) if video % 2 else "",
+            extent="intervals" if video % 2 else "normal",
+            intervals=((100, 400),) if video % 2 else (),
+        )
+        for video in range(VIDEOS)
+    )
+    return FeatureSet(
+        labels=labels,
+        features=rng.random((rows, DIM), dtype=np.float32),
+        first_clip=np.arange(VIDEOS + 1) * CLIPS,
+        start_frame=start,
+        end_frame=start + CLIP_LEN,
+        num_frames=np.full(VIDEOS, frames),
+        frame_rate=np.full(VIDEOS, 25.0),
+        sha256=tuple(str(video) for video in range(VIDEOS)),
+        clip_len=CLIP_LEN,
+        streams=tuple(StreamFeatures(name=n, dim=DIM // 2, config={}) for n in ("rgb", "flow")),
+    )
+
+
+def make_trainer(data: FeatureSet) -> Trainer:
+    """Return our side, at its first step."""
+    preset = choose_preset("paper")
+    model = replace(preset.model, clip_slots=CLIP_LEN)
+    categories = tuple(str(number) for number in range(CATEGORIES))
+    torch.manual_seed(0)
+    network = AnomalyNetwork(model, feature_dim=DIM, num_categories=CATEGORIES)
+    windows = make_window_data(data, torch.from_numpy(data.features), categories, model)
+    return Trainer(network, windows, preset.train)
+
+
+def race(
+    ways: dict[str, Callable[[], object]], rounds: int, steps: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return wall and CPU seconds a step of each way, one pair a round; they take turns."""
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        spent = {name: [0.0, 0.0] for name in ways}
+        for _ in range(steps):
+            for name, way in ways.items():
+                started = time.perf_counter(), time.process_time()
+                way()
+                spent[name][0] += time.perf_counter() - started[0]
+                spent[name][1] += time.process_time() - started[1]
+        for name, (wall, cpu) in spent.items():
+            seconds[name].append((wall / steps, cpu / steps))
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="of each side in a round")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = make_data()
+    trainer = make_trainer(data)
+    with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
+        plain = PlainLoop(data, Path(folder), trainer.config.batch_size)
+        batch = plain.load()
+        seconds = race(
+            {
+                "published loop": plain.step,
+                "published loop, batch already in memory": lambda: plain.step(batch),
+                "`feat train --preset paper`": trainer.train_step,
+            },
+            args.rounds,
+            args.steps,
+        )
+    ours = seconds["`feat train --preset paper`"]
+    print(
+        f"{args.threads} thread(s), float32, 60 windows of {K} x {DIM} a step; medians of "
+        f"{args.rounds} rounds of {args.steps} steps.\n\n"
+        "CPU seconds bear other load on the machine better than the clock does; with one thread "
+        "they are\nthe arithmetic and the reading alone.\n\n"
+        "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for name, times in seconds.items():
+        walls, cpus = ([pair[kind] for pair in times] for kind in (0, 1))
+        shown = [
+            _ratio(mine, theirs)
+            for mine, theirs in zip(zip(*ours, strict=True), zip(*times, strict=True), strict=True)
+        ]
+        wall = statistics.median(walls)
+        print(
+            f"| {name} | {1 / wall:.2f} | {wall:.3f} | {statistics.median(cpus):.3f} | "
+            f"{' | '.join(shown)} |"
+        )
+
+
+def _ratio(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str:
+    """Return the median over rounds and the spread."""
+    ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    main()
