@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import winograd
 from model.config import ModelConfig
 from model.convlstm import ConvLSTM, ConvLSTMLayer
 from model.network import AnomalyNetwork
@@ -34,7 +35,7 @@ def loop_conv(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def equations_1_to_5(inputs: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
     """The hidden states (K, hidden, H, W) of one sequence (K, C, H, W)."""
-    shape = weights["W_ci"].shape
+    shape = (weights["W_ci"].shape[0], *inputs.shape[2:])
     hidden, cell, states = np.zeros(shape), np.zeros(shape), []
     for x in inputs:
         share = {
@@ -61,24 +62,56 @@ def weights_of(layer: ConvLSTMLayer, hidden: int) -> dict[str, np.ndarray]:
         weights[f"W_h{gate}"] = layer.hidden_to_gates.weight[rows].detach().numpy()
         weights[f"b_{gate}"] = layer.input_to_gates.bias[rows].detach().numpy()
     peepholes = (
-        torch.zeros(3, hidden, SIDE, SIDE) if layer.peepholes is None else layer.peepholes.detach()
+        torch.zeros(3, hidden, 1, 1) if layer.peepholes is None else layer.peepholes.detach()
     )
     for index, gate in enumerate("ifo"):
         weights[f"W_c{gate}"] = peepholes[index].numpy()
     return weights
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("side", [SIDE, 3])  # by Winograd's algorithm, and by convolutions
 @pytest.mark.parametrize("peepholes", [True, False])
-def test_layer_computes_equations_1_to_5(peepholes):
+def test_layer_computes_equations_1_to_5(peepholes, side):
     torch.manual_seed(0)
-    layer = ConvLSTMLayer(3, 2, grid=SIDE, kernel=3, peepholes=peepholes).double()
+    layer = ConvLSTMLayer(3, 2, grid=side, kernel=3, peepholes=peepholes).double()
     if peepholes:
         torch.nn.init.normal_(layer.peepholes)
-    inputs = torch.randn(2, 4, 3, SIDE, SIDE, dtype=torch.float64)
+    inputs = torch.randn(2, 4, 3, side, side, dtype=torch.float64)
     states = layer(inputs).detach().numpy()
     for sequence, found in zip(inputs.numpy(), states, strict=True):
         expected = equations_1_to_5(sequence, weights_of(layer, 2))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_winograd_is_the_convolution_and_has_its_gradients(dtype, tolerance):
+    torch.manual_seed(3)
+    maps = torch.randn(6, 20, SIDE, SIDE, dtype=dtype, requires_grad=True)
+    weight = torch.randn(12, 20, 3, 3, dtype=dtype, requires_grad=True)
+    with torch.inference_mode():  # what an evaluation leaves behind must serve a training
+        winograd.transform_kernel(weight)
+    expected = torch.nn.functional.conv2d(maps, weight, padding=1)
+    cells_first = maps.permute(2, 3, 0, 1).reshape(SIDE**2, 6, 20)
+    found = winograd.convolve(cells_first, winograd.transform_kernel(weight))
+    found = found.view(SIDE, SIDE, 6, 12).permute(2, 3, 0, 1)
+    pull = torch.randn_like(expected)
+    pairs = [(found, expected)]
+    pairs += zip(
+        torch.autograd.grad(found, (maps, weight), pull),
+        torch.autograd.grad(expected, (maps, weight), pull),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 def test_second_layer_is_fed_the_first_layers_hidden_states():
