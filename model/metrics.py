@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 THRESHOLD = 0.5
 """Binarises a score (Wan et al. 2021, section 5.1): a score of at least this is an alarm."""
@@ -137,8 +137,11 @@ def confusion(
     met = sorted({r.category for r in named} | {r.predicted for r in named})
     if not met:
         return [], np.zeros((0, 0), dtype=np.int64)
-    counts = confusion_matrix([r.category for r in named], [r.predicted for r in named], labels=met)
-    return met, counts.astype(np.int64)
+    # Counted here: scikit-learn's function warns where all videos have one category.
+    counts = np.zeros((len(met), len(met)), dtype=np.int64)
+    for result in named:
+        counts[met.index(result.category), met.index(result.predicted)] += 1
+    return met, counts
 
 
 def _average_precision(results: Sequence[VideoResult]) -> tuple[float | None, str]:

@@ -111,6 +111,13 @@ def test_confusion_rows_are_the_truth():
     assert counts.tolist() == [[1, 0], [1, 1]]
 
 
+def test_one_category_alone_is_counted_without_a_warning():
+    videos = [result(name, [0.0], [0], category="run", predicted="run") for name in "ab"]
+    names, counts = confusion(videos)
+    assert names == ["run"]
+    assert counts.tolist() == [[2]]
+
+
 def test_scores_and_labels_of_different_length_are_refused():
     with pytest.raises(ValueError, match="3 scores for 2 frame labels"):
         result("a", [0.0] * 3, [0] * 2)
