@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, FeatError, ModelError
 from model.config import ModelConfig, TrainConfig
-from model.features import Standardizer, StreamFeatures
+from model.features import MOTION_DIM, Standardizer, StreamFeatures
 from model.network import AnomalyNetwork
 
 FORMAT = 1
@@ -46,8 +46,8 @@ class RunInfo:
 
     @property
     def feature_dim(self) -> int:
-        """D, all streams together."""
-        return sum(stream.dim for stream in self.streams)
+        """D, all streams together, and the columns of motion where the model has them."""
+        return sum(stream.dim for stream in self.streams) + self.model.motion * MOTION_DIM
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""

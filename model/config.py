@@ -72,6 +72,8 @@ class ModelConfig(_Config):
     """Whether the two outputs share those layers or have their own."""
     readout: Readout = "last"
     """What the scores of clip k come from: the window's last hidden state, or that of step k."""
+    motion: bool = False
+    """Add the flow's statistics to its features, where the cache holds them."""
     skip: bool = False
     """Add a linear score of each clip's own features (a logistic regression beside the network)."""
     dropout: float = 0.0
@@ -129,6 +131,9 @@ class TrainConfig(_Config):
     """Decay of the exponential average of the weights that is evaluated and kept; 0 for none."""
     val_fraction: float = 0.2
     """Share of the training videos held out where the labels name no `val` videos."""
+    refit: bool = False
+    """After selection, train anew on all training videos, the held out ones included, for as many
+    steps as were best. Videos that the labels themselves name `val` stay out."""
     precision: Precision = "float32"
     """Number format of the matrix products."""
 
@@ -177,9 +182,18 @@ PRESETS = {
     # they are easily a hundred deviations off.
     "default": Preset(
         model=ModelConfig(
-            hidden=32, head_widths=(256,), readout="each", dropout=0.5, feature_clip=5.0
+            hidden=32,
+            head_widths=(256,),
+            readout="each",
+            dropout=0.5,
+            input_dropout=0.5,
+            skip=True,
+            motion=True,
+            feature_clip=5.0,
         ),
-        train=TrainConfig(score_loss="cross_entropy", learning_rate=1e-3, max_steps=200),
+        train=TrainConfig(
+            score_loss="cross_entropy", learning_rate=1e-3, max_steps=200, refit=True
+        ),
     ),
     # To the letter: no standardisation, no dropout, and a linear score output, since equation 7's
     # second branch (|x| > 1) can only be reached by one.

@@ -156,9 +156,15 @@ def evaluate_videos(
 def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:
     """Return in words what kind of number this evaluation gives."""
     warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
+    refit = int(info.result.get("refit_from", 0))
+    selected = (
+        f"{refit} of them held out to select, then trained on too"
+        if refit
+        else f"selected on {len(info.val_videos)} others"
+    )
     return (
-        f"fully supervised (frame labels of {len(info.train_videos)} training videos, selected on "
-        f"{len(info.val_videos)}), frame-level on the {num_videos} {split} videos of labels "
+        f"fully supervised (frame labels of {len(info.train_videos)} training videos, "
+        f"{selected}), frame-level on the {num_videos} {split} videos of labels "
         f"{info.labels_sha256[:12]}{warning}"
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, config_digest
+from cache.records import FLOW_STATS
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
 
@@ -19,6 +20,12 @@ STREAM_ORDER = ("rgb", "flow")
 SEGMENT_SLOTS = 16
 """Scores a clip where the cache's clips have no fixed length (imported segments)."""
 MAX_NAMED = 5
+MOTION_STATS = ("mean_abs_x", "mean_abs_y", "max_abs")
+"""Statistics of the flow, pixels a frame, that the cache holds beside the flow features."""
+MOTION_REPEAT = 64
+"""Columns of each: four maps of 4x4. Three columns among two thousand would go unheard."""
+MOTION_DIM = len(MOTION_STATS) * MOTION_REPEAT
+_MOTION_FLOOR = 1e-3  # pixels: below it a logarithm tells noise from noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +159,7 @@ def load_features(
     *,
     streams: Sequence[str],
     configs: Mapping[str, Mapping[str, Any]] | None = None,
+    motion: bool = False,
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
 
@@ -161,6 +169,8 @@ def load_features(
         streams: which streams to put side by side.
         configs: the configuration of each stream, as a checkpoint names it; without it the
             videos must agree on one.
+        motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
+            include flow and the cache hold its statistics, see `has_motion`.
 
     Raises:
         ModelError: a stream is missing or its clips differ from another stream's.
@@ -176,13 +186,17 @@ def load_features(
     lead = per_stream[0]
     clips = _common_clips(cache, streams, per_stream)
     first_clip = np.cumsum([0] + [len(table) for table in clips])
-    features = np.empty((int(first_clip[-1]), sum(part.dim for part in parts)), np.float32)
+    dim = sum(part.dim for part in parts) + motion * MOTION_DIM
+    features = np.empty((int(first_clip[-1]), dim), np.float32)
     left = 0
     for part, entries in zip(parts, per_stream, strict=True):
         for row, entry in zip(first_clip, entries, strict=False):
             rows = slice(row, row + entry.feature_shape[0])
             features[rows, left : left + part.dim] = cache.read_key(entry.key)
         left += part.dim
+    if motion:
+        flow = per_stream[list(streams).index("flow")]
+        features[:, left:] = np.concatenate([_motion_columns(cache, entry) for entry in flow])
     _check_finite(features, first_clip, labels)
     return FeatureSet(
         labels=tuple(labels),
@@ -196,6 +210,24 @@ def load_features(
         clip_len=lead[0].clip_len,
         streams=parts,
     )
+
+
+def has_motion(cache: FeatureCache, videos: Sequence[str], streams: Sequence[str]) -> bool:
+    """Return whether flow is among `streams` and the cache holds its statistics of all videos."""
+    return "flow" in streams and all(cache.find(video, "flow").has_flow_stats for video in videos)
+
+
+def _motion_columns(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]:
+    """Return (S, MOTION_DIM) from the statistics stored with one video's flow features."""
+    stats = cache.read_record(entry.key).flow_stats
+    if stats is None:
+        raise ModelError(
+            f"{entry.source.name}: the model wants the flow's statistics, which the cache lacks; "
+            "run `feat extract` again"
+        )
+    columns = [FLOW_STATS.index(name) for name in MOTION_STATS]
+    logarithms = np.log(np.maximum(stats[:, columns], 0.0) + _MOTION_FLOOR)
+    return np.repeat(logarithms, MOTION_REPEAT, axis=1).astype(np.float32)
 
 
 def named(videos: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -80,24 +80,44 @@ class FitResult:
     """Validation measures of the network kept; empty without a validation part."""
 
 
+@dataclass
+class FitState:
+    """What selection remembers between two looks."""
+
+    kept: AnomalyNetwork
+    best: dict[str, float | None] = field(default_factory=dict)
+    best_step: int = 0
+    best_value: float = float("-inf")
+    stale: int = 0
+    """Looks since the best one."""
+
+    def keep(self, network: AnomalyNetwork) -> None:
+        """Keep a copy of the network as it is now."""
+        self.kept = copy.deepcopy(network)
+
+
 def fit_network(
     trainer: Trainer,
     validation: Validation | None,
     *,
     on_look: Callable[[dict[str, Any]], None],
+    state: FitState | None = None,
+    on_state: Callable[[FitState], None] = lambda state: None,
 ) -> FitResult:
     """Train and return the best network by the validation part, or the last without one.
 
     Args:
-        trainer: at its first step.
+        trainer: at its first step, or where `state` was left.
         validation: what to select by, or None.
         on_look: called with each row of `metrics.jsonl`.
+        state: to go on from.
+        on_state: called after each look, when trainer and state together are all there is.
     """
     config = trainer.config
     criterion = validation.criterion if validation else "none"
-    kept, best, best_step, best_value, stale = trainer.averaged, {}, 0, float("-inf"), 0
+    state = state or FitState(kept=trainer.averaged)
     window: list[LossTerms] = []
-    while trainer.step < config.max_steps:
+    while trainer.step < config.max_steps and not 0 < config.patience <= state.stale:
         window.append(trainer.train_step())
         if trainer.step % config.eval_every and trainer.step != config.max_steps:
             continue
@@ -106,21 +126,20 @@ def fit_network(
         measures = validation.look(trainer.averaged, config) if validation else {}
         on_look({"step": trainer.step, **row, **measures})
         if validation is None:
-            best_step = trainer.step
-            continue
-        value = _goodness(measures, criterion)
-        stale = 0 if value > best_value else stale + 1
-        if value > best_value:
-            best, best_step, best_value = measures, trainer.step, value
-            kept = copy.deepcopy(trainer.averaged)
-        if config.patience and stale >= config.patience:
-            break
+            state.best_step = trainer.step
+        else:
+            value = _goodness(measures, criterion)
+            state.stale = 0 if value > state.best_value else state.stale + 1
+            if value > state.best_value:
+                state.best, state.best_step, state.best_value = measures, trainer.step, value
+                state.keep(trainer.averaged)
+        on_state(state)
     return FitResult(
-        network=kept,
+        network=state.kept,
         steps=trainer.step,
-        best_step=best_step,
+        best_step=state.best_step,
         criterion=criterion,
-        best=best,
+        best=state.best,
     )
 
 

@@ -16,6 +16,7 @@ from model.features import (
     available_streams,
     choose_streams,
     drop_missing,
+    has_motion,
     load_features,
 )
 from model.validation import split_training
@@ -72,9 +73,13 @@ def gather_material(
     chosen = tuple(streams) or choose_streams(
         {label.video: available[label.video] for label in train_labels + val_labels}
     )
-    data = load_features(cache, train_labels, streams=chosen)
+    used = [label.video for label in train_labels + val_labels]
+    model = replace(model, motion=model.motion and has_motion(cache, used, chosen))
+    data = load_features(cache, train_labels, streams=chosen, motion=model.motion)
     configs = {stream.name: stream.config for stream in data.streams}
-    val = load_features(cache, val_labels, streams=chosen, configs=configs) if val_labels else None
+    val = None
+    if val_labels:
+        val = load_features(cache, val_labels, streams=chosen, configs=configs, motion=model.motion)
     dim = data.features.shape[1]
     return Material(
         data=data,

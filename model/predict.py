@@ -92,6 +92,7 @@ def predict_video(
         [VideoLabel(video=video, split="test", extent="unknown")],
         streams=[stream.name for stream in info.streams],
         configs={stream.name: stream.config for stream in info.streams},
+        motion=info.model.motion,
     )
     if data.clip_len != info.clip_len:
         raise ModelError(

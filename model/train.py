@@ -5,7 +5,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.labels import VideoLabel, write_labels
+from data.labels import VideoLabel, read_labels, write_labels
 from model.checkpoint import CHECKPOINT_NAME, Checkpoint, RunInfo, save_checkpoint
 from model.config import ModelConfig, TrainConfig
 from model.features import FeatureSet
-from model.fitting import FitResult, Validation, fit_network
+from model.fitting import FitResult, FitState, Validation, fit_network
 from model.material import Material, gather_material
 from model.network import AnomalyNetwork
+from model.resume import STATE_NAME, load_state, read_settings, save_state
 from model.runs import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
@@ -70,6 +72,8 @@ def run_training(
     device: str = "auto",
     skip_missing: bool = False,
     allow_misaligned: bool = False,
+    resume: bool = False,
+    save_seconds: float = 10.0,
     on_look: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> TrainReport:
     """Train a model on the `train` videos and leave it in a run folder.
@@ -85,6 +89,8 @@ def run_training(
         device: `auto` takes a GPU if there is one.
         skip_missing: leave labelled videos out that the cache lacks, instead of refusing.
         allow_misaligned: cut labels that go beyond their video, instead of refusing.
+        resume: go on with the killed training in `out`; the result is that of no kill.
+        save_seconds: at least so long between two savings of what a resumed training needs.
         on_look: called with every row of `metrics.jsonl`.
 
     Raises:
@@ -92,46 +98,74 @@ def run_training(
     """
     started = time.monotonic()
     target = torch.device(resolve_device(device))
-    material = gather_material(
+    gather = partial(
+        gather_material,
         cache,
         labels,
         model=model,
-        train=train,
         streams=streams,
         skip_missing=skip_missing,
         allow_misaligned=allow_misaligned,
     )
+    material = gather(train=train)
     names = [stream.name for stream in material.data.streams]
-    run = claim_run_dir(out) if out else new_run_dir(runs, name=f"{'-'.join(names)}-s{train.seed}")
-    write_json(run / ENVIRONMENT_NAME, {**environment(), "device": str(target)})
-    write_labels(run / LABELS_NAME, labels)
+    settings = _settings(material, train)
+    if resume:
+        run = _claim_killed(out, settings)
+    else:
+        stem = f"{'-'.join(names)}-s{train.seed}"
+        run = claim_run_dir(out) if out else new_run_dir(runs, name=stem)
+        write_json(run / ENVIRONMENT_NAME, {**environment(), "device": str(target)})
+        write_labels(run / LABELS_NAME, labels)
     used = [target] if target.type == "cuda" else []
-    with (
-        torch.random.fork_rng(used),  # the seeds set below are not the caller's business
-        (run / METRICS_NAME).open("w", encoding="utf-8") as log,
-    ):
+    with torch.random.fork_rng(used):  # the seeds set below are not the caller's business
+        trainer, validation = prepare_fit(material, train, target)
+        state = FitState(kept=trainer.averaged)
+        if resume:
+            load_state(run / STATE_NAME, trainer, state)
+            _cut_log(run / METRICS_NAME, trainer.step)
+        else:
+            save_state(run / STATE_NAME, trainer, state, settings)
+        saved = time.monotonic()
 
         def note(row: dict[str, Any]) -> None:
             log.write(json.dumps(row) + "\n")
             log.flush()
             on_look(row)
 
-        trainer, validation = prepare_fit(material, train, target)
-        fitted = fit_network(trainer, validation, on_look=note)
-    info = _describe(run, cache, material, train, fitted)
+        def keep(state: FitState) -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= save_seconds:
+                save_state(run / STATE_NAME, trainer, state, settings)
+                saved = time.monotonic()
+
+        with (run / METRICS_NAME).open("a", encoding="utf-8") as log:
+            fitted = fit_network(trainer, validation, on_look=note, state=state, on_state=keep)
+        num_val = 0  # videos held out to select and trained on in the end
+        if train.refit and validation and not any(label.split == "val" for label in labels):
+            num_val = len(validation.data.labels)
+            material = gather(train=replace(train, val_fraction=0.0))
+            fitted = _refit(material, train, target, fitted)
+            logger.info(
+                "trained anew on all %d training videos for %d steps",
+                len(material.data.labels),
+                fitted.best_step,
+            )
+    info = _describe(run, cache, material, train, fitted, refit_from=num_val)
     write_json(run / CONFIG_NAME, info.to_dict())
     # Last: a run folder with a checkpoint is a finished run.
     save_checkpoint(
         run / CHECKPOINT_NAME,
         Checkpoint(network=fitted.network, standardizer=material.standardizer, info=info),
     )
+    (run / STATE_NAME).unlink()
     return TrainReport(
         run=run,
         cache=cache.path,
         streams=tuple(names),
         categories=material.categories,
         num_train_videos=len(info.train_videos),
-        num_val_videos=len(info.val_videos),
+        num_val_videos=len(info.val_videos) or num_val,
         num_train_windows=trainer.num_windows,
         steps=fitted.steps,
         best_step=fitted.best_step,
@@ -139,6 +173,63 @@ def run_training(
         val=fitted.best,
         seconds=round(time.monotonic() - started, 2),
     )
+
+
+def resume_training(cache: FeatureCache, run: Path, **options: Any) -> TrainReport:
+    """Go on with a killed training, with the settings and labels its run folder holds.
+
+    Args:
+        cache: the one it was started with.
+        run: the run folder.
+        options: as of `run_training`: device, skip_missing, allow_misaligned, on_look.
+
+    Raises:
+        FeatError: nothing to go on from, or the features are no longer those it started with.
+    """
+    settings = read_settings(run / STATE_NAME)
+    return run_training(
+        cache,
+        read_labels(run / LABELS_NAME),
+        model=ModelConfig.from_dict(settings["model"]),
+        train=TrainConfig.from_dict(settings["train"]),
+        streams=list(settings["streams"]),
+        runs=run.parent,
+        out=run,
+        resume=True,
+        **options,
+    )
+
+
+def _settings(material: Material, train: TrainConfig) -> dict[str, Any]:
+    """Return all that a training's numbers follow from, as JSON types."""
+    return {
+        "model": material.model.to_dict(),
+        "train": train.to_dict(),
+        "streams": {stream.name: stream.digest for stream in material.data.streams},
+        "train_videos": _contents(material.data),
+        "val_videos": _contents(material.val) if material.val else {},
+        "categories": list(material.categories),
+    }
+
+
+def _claim_killed(out: Path | None, settings: dict[str, Any]) -> Path:
+    if out is None:
+        raise ValueError("the run to go on with must be named")
+    before = read_settings(out / STATE_NAME)
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        raise ModelError(
+            f"{out}: the training was started with other {', '.join(changed)}; go on with the "
+            "same labels and features, or run `feat train` anew"
+        )
+    return out
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the rows after a step, and a last one that was not written whole."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(n for n in whole if json.loads(n)["step"] <= step), encoding="utf-8")
 
 
 def resolve_device(device: str) -> str:
@@ -181,12 +272,31 @@ def prepare_fit(
     return trainer, validation
 
 
+def _refit(
+    material: Material, train: TrainConfig, device: torch.device, selected: FitResult
+) -> FitResult:
+    """Return a network trained on all of `material` for as many steps as were best before.
+
+    The measures stay those of the network that was selected: the new one has seen the videos
+    that they were taken on.
+    """
+    trainer, _ = prepare_fit(material, replace(train, max_steps=selected.best_step), device)
+    again = fit_network(trainer, None, on_look=lambda row: None)
+    return replace(selected, network=again.network)
+
+
 def _inputs(material: Material, data: FeatureSet, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(material.standardizer.apply(data.features)).to(device)
 
 
 def _describe(
-    run: Path, cache: FeatureCache, material: Material, train: TrainConfig, fitted: FitResult
+    run: Path,
+    cache: FeatureCache,
+    material: Material,
+    train: TrainConfig,
+    fitted: FitResult,
+    *,
+    refit_from: int,
 ) -> RunInfo:
     return RunInfo(
         model=material.model,
@@ -202,6 +312,7 @@ def _describe(
             "steps": fitted.steps,
             "best_step": fitted.best_step,
             "selected_by": fitted.criterion,
+            "refit_from": refit_from,
             **fitted.best,
         },
     )

@@ -18,7 +18,7 @@ from model.train import run_training
 from model.validation import split_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
-QUICK = TrainConfig(max_steps=60, eval_every=20, learning_rate=1e-2, batch_size=24, patience=0)
+QUICK = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -147,7 +147,7 @@ def test_run_folder_tells_everything(cache, run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [20, 40, 60]
+    assert [row["step"] for row in rows] == [10, 20, 30]
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
@@ -186,12 +186,12 @@ def test_features_far_from_the_training_sets_are_limited_also_after_loading(cach
 
 
 def test_the_best_network_by_validation_is_kept(cache, tmp_path):
-    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=200, patience=2))
+    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=100, patience=2))
     lines = (report.run / "metrics.jsonl").read_text().splitlines()
     losses = {row["step"]: row["val_score_loss"] for row in map(json.loads, lines)}
     assert report.selected_by == "score_loss"  # one abnormal video is too few for an AUC
     assert report.best_step == min(losses, key=losses.get)
-    assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 200)
+    assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 100)
 
 
 def test_one_stream_is_enough(tmp_path):
@@ -351,7 +351,7 @@ def test_runs_started_in_the_same_second_have_their_own_folders(cache, tmp_path)
 
 
 def test_averaged_weights_are_the_ones_kept(cache, tmp_path):
-    config = replace(QUICK, max_steps=40, val_fraction=0.0, average_decay=0.9)
+    config = replace(QUICK, max_steps=10, val_fraction=0.0, average_decay=0.9)
     plain = train(cache, demo_rows(), tmp_path / "a", config=replace(config, average_decay=0.0))
     averaged = train(cache, demo_rows(), tmp_path / "b", config=config)
     assert averaged.selected_by == "none"

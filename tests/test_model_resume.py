@@ -1,0 +1,145 @@
+"""A training that was killed and goes on ends where one that was not killed ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from model_cache import demo_rows, make_cache
+
+from cache import FeatureCache
+from data.errors import ModelError
+from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.config import ModelConfig, TrainConfig
+from model.resume import STATE_NAME
+from model.train import resume_training, run_training
+
+MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", dropout=0.3)
+TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8, average_decay=0.9)
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from cache import FeatureCache
+from data.labels import read_labels
+from model.train import run_training
+sys.path.insert(0, {tests!r})
+from test_model_resume import MODEL, TRAIN
+torch.set_num_threads(1)
+cache = FeatureCache(Path(sys.argv[1]))
+run_training(
+    cache, read_labels(cache.labels_path), model=MODEL, train=TRAIN,
+    runs=Path(), out=Path(sys.argv[2]), save_seconds=0,
+)
+"""
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """The run that nobody killed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return run_training(cache, demo_rows(), model=MODEL, train=TRAIN, runs=out.parent, out=out).run
+
+
+def start(cache, out, *, die_at, **changes):
+    def look(row):
+        if row["step"] == die_at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_training(
+            cache,
+            demo_rows(),
+            model=MODEL,
+            train=replace(TRAIN, **changes),
+            runs=out.parent,
+            out=out,
+            save_seconds=0,
+            on_look=look,
+        )
+
+
+def check_same(run: Path, whole: Path) -> None:
+    one, two = (load_checkpoint(path / CHECKPOINT_NAME) for path in (run, whole))
+    expected = two.network.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in one.network.state_dict().items())
+    assert one.info.to_dict() == two.info.to_dict()
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+@pytest.mark.parametrize("die_at", [4, 16])
+def test_going_on_gives_the_result_of_no_kill(cache, whole, tmp_path, die_at):
+    start(cache, tmp_path / "run", die_at=die_at)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 2')  # a row the kill cut short
+    report = resume_training(cache, tmp_path / "run")
+    assert report.steps == 24
+    check_same(report.run, whole)
+
+
+def test_it_goes_on_and_does_not_start_again(cache, tmp_path):
+    start(cache, tmp_path / "run", die_at=16)
+    steps = []
+    resume_training(cache, tmp_path / "run", on_look=lambda row: steps.append(row["step"]))
+    assert steps == [16, 20, 24]
+
+
+def test_a_finished_run_cannot_be_resumed(cache, whole):
+    with pytest.raises(ModelError, match="finished or never started"):
+        resume_training(cache, whole)
+
+
+def test_a_damaged_state_is_refused_in_one_line(cache, tmp_path):
+    start(cache, tmp_path / "run", die_at=8)
+    path = tmp_path / "run" / STATE_NAME
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"resume\.safetensors: cannot go on.*`feat train` anew"):
+        resume_training(cache, tmp_path / "run")
+
+
+def test_other_labels_than_at_the_start_are_refused(cache, tmp_path):
+    start(cache, tmp_path / "run", die_at=8)
+    labels = tmp_path / "run" / "labels.csv"
+    labels.write_text(labels.read_text().replace("bad/1.mp4,train", "bad/1.mp4,test"))
+    with pytest.raises(ModelError, match="started with other train_videos"):
+        resume_training(cache, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_changes_nothing(cache, whole, tmp_path):
+    run = tmp_path / "run"
+    code = CHILD.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, "-c", code, str(cache.path), str(run)]
+    child = subprocess.Popen(command, env=environment)
+    log = run / "metrics.jsonl"
+    while child.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert [json.loads(row)["step"] for row in log.read_text().splitlines()[:2]] == [4, 8]
+    check_same(resume_training(cache, run).run, whole)
