@@ -166,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         warm_up = Path(folder) / "warm-up.mp4"
-        draw_video(warm_up, num_frames=8)
+        draw_video(warm_up, num_frames=20)
         videos, kind = options.videos, "given videos"
         if not videos:
             videos, kind = choose_videos(options.count, Path(folder))

@@ -25,7 +25,7 @@ import click
 @click.option("--fps", type=float, help="Resample to so many frames a second; else every frame.")
 @click.option(
     "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
-    help="Frame rate of folders of images; used for times only.",
+    help="Frame rate of folders of images, for the times of clips.",
 )  # fmt: skip
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
 @click.option("--clip-stride", type=int, help="Frames between clips; default: the clip length.")
@@ -78,6 +78,9 @@ def extract_command(
     from extract.precision import precision_for
     from extract.runner import list_devices, run_extraction
 
+    if fps and folder_fps != 25.0:
+        # which frames of a folder are taken would then hang on --folder-fps, which is in no key
+        raise click.UsageError("--fps and --folder-fps exclude each other")
     # the default needs no look at the hardware, which would load torch
     first_device = "cpu" if precision == "float32" else list_devices(device)[0]
     config = ExtractConfig(
