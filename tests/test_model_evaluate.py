@@ -21,7 +21,7 @@ from model.runs import file_names
 from model.train import run_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
-QUICK = TrainConfig(max_steps=60, eval_every=20, learning_rate=1e-2, batch_size=24, patience=0)
+QUICK = TrainConfig(max_steps=40, eval_every=20, learning_rate=2e-2, batch_size=16, patience=0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -61,7 +61,7 @@ def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
         demo_rows(),
         tmp_path,
         model=replace(SMALL, readout=readout),
-        config=replace(QUICK, score_loss=loss),
+        config=replace(QUICK, score_loss=loss, max_steps=60),
     )
     found = run_evaluation(report.run, cache, demo_rows()).metrics.values
     assert found["auc"] > 0.95
