@@ -76,7 +76,7 @@ def test_motion_shows_what_the_features_do_not(cache: FeatureCache, tmp_path: Pa
             train=TRAIN,
             runs=tmp_path,
         )
-        metrics = run_evaluation(report.run, cache, demo_rows(), pictures=False).metrics
+        metrics = run_evaluation(report.run, cache, demo_rows()).metrics
         aucs[motion] = metrics.values["auc"]
     assert aucs[True] > 0.95
     assert aucs[False] < 0.75
@@ -109,7 +109,7 @@ def test_refit_trains_on_the_videos_that_selected(tmp_path: Path) -> None:
     assert (report.num_train_videos, report.num_val_videos) == (8, 2)
     info = load_checkpoint(report.run / CHECKPOINT_NAME).info
     assert (len(info.train_videos), len(info.val_videos)) == (8, 0)
-    evaluation = run_evaluation(report.run, cache, demo_rows(), pictures=False)
+    evaluation = run_evaluation(report.run, cache, demo_rows())
     assert "8 training videos, 2 of them held out to select" in evaluation.protocol
     # the same number of steps on all videos from the start gives the same network
     direct = replace(TRAIN, val_fraction=0.0, max_steps=report.best_step)
