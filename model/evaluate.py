@@ -129,6 +129,7 @@ def evaluate_videos(
         labels,
         streams=[stream.name for stream in info.streams],
         configs={stream.name: stream.config for stream in info.streams},
+        motion=info.model.motion,
     )
     if data.clip_len != info.clip_len:
         raise ModelError(
