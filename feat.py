@@ -16,6 +16,7 @@ from data.sample_command import sample_command
 from extract.commands import extract_command
 from extract.weights_commands import weights_group
 from model.commands import eval_command, train_command
+from model.compare_commands import compare_command
 from predict import predict_command
 
 
@@ -99,6 +100,7 @@ for _command in (
     extract_command,
     train_command,
     eval_command,
+    compare_command,
     predict_command,
     sample_command,
     weights_group,

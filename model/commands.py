@@ -38,6 +38,11 @@ misaligned_option = click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )
 @click.option("--out", type=FOLDER, help="The run folder itself.  [default: a new one in --runs]")
+@click.option(
+    "--method", default="convlstm", show_default=True,
+    help="convlstm; deepmil, ar-net (weakly supervised); gmm, sparse, knn, autoencoder (normal "
+    "videos only); logistic, shuffled, position, flow-magnitude (trivial).",
+)  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="default, or paper.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
@@ -66,6 +71,7 @@ def train_command(
     labels_file: Path | None,
     runs: Path,
     out: Path | None,
+    method: str,
     preset: str,
     seed: int,
     streams: str | None,
@@ -76,24 +82,45 @@ def train_command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Train the ConvLSTM model from a feature cache alone."""
+    """Train the ConvLSTM model, or a competitor of it, from a feature cache alone.
+
+    Of the settings below from --preset to --standardize a competitor takes --seed, --streams and,
+    where it has steps, --steps; its own are in model/methods.
+    """
     from cache import FeatureCache
     from model.config import choose_preset
     from model.progress import TrainProgress
     from model.train import run_training
 
+    names = [name.strip() for name in streams.split(",")] if streams else []
+    cache = FeatureCache(cache_dir)
+    if method != "convlstm":
+        _refuse_settings(method, preset, settings)
+        _train_method(
+            method,
+            steps,
+            cache,
+            read_training_labels(labels_file, cache),
+            as_json=as_json,
+            seed=seed,
+            runs=runs,
+            out=out,
+            streams=names,
+            skip_missing=skip_missing,
+            allow_misaligned=allow_misaligned,
+        )
+        return
     chosen = choose_preset(preset).changed({"max_steps": steps, **settings})
     train = replace(chosen.train, seed=seed)
-    cache = FeatureCache(cache_dir)
     with TrainProgress(max_steps=train.max_steps) as progress:
         report = run_training(
             cache,
-            _read_training_labels(labels_file, cache),
+            read_training_labels(labels_file, cache),
             model=chosen.model,
             train=train,
             runs=runs,
             out=out,
-            streams=[name.strip() for name in streams.split(",")] if streams else (),
+            streams=names,
             device=device,
             skip_missing=skip_missing,
             allow_misaligned=allow_misaligned,
@@ -143,7 +170,7 @@ def eval_command(
     from model.evaluate import run_evaluation
     from model.runs import LABELS_NAME, newest_run
 
-    run = run or newest_run(runs)
+    run = run or newest_run(runs, methods=True)
     report = run_evaluation(
         run,
         _cache_of(run, cache_dir),
@@ -165,14 +192,59 @@ def eval_command(
     click.echo(f"{'report':15} {report.report}")
 
 
+def _refuse_settings(method: str, preset: str, settings: dict[str, Any]) -> None:
+    """Refuse settings of the ConvLSTM that would do nothing."""
+    given = [name for name, value in settings.items() if value is not None]
+    given += ["preset"] if preset != "default" else []
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{options} is for the ConvLSTM, not for --method {method}")
+
+
+def _train_method(
+    name: str,
+    steps: int | None,
+    cache: "FeatureCache",
+    labels: "list[VideoLabel]",
+    *,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    from model.methods.base import with_settings
+    from model.methods.registry import choose_method
+    from model.methods.runs import train_method
+
+    method = with_settings(choose_method(name), {"steps": steps})
+    report = train_method(method, cache, labels, **how)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    info = report.info
+    supervised = (
+        "unsupervised"
+        if method.supervision == "unsupervised"
+        else (f"{method.supervision} supervised")
+    )
+    click.echo(
+        f"{name} ({supervised}) fitted to {len(info.train_videos)} videos "
+        f"({' + '.join(stream.name for stream in info.streams)}), {info.seconds:.0f} s"
+    )
+    click.echo(f"run: {report.run}")
+
+
 def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
     from cache import FeatureCache
     from data.errors import CacheError
     from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from model.methods.runs import load_method
+    from model.runs import METHOD_NAME
 
     if cache_dir:
         return FeatureCache(cache_dir)
-    trained_from = Path(load_checkpoint(run / CHECKPOINT_NAME).info.cache)
+    if (run / METHOD_NAME).exists():
+        trained_from = Path(load_method(run / METHOD_NAME)[0].cache)
+    else:
+        trained_from = Path(load_checkpoint(run / CHECKPOINT_NAME).info.cache)
     try:
         return FeatureCache(trained_from)
     except CacheError as error:
@@ -181,7 +253,8 @@ def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
         ) from error
 
 
-def _read_training_labels(path: Path | None, cache: "FeatureCache") -> "list[VideoLabel]":
+def read_training_labels(path: Path | None, cache: "FeatureCache") -> "list[VideoLabel]":
+    """Return the labels of a file, or of the cache where none is named."""
     from data.errors import LabelsError
     from data.labels import read_labels
 

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from model.checkpoint import (
     check_features_fit,
     load_checkpoint,
 )
-from model.features import available_streams, drop_missing, load_features, named
+from model.features import FeatureSet, available_streams, drop_missing, load_features, named
 from model.material import check_labels
 from model.metrics import Metrics, VideoResult, compute_metrics, frame_auc
 from model.report import write_report
-from model.runs import file_names, write_json
+from model.runs import METHOD_NAME, file_names, write_json
 from model.scoring import score_videos, video_results
 from model.train import resolve_device
 
@@ -65,6 +65,7 @@ def run_evaluation(
     device: str = "auto",
     skip_missing: bool = False,
     allow_misaligned: bool = False,
+    pictures: bool = True,
 ) -> EvalReport:
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
 
@@ -76,22 +77,22 @@ def run_evaluation(
         device: `auto` takes a GPU if there is one.
         skip_missing: leave labelled videos out that the cache lacks, instead of refusing.
         allow_misaligned: cut labels that go beyond their video, instead of refusing.
+        pictures: draw curves and write `report.html`; without, measures and scores only.
 
     Raises:
         FeatError: the features are not those the run was trained on, videos are missing, or a
             test video was trained on.
     """
-    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
-    check_features_fit(checkpoint.info, cache, where=str(run))
+    answer = _answer(run, cache, device)
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")
     available = available_streams(cache, [label.video for label in wanted])
     wanted = drop_missing(wanted, available, skip_missing=skip_missing)
     wanted = check_labels(cache, wanted, allow_misaligned=allow_misaligned)
-    results = evaluate_videos(checkpoint, cache, wanted)
-    metrics = compute_metrics(results, checkpoint.info.categories)
-    protocol = describe_protocol(checkpoint.info, split, len(results))
+    results = answer.evaluate(wanted)
+    metrics = compute_metrics(results, answer.categories)
+    protocol = answer.protocol(split, len(results))
     folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
     folder.mkdir(exist_ok=True)
     report = EvalReport(
@@ -103,16 +104,56 @@ def run_evaluation(
         report=folder / "report.html",
     )
     write_scores(folder, results)
+    if pictures:
+        write_report(
+            folder,
+            results,
+            metrics,
+            title=f"{run.name}: {split} videos",
+            protocol=protocol,
+            settings=answer.settings,
+        )
+    # Last: an evaluation with measures is a whole one.
     write_json(folder / "metrics.json", report.to_dict())
-    write_report(
-        folder,
-        results,
-        metrics,
-        title=f"{run.name}: {split} videos",
-        protocol=protocol,
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What a run says of videos, whatever kind of run it is."""
+
+    evaluate: Callable[[Sequence[VideoLabel]], list[VideoResult]]
+    protocol: Callable[[Split, int], str]
+    categories: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def _answer(run: Path, cache: FeatureCache, device: str) -> _Answer:
+    if (run / METHOD_NAME).exists():
+        return _method_answer(run, cache)
+    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
+    check_features_fit(checkpoint.info, cache, where=str(run))
+    return _Answer(
+        evaluate=lambda labels: evaluate_videos(checkpoint, cache, labels),
+        protocol=lambda split, count: describe_protocol(checkpoint.info, split, count),
+        categories=checkpoint.info.categories,
         settings=checkpoint.info.to_dict(),
     )
-    return report
+
+
+def _method_answer(run: Path, cache: FeatureCache) -> _Answer:
+    from model.methods.runs import load_method, load_test_features, score_with_method
+
+    info, parameters = load_method(run / METHOD_NAME)
+
+    def evaluate(labels: Sequence[VideoLabel]) -> list[VideoResult]:
+        data = load_test_features(info, cache, labels)
+        check_unseen(data, {**info.train_videos, **info.val_videos}, info.clip_len)
+        return score_with_method(info, parameters, cache, data)
+
+    return _Answer(
+        evaluate=evaluate, protocol=info.protocol, categories=(), settings=info.to_dict()
+    )
 
 
 def evaluate_videos(
@@ -131,12 +172,29 @@ def evaluate_videos(
         configs={stream.name: stream.config for stream in info.streams},
         motion=info.model.motion,
     )
-    if data.clip_len != info.clip_len:
+    check_unseen(data, {**info.train_videos, **info.val_videos}, info.clip_len)
+    device = next(checkpoint.network.parameters()).device
+    inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
+    scores = score_videos(checkpoint.network, inputs, data)
+    return video_results(scores, data, info.categories)
+
+
+def check_unseen(data: FeatureSet, known: Mapping[str, str], clip_len: int) -> None:
+    """Refuse test videos that a run has seen, and clips of another length than its own.
+
+    Args:
+        data: what is to be evaluated.
+        known: name -> sha256 of the videos that the run was trained or selected on.
+        clip_len: of the clips it was trained on.
+
+    Raises:
+        ModelError: either is so.
+    """
+    if data.clip_len != clip_len:
         raise ModelError(
             f"the cache's clips have {data.clip_len} frames, the run was trained on clips of "
-            f"{info.clip_len}"
+            f"{clip_len}"
         )
-    known = {**info.train_videos, **info.val_videos}
     contents = set(known.values())
     trained_on = [
         label.video
@@ -148,10 +206,6 @@ def evaluate_videos(
             f"{len(trained_on)} test videos were used to train this run: {named(trained_on)}; "
             "evaluate with the labels it was trained with, or train again"
         )
-    device = next(checkpoint.network.parameters()).device
-    inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
-    scores = score_videos(checkpoint.network, inputs, data)
-    return video_results(scores, data, info.categories)
 
 
 def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:

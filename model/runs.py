@@ -18,6 +18,8 @@ LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
+METHOD_NAME = "method.safetensors"
+"""The checkpoint of any method but the ConvLSTM."""
 PACKAGES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
 
 
@@ -52,13 +54,18 @@ def claim_run_dir(path: Path) -> Path:
     return path
 
 
-def newest_run(runs: Path) -> Path:
+def newest_run(runs: Path, *, methods: bool = False) -> Path:
     """Return the run in `runs` whose checkpoint is the newest.
+
+    Args:
+        runs: folder of run folders.
+        methods: take runs of other methods than the ConvLSTM too.
 
     Raises:
         ModelError: there is none.
     """
-    finished = list(runs.glob(f"*/{CHECKPOINT_NAME}"))
+    names = (CHECKPOINT_NAME, METHOD_NAME) if methods else (CHECKPOINT_NAME,)
+    finished = [path for name in names for path in runs.glob(f"*/{name}")]
     if not finished:
         raise ModelError(f"{runs}: no finished run there; run `feat train` or name one with --run")
     return max(finished, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent

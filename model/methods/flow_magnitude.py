@@ -1,0 +1,52 @@
+"""How much moves, and nothing else: three numbers a clip that the flow network never sees."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.records import FLOW_STATS
+from data.errors import ModelError
+from data.protocols import Protocol as Supervision
+from model.methods.base import Clips, Material, Parameters, clip_targets
+from model.methods.linear import fit_linear, score_linear
+
+COLUMNS = ("mean_abs_x", "mean_abs_y", "max_abs")
+PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMagnitude:
+    """Logistic regression on the logarithms of three statistics of the optical flow."""
+
+    name: ClassVar[str] = "flow-magnitude"
+    supervision: ClassVar[Supervision] = "fully"
+    is_random: ClassVar[bool] = False
+    uses_flow_stats: ClassVar[bool] = True
+
+    penalties: tuple[float, ...] = PENALTIES
+    """Candidates for C, ascending."""
+
+    def fit(self, material: Material, seed: int) -> Parameters:
+        """Fit to the share of abnormal frames of each clip; the seed does nothing."""
+        train, val = material.train, material.val
+        return fit_linear(
+            _inputs(train),
+            clip_targets(train.data),
+            train.video_of,
+            penalties=self.penalties,
+            val=(_inputs(val), clip_targets(val.data)) if val else None,
+        )
+
+    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+        """Return the probability that a frame of the clip is abnormal."""
+        return score_linear(parameters, _inputs(clips))
+
+
+def _inputs(clips: Clips) -> NDArray[np.float32]:
+    if clips.flow_stats is None:
+        raise ModelError("flow-magnitude was given clips without flow statistics")
+    places = [FLOW_STATS.index(name) for name in COLUMNS]
+    # Motion spans orders of magnitude; the offset is below what TV-L1 can tell from none.
+    return np.asarray(np.log(clips.flow_stats[:, places] + 1e-2), np.float32)

@@ -1,0 +1,102 @@
+"""Methods that know normal videos only: how far is a clip from anything seen in them?
+
+The steps they share: features standardised and reduced to their principal components on the normal
+training clips, a distance from these, and its map to [0, 1].
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from data.errors import ModelError
+from data.protocols import Protocol as Supervision
+from model.features import Standardizer
+from model.methods.base import Clips, Material, Parameters
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+HELD_OUT = 0.2
+ALARM_QUANTILE = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoveltyMethod:
+    """What the unsupervised methods share; a method adds `fit_model` and `distance`."""
+
+    supervision: ClassVar[Supervision] = "unsupervised"
+    is_random: ClassVar[bool] = True
+    uses_flow_stats: ClassVar[bool] = False
+
+    num_components: int = 64
+    """Principal components kept of the standardised features, at most."""
+
+    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
+        """Learn from (n, d) reduced features of normal clips."""
+        raise NotImplementedError
+
+    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return (n,) how far (n, d) reduced features are from normal; of any range."""
+        raise NotImplementedError
+
+    def fit(self, material: Material, seed: int) -> Parameters:
+        """Learn what is normal and which distances are."""
+        train = material.train
+        features = train.data.features
+        if len(features) < 3:
+            raise ModelError(f"{len(features)} clips of normal training videos, at least 3 needed")
+        standardizer = Standardizer.fit(features)
+        reduced, axes = _reduce(standardizer.apply(features), self.num_components, seed)
+        center, scale = self._calibrate(reduced, train.video_of, seed)
+        return {
+            "mean": standardizer.mean,
+            "std": standardizer.std,
+            "axes": axes,
+            "center": np.array([center]),
+            "scale": np.array([scale]),
+            **{f"model.{name}": array for name, array in self.fit_model(reduced, seed).items()},
+        }
+
+    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+        """Return scores that are 0.5 where 1 % of unseen normal training clips are beyond."""
+        standardizer = Standardizer(mean=parameters["mean"], std=parameters["std"])
+        reduced = standardizer.apply(clips.data.features) @ parameters["axes"]
+        distance = self.distance(_model_part(parameters), reduced)
+        # The arc tangent never reaches its limits, so that far and farther stay apart.
+        turned = np.arctan((distance - parameters["center"]) / parameters["scale"])
+        return np.asarray(0.5 + turned / np.pi, np.float64)
+
+    def _calibrate(
+        self, reduced: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> tuple[float, float]:
+        """Return centre and scale of the distances, measured on videos that were not fitted to."""
+        known = np.unique(videos)
+        count = round(HELD_OUT * len(known))
+        held = np.random.default_rng((seed, 3)).permutation(known)[:count]
+        left_out = np.isin(videos, held)
+        if not count or (~left_out).sum() < 3:
+            logger.warning("too few normal videos to measure the scale of the scores on others")
+            left_out = np.zeros(len(videos), bool)
+        model = self.fit_model(reduced[~left_out], seed)
+        measured = self.distance(model, reduced[left_out if left_out.any() else ~left_out])
+        center, median = np.quantile(measured, [ALARM_QUANTILE, 0.5])
+        return float(center), max(float(center - median), 1e-9 * max(abs(float(center)), 1.0))
+
+
+def _model_part(parameters: Mapping[str, NDArray[Any]]) -> Parameters:
+    mark = "model."
+    return {k.removeprefix(mark): v for k, v in parameters.items() if k.startswith(mark)}
+
+
+def _reduce(
+    features: NDArray[np.float32], num_components: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return (N, d) reduced features and the (D, d) axes; standardised features have mean 0."""
+    count = min(num_components, features.shape[1], len(features) - 1)
+    pca = PCA(count, svd_solver="auto", random_state=seed).fit(features)
+    axes = np.ascontiguousarray(pca.components_.T, np.float32)
+    return features @ axes, axes
