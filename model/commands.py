@@ -62,6 +62,10 @@ misaligned_option = click.option(
     "--standardize/--no-standardize", default=None,
     help="Standardise features with the training set's statistics.",
 )  # fmt: skip
+@click.option(
+    "--resume", "killed", type=FOLDER,
+    help="Go on with the killed training in this run folder, with its settings and labels.",
+)  # fmt: skip
 @device_option
 @skip_option
 @misaligned_option
@@ -76,6 +80,7 @@ def train_command(
     seed: int,
     streams: str | None,
     steps: int | None,
+    killed: Path | None,
     device: str,
     skip_missing: bool,
     allow_misaligned: bool,
@@ -90,7 +95,7 @@ def train_command(
     from cache import FeatureCache
     from model.config import choose_preset
     from model.progress import TrainProgress
-    from model.train import run_training
+    from model.train import resume_training, run_training
 
     names = [name.strip() for name in streams.split(",")] if streams else []
     cache = FeatureCache(cache_dir)
@@ -113,19 +118,25 @@ def train_command(
     chosen = choose_preset(preset).changed({"max_steps": steps, **settings})
     train = replace(chosen.train, seed=seed)
     with TrainProgress(max_steps=train.max_steps) as progress:
-        report = run_training(
-            cache,
-            read_training_labels(labels_file, cache),
-            model=chosen.model,
-            train=train,
-            runs=runs,
-            out=out,
-            streams=names,
-            device=device,
-            skip_missing=skip_missing,
-            allow_misaligned=allow_misaligned,
-            on_look=progress.show,
-        )
+        how: dict[str, Any] = {
+            "device": device,
+            "skip_missing": skip_missing,
+            "allow_misaligned": allow_misaligned,
+            "on_look": progress.show,
+        }
+        if killed:
+            report = resume_training(cache, killed, **how)
+        else:
+            report = run_training(
+                cache,
+                read_training_labels(labels_file, cache),
+                model=chosen.model,
+                train=train,
+                runs=runs,
+                out=out,
+                streams=names,
+                **how,
+            )
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
