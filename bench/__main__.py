@@ -46,7 +46,10 @@ def main() -> None:
         )
         print(done.stdout)
         command = f"`python -m {' '.join(arguments)}`"
-        sections[title] = f"{command}\n\n{done.stdout.strip()}\n"
+        text = done.stdout.strip()
+        # what is no Markdown table keeps its columns only as it stands
+        text = text if "|---" in text else f"```\n{text}\n```"
+        sections[title] = f"{command}\n\n{text}\n"
         write_sections(sections)
 
 
