@@ -22,7 +22,7 @@ a.mp4,train,fall,0:16
 b.mp4,train,run,2:8
 t.mp4,test,,0:9
 """
-QUICK = ["--steps", "5", "--hidden", "4", "--learning-rate", "0.01", "--val-fraction", "0"]
+QUICK = ["--steps", "1", "--hidden", "4", "--learning-rate", "1e-5", "--val-fraction", "0"]
 
 
 def feat(*arguments: object) -> Result:
