@@ -21,7 +21,7 @@ from model.checkpoint import (
     load_checkpoint,
 )
 from model.features import FeatureSet, available_streams, drop_missing, load_features, named
-from model.material import check_labels
+from model.material import check_labels, videos_without_frames
 from model.metrics import Metrics, VideoResult, compute_metrics, frame_auc
 from model.report import write_report
 from model.runs import METHOD_NAME, file_names, write_json
@@ -90,6 +90,13 @@ def run_evaluation(
     available = available_streams(cache, [label.video for label in wanted])
     wanted = drop_missing(wanted, available, skip_missing=skip_missing)
     wanted = check_labels(cache, wanted, allow_misaligned=allow_misaligned)
+    uncounted = videos_without_frames(cache, wanted)
+    if uncounted:
+        raise ModelError(
+            f"{len(uncounted)} {split} videos were imported without a frame count, so that no "
+            f"frame can be scored: {named(uncounted)}; import them again with --frames, or remove "
+            "their rows"
+        )
     results = answer.evaluate(wanted)
     metrics = compute_metrics(results, answer.categories)
     protocol = answer.protocol(split, len(results))

@@ -18,6 +18,7 @@ from model.features import (
     drop_missing,
     has_motion,
     load_features,
+    named,
 )
 from model.validation import split_training
 
@@ -67,8 +68,17 @@ def gather_material(
     seen = drop_missing(seen, available, skip_missing=skip_missing)
     tests = [label for label in labels if label.split == "test" and available[label.video]]
     aligned = check_labels(cache, [*seen, *tests], allow_misaligned=allow_misaligned)
+    uncounted = set(videos_without_frames(cache, aligned[: len(seen)]))
+    if uncounted:
+        logger.warning(
+            "%d videos whose frames nobody counted are left out of training: %s",
+            len(uncounted),
+            named(sorted(uncounted)),
+        )
     train_labels, val_labels = split_training(
-        aligned[: len(seen)], val_fraction=train.val_fraction, seed=train.seed
+        [label for label in aligned[: len(seen)] if label.video not in uncounted],
+        val_fraction=train.val_fraction,
+        seed=train.seed,
     )
     chosen = tuple(streams) or choose_streams(
         {label.video: available[label.video] for label in train_labels + val_labels}
@@ -118,6 +128,15 @@ def check_labels(
     for finding in report.errors:
         logger.warning("%s", finding)
     return [label.clipped(facts[label.video].num_frames) for label in labels]
+
+
+def videos_without_frames(cache: FeatureCache, labels: Sequence[VideoLabel]) -> list[str]:
+    """Return the videos that were imported without a frame count: no frame of them has a score."""
+    return [
+        label.video
+        for label in labels
+        if not cache.find(label.video, cache.streams(label.video)[0]).source.num_frames
+    ]
 
 
 def _facts(cache: FeatureCache, video: str) -> VideoFacts:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from cache import FeatureCache, FeatureRecord
 from cache.importing import ImportConfig, import_features
 from data.errors import ConfigError, ModelError
+from model.config import ModelConfig, TrainConfig
 from model.evaluate import run_evaluation
 from model.features import load_features
 from model.methods.ar_net import ARNet, center_loss, dynamic_mil_loss
@@ -25,6 +26,7 @@ from model.methods.knn import NearestNeighbourMethod
 from model.methods.mil import bags_of, draw_bags
 from model.methods.registry import METHODS, choose_method
 from model.methods.runs import load_method, train_method
+from model.train import run_training
 
 QUICK = {"deepmil": {"steps": 60}, "ar-net": {"steps": 150, "learning_rate": 1e-3}}
 FOUND = ["gmm", "sparse", "knn", "autoencoder", "logistic"]
@@ -242,6 +244,8 @@ def test_imported_segments_without_a_frame_count_can_be_learnt_from(tmp_path):
         run = train_method(quick(name), cache, rows, seed=0, runs=tmp_path).run
         report = run_evaluation(run, cache, rows, pictures=False)
         assert report.metrics.counts["num_frames"] == 320
+        with pytest.raises(ModelError, match="1 test videos were imported without a frame count"):
+            run_evaluation(run, cache, [replace(rows[4], split="test")])
 
 
 # --- their arithmetic -------------------------------------------------------------------------
@@ -417,3 +421,19 @@ def test_settings_are_checked():
         with_settings(choose_method("knn"), {"steps": 7})
     with pytest.raises(ConfigError, match="method 'svm' is unknown, expected one of convlstm"):
         choose_method("svm")
+
+
+def test_the_convlstm_leaves_out_videos_without_a_frame_count(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    rows = [label(f"g{i}", "train") for i in range(8)]
+    rows += [label(f"b{i}", "train", "40:80") for i in range(4)]
+    np.savez(tmp_path / "c3d.npz", **{row.video: rng.normal(size=(8, 16)) for row in rows})
+    cache = FeatureCache.create(tmp_path / "features")
+    config = ImportConfig(stream="c3d", origin="test", layout="segments")
+    counted = {row.video: 160 for row in rows if row.video not in ("g0", "g1", "g2", "g3", "g4")}
+    import_features([tmp_path / "c3d.npz"], cache, config, frames=counted)
+    model = ModelConfig(hidden=4, head_widths=(8,), readout="each")
+    train = TrainConfig(max_steps=2, eval_every=1, val_fraction=0.5)
+    report = run_training(cache, rows, model=model, train=train, runs=tmp_path, device="cpu")
+    assert report.num_train_videos + report.num_val_videos == 7
+    assert "5 videos whose frames nobody counted are left out of training: g0" in caplog.text

@@ -35,7 +35,7 @@ class ARNet:
 
     hidden: int = 512
     """Width of the layer; 0 for as many as the features have, as published."""
-    steps: int = 1000
+    steps: int = 500
     bags: int = 30
     """Abnormal videos a step, and as many normal ones."""
     divisor: int = 4

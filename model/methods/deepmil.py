@@ -3,7 +3,8 @@
 As published, in paper and code: 32 segments a video, each the mean of its clips' features brought
 to length 1; fully connected layers of 512, 32 and 1 with dropout 0.6 and an L2 penalty of 0.001;
 30 abnormal and 30 normal videos a step; Adagrad with learning rate 0.01. The published 20,000 steps
-for 1610 videos are `steps` here, fewer by default; the last weights are kept, nothing selects.
+for 1610 videos are `steps` here, fewer by default, for time; the last weights are kept, nothing
+selects.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class DeepMIL:
     uses_flow_stats: ClassVar[bool] = False
 
     num_segments: int = 32
-    steps: int = 1000
+    steps: int = 500
     bags: int = 30
     """Abnormal videos a step, and as many normal ones."""
     learning_rate: float = 0.01
