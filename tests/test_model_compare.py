@@ -19,10 +19,11 @@ from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from model.bootstrap import MEASURES, bootstrap_intervals
 from model.commands import eval_command, train_command
-from model.compare import Terms, read_scores, run_comparison
+from model.compare import Terms, run_comparison
 from model.compare_commands import compare_command
 from model.compare_table import to_markdown
 from model.config import ModelConfig, Preset, TrainConfig
+from model.experiment import read_results
 from model.metrics import VideoResult, compute_metrics
 
 TERMS = Terms(
@@ -287,7 +288,7 @@ def test_train_a_method_then_eval_needs_no_more_arguments(folder):
     assert found["run"] == report["run"]
     assert found["protocol"].startswith("knn, unsupervised (features, no labels, of 4 normal")
     assert (folder / found["report"]).is_file()
-    scores = read_scores(folder / report["run"] / "eval" / "scores.npz")
+    scores = read_results(folder / report["run"] / "eval")
     assert compute_metrics(scores, ()).values["auc"] == pytest.approx(found["auc"])
     shown = feat(train_command, "--method", "position", cwd=folder).stdout
     assert shown.startswith("position (fully supervised) fitted to 8 videos (rgb + flow)")

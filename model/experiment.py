@@ -1,0 +1,190 @@
+"""What experiments of many runs share: folders that can be gone on with, finished runs, spread.
+
+A run is finished when its folder holds `done.json`; anything less is done again. The folder above
+remembers labels, features and settings, and refuses others: their numbers would not belong in one
+table.
+"""
+
+import csv
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from cache import FeatureCache
+from data.errors import ConfigError, ModelError
+from data.labels import VideoLabel, read_labels, write_labels
+from model.config import Preset
+from model.evaluate import EVAL_NAME, run_evaluation
+from model.metrics import VideoResult
+from model.runs import LABELS_NAME, write_json
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+DONE_NAME = "done.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """One training and its evaluation."""
+
+    measures: dict[str, Any]
+    results: list[VideoResult]
+    seconds: float
+    """Of the training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Mean and standard deviation of a measure over runs."""
+
+    mean: float
+    std: float | None
+    """Of n - 1; None for a single value."""
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {"mean": self.mean, "std": self.std, "count": self.count}
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Return mean and standard deviation, or None where there is no value or one is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return Spread(
+        mean=float(np.mean(known)),
+        std=float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        count=len(known),
+    )
+
+
+def open_experiment(
+    path: Path,
+    *,
+    kind: str,
+    labels: Sequence[VideoLabel],
+    features: Mapping[str, str],
+    entries: Mapping[str, Any],
+    entries_name: str,
+) -> None:
+    """Make a folder of runs, or check that what it holds was made on the same terms.
+
+    Args:
+        path: the file in the folder that remembers the terms.
+        kind: what the folder is, for messages: `comparison`.
+        labels: of all videos.
+        features: stream -> digest of its configuration.
+        entries: name -> settings, as they come back from JSON, of all that is to be run; those
+            of earlier commands stay known.
+        entries_name: of these in the file.
+
+    Raises:
+        ModelError: the folder holds something else.
+        ConfigError: it is of other labels, features or settings.
+    """
+    out = path.parent
+    wanted = {"features": dict(features), entries_name: dict(entries)}
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ModelError(f"{out}: neither empty nor a {kind}; name a new folder with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        write_labels(out / LABELS_NAME, labels)
+        write_json(path, wanted)
+        return
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        held_features, settings = dict(held["features"]), dict(held[entries_name])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a {kind}: {error}; name a new folder with --out") from error
+    changed = [name for name in entries if settings.get(name, entries[name]) != entries[name]]
+    for what, differs in (
+        ("labels", read_labels(out / LABELS_NAME) != list(labels)),
+        ("features", held_features != wanted["features"]),
+        (f"settings of {', '.join(changed)}", bool(changed)),
+    ):
+        if differs:
+            raise ConfigError(
+                f"{out}: a {kind} with other {what}; its numbers and the new ones do not "
+                "belong in one table: name a new folder with --out"
+            )
+    write_json(path, {**held, entries_name: {**settings, **entries}})
+
+
+def convlstm_settings(preset: Preset) -> dict[str, Any]:
+    """Return what identifies a ConvLSTM's runs but the seed, as it comes back from JSON."""
+    settings = {"model": preset.model.to_dict(), "train": {**preset.train.to_dict(), "seed": None}}
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def finish_run(
+    run: Path,
+    train: Callable[[Path], float],
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    device: str = "auto",
+    allow_misaligned: bool = False,
+) -> FinishedRun:
+    """Return a run, from its folder if it was finished before.
+
+    Args:
+        run: its folder.
+        train: trains into that folder and returns the seconds it took.
+        cache: to evaluate with.
+        labels: of all videos.
+        device: of the evaluation.
+        allow_misaligned: cut labels that go beyond their video, instead of refusing.
+    """
+    if not (run / DONE_NAME).is_file():
+        if run.exists():
+            logger.info("%s: left unfinished, beginning again", run)
+            shutil.rmtree(run)
+        seconds = train(run)
+        run_evaluation(
+            run, cache, labels, device=device, allow_misaligned=allow_misaligned, pictures=False
+        )
+        write_json(run / DONE_NAME, {"seconds": seconds})
+    try:
+        done = json.loads((run / DONE_NAME).read_text(encoding="utf-8"))
+        measures = json.loads((run / EVAL_NAME / "metrics.json").read_text(encoding="utf-8"))
+        results = read_results(run / EVAL_NAME)
+        return FinishedRun(measures=measures, results=results, seconds=float(done["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise ModelError(
+            f"{run}: its results cannot be read: {type(error).__name__}: {error}; remove this "
+            "folder and run the same command again"
+        ) from error
+
+
+def read_results(folder: Path) -> list[VideoResult]:
+    """Return what an evaluation left in `scores.npz` and `videos.csv`, without probabilities.
+
+    Raises:
+        OSError, ValueError, KeyError, BadZipFile: a file is absent, damaged or something else.
+    """
+    with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    path = folder / "scores.npz"
+    with path.open("rb") as binary, np.load(binary, allow_pickle=False) as held:
+        edges = np.cumsum(held["num_frames"])[:-1]
+        scores = np.split(held["scores"].astype(np.float64), edges)
+        labels = np.split(held["labels"], edges)
+        return [
+            VideoResult(
+                video=str(video),
+                scores=part,
+                labels=None if (label < 0).any() else label.astype(np.uint8),
+                category=rows[str(video)]["category"],
+                predicted=rows[str(video)]["predicted"],
+            )
+            for video, part, label in zip(held["videos"], scores, labels, strict=True)
+        ]
