@@ -1,7 +1,6 @@
 """The commands `feat train` and `feat eval`."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +9,10 @@ import click
 if TYPE_CHECKING:
     from cache import FeatureCache
     from data.labels import Split, VideoLabel
+    from model.config import Preset
+    from model.evaluate import EvalReport
+    from model.seeds import SeedsReport
+    from model.train import TrainReport
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -45,6 +48,11 @@ misaligned_option = click.option(
 )  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="default, or paper.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds", type=click.IntRange(min=1),
+    help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "
+    "same --out goes on with what is there.",
+)  # fmt: skip
 @click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at most.")
 @click.option("--num-clips", type=click.IntRange(min=1), help="K, the clips of a window.")
@@ -78,6 +86,7 @@ def train_command(
     method: str,
     preset: str,
     seed: int,
+    seeds: int | None,
     streams: str | None,
     steps: int | None,
     killed: Path | None,
@@ -94,12 +103,15 @@ def train_command(
     """
     from cache import FeatureCache
     from model.config import choose_preset
-    from model.progress import TrainProgress
-    from model.train import resume_training, run_training
+    from model.seeds import SeedsReport
 
     names = [name.strip() for name in streams.split(",")] if streams else []
     cache = FeatureCache(cache_dir)
     if method != "convlstm":
+        if seeds:
+            raise click.UsageError(
+                f"--seeds is for the ConvLSTM; use `feat compare --methods {method} --seeds N`"
+            )
         _refuse_settings(method, preset, settings)
         _train_method(
             method,
@@ -115,30 +127,26 @@ def train_command(
             allow_misaligned=allow_misaligned,
         )
         return
-    chosen = choose_preset(preset).changed({"max_steps": steps, **settings})
-    train = replace(chosen.train, seed=seed)
-    with TrainProgress(max_steps=train.max_steps) as progress:
-        how: dict[str, Any] = {
+    chosen = choose_preset(preset).changed({"max_steps": steps, "seed": seed, **settings})
+    report = _train_convlstm(
+        cache,
+        chosen,
+        labels_file,
+        killed=killed,
+        seeds=seeds,
+        new={"runs": runs, "out": out, "streams": names},
+        how={
             "device": device,
             "skip_missing": skip_missing,
             "allow_misaligned": allow_misaligned,
-            "on_look": progress.show,
-        }
-        if killed:
-            report = resume_training(cache, killed, **how)
-        else:
-            report = run_training(
-                cache,
-                read_training_labels(labels_file, cache),
-                model=chosen.model,
-                train=train,
-                runs=runs,
-                out=out,
-                streams=names,
-                **how,
-            )
+        },
+    )
     if as_json:
         click.echo(json.dumps(report.to_dict()))
+        return
+    if isinstance(report, SeedsReport):
+        click.echo(report.to_text())
+        click.echo(f"run: {report.run}")
         return
     click.echo(
         f"trained on {report.num_train_videos} videos ({report.num_train_windows} windows of "
@@ -180,17 +188,25 @@ def eval_command(
     from data.labels import read_labels
     from model.evaluate import run_evaluation
     from model.runs import LABELS_NAME, newest_run
+    from model.seeds import evaluate_seeds, is_seeds_folder
 
-    run = run or newest_run(runs, methods=True)
-    report = run_evaluation(
-        run,
-        _cache_of(run, cache_dir),
-        read_labels(labels_file or run / LABELS_NAME),
-        split=cast("Split", split),
-        device=device,
-        skip_missing=skip_missing,
-        allow_misaligned=allow_misaligned,
-    )
+    def evaluate(run: Path) -> "EvalReport":
+        return run_evaluation(
+            run,
+            _cache_of(run, cache_dir),
+            read_labels(labels_file or run / LABELS_NAME),
+            split=cast("Split", split),
+            device=device,
+            skip_missing=skip_missing,
+            allow_misaligned=allow_misaligned,
+        )
+
+    run = run or newest_run(runs, methods=True, seeds=True)
+    if is_seeds_folder(run):
+        several = evaluate_seeds(run, evaluate)
+        click.echo(json.dumps(several.to_dict()) if as_json else several.to_text())
+        return
+    report = evaluate(run)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
@@ -201,6 +217,32 @@ def eval_command(
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'report':15} {report.report}")
+
+
+def _train_convlstm(
+    cache: "FeatureCache",
+    preset: "Preset",
+    labels_file: Path | None,
+    *,
+    killed: Path | None,
+    seeds: int | None,
+    new: dict[str, Any],
+    how: dict[str, Any],
+) -> "TrainReport | SeedsReport":
+    """Train anew, or go on in the folder `killed`; one run, or as many as `seeds`."""
+    from model.progress import TrainProgress
+    from model.seeds import is_seeds_folder, resume_seeds, train_seeds
+    from model.train import resume_training, run_training
+
+    with TrainProgress(max_steps=preset.train.max_steps) as progress:
+        how = {**how, "on_look": progress.show}
+        if killed:
+            resume = resume_seeds if is_seeds_folder(killed) else resume_training
+            return resume(cache, killed, **how)
+        labels = read_training_labels(labels_file, cache)
+        if seeds:
+            return train_seeds(cache, labels, seeds=seeds, preset=preset, **new, **how)
+        return run_training(cache, labels, model=preset.model, train=preset.train, **new, **how)
 
 
 def _refuse_settings(method: str, preset: str, settings: dict[str, Any]) -> None:

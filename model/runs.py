@@ -20,6 +20,8 @@ CONFIG_NAME = "config.json"
 ENVIRONMENT_NAME = "environment.json"
 METHOD_NAME = "method.safetensors"
 """The checkpoint of any method but the ConvLSTM."""
+SEEDS_NAME = "seeds.json"
+"""In a folder of runs that differ in the seed alone, `seed-<n>` each."""
 PACKAGES = ("torch", "numpy", "scikit-learn", "h5py", "safetensors")
 
 
@@ -54,21 +56,24 @@ def claim_run_dir(path: Path) -> Path:
     return path
 
 
-def newest_run(runs: Path, *, methods: bool = False) -> Path:
+def newest_run(runs: Path, *, methods: bool = False, seeds: bool = False) -> Path:
     """Return the run in `runs` whose checkpoint is the newest.
 
     Args:
         runs: folder of run folders.
         methods: take runs of other methods than the ConvLSTM too.
+        seeds: of a run that is one of several seeds, return the folder of them all.
 
     Raises:
         ModelError: there is none.
     """
     names = (CHECKPOINT_NAME, METHOD_NAME) if methods else (CHECKPOINT_NAME,)
-    finished = [path for name in names for path in runs.glob(f"*/{name}")]
+    places = [f"{folder}/{name}" for name in names for folder in ("*", "*/seed-*")]
+    finished = [path for place in places for path in runs.glob(place)]
     if not finished:
         raise ModelError(f"{runs}: no finished run there; run `feat train` or name one with --run")
-    return max(finished, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+    run = max(finished, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+    return run.parent if seeds and (run.parent / SEEDS_NAME).is_file() else run
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,196 @@
+"""`feat train --seeds` and `feat eval` on its folder: mean and spread, going on, refusals."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from model_cache import add_video, demo_rows, make_cache
+
+from cache import FeatureCache
+from data.errors import ConfigError, ModelError
+from feat import cli
+from model.config import ModelConfig, Preset, TrainConfig
+from model.experiment import spread_of
+from model.seeds import evaluate_seeds, resume_seeds, train_seeds
+from model.train import run_training
+
+PRESET = Preset(
+    model=ModelConfig(hidden=4, head_widths=(16,), readout="each"),
+    train=TrainConfig(max_steps=12, eval_every=4, learning_rate=1e-2, batch_size=8),
+)
+QUICK = ["--steps", "40", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
+
+
+def train(cache, out, *, seeds=3, preset=PRESET, rows=None, **how):
+    return train_seeds(
+        cache, rows or demo_rows(), seeds=seeds, preset=preset, runs=out.parent, out=out, **how
+    )
+
+
+def checkpoints(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.glob("seed-*/model.safetensors")
+    }
+
+
+def test_each_seed_is_the_run_it_would_be_alone(cache, tmp_path):
+    report = train(cache, tmp_path / "three", preset=replace(
+        PRESET, train=replace(PRESET.train, seed=4)
+    ))  # fmt: skip
+    assert [row["seed"] for row in report.rows] == [4, 5, 6]
+    alone = run_training(
+        cache, demo_rows(), model=PRESET.model, train=replace(PRESET.train, seed=5), runs=tmp_path
+    )
+    assert {name: report.rows[1][name] for name in alone.val} == alone.val
+    assert (alone.run / "model.safetensors").read_bytes() == (
+        tmp_path / "three" / "seed-5" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_mean_and_standard_deviation_are_those_of_the_rows(cache, tmp_path):
+    report = train(cache, tmp_path / "three")
+    losses = [row["val_loss"] for row in report.rows]
+    assert len(set(losses)) == 3
+    assert report.spreads["val_loss"].mean == pytest.approx(sum(losses) / 3)
+    assert report.spreads["val_loss"].std == pytest.approx(np.std(losses, ddof=1))
+    found = json.loads(json.dumps(report.to_dict()))
+    assert found["spread"]["val_loss"]["count"] == 3
+    line = next(line for line in report.to_text().splitlines() if line.startswith("val_loss"))
+    assert line.split()[1:3] == [f"{np.mean(losses):.4f}", f"{np.std(losses, ddof=1):.4f}"]
+
+
+def test_spread_of_one_or_of_missing_values():
+    assert spread_of([0.5]).std is None
+    assert spread_of([0.5, None]) is None
+    assert spread_of([]) is None
+
+
+def test_going_on_keeps_finished_runs_and_resumes_the_killed_one(cache, tmp_path):
+    whole = tmp_path / "whole"
+    train(cache, whole)
+    out = tmp_path / "killed"
+    seen = []
+
+    def die(row):
+        seen.append(row["step"])
+        if seen == [4, 8, 12, 4, 8]:  # the second look of the second seed
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(cache, out, on_look=die, save_seconds=0)
+    kept = checkpoints(out)
+    assert set(kept) == {"seed-0"}
+    steps = []
+    report = resume_seeds(cache, out, on_look=lambda row: steps.append(row["step"]))
+    assert steps == [8, 12, 4, 8, 12]  # the state of the look that was killed was not saved
+    after = checkpoints(out)
+    assert after["seed-0"] == kept["seed-0"]
+    assert {n: data for n, (_, data) in after.items()} == {
+        n: data for n, (_, data) in checkpoints(whole).items()
+    }
+    more = train(cache, out, seeds=4)
+    assert [row["seed"] for row in more.rows] == [0, 1, 2, 3]
+    assert {n: checkpoints(out)[n] for n in after} == after
+    assert report.rows == more.rows[:3]
+
+
+def test_a_run_killed_before_its_first_step_is_begun_again(cache, tmp_path):
+    out = tmp_path / "out"
+    train(cache, out, seeds=1)
+    (out / "seed-1").mkdir()
+    (out / "seed-1" / "environment.json").write_text("{")
+    assert len(train(cache, out, seeds=2).rows) == 2
+
+
+def test_other_terms_are_refused(cache, tmp_path):
+    out = tmp_path / "out"
+    train(cache, out, seeds=1)
+    longer = replace(PRESET, train=replace(PRESET.train, max_steps=13))
+    moved = [replace(demo_rows()[0], intervals=((0, 16),)), *demo_rows()[1:]]
+    with pytest.raises(ConfigError, match="runs with other train; their spread"):
+        train(cache, out, preset=longer)
+    with pytest.raises(ConfigError, match="runs with other labels"):
+        train(cache, out, rows=moved)
+    with pytest.raises(ConfigError, match="runs with other streams"):
+        train(cache, out, streams=["rgb"])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(ModelError, match="photos: not empty"):
+        train(cache, tmp_path / "photos")
+
+
+def test_a_cache_that_gained_a_stream_in_between_is_noticed(tmp_path):
+    rows = demo_rows()
+    cache = make_cache(tmp_path / "features", rows, streams={"rgb": 16})
+    train(cache, tmp_path / "out", seeds=1)
+    for row in rows:
+        add_video(cache, row.video, {"flow": np.ones((10, 8))}, 160)
+    cache = FeatureCache(cache.path)
+    with pytest.raises(ConfigError, match=r"seed-1: trained on other features \(rgb \+ flow\)"):
+        train(cache, tmp_path / "out", seeds=2)
+
+
+def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
+    out = tmp_path / "out"
+    train(cache, out, seeds=2)
+    (out / "seed-1" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="seeds 1 are not finished; run `feat train --resume"):
+        evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
+    (out / "seeds.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"seeds.json: not a folder of several seeds"):
+        evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
+
+
+def test_train_and_eval_from_the_command_line(cache, tmp_path):
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        options = ["--cache", str(cache.path), "--json"]
+        trained = CliRunner().invoke(cli, ["train", *QUICK, "--seeds", "2", *options])
+        assert trained.exit_code == 0, trained.stderr
+        folder = json.loads(trained.stdout)["run"]
+        assert folder.endswith("-seeds-0-to-1")
+        found = json.loads(CliRunner().invoke(cli, ["eval", "--json"]).stdout)
+        assert found["run"] == folder
+        single = [
+            json.loads(CliRunner().invoke(cli, ["eval", "--json", "--run", row["run"]]).stdout)
+            for row in found["seeds"]
+        ]
+        assert [row["auc"] for row in found["seeds"]] == [report["auc"] for report in single]
+        assert found["spread"]["auc"]["mean"] == pytest.approx(
+            np.mean([report["auc"] for report in single])
+        )
+        assert found["spread"]["auc"]["mean"] > 0.8
+        text = CliRunner().invoke(cli, ["eval", "--run", folder])
+        assert "auc" in text.stdout
+        assert "seeds 0 1" in text.stdout
+        again = CliRunner().invoke(cli, ["train", "--resume", folder, *options])
+        assert json.loads(again.stdout)["seeds"] == json.loads(trained.stdout)["seeds"]
+        refused = CliRunner().invoke(cli, ["train", *options, "--method", "knn", "--seeds", "2"])
+        assert refused.exit_code == 2
+        assert "use `feat compare --methods knn" in refused.stderr
+    finally:
+        os.chdir(before)
