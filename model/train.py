@@ -17,6 +17,7 @@ from data.errors import ModelError
 from data.labels import VideoLabel, read_labels, write_labels
 from model.checkpoint import CHECKPOINT_NAME, Checkpoint, RunInfo, save_checkpoint
 from model.config import ModelConfig, TrainConfig
+from model.event_log import EventLog
 from model.features import FeatureSet
 from model.fitting import FitResult, FitState, Validation, fit_network
 from model.material import Material, gather_material
@@ -115,7 +116,8 @@ def run_training(
     else:
         stem = f"{'-'.join(names)}-s{train.seed}"
         run = claim_run_dir(out) if out else new_run_dir(runs, name=stem)
-        write_json(run / ENVIRONMENT_NAME, {**environment(), "device": str(target)})
+        used_here = {"device": str(target), "threads": torch.get_num_threads()}
+        write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})
         write_labels(run / LABELS_NAME, labels)
     used = [target] if target.type == "cuda" else []
     with torch.random.fork_rng(used):  # the seeds set below are not the caller's business
@@ -131,6 +133,7 @@ def run_training(
         def note(row: dict[str, Any]) -> None:
             log.write(json.dumps(row) + "\n")
             log.flush()
+            events.add(row)
             on_look(row)
 
         def keep(state: FitState) -> None:
@@ -139,8 +142,19 @@ def run_training(
                 save_state(run / STATE_NAME, trainer, state, settings)
                 saved = time.monotonic()
 
-        with (run / METRICS_NAME).open("a", encoding="utf-8") as log:
+        with (
+            EventLog(
+                run,
+                run / METRICS_NAME,
+                model=material.model,
+                train=train,
+                streams=" + ".join(names),
+            ) as events,
+            (run / METRICS_NAME).open("a", encoding="utf-8") as log,
+        ):
             fitted = fit_network(trainer, validation, on_look=note, state=state, on_state=keep)
+            if validation:
+                events.add_selected(fitted.network, validation, fitted.best_step)
         num_val = 0  # videos held out to select and trained on in the end
         if train.refit and validation and not any(label.split == "val" for label in labels):
             num_val = len(validation.data.labels)

@@ -73,6 +73,18 @@ def test_json_is_one_object_on_stdout(folder, trained):
     assert newest["run"] == "mine"
 
 
+def test_threads_are_those_asked_for_and_recorded(folder, trained):
+    before = torch.get_num_threads()
+    try:
+        done = feat("train", *QUICK[2:], "--steps", "2", "--threads", "3", "--json", "--out", "t",
+                    cwd=folder)  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+        assert torch.get_num_threads() == 3
+        assert json.loads((folder / "t" / "environment.json").read_text())["threads"] == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_newest_finished_run_is_evaluated(folder, trained):
     (folder / "runs" / "99999999-unfinished").mkdir(exist_ok=True)
     assert json.loads(feat("eval", "--json", cwd=folder).stdout)["run"].endswith("-rgb-flow-s0")
