@@ -22,7 +22,8 @@ from model.checkpoint import (
 )
 from model.features import FeatureSet, available_streams, drop_missing, load_features, named
 from model.material import check_labels, videos_without_frames
-from model.metrics import Metrics, VideoResult, compute_metrics, frame_auc
+from model.measures import AllMetrics, measure_all
+from model.metrics import VideoResult, frame_auc
 from model.report import write_report
 from model.runs import METHOD_NAME, file_names, write_json
 from model.scoring import score_videos, video_results
@@ -41,7 +42,7 @@ class EvalReport:
     cache: Path
     split: Split
     protocol: str
-    metrics: Metrics
+    metrics: AllMetrics
     report: Path
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def run_evaluation(
             "their rows"
         )
     results = answer.evaluate(wanted)
-    metrics = compute_metrics(results, answer.categories)
+    metrics = measure_all(results, answer.categories)
     protocol = answer.protocol(split, len(results))
     folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
     folder.mkdir(exist_ok=True)

@@ -27,6 +27,8 @@ class VideoResult:
     """The likeliest category of the whole video; empty for a model without categories."""
     probabilities: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """(C,) mean over the video's windows."""
+    window_votes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(C,) for how many of the video's windows each category is the likeliest."""
     frame_rate: float = 0.0
     """Frames a second; 0 if unknown."""
 
@@ -67,8 +69,10 @@ def compute_metrics(
     - `far`: share of the frames of normal videos whose score is at least `threshold`.
     - `accuracy_video`: share of the videos with a category for which it is the likeliest in the
       mean of the windows' probabilities. A category that the model does not know counts as wrong.
+    - `accuracy_window`: the same share of the windows of these videos, so that long videos weigh
+      more.
 
-    Videos with a weak label count for `accuracy_video` only.
+    Videos with a weak label count for the accuracies only.
 
     Args:
         results: one for each video.
@@ -101,6 +105,13 @@ def compute_metrics(
         float(np.mean(hits)) if known else None,
         "no video has a category" if categories else "the model was trained without categories",
     )
+    windows = sum(int(result.window_votes.sum()) for result in named)
+    hits_window = sum(window_hits(result, categories) for result in named)
+    put(
+        "accuracy_window",
+        hits_window / windows if known and windows else None,
+        reasons.get("accuracy_video", "the scores came without the windows' categories"),
+    )
     counts = {
         "num_videos": len(results),
         "num_frames": sum(len(result.scores) for result in results),
@@ -110,6 +121,7 @@ def compute_metrics(
         "num_macro_videos": len(own),
         "num_category_videos": len(named),
         "num_unknown_category_videos": sum(r.category not in categories for r in named),
+        "num_category_windows": windows,
     }
     return Metrics(values=values, reasons=reasons, counts=counts)
 
@@ -120,6 +132,35 @@ def frame_auc(results: Sequence[VideoResult]) -> tuple[float | None, str]:
     if len(np.unique(labels)) < 2:
         return None, _one_class(labels)
     return float(roc_auc_score(labels, scores)), ""
+
+
+def window_hits(result: VideoResult, categories: Sequence[str]) -> int:
+    """Return how many of a video's windows are given its category."""
+    if result.category not in categories or len(result.window_votes) == 0:
+        return 0
+    return int(result.window_votes[list(categories).index(result.category)])
+
+
+def category_aucs(results: Sequence[VideoResult]) -> dict[str, float]:
+    """Return the AUC of each category of abnormal videos, by name.
+
+    Over the frames of that category's abnormal videos and of all normal videos, whatever category
+    these have. A category for which only one kind of frame is there has none.
+    """
+    framed = [result for result in results if result.labels is not None]
+    normal = [result for result in framed if not result.is_abnormal]
+    found = {}
+    for category in abnormal_categories(framed):
+        own = [r for r in framed if r.is_abnormal and r.category == category]
+        auc, _ = frame_auc([*own, *normal])
+        if auc is not None:
+            found[category] = auc
+    return found
+
+
+def abnormal_categories(results: Sequence[VideoResult]) -> list[str]:
+    """Return the categories of the videos that hold an abnormal frame, sorted."""
+    return sorted({r.category for r in results if r.category and r.is_abnormal})
 
 
 def frames_of(results: Sequence[VideoResult]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -7,21 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from model.metrics import Metrics, VideoResult, confusion, frame_auc
+from model.bootstrap import COVERAGE, Interval
+from model.measures import MEANINGS, AllMetrics
+from model.metrics import VideoResult, confusion, frame_auc
 from model.plots import draw_confusion, draw_curve, draw_roc
 from model.runs import file_names
 
 MAX_CURVES = 200
 """Curves in the page; each is some 20 kB. All of them lie beside it."""
-
-MEANINGS = {
-    "auc": "area under the ROC curve, all frames together (micro)",
-    "ap": "average precision, all frames together",
-    "auc_abnormal": "AUC over the videos that hold an abnormal frame",
-    "auc_macro": "mean of the videos' own AUCs; videos with frames of one kind only are left out",
-    "far": "share of the frames of normal videos that score 0.5 or more",
-    "accuracy_video": "share of the videos whose category was found",
-}
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -34,7 +27,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-wi
 def write_report(
     folder: Path,
     results: Sequence[VideoResult],
-    metrics: Metrics,
+    metrics: AllMetrics,
     *,
     title: str,
     protocol: str,
@@ -75,17 +68,46 @@ def write_report(
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _metrics_table(metrics: Metrics) -> str:
-    rows = []
+def _metrics_table(metrics: AllMetrics) -> str:
+    rows = [f"<tr><th></th><th></th><th>{COVERAGE:.0%} interval</th><th></th></tr>"]
     for name, value in metrics.values.items():
-        shown = f"none: {metrics.reasons[name]}" if value is None else f"{value:.4f}"
+        if value is None:
+            cells = f"<td colspan='2'>{escape(f'none: {metrics.reasons[name]}')}</td>"
+        else:
+            cells = f"<td class='number'>{value:.4f}</td>{_interval_cell(metrics.intervals[name])}"
         rows.append(
-            f"<tr><th>{name}</th><td class='number'>{escape(shown)}</td>"
-            f"<td class='muted'>{escape(MEANINGS[name])}</td></tr>"
+            f"<tr><th>{name}</th>{cells}<td class='muted'>{escape(MEANINGS[name])}</td></tr>"
         )
     for name, count in metrics.counts.items():
-        rows.append(f"<tr><th>{name}</th><td class='number'>{count}</td><td></td></tr>")
-    return f"<table>{''.join(rows)}</table>"
+        rows.append(f"<tr><th>{name}</th><td class='number'>{count}</td></tr>")
+    note = (
+        "<p class='muted'>Intervals: bootstrap over whole videos, 1000 draws. They do not "
+        "tell how another training would do: for that, train several seeds.</p>"
+    )
+    return f"<table>{''.join(rows)}</table>{note}{_categories_table(metrics)}"
+
+
+def _categories_table(metrics: AllMetrics) -> str:
+    if not metrics.categories:
+        return ""
+    rows = [
+        f"<tr><td>{escape(row.category)}</td><td class='number'>{row.num_videos}</td>"
+        f"<td class='number'>{row.auc:.4f}</td>{_interval_cell(row.interval)}</tr>"
+        for row in metrics.categories
+    ]
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("category", "abnormal videos", "AUC", f"{COVERAGE:.0%} interval")
+    )
+    return (
+        "<h2>Categories</h2><p class='muted'>Each one's abnormal videos against all normal ones."
+        f"</p><table><tr>{head}</tr>{''.join(rows)}</table>"
+    )
+
+
+def _interval_cell(interval: Interval | None) -> str:
+    shown = f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
+    return f"<td class='number'>{shown}</td>"
 
 
 def _videos_table(results: Sequence[VideoResult]) -> str:

@@ -22,6 +22,8 @@ class VideoScores:
     """(T,) in [0, 1] for each video."""
     categories: NDArray[np.float64]
     """(V, C): mean over the video's windows of the class probabilities; C may be 0."""
+    votes: NDArray[np.int64]
+    """(V, C): windows of the video for which each class is the likeliest."""
 
 
 @torch.inference_mode()
@@ -59,10 +61,8 @@ def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet
         spread_on_frames(slots[data.rows(v)], bounds[data.rows(v)], int(data.num_frames[v]))
         for v in range(len(data.labels))
     ]
-    return VideoScores(
-        frames=frames,
-        categories=_video_means(probabilities, windows.video, len(data.labels)),
-    )
+    means, votes = _by_video(probabilities, windows.video, len(data.labels))
+    return VideoScores(frames=frames, categories=means, votes=votes)
 
 
 def video_results(
@@ -84,18 +84,22 @@ def video_results(
                 category=label.category,
                 predicted=categories[int(probabilities.argmax())] if categories else "",
                 probabilities=probabilities,
+                window_votes=scores.votes[index],
                 frame_rate=float(data.frame_rate[index]),
             )
         )
     return results
 
 
-def _video_means(
+def _by_video(
     probabilities: list[torch.Tensor], video: NDArray[np.int64], num_videos: int
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the means of the windows' probabilities and their votes, each (V, C)."""
     if not probabilities:
-        return np.zeros((num_videos, 0))
+        return np.zeros((num_videos, 0)), np.zeros((num_videos, 0), dtype=np.int64)
     values = torch.cat(probabilities).double().cpu().numpy()
     total = np.zeros((num_videos, values.shape[1]))
+    votes = np.zeros(total.shape, dtype=np.int64)
     np.add.at(total, video, values)
-    return total / np.bincount(video, minlength=num_videos)[:, None]
+    np.add.at(votes, (video, values.argmax(axis=1)), 1)
+    return total / np.bincount(video, minlength=num_videos)[:, None], votes
