@@ -193,6 +193,7 @@ def eval_command(
     """Score the test videos with a trained run; write measures, pictures and report.html."""
     from data.labels import read_labels
     from model.evaluate import run_evaluation
+    from model.measures import metrics_text
     from model.runs import LABELS_NAME, newest_run
     from model.seeds import evaluate_seeds, is_seeds_folder
 
@@ -216,9 +217,8 @@ def eval_command(
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
-    for name, value in report.metrics.values.items():
-        shown = f"none ({report.metrics.reasons[name]})" if value is None else f"{value:.4f}"
-        click.echo(f"{name:15} {shown}")
+    for line in metrics_text(report.metrics):
+        click.echo(line)
     counts = report.metrics.counts
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
