@@ -7,40 +7,31 @@ comparison can be stopped, gone on with, and given more methods or seeds.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cache import FeatureCache, config_digest
-from data.errors import ModelError
+from cache import FeatureCache
 from data.labels import VideoLabel
 from data.protocols import Protocol as Supervision
 from model.compare_table import Comparison, make_row
-from model.config import Preset
-from model.experiment import FinishedRun, convlstm_settings, finish_run, open_experiment
-from model.features import available_streams, choose_streams, drop_missing
+from model.experiment import (
+    FinishedRun,
+    Terms,
+    choose_videos,
+    convlstm_settings,
+    finish_run,
+    open_experiment,
+    train_convlstm,
+)
 from model.methods.base import settings_of
 from model.methods.registry import CONVLSTM, choose_method
 from model.methods.runs import train_method
 from model.runs import LABELS_NAME
-from model.train import run_training
 
 COMPARISON_NAME = "compare.json"
 ORDER: tuple[Supervision, ...] = ("fully", "weakly", "unsupervised")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What is the same for all methods of a comparison."""
-
-    preset: Preset
-    """Of the ConvLSTM."""
-    streams: tuple[str, ...] = ()
-    """Empty: those that all videos have."""
-    device: str = "auto"
-    skip_missing: bool = False
-    allow_misaligned: bool = False
 
 
 def run_comparison(
@@ -69,19 +60,13 @@ def run_comparison(
         FeatError: a method cannot be trained or evaluated on this cache and these labels.
     """
     names = sorted(dict.fromkeys(methods), key=lambda name: ORDER.index(_supervision(name)))
-    available = available_streams(cache, [label.video for label in labels])
-    there = drop_missing(labels, available, skip_missing=terms.skip_missing)
-    if not there:
-        raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
-    streams = terms.streams or choose_streams({row.video: available[row.video] for row in there})
-    terms = replace(terms, streams=streams)
+    there, features = choose_videos(cache, labels, terms)
+    terms = replace(terms, streams=tuple(features))
     open_experiment(
         out / COMPARISON_NAME,
         kind="comparison",
         labels=there,
-        features={
-            name: config_digest(cache.find(there[0].video, name).config) for name in terms.streams
-        },
+        features=features,
         entries={name: _settings(name, terms) for name in names},
         entries_name="methods",
     )
@@ -97,8 +82,7 @@ def run_comparison(
                     partial(_train, name, seed, cache, there, terms),
                     cache,
                     there,
-                    device=terms.device,
-                    allow_misaligned=terms.allow_misaligned,
+                    terms,
                 )
             )
             on_run(name, seed, runs[-1].measures["auc"])
@@ -155,14 +139,4 @@ def _train(
             allow_misaligned=terms.allow_misaligned,
         )
         return report.info.seconds
-    return run_training(
-        cache,
-        labels,
-        model=terms.preset.model,
-        train=replace(terms.preset.train, seed=seed),
-        runs=run.parent,
-        out=run,
-        streams=terms.streams,
-        device=terms.device,
-        allow_misaligned=terms.allow_misaligned,
-    ).seconds
+    return train_convlstm(terms.preset, terms.streams, seed, cache, labels, terms, run)

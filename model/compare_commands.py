@@ -62,9 +62,10 @@ def compare_command(
 ) -> None:
     """Train and test several methods on one cache and split; print one table (Markdown)."""
     from cache import FeatureCache
-    from model.compare import Terms, run_comparison
+    from model.compare import run_comparison
     from model.compare_table import to_markdown, write_csv
     from model.config import choose_preset
+    from model.experiment import Terms
 
     def show(method: str, seed: int, auc: float | None) -> None:
         click.echo(

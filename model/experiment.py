@@ -10,24 +10,39 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from cache import FeatureCache
+from cache import FeatureCache, config_digest
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel, read_labels, write_labels
 from model.config import Preset
 from model.evaluate import EVAL_NAME, run_evaluation
+from model.features import available_streams, choose_streams, drop_missing
 from model.metrics import VideoResult
 from model.runs import LABELS_NAME, write_json
+from model.train import run_training
 
 logger = logging.getLogger(f"feat.{__name__}")
 
 DONE_NAME = "done.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is the same for all runs of an experiment."""
+
+    preset: Preset
+    """Of the ConvLSTM."""
+    streams: tuple[str, ...] = ()
+    """Empty: those that all videos have."""
+    device: str = "auto"
+    skip_missing: bool = False
+    allow_misaligned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +79,22 @@ def spread_of(values: Sequence[float | None]) -> Spread | None:
         std=float(np.std(known, ddof=1)) if len(known) > 1 else None,
         count=len(known),
     )
+
+
+def choose_videos(
+    cache: FeatureCache, labels: Sequence[VideoLabel], terms: Terms
+) -> tuple[list[VideoLabel], dict[str, str]]:
+    """Return the labels of the videos to use, and each stream to use with its digest.
+
+    Raises:
+        FeatError: videos or streams are not in the cache.
+    """
+    available = available_streams(cache, [label.video for label in labels])
+    there = drop_missing(labels, available, skip_missing=terms.skip_missing)
+    if not there:
+        raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
+    streams = terms.streams or choose_streams({row.video: available[row.video] for row in there})
+    return there, {name: config_digest(cache.find(there[0].video, name).config) for name in streams}
 
 
 def open_experiment(
@@ -125,14 +156,35 @@ def convlstm_settings(preset: Preset) -> dict[str, Any]:
     return plain
 
 
+def train_convlstm(
+    preset: Preset,
+    streams: Sequence[str],
+    seed: int,
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    terms: Terms,
+    run: Path,
+) -> float:
+    """Train one ConvLSTM into the folder `run` and return its seconds."""
+    return run_training(
+        cache,
+        labels,
+        model=preset.model,
+        train=replace(preset.train, seed=seed),
+        runs=run.parent,
+        out=run,
+        streams=streams,
+        device=terms.device,
+        allow_misaligned=terms.allow_misaligned,
+    ).seconds
+
+
 def finish_run(
     run: Path,
     train: Callable[[Path], float],
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
-    *,
-    device: str = "auto",
-    allow_misaligned: bool = False,
+    terms: Terms,
 ) -> FinishedRun:
     """Return a run, from its folder if it was finished before.
 
@@ -141,8 +193,7 @@ def finish_run(
         train: trains into that folder and returns the seconds it took.
         cache: to evaluate with.
         labels: of all videos.
-        device: of the evaluation.
-        allow_misaligned: cut labels that go beyond their video, instead of refusing.
+        terms: device and treatment of misaligned labels.
     """
     if not (run / DONE_NAME).is_file():
         if run.exists():
@@ -150,7 +201,12 @@ def finish_run(
             shutil.rmtree(run)
         seconds = train(run)
         run_evaluation(
-            run, cache, labels, device=device, allow_misaligned=allow_misaligned, pictures=False
+            run,
+            cache,
+            labels,
+            device=terms.device,
+            allow_misaligned=terms.allow_misaligned,
+            pictures=False,
         )
         write_json(run / DONE_NAME, {"seconds": seconds})
     try:

@@ -114,7 +114,7 @@ def fit_network(
         on_state: called after each look, when trainer and state together are all there is.
     """
     config = trainer.config
-    criterion = validation.criterion if validation else "none"
+    criterion = _criterion(validation, config)
     state = state or FitState(kept=trainer.averaged)
     window: list[LossTerms] = []
     while trainer.step < config.max_steps and not 0 < config.patience <= state.stale:
@@ -143,11 +143,18 @@ def fit_network(
     )
 
 
+def _criterion(validation: Validation | None, config: TrainConfig) -> str:
+    if validation is None:
+        return "none"
+    # scores that nothing trains cannot select
+    return validation.criterion if config.score_weight else "category_loss"
+
+
 def _goodness(measures: dict[str, float | None], criterion: str) -> float:
     value = measures[f"val_{criterion}"]
     if value is None:
         return float("-inf")
-    return -value if criterion == "score_loss" else value
+    return -value if criterion.endswith("_loss") else value
 
 
 def _mean_losses(window: list[LossTerms]) -> dict[str, float]:

@@ -52,7 +52,7 @@ class TrainReport:
     steps: int
     best_step: int
     selected_by: str
-    """`auc` or `score_loss` on the validation part; `none` without one."""
+    """`auc`, `score_loss` or `category_loss` on the validation part; `none` without one."""
     val: dict[str, float | None]
     seconds: float
 

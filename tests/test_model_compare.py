@@ -19,11 +19,11 @@ from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from model.bootstrap import MEASURES, bootstrap_intervals
 from model.commands import eval_command, train_command
-from model.compare import Terms, run_comparison
+from model.compare import run_comparison
 from model.compare_commands import compare_command
 from model.compare_table import to_markdown
 from model.config import ModelConfig, Preset, TrainConfig
-from model.experiment import read_results
+from model.experiment import Terms, read_results
 from model.metrics import VideoResult, compute_metrics
 
 TERMS = Terms(

@@ -194,6 +194,15 @@ def test_the_best_network_by_validation_is_kept(cache, tmp_path):
     assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 100)
 
 
+def test_without_the_scores_loss_the_categorys_selects(cache, tmp_path):
+    """Scores that nothing trains would select at random."""
+    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, score_weight=0.0))
+    assert report.selected_by == "category_loss"
+    rows = [json.loads(line) for line in (report.run / "metrics.jsonl").read_text().splitlines()]
+    assert report.best_step == min(rows, key=lambda row: row["val_category_loss"])["step"]
+    assert rows[-1]["category_loss"] < rows[0]["category_loss"]
+
+
 def test_one_stream_is_enough(tmp_path):
     cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
     report = train(cache, demo_rows(), tmp_path)
