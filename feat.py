@@ -17,6 +17,7 @@ from extract.commands import extract_command
 from extract.weights_commands import weights_group
 from model.commands import eval_command, train_command
 from model.compare_commands import compare_command
+from model.released_command import import_run_command
 from predict import predict_command
 
 
@@ -101,6 +102,7 @@ for _command in (
     train_command,
     eval_command,
     compare_command,
+    import_run_command,
     predict_command,
     sample_command,
     weights_group,

@@ -46,7 +46,7 @@ misaligned_option = click.option(
     help="convlstm; deepmil, ar-net (weakly supervised); gmm, sparse, knn, autoencoder (normal "
     "videos only); logistic, shuffled, position, flow-magnitude (trivial).",
 )  # fmt: skip
-@click.option("--preset", default="default", show_default=True, help="default, or paper.")
+@click.option("--preset", default="default", show_default=True, help="default, paper, or released.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--seeds", type=click.IntRange(min=1),

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, get_args
 
 from data.errors import ConfigError
 
-Heads = Literal["shared", "separate"]
+Heads = Literal["shared", "separate", "branched"]
 Readout = Literal["last", "each"]
 ScoreActivation = Literal["sigmoid", "linear"]
 ScoreLoss = Literal["smooth_l1", "cross_entropy"]
@@ -69,7 +69,8 @@ class ModelConfig(_Config):
     head_widths: tuple[int, ...] = (2048, 1024, 512)
     """Widths of the fully connected layers between the ConvLSTM and the two outputs."""
     heads: Heads = "shared"
-    """Whether the two outputs share those layers or have their own."""
+    """Whether the two outputs share those layers, have their own, or share the first alone; in
+    that case (`branched`) the others have no biases, as in the authors' published code."""
     readout: Readout = "last"
     """What the scores of clip k come from: the window's last hidden state, or that of step k."""
     motion: bool = False
@@ -93,6 +94,8 @@ class ModelConfig(_Config):
         self._require("clip_slots", self.clip_slots >= 0, "0 (as in the cache) or more")
         self._require("kernel", self.kernel >= 1 and self.kernel % 2 == 1, "an odd number")
         self._require("head_widths", all(width >= 1 for width in self.head_widths), "widths >= 1")
+        branched = self.heads == "branched"
+        self._require("head_widths", not branched or bool(self.head_widths), "a width to share")
         self._require("feature_clip", self.feature_clip >= 0, "0 (no limit) or more")
         for name in ("dropout", "input_dropout"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
@@ -200,6 +203,16 @@ PRESETS = {
     "paper": Preset(
         model=ModelConfig(standardize=False, score_activation="linear"),
         train=TrainConfig(),
+    ),
+    # As in the authors' published code (wanboyang/anomaly_detection_LAD2000, model.py, train.py
+    # and their defaults): no peepholes, one shared layer and a bias-free branch for each output, a
+    # sigmoid on the scores, raw features, a smaller learning rate. They trained 12,000 steps and
+    # looked at the test set every 200; here the validation part says when to stop.
+    "released": Preset(
+        model=ModelConfig(
+            peepholes=False, head_widths=(1024, 512), heads="branched", standardize=False
+        ),
+        train=TrainConfig(learning_rate=1e-4, max_steps=12_000, eval_every=200),
     ),
 }
 

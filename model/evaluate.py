@@ -219,6 +219,12 @@ def check_unseen(data: FeatureSet, known: Mapping[str, str], clip_len: int) -> N
 def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:
     """Return in words what kind of number this evaluation gives."""
     warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
+    if "imported_from" in info.result:
+        return (
+            f"fully supervised elsewhere (checkpoint {info.result['imported_from']}, "
+            f"{info.result['imported_sha256'][:12]}; whether it has seen these videos is not "
+            f"known), frame-level on {num_videos} {split} videos{warning}"
+        )
     refit = int(info.result.get("refit_from", 0))
     selected = (
         f"{refit} of them held out to select, then trained on too"

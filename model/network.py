@@ -4,6 +4,7 @@ Wan et al. 2021, section 4: two ConvLSTM layers over K clips, then fully connect
 categories and m * K frame scores.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -56,13 +57,19 @@ class AnomalyNetwork(nn.Module):
         )
         steps = config.num_clips if config.readout == "last" else 1
         state_dim = config.hidden * cells
-        width = config.head_widths[-1] if config.head_widths else state_dim
-        self.trunk = _fully_connected(state_dim, config)
-        self.score_output = nn.Linear(width, steps * config.clip_slots)
+        widths = config.head_widths
+        width = widths[-1] if widths else state_dim
+        branched = config.heads == "branched"
+        self.trunk = _fully_connected(state_dim, widths[:1] if branched else widths, config)
+        self.score_branch = _branch(config) if branched else None
+        self.score_output = nn.Linear(width, steps * config.clip_slots, bias=not branched)
         self.score_skip = nn.Linear(feature_dim, config.clip_slots) if config.skip else None
         separate = config.heads == "separate" and num_categories > 0
-        self.category_trunk = _fully_connected(state_dim, config) if separate else None
-        self.category_output = nn.Linear(width, num_categories) if num_categories else None
+        self.category_trunk = _fully_connected(state_dim, widths, config) if separate else None
+        self.category_branch = _branch(config) if branched and num_categories else None
+        self.category_output = (
+            nn.Linear(width, num_categories, bias=not branched) if num_categories else None
+        )
 
     def forward(self, features: Tensor, mask: Tensor) -> Prediction:
         """Return the scores and category logits of a batch of windows.
@@ -78,12 +85,14 @@ class AnomalyNetwork(nn.Module):
             states = states[:, -1:]
         states = states.flatten(2)  # (B, K or 1, hidden * G * G)
         shared = self.trunk(states)
-        scores = self.score_output(shared).reshape(*features.shape[:2], -1)  # (B, K, m)
+        own = shared if self.score_branch is None else self.score_branch(shared)
+        scores = self.score_output(own).reshape(*features.shape[:2], -1)  # (B, K, m)
         if self.score_skip is not None:
             scores = scores + self.score_skip(features)
         if self.category_output is None:
             return Prediction(scores, None)
         own = shared if self.category_trunk is None else self.category_trunk(states)
+        own = own if self.category_branch is None else self.category_branch(own)
         logits = self.category_output(own)  # (B, K or 1, C)
         if self.config.readout == "last":
             return Prediction(scores, logits[:, 0])
@@ -91,9 +100,16 @@ class AnomalyNetwork(nn.Module):
         return Prediction(scores, (logits * weights).sum(1) / weights.sum(1))
 
 
-def _fully_connected(width: int, config: ModelConfig) -> nn.Sequential:
+def _branch(config: ModelConfig) -> nn.Sequential:
+    """Return an output's own layers behind the shared one."""
+    return _fully_connected(config.head_widths[0], config.head_widths[1:], config, bias=False)
+
+
+def _fully_connected(
+    width: int, widths: Sequence[int], config: ModelConfig, *, bias: bool = True
+) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for next_width in config.head_widths:
-        layers += [nn.Dropout(config.dropout), nn.Linear(width, next_width), nn.ReLU()]
+    for next_width in widths:
+        layers += [nn.Dropout(config.dropout), nn.Linear(width, next_width, bias=bias), nn.ReLU()]
         width = next_width
     return nn.Sequential(*layers)
