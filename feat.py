@@ -15,6 +15,7 @@ from data.errors import FeatError
 from data.sample_command import sample_command
 from extract.commands import extract_command
 from extract.weights_commands import weights_group
+from model.ablate_commands import ablate_command
 from model.commands import eval_command, train_command
 from model.compare_commands import compare_command
 from model.released_command import import_run_command
@@ -102,6 +103,7 @@ for _command in (
     train_command,
     eval_command,
     compare_command,
+    ablate_command,
     import_run_command,
     predict_command,
     sample_command,

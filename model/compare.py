@@ -64,7 +64,7 @@ def run_comparison(
     terms = replace(terms, streams=tuple(features))
     open_experiment(
         out / COMPARISON_NAME,
-        kind="comparison",
+        kind="a comparison",
         labels=there,
         features=features,
         entries={name: _settings(name, terms) for name in names},

@@ -110,7 +110,7 @@ def open_experiment(
 
     Args:
         path: the file in the folder that remembers the terms.
-        kind: what the folder is, for messages: `comparison`.
+        kind: what the folder is, for messages: `a comparison`.
         labels: of all videos.
         features: stream -> digest of its configuration.
         entries: name -> settings, as they come back from JSON, of all that is to be run; those
@@ -125,7 +125,7 @@ def open_experiment(
     wanted = {"features": dict(features), entries_name: dict(entries)}
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ModelError(f"{out}: neither empty nor a {kind}; name a new folder with --out")
+            raise ModelError(f"{out}: neither empty nor {kind}; name a new folder with --out")
         out.mkdir(parents=True, exist_ok=True)
         write_labels(out / LABELS_NAME, labels)
         write_json(path, wanted)
@@ -134,7 +134,7 @@ def open_experiment(
         held = json.loads(path.read_text(encoding="utf-8"))
         held_features, settings = dict(held["features"]), dict(held[entries_name])
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a {kind}: {error}; name a new folder with --out") from error
+        raise ModelError(f"{path}: not {kind}: {error}; name a new folder with --out") from error
     changed = [name for name in entries if settings.get(name, entries[name]) != entries[name]]
     for what, differs in (
         ("labels", read_labels(out / LABELS_NAME) != list(labels)),
@@ -143,7 +143,7 @@ def open_experiment(
     ):
         if differs:
             raise ConfigError(
-                f"{out}: a {kind} with other {what}; its numbers and the new ones do not "
+                f"{out}: {kind} with other {what}; its numbers and the new ones do not "
                 "belong in one table: name a new folder with --out"
             )
     write_json(path, {**held, entries_name: {**settings, **entries}})
