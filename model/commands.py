@@ -175,6 +175,10 @@ def train_command(
 @click.option(
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
 )
+@click.option(
+    "--compat", type=click.Choice(["released"]),
+    help="Also evaluate as the authors' published code does: what each of its shortcuts is worth.",
+)  # fmt: skip
 @device_option
 @skip_option
 @misaligned_option
@@ -185,6 +189,7 @@ def eval_command(
     cache_dir: Path | None,
     labels_file: Path | None,
     split: str,
+    compat: str | None,
     device: str,
     skip_missing: bool,
     allow_misaligned: bool,
@@ -206,6 +211,7 @@ def eval_command(
             device=device,
             skip_missing=skip_missing,
             allow_misaligned=allow_misaligned,
+            released=compat == "released",
         )
 
     run = run or newest_run(runs, methods=True, seeds=True)
@@ -223,6 +229,8 @@ def eval_command(
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'report':15} {report.report}")
+    if report.released:
+        click.echo(f"\n{report.released.to_markdown()}")
 
 
 def _train_convlstm(

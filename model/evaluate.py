@@ -1,7 +1,9 @@
 """Evaluation of a run on one split of a cache: scores, measures, pictures and a report."""
 
 import csv
+import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ import torch
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.labels import Split, VideoLabel
+from data.labels import SPLITS, Split, VideoLabel, write_labels
+from data.protocols import Protocol as Supervision
 from model.checkpoint import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -20,18 +23,20 @@ from model.checkpoint import (
     check_features_fit,
     load_checkpoint,
 )
+from model.compat import CompatTable, compare_with_released
 from model.features import FeatureSet, available_streams, drop_missing, load_features, named
 from model.material import check_labels, videos_without_frames
 from model.measures import AllMetrics, measure_all
 from model.metrics import VideoResult, frame_auc
 from model.report import write_report
-from model.runs import METHOD_NAME, file_names, write_json
+from model.runs import LABELS_NAME, METHOD_NAME, file_names, write_json
 from model.scoring import score_videos, video_results
 from model.train import resolve_device
 
 logger = logging.getLogger(f"feat.{__name__}")
 
 EVAL_NAME = "eval"
+RELEASED_NAME = "released.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,14 @@ class EvalReport:
     cache: Path
     split: Split
     protocol: str
+    supervision: Supervision
+    """What labels the run was trained with."""
+    labels_sha256: str
+    """Of the labels evaluated with, as they lie in the folder."""
     metrics: AllMetrics
     report: Path
+    released: CompatTable | None = None
+    """The authors' published evaluation beside this one, where it was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -53,7 +64,10 @@ class EvalReport:
             "cache": str(self.cache),
             "split": self.split,
             "protocol": self.protocol,
+            "supervision": self.supervision,
+            "labels_sha256": self.labels_sha256,
             "report": str(self.report),
+            **({"released": self.released.to_dict()} if self.released else {}),
         }
 
 
@@ -67,6 +81,7 @@ def run_evaluation(
     skip_missing: bool = False,
     allow_misaligned: bool = False,
     pictures: bool = True,
+    released: bool = False,
 ) -> EvalReport:
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
 
@@ -79,10 +94,11 @@ def run_evaluation(
         skip_missing: leave labelled videos out that the cache lacks, instead of refusing.
         allow_misaligned: cut labels that go beyond their video, instead of refusing.
         pictures: draw curves and write `report.html`; without, measures and scores only.
+        released: evaluate as the authors' published code does, too, for comparison.
 
     Raises:
-        FeatError: the features are not those the run was trained on, videos are missing, or a
-            test video was trained on.
+        FeatError: the features are not those the run was trained on, videos are missing, a test
+            video was trained on, or a run without windows is to be evaluated as released.
     """
     answer = _answer(run, cache, device)
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
@@ -98,19 +114,35 @@ def run_evaluation(
             f"frame can be scored: {named(uncounted)}; import them again with --frames, or remove "
             "their rows"
         )
+    if released and answer.released is None:
+        raise ModelError(
+            f"{run}: the published evaluation is one of windows of clips, which only the ConvLSTM "
+            "has; leave --compat out"
+        )
     results = answer.evaluate(wanted)
     metrics = measure_all(results, answer.categories)
-    protocol = answer.protocol(split, len(results))
     folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
     folder.mkdir(exist_ok=True)
+    write_labels(folder / LABELS_NAME, labels)
+    digest = hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
+    protocol = f"{answer.protocol(split, len(results))}; {_split_words(labels, digest)}"
+    if answer.labels_sha256 not in ("", digest):
+        protocol += f", which are not those of the training ({answer.labels_sha256[:12]})"
+    table = answer.released(wanted) if released and answer.released else None
     report = EvalReport(
         run=run,
         cache=cache.path,
         split=split,
         protocol=protocol,
+        supervision=answer.supervision,
+        labels_sha256=digest,
         metrics=metrics,
         report=folder / "report.html",
+        released=table,
     )
+    (folder / RELEASED_NAME).unlink(missing_ok=True)
+    if table:
+        (folder / RELEASED_NAME).write_text(table.to_markdown(), encoding="utf-8")
     write_scores(folder, results)
     if pictures:
         write_report(
@@ -120,6 +152,7 @@ def run_evaluation(
             title=f"{run.name}: {split} videos",
             protocol=protocol,
             settings=answer.settings,
+            released=table,
         )
     # Last: an evaluation with measures is a whole one.
     write_json(folder / "metrics.json", report.to_dict())
@@ -132,8 +165,13 @@ class _Answer:
 
     evaluate: Callable[[Sequence[VideoLabel]], list[VideoResult]]
     protocol: Callable[[Split, int], str]
+    supervision: Supervision
+    labels_sha256: str
+    """Of the labels it was trained with; empty if they are not known."""
     categories: tuple[str, ...]
     settings: dict[str, Any]
+    released: Callable[[Sequence[VideoLabel]], CompatTable] | None = None
+    """The published evaluation; None for what has no windows."""
 
 
 def _answer(run: Path, cache: FeatureCache, device: str) -> _Answer:
@@ -141,11 +179,19 @@ def _answer(run: Path, cache: FeatureCache, device: str) -> _Answer:
         return _method_answer(run, cache)
     checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
     check_features_fit(checkpoint.info, cache, where=str(run))
+
+    def released(labels: Sequence[VideoLabel]) -> CompatTable:
+        data, inputs = _load(checkpoint, cache, labels)
+        return compare_with_released(checkpoint.network, inputs, data, checkpoint.info.categories)
+
     return _Answer(
         evaluate=lambda labels: evaluate_videos(checkpoint, cache, labels),
         protocol=lambda split, count: describe_protocol(checkpoint.info, split, count),
+        supervision="fully",
+        labels_sha256=checkpoint.info.labels_sha256,
         categories=checkpoint.info.categories,
         settings=checkpoint.info.to_dict(),
+        released=released,
     )
 
 
@@ -160,7 +206,12 @@ def _method_answer(run: Path, cache: FeatureCache) -> _Answer:
         return score_with_method(info, parameters, cache, data)
 
     return _Answer(
-        evaluate=evaluate, protocol=info.protocol, categories=(), settings=info.to_dict()
+        evaluate=evaluate,
+        protocol=info.protocol,
+        supervision=info.method.supervision,
+        labels_sha256=info.labels_sha256,
+        categories=(),
+        settings=info.to_dict(),
     )
 
 
@@ -172,6 +223,15 @@ def evaluate_videos(
     Raises:
         ModelError: a test video was trained on or selected the model.
     """
+    data, inputs = _load(checkpoint, cache, labels)
+    scores = score_videos(checkpoint.network, inputs, data)
+    return video_results(scores, data, checkpoint.info.categories)
+
+
+def _load(
+    checkpoint: Checkpoint, cache: FeatureCache, labels: Sequence[VideoLabel]
+) -> tuple[FeatureSet, torch.Tensor]:
+    """Return the features of unseen videos, and the same standardised on the network's device."""
     info = checkpoint.info
     data = load_features(
         cache,
@@ -182,9 +242,7 @@ def evaluate_videos(
     )
     check_unseen(data, {**info.train_videos, **info.val_videos}, info.clip_len)
     device = next(checkpoint.network.parameters()).device
-    inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
-    scores = score_videos(checkpoint.network, inputs, data)
-    return video_results(scores, data, info.categories)
+    return data, torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
 
 
 def check_unseen(data: FeatureSet, known: Mapping[str, str], clip_len: int) -> None:
@@ -216,6 +274,13 @@ def check_unseen(data: FeatureSet, known: Mapping[str, str], clip_len: int) -> N
         )
 
 
+def _split_words(labels: Sequence[VideoLabel], digest: str) -> str:
+    """Return which split it is, as far as labels tell: how many videos are for what."""
+    counts = Counter(label.split for label in labels)
+    parts = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
+    return f"split of labels.csv {digest[:12]} ({parts})"
+
+
 def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:
     """Return in words what kind of number this evaluation gives."""
     warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
@@ -233,8 +298,7 @@ def describe_protocol(info: RunInfo, split: Split, num_videos: int) -> str:
     )
     return (
         f"fully supervised (frame labels of {len(info.train_videos)} training videos, "
-        f"{selected}), frame-level on the {num_videos} {split} videos of labels "
-        f"{info.labels_sha256[:12]}{warning}"
+        f"{selected}), frame-level on {num_videos} {split} videos{warning}"
     )
 
 

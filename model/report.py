@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bootstrap import COVERAGE, Interval
+from model.compat import NOTE, CompatTable
 from model.measures import MEANINGS, AllMetrics
 from model.metrics import VideoResult, confusion, frame_auc
 from model.plots import draw_confusion, draw_curve, draw_roc
@@ -32,6 +33,7 @@ def write_report(
     title: str,
     protocol: str,
     settings: Mapping[str, Any],
+    released: CompatTable | None = None,
 ) -> None:
     """Write `report.html`, `roc.png`, `confusion.png` and `curves/<video>.png` into `folder`.
 
@@ -56,6 +58,7 @@ def write_report(
             f"</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>",
             f"<p class='muted'>{escape(protocol)}</p>",
             _metrics_table(metrics),
+            _released_table(released) if released else "",
             *(_image(folder / name) for name in ("roc.png", "confusion.png")),
             "<h2>Videos</h2>",
             _videos_table(results),
@@ -102,6 +105,19 @@ def _categories_table(metrics: AllMetrics) -> str:
     return (
         "<h2>Categories</h2><p class='muted'>Each one's abnormal videos against all normal ones."
         f"</p><table><tr>{head}</tr>{''.join(rows)}</table>"
+    )
+
+
+def _released_table(table: CompatTable) -> str:
+    head, *rows = table.rows()
+    lines = []
+    for name, *row in rows:
+        cells = "".join(f"<td class='number'>{cell}</td>" for cell in row)
+        lines.append(f"<tr><th>{name}</th>{cells}</tr>")
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return (
+        "<h2>The authors' published evaluation</h2><table>"
+        f"<tr>{names}</tr>{''.join(lines)}</table><p class='muted'>{escape(NOTE)}</p>"
     )
 
 

@@ -26,7 +26,6 @@ class VideoScores:
     """(V, C): windows of the video for which each class is the likeliest."""
 
 
-@torch.inference_mode()
 def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet) -> VideoScores:
     """Return a score for every frame and the category probabilities of every video.
 
@@ -38,18 +37,7 @@ def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet
     """
     config = network.config
     windows = make_windows(data.first_clip, config.num_clips)
-    rows = torch.from_numpy(windows.rows).to(inputs.device)
-    mask = torch.from_numpy(windows.mask).to(inputs.device)
-    network.eval()
-    scores, probabilities = [], []
-    for first in range(0, len(windows), BATCH):
-        part = slice(first, first + BATCH)
-        predicted = network(inputs[rows[part]], mask[part])
-        values = predicted.scores
-        scores.append(values.sigmoid() if config.score_activation == "sigmoid" else values)
-        if predicted.categories is not None:
-            probabilities.append(predicted.categories.softmax(dim=1))
-    window_scores = torch.cat(scores).double().cpu().numpy()
+    window_scores, probabilities = predict_windows(network, inputs, windows.rows, windows.mask)
     slots = average_windows(window_scores, windows, len(data.features))
     # A linear output may leave [0, 1]; clamped after averaging, so that windows can make up for
     # each other.
@@ -63,6 +51,36 @@ def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet
     ]
     means, votes = _by_video(probabilities, windows.video, len(data.labels))
     return VideoScores(frames=frames, categories=means, votes=votes)
+
+
+@torch.inference_mode()
+def predict_windows(
+    network: AnomalyNetwork,
+    inputs: torch.Tensor,
+    rows: NDArray[np.int64],
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the scores (W, K, m), by the output's activation, and class probabilities (W, C).
+
+    Args:
+        network: left in evaluation mode.
+        inputs: (N, D) float32 on the network's device.
+        rows: (W, K) which of them form each window.
+        mask: (W, K) False where a window was padded.
+    """
+    network.eval()
+    row, real = (torch.from_numpy(array).to(inputs.device) for array in (rows, mask))
+    scores, probabilities = [], []
+    for first in range(0, len(rows), BATCH):
+        part = slice(first, first + BATCH)
+        predicted = network(inputs[row[part]], real[part])
+        values = predicted.scores
+        linear = network.config.score_activation == "linear"
+        scores.append(values if linear else values.sigmoid())
+        if predicted.categories is not None:
+            probabilities.append(predicted.categories.softmax(dim=1))
+    shares = torch.cat(probabilities) if probabilities else torch.zeros(len(rows), 0)
+    return torch.cat(scores).double().cpu().numpy(), shares.double().cpu().numpy()
 
 
 def video_results(
@@ -92,14 +110,12 @@ def video_results(
 
 
 def _by_video(
-    probabilities: list[torch.Tensor], video: NDArray[np.int64], num_videos: int
+    probabilities: NDArray[np.float64], video: NDArray[np.int64], num_videos: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the means of the windows' probabilities and their votes, each (V, C)."""
-    if not probabilities:
-        return np.zeros((num_videos, 0)), np.zeros((num_videos, 0), dtype=np.int64)
-    values = torch.cat(probabilities).double().cpu().numpy()
-    total = np.zeros((num_videos, values.shape[1]))
+    total = np.zeros((num_videos, probabilities.shape[1]))
     votes = np.zeros(total.shape, dtype=np.int64)
-    np.add.at(total, video, values)
-    np.add.at(votes, (video, values.argmax(axis=1)), 1)
+    np.add.at(total, video, probabilities)
+    if probabilities.shape[1]:
+        np.add.at(votes, (video, probabilities.argmax(axis=1)), 1)
     return total / np.bincount(video, minlength=num_videos)[:, None], votes

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -134,6 +135,8 @@ def test_report_holds_the_measures_asked_for(report, run, cache):
     assert values["run"] == str(run)
     assert values["cache"] == str(cache.path)
     assert "fully supervised" in values["protocol"]
+    assert values["intervals"]["auc"][0] <= values["auc"] <= values["intervals"]["auc"][1]
+    assert {row["category"] for row in values["categories"]} == {"fall", "run"}
     assert json.loads((run / "eval" / "metrics.json").read_text()) == values
 
 
@@ -194,6 +197,19 @@ def test_other_splits_are_kept_apart_and_named(run, cache, report):
     assert found.report.parent.name == "eval-train"
     assert "NOT a test result" in found.protocol
     assert "NOT" not in report.protocol
+
+
+def test_the_protocol_names_supervision_and_split(run, cache, report):
+    trained_with = hashlib.sha256((run / "labels.csv").read_bytes()).hexdigest()
+    assert report.supervision == "fully"
+    assert report.labels_sha256 == trained_with
+    assert report.protocol.endswith(f"split of labels.csv {trained_with[:12]} (8 train, 4 test)")
+    assert report.protocol in (run / "eval" / "report.html").read_text()
+    fewer = [row for row in demo_rows() if row.video != "good/5.mp4"]
+    found = run_evaluation(run, cache, fewer, pictures=False)
+    digest = hashlib.sha256((run / "eval" / "labels.csv").read_bytes()).hexdigest()
+    assert f"labels.csv {digest[:12]} (8 train, 3 test), which are not those" in found.protocol
+    assert found.to_dict()["labels_sha256"] == digest != trained_with
 
 
 def test_a_test_video_that_was_trained_on_is_refused(run, cache):
