@@ -33,6 +33,7 @@ from model.experiment import (
     finish_run,
     open_experiment,
     train_convlstm,
+    working_in,
 )
 from model.metrics import VideoResult
 
@@ -168,8 +169,9 @@ def run_ablation(
         )
     terms = replace(terms, streams=streams)
     work = _Work(cache=cache, out=out, splits=chosen, seeds=seeds, terms=terms, on_run=on_run)
-    finished = [_finish(part, work) for part in parts]
-    write_runs(out / "runs.csv", [run for runs in work.done.values() for run in runs])
+    with working_in(out):
+        finished = [_finish(part, work) for part in parts]
+        write_runs(out / "runs.csv", [run for runs in work.done.values() for run in runs])
     return finished
 
 

@@ -170,10 +170,13 @@ class FinishedPart:
             return (
                 f"Test videos of {made_of}, summed. Accuracy {accuracy}. {self._spread()}".strip()
             )
-        return (
-            f"n = {runs} ({made_of}). AUC over all test frames. {self._spread()} In bold: the "
-            "base; against it: the difference of AUC on the same split with the same seed."
+        sentences = (
+            f"n = {runs} ({made_of}). AUC over all test frames.",
+            self._spread(),
+            "In bold: the base; against it: the difference of AUC on the same split with the same "
+            "seed.",
         )
+        return " ".join(filter(None, sentences))
 
     def _spread(self) -> str:
         if self.num_splits > 1:

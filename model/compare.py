@@ -15,7 +15,7 @@ from typing import Any
 from cache import FeatureCache
 from data.labels import VideoLabel
 from data.protocols import Protocol as Supervision
-from model.compare_table import Comparison, make_row
+from model.compare_table import Comparison, Row, make_row
 from model.experiment import (
     FinishedRun,
     Terms,
@@ -24,10 +24,12 @@ from model.experiment import (
     finish_run,
     open_experiment,
     train_convlstm,
+    working_in,
 )
 from model.methods.base import settings_of
 from model.methods.registry import CONVLSTM, choose_method
 from model.methods.runs import train_method
+from model.metrics import VideoResult
 from model.runs import LABELS_NAME
 
 COMPARISON_NAME = "compare.json"
@@ -70,6 +72,29 @@ def run_comparison(
         entries={name: _settings(name, terms) for name in names},
         entries_name="methods",
     )
+    with working_in(out):
+        rows, results = _run_all(names, seeds, out, cache, there, terms, on_run)
+    return Comparison(
+        out=out,
+        cache=cache.path,
+        rows=tuple(rows),
+        num_test_videos=len(results),
+        num_test_frames=sum(len(result.scores) for result in results),
+        labels_sha256=hashlib.sha256((out / LABELS_NAME).read_bytes()).hexdigest(),
+        streams=terms.streams,
+    )
+
+
+def _run_all(
+    names: Sequence[str],
+    seeds: int,
+    out: Path,
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    terms: Terms,
+    on_run: Callable[[str, int, float | None], None],
+) -> tuple[list[Row], list[VideoResult]]:
+    """Return a row for each method, and the results of one run."""
     rows = []
     runs: list[FinishedRun] = []
     for name in names:
@@ -79,9 +104,9 @@ def run_comparison(
             runs.append(
                 finish_run(
                     out / name / f"seed-{seed}",
-                    partial(_train, name, seed, cache, there, terms),
+                    partial(_train, name, seed, cache, labels, terms),
                     cache,
-                    there,
+                    labels,
                     terms,
                 )
             )
@@ -95,15 +120,7 @@ def run_comparison(
                 [run.seconds for run in runs],
             )
         )
-    return Comparison(
-        out=out,
-        cache=cache.path,
-        rows=tuple(rows),
-        num_test_videos=len(runs[0].results),
-        num_test_frames=sum(len(result.scores) for result in runs[0].results),
-        labels_sha256=hashlib.sha256((out / LABELS_NAME).read_bytes()).hexdigest(),
-        streams=terms.streams,
-    )
+    return rows, runs[0].results
 
 
 def _supervision(method: str) -> Supervision:

@@ -6,10 +6,13 @@ table.
 """
 
 import csv
+import fcntl
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,29 @@ def open_experiment(
                 "belong in one table: name a new folder with --out"
             )
     write_json(path, {**held, entries_name: {**settings, **entries}})
+
+
+@contextmanager
+def working_in(out: Path) -> Iterator[None]:
+    """Keep other processes out of a folder of runs; the kernel forgets it when this one dies.
+
+    What one process has begun the other would take for left behind, and remove.
+
+    Raises:
+        ModelError: another process works there.
+    """
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ModelError(
+                f"{out}: another process works there; wait for it, or name another folder with "
+                "--out"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def convlstm_settings(preset: Preset) -> dict[str, Any]:

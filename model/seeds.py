@@ -17,7 +17,7 @@ from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel, read_labels, write_labels
 from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import ModelConfig, Preset, TrainConfig
-from model.experiment import Spread, convlstm_settings, spread_of
+from model.experiment import Spread, convlstm_settings, spread_of, working_in
 from model.resume import STATE_NAME
 from model.runs import LABELS_NAME, SEEDS_NAME, new_run_dir, write_json
 from model.train import resume_training, run_training
@@ -97,27 +97,28 @@ def train_seeds(
     folder = out or new_run_dir(runs, name=f"seeds-{first}-to-{first + seeds - 1}")
     terms = {**convlstm_settings(preset), "streams": list(streams), "first": first}
     _open_seeds(folder, labels, {**terms, "count": seeds})
-    for seed in range(first, first + seeds):
-        run = folder / f"seed-{seed}"
-        if (run / CHECKPOINT_NAME).is_file():
-            continue
-        logger.info("seed %d of %d to %d", seed, first, first + seeds - 1)
-        if (run / STATE_NAME).is_file():
-            resume_training(cache, run, on_look=on_look, **how)
-            continue
-        if run.exists():  # killed before its first step
-            shutil.rmtree(run)
-        run_training(
-            cache,
-            labels,
-            model=preset.model,
-            train=replace(preset.train, seed=seed),
-            runs=folder,
-            out=run,
-            streams=streams,
-            on_look=on_look,
-            **how,
-        )
+    with working_in(folder):
+        for seed in range(first, first + seeds):
+            run = folder / f"seed-{seed}"
+            if (run / CHECKPOINT_NAME).is_file():
+                continue
+            logger.info("seed %d of %d to %d", seed, first, first + seeds - 1)
+            if (run / STATE_NAME).is_file():
+                resume_training(cache, run, on_look=on_look, **how)
+                continue
+            if run.exists():  # killed before its first step
+                shutil.rmtree(run)
+            run_training(
+                cache,
+                labels,
+                model=preset.model,
+                train=replace(preset.train, seed=seed),
+                runs=folder,
+                out=run,
+                streams=streams,
+                on_look=on_look,
+                **how,
+            )
     return _validation_report(folder, range(first, first + seeds))
 
 

@@ -137,6 +137,7 @@ def test_tables_say_what_they_are_made_of(everything):
     assert len({line.count("|") for line in lines[2:7]}) == 1
     assert "n = 2 (2 splits x 1 seed)" in lines[-1]
     assert "standard deviation over the splits." in lines[-1]
+    assert "  " not in lines[-1]
     json.dumps([part.to_dict() for part in parts.values()])
 
 
@@ -203,6 +204,18 @@ def test_other_terms_are_refused(cache, tmp_path):
         ablate(cache, tmp_path / "b", ["table3"])
     with pytest.raises(ConfigError, match="num_clips is 0"):
         ablate(cache, tmp_path / "b", ["figure5"], k_values=[0])
+
+
+def test_two_processes_do_not_work_in_one_folder(cache, tmp_path):
+    def second(*run):
+        ablate(cache, tmp_path / "a", ["figure7"])
+
+    with pytest.raises(ModelError, match="a: another process works there"):
+        run_ablation(
+            cache, {"one": demo_rows()}, out=tmp_path / "a", terms=TERMS, what=["figure7"],
+            on_run=second,
+        )  # fmt: skip
+    assert ablate(cache, tmp_path / "a", ["figure7"])[0].reason == ""
 
 
 def test_a_part_that_cannot_be_run_says_why_and_the_others_are_run(tmp_path):

@@ -153,6 +153,15 @@ def test_a_cache_that_gained_a_stream_in_between_is_noticed(tmp_path):
         train(cache, tmp_path / "out", seeds=2)
 
 
+def test_two_processes_do_not_work_in_one_folder(cache, tmp_path):
+    def second(row):
+        train(cache, tmp_path / "out", seeds=1)
+
+    with pytest.raises(ModelError, match="out: another process works there"):
+        train(cache, tmp_path / "out", seeds=1, on_look=second)
+    assert len(train(cache, tmp_path / "out", seeds=1).rows) == 1  # it is free again
+
+
 def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
     out = tmp_path / "out"
     train(cache, out, seeds=2)
