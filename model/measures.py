@@ -56,6 +56,7 @@ class CategoryAuc:
     category: str
     auc: float
     interval: Interval | None
+    """None for a category of a single video."""
     num_videos: int
     """Abnormal ones of this category."""
 
@@ -124,10 +125,12 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
             CategoryAuc(
                 category=category,
                 auc=auc,
-                interval=intervals[category_measure(category)],
-                num_videos=sum(r.is_abnormal and r.category == category for r in results),
+                # of a single video no other draw can be made: it would look certain
+                interval=intervals[category_measure(category)] if count > 1 else None,
+                num_videos=count,
             )
             for category, auc in by_category.items()
+            for count in [sum(r.is_abnormal and r.category == category for r in results)]
         ),
     )
 

@@ -216,6 +216,9 @@ def test_category_auc_is_its_abnormal_videos_against_all_normal_ones():
         ("fall", 1),
         ("run", 1),
     ]
+    assert all(row.interval is None for row in values.categories)  # of single videos
+    twice = [*results, result("e", [0.2, 0.4], [0, 1], category="run")]
+    assert measure_all(twice, ()).categories[1].interval is not None
 
 
 def test_window_accuracy_counts_windows():
