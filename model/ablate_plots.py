@@ -10,6 +10,8 @@ from model.ablate_plan import BASE
 from model.ablate_table import FinishedPart
 from model.plots import CURVE, draw_confusion
 
+MIN_HEIGHT = 0.1
+"""Of an axis: a difference of a thousandth is not to look like a cliff."""
 PANELS = {"auc": "frame-level AUC", "accuracy": "category accuracy"}
 
 
@@ -49,6 +51,10 @@ def _draw_panel(axes: Axes, finished: FinishedPart, name: str) -> None:
     axes.set_xticks(list(places.values()), [line.label for line in finished.lines])
     axes.set_xlabel(r"$\lambda_2$" if finished.part.column == "lambda2" else finished.part.column)
     axes.set_ylabel(PANELS[name])
-    if spreads[0].count > 1:
-        over = "splits" if finished.num_splits > 1 else "seeds"
-        axes.set_title(f"mean ± deviation of {spreads[0].count} {over}", fontsize=9, loc="left")
+    low, high = axes.get_ylim()
+    margin = max(0.0, MIN_HEIGHT - (high - low)) / 2
+    axes.set_ylim(low - margin, high + margin)
+    over = "splits" if finished.num_splits > 1 else "seeds"
+    count = spreads[0].count
+    title = f"mean ± deviation of {count} {over}" if count > 1 else "one run each: no spread known"
+    axes.set_title(title, fontsize=9, loc="left")
