@@ -56,7 +56,8 @@ class SeedsReport:
             spread = self.spreads[name]
             assert spread is not None
             std = "      " if spread.std is None else f"{spread.std:.4f}"
-            each = " ".join(f"{row[name]:.3f}" for row in self.rows)
+            values = [row[name] for row in self.rows]
+            each = " ".join(str(v) if isinstance(v, int) else f"{v:.3f}" for v in values)
             lines.append(f"{name:{width}}  {spread.mean:.4f}  {std}  {each}")
         return "\n".join(lines)
 

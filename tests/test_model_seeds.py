@@ -79,6 +79,7 @@ def test_mean_and_standard_deviation_are_those_of_the_rows(cache, tmp_path):
     found = json.loads(json.dumps(report.to_dict()))
     assert found["spread"]["val_loss"]["count"] == 3
     line = next(line for line in report.to_text().splitlines() if line.startswith("val_loss"))
+    assert report.to_text().splitlines()[1].split() == ["steps", "12.0000", "0.0000", *["12"] * 3]
     assert line.split()[1:3] == [f"{np.mean(losses):.4f}", f"{np.std(losses, ddof=1):.4f}"]
 
 
