@@ -102,6 +102,16 @@ def test_a_more_confident_false_detection_halves_the_precision():
     np.testing.assert_allclose(detection(both)[0], 0.5)
 
 
+def test_precision_is_interpolated():
+    """A false detection, then two true ones: precision 1/2, then 2/3, which holds for both."""
+    curves = {"false": 0.95, "first": 0.9, "second": 0.8}
+    block = np.array([0] * 10 + [1] * 10)
+    results = [
+        result(name, block * peak, block * (name != "false")) for name, peak in curves.items()
+    ]
+    np.testing.assert_allclose(detection(results)[0], 2 / 3)
+
+
 def test_an_interval_is_found_once():
     """Two detections inside one long interval: the second is a false one."""
     proposals = propose(np.array([0.0] * 5 + [1.0] * 8 + [0.0] * 4 + [0.9] * 8 + [0.0] * 5))
