@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from data.sample import draw_video
 
 SIDES = ("reference", "ours")
-STREAMS = ("rgb", "flow")
+STREAMS: tuple[Literal["rgb", "flow"], ...] = ("rgb", "flow")
 
 
 @dataclass(frozen=True)

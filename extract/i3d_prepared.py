@@ -6,7 +6,8 @@ What makes it fast on a CPU, in order of weight (times of one 16-frame clip on o
   time; here they are maxima of shifted views, or 2-D pools, on channels-last maps;
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
 - convolutions: batch norm folded in, ReLU fused, channels last, oneDNN for every one of them
-  (PyTorch takes a slow path for small maps of a single clip).
+  (PyTorch takes a slow path for small maps of a single clip), in float32 the large 3x3x3 ones with
+  half the multiplications (extract/i3d_winograd.py).
 
 On a GPU the plain operators stay, in half precision where asked, on channels-last maps. Nothing
 here waits for the device.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from extract.i3d import max_pool_same, pool_features, same_padding
 from extract.i3d_layers import BATCH_NORM_EPS, MIXED, Stream, Triple, conv_units
+from extract.i3d_winograd import WinogradConv, suits_winograd
 
 CHANNELS_LAST = torch.channels_last_3d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -100,6 +102,7 @@ class FusedConv:
         self.bias = bias.to(device, dtype)
         self.one_dnn = device.type == "cpu" and has_fused_conv()
         self.packed: Tensor | None = None
+        self.winograd: WinogradConv | None = None
 
     def __call__(self, x: Tensor, *, stride: int = 1, padding: int | None = None) -> Tensor:
         """Return (B, out, ceil(T / stride), ...), nonnegative.
@@ -112,6 +115,10 @@ class FusedConv:
         padding = self.weight.shape[-1] // 2 if padding is None else padding
         if not self.one_dnn:
             return F.conv3d(x, self.weight, self.bias, stride, padding).relu_()
+        if suits_winograd(self.weight, x):
+            if self.winograd is None:
+                self.winograd = WinogradConv(self.weight, self.bias)
+            return self.winograd(x)
         pads, strides, ones = [padding] * 3, [stride] * 3, [1] * 3
         if self.packed is None:
             # oneDNN's own blocked layout for maps of this size; others are reordered as they come

@@ -1,7 +1,9 @@
 """One video -> its features, streaming: decode -> clips -> TV-L1 flow -> I3D.
 
 Memory does not grow with the video: a reader thread keeps a few batches of clips decoded while
-the flow and the networks work on the one before.
+those before go through flow and network. On a CPU every core takes a clip's stream of its own and
+computes it alone: cores that share one convolution or one pair of frames spend a third of their
+time waiting for each other, and the result would depend on how many they are.
 """
 
 import contextlib
@@ -9,7 +11,9 @@ import dataclasses
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -31,14 +35,14 @@ from extract.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.tvl1_torch import tvl1_flow_torch
 from extract.weights import Weights, load_state_dict
 
-# Clips that go through flow and network together: enough to fill the vector units of a CPU or
-# the multiprocessors of a GPU, few enough for their activations to stay under half a gigabyte
-# and 4 GB respectively.
-CLIPS_PER_BATCH = {"cpu": 2, "cuda": 16}
+# Clips that go through flow and network together on a GPU: enough to fill its multiprocessors, few
+# enough for their activations to stay under 4 GB.
+CLIPS_PER_GPU_BATCH = 16
 READ_AHEAD = 2
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[np.float32]]
+_Rows = tuple[Arrays, dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +85,17 @@ class Extractor:
             config: how features are made.
             weights: of each stream.
             device: torch device of the networks and, on a GPU, of the flow.
-            num_threads: CPU threads for decoding, flow and networks.
+            num_threads: CPU threads for decoding, and on a CPU for flow and networks.
         """
-        torch.set_num_threads(num_threads)
         self.config = config
         self.device = torch.device(device)
         self.num_threads = num_threads
+        on_cpu = self.device.type == "cpu"
+        self._batch_size = 1 if on_cpu else CLIPS_PER_GPU_BATCH
+        self._num_workers = num_threads if on_cpu else 1
+        self._pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="clips")
+        # each thread of the pool computes its clip alone
+        torch.set_num_threads(1)
         self.networks = {
             stream: prepare_network(
                 load_state_dict(weights[stream]),
@@ -114,7 +123,8 @@ class Extractor:
         Args:
             source: the video.
             streams: which to extract, of those this extractor has networks for.
-            stage_seconds: seconds waited for `decode`, `flow` and `network` are added to it.
+            stage_seconds: what this video took is added to it: seconds waited for `decode`, and
+                seconds that `flow` and `network` kept all threads busy.
             skip_clips: leading clips that need no features because a checkpoint has them; their
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
@@ -130,11 +140,14 @@ class Extractor:
             clips = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
             )
-            batches = read_ahead(_batches(clips, skip_clips, CLIPS_PER_BATCH[self.device.type]))
-            with contextlib.closing(batches):
-                while batch := timed(lambda: next(batches, None), stage_seconds, "decode"):
-                    parts.append(self._extract_batch(batch, streams, stage_seconds))
-                    on_batch(batch[-1].start_frame + batch[-1].num_real, parts[-1])
+            batches = read_ahead(_batches(clips, skip_clips, self._batch_size))
+            with (
+                contextlib.closing(batches),
+                contextlib.closing(self._work_through(batches, streams, stage_seconds)) as done,
+            ):
+                for batch, rows in done:
+                    parts.append(rows)
+                    on_batch(batch[-1].start_frame + batch[-1].num_real, rows)
             return VideoFeatures(
                 arrays=_concatenate(parts),
                 clips=self._clip_table(stream),
@@ -151,30 +164,79 @@ class Extractor:
             frame_rate=stream.info.frame_rate,
         )
 
-    def _extract_batch(
-        self, batch: list[Clip], streams: tuple[Stream, ...], stage_seconds: dict[str, float]
-    ) -> Arrays:
-        """Return the rows of a batch of clips."""
+    def _work_through(
+        self,
+        batches: Iterator[list[Clip]],
+        streams: tuple[Stream, ...],
+        stage_seconds: dict[str, float],
+    ) -> Generator[tuple[list[Clip], Arrays]]:
+        """Yield each batch with its rows, in order, while the pool works on those behind it."""
+        underway: deque[tuple[list[Clip], list[Future[_Rows]]]] = deque()
+        # flow first: it takes longest, and a long task left to the end keeps one core waiting
+        tasks = sorted(streams)
+        try:
+            while True:
+                while len(underway) <= self._num_workers and (
+                    batch := timed(lambda: next(batches, None), stage_seconds, "decode")
+                ):
+                    futures = [self._pool.submit(self._rows, batch, stream) for stream in tasks]
+                    underway.append((batch, futures))
+                if not underway:
+                    return
+                batch, futures = underway.popleft()
+                rows: Arrays = {}
+                for future in futures:
+                    arrays, seconds = future.result()
+                    rows |= arrays
+                    for stage, spent in seconds.items():
+                        share = spent / self._num_workers
+                        stage_seconds[stage] = stage_seconds.get(stage, 0.0) + share
+                yield batch, rows
+        finally:
+            for _, futures in underway:
+                for future in futures:
+                    future.cancel()
+
+    def _rows(self, batch: list[Clip], stream: Stream) -> _Rows:
+        """Return one stream's rows of a batch, and the seconds that flow and network took."""
+        started = time.perf_counter()
+        seconds: dict[str, float] = {}
         frames = np.stack([clip.frames for clip in batch])  # (B, clip_len + 1, H, W, 3) uint8
-        rows: Arrays = {}
-        if "rgb" in streams:
-            rows["rgb"] = timed(
-                lambda: self._forward("rgb", scale_rgb(self._to_device(frames[:, :-1]))),
-                stage_seconds,
-                "network",
-            )
-        if "flow" in streams:
-            flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
-            rows["flow_stats"] = flow_statistics(flow, [clip.num_real for clip in batch])
-            rows["flow"] = timed(
-                lambda: self._forward("flow", scale_flow(flow, self.config.flow_clamp)),
-                stage_seconds,
-                "network",
-            )
-        return rows
+        tensors = self.compute(stream, frames, [clip.num_real for clip in batch], seconds)
+        # the one place that waits for a GPU, but for the looks at the flow's stopping rule
+        arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+        seconds["network"] = time.perf_counter() - started - seconds.get("flow", 0.0)
+        return arrays, seconds
+
+    @torch.inference_mode()
+    def compute(
+        self,
+        stream: Stream,
+        frames: NDArray[np.uint8],
+        num_real: list[int],
+        stage_seconds: dict[str, float],
+    ) -> dict[str, Tensor]:
+        """Return the rows of one stream on the device, (B, 1024) float32.
+
+        Args:
+            stream: which; `flow` gives `flow_stats` (B, 4) too.
+            frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
+            num_real: how many of each clip's frames are real, for the statistics.
+            stage_seconds: the seconds of the flow are added to it.
+        """
+        if stream == "rgb":
+            return {"rgb": self._forward("rgb", scale_rgb(self._to_device(frames[:, :-1])))}
+        flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
+        return {
+            "flow": self._forward("flow", scale_flow(flow, self.config.flow_clamp)),
+            "flow_stats": flow_statistics(flow, num_real),
+        }
 
     def _to_device(self, array: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":  # only pinned memory is copied while the host goes on
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _flow(self, frames: NDArray[np.uint8]) -> Tensor:
         """Return (B, clip_len, H, W, 2) float32 pixels: from every frame to the next one.
@@ -194,16 +256,12 @@ class Extractor:
         tvl1 = self.config.tvl1
         gray = rgb_to_gray(frames)
         if self.device.type == "cpu":
-            flow = tvl1_flow(gray, config=tvl1, num_threads=self.num_threads)
-            return torch.from_numpy(flow)
+            return torch.from_numpy(tvl1_flow(gray, config=tvl1))
         return tvl1_flow_torch(self._to_device(gray), config=tvl1)
 
-    @torch.inference_mode()
-    def _forward(self, stream: Stream, clips: Tensor) -> NDArray[np.float32]:
+    def _forward(self, stream: Stream, clips: Tensor) -> Tensor:
         """Return (B, 1024) float32 features of (B, T, H, W, C) float32 clips in [-1, 1]."""
-        features = self.networks[stream](clips.permute(0, 4, 1, 2, 3))
-        array: NDArray[np.float32] = features.cpu().numpy()
-        return array
+        return self.networks[stream](clips.permute(0, 4, 1, 2, 3))
 
 
 def scale_rgb(frames: Tensor) -> Tensor:
@@ -216,7 +274,7 @@ def scale_flow(flow: Tensor, clamp: float) -> Tensor:
     return flow.clamp(-clamp, clamp) / clamp
 
 
-def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> NDArray[np.float32]:
+def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> Tensor:
     """Return (B, 4) float32, the columns of `cache.FLOW_STATS`, over each clip's real frames.
 
     They let `feat cache verify` see a flow whose x equals its y, and serve as a baseline that
@@ -237,7 +295,7 @@ def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> NDArray[np.float32
             "equal_fraction": equal,
         }
         rows.append(torch.stack([columns[name] for name in FLOW_STATS]))
-    return torch.stack(rows).cpu().numpy()
+    return torch.stack(rows)
 
 
 def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:

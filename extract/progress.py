@@ -81,10 +81,9 @@ class ExtractProgress:
             logger.error("%s: failed: %s", place, result.error)
         elif result.status == "done":
             self._frames += result.num_frames
-            seconds = sum(result.stage_seconds.values())
             logger.info(
                 "%s: %d clips, %d frames, %.1f s",
-                place, result.num_clips, result.num_frames, seconds,
+                place, result.num_clips, result.num_frames, result.seconds,
             )  # fmt: skip
         if result.partial:
             logger.warning("%s: partial: %s", place, result.partial)

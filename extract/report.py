@@ -19,7 +19,9 @@ class VideoResult:
             at it; `failed` see `error`.
         partial: why decoding stopped early, empty if it did not. A partial video has features
             of the frames that were delivered.
-        stage_seconds: seconds spent waiting for each of `STAGES`.
+        seconds: from its hash to its shard.
+        stage_seconds: of `STAGES`: seconds waited for decoding and writing, and seconds that flow
+            and network kept all threads busy.
     """
 
     video_id: str
@@ -31,6 +33,7 @@ class VideoResult:
     num_frames: int = 0
     partial: str = ""
     error: str = ""
+    seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -94,8 +97,11 @@ class ExtractReport:
             f"{self.seconds:.1f} s -> {self.cache}"
         ]
         if self.done:
-            spent = ", ".join(f"{stage} {s:.1f}" for stage, s in self.stage_seconds.items())
-            lines.append(f"seconds waited for: {spent}")
+            spent = {stage: f"{seconds:.1f} s" for stage, seconds in self.stage_seconds.items()}
+            lines.append(
+                f"where the time went: flow {spent['flow']}, network {spent['network']}; waited "
+                f"{spent['decode']} for decoding, {spent['write']} for writing"
+            )
         lines += [f"partial: {each['video']}: {each['error']}" for each in self.partial]
         lines += [f"failed: {each['video']}: {each['error']}" for each in self.failed]
         if self.flow_weights_kind == "crossmodal":

@@ -3,6 +3,7 @@
 torch and numba are loaded with `extract.pipeline`, at the first video that needs them.
 """
 
+import dataclasses
 import hashlib
 import platform
 import time
@@ -67,9 +68,11 @@ def extract_one(
     Raises:
         CacheError: the cache cannot be read or written; the next video would fare no better.
     """
+    started = time.perf_counter()
     try:
         sha256 = content_sha256(source)
-        return _ensure_features(source, stamp, sha256, job, progress)
+        result = _ensure_features(source, stamp, sha256, job, progress)
+        return dataclasses.replace(result, seconds=time.perf_counter() - started)
     except FeatError as error:
         if not _is_of_video(error):
             raise

@@ -1,0 +1,100 @@
+"""The pipeline of one video: order, threads, checkpoints, and the whole path of a GPU on meta."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import extract.pipeline
+from data.videos import VideoSource
+from extract.config import STREAMS, ExtractConfig
+from extract.pipeline import Extractor
+from extract.tvl1 import TVL1Config
+from extract.weights import resolve_weights
+
+# a tenth of the iterations: nothing here is about the flow's accuracy
+QUICK = ExtractConfig(tvl1=TVL1Config(num_warps=1, outer_iterations=1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_left_as_they_were():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, make_video) -> VideoSource:
+    path = make_video(tmp_path_factory.mktemp("video") / "a.mp4", num_frames=70)
+    return VideoSource(video_id="a.mp4", path=path, kind="file")
+
+
+def extractor(weights: Path, *, num_threads: int, device: str = "cpu") -> Extractor:
+    resolved = resolve_weights(streams=STREAMS, rgb=str(weights), flow="crossmodal")
+    return Extractor(QUICK, resolved, device=device, num_threads=num_threads)
+
+
+def test_any_number_of_threads_gives_the_same_bits(
+    video: VideoSource, random_rgb_weights: Path
+) -> None:
+    runs = {}
+    for num_threads in (1, 3):
+        seconds: dict[str, float] = {}
+        one = extractor(random_rgb_weights, num_threads=num_threads)
+        runs[num_threads] = one.extract(video, STREAMS, stage_seconds=seconds)
+        assert set(seconds) == {"decode", "flow", "network"}
+        assert all(value > 0 for value in seconds.values())
+    for name in ("rgb", "flow", "flow_stats"):
+        np.testing.assert_array_equal(runs[1].arrays[name], runs[3].arrays[name])
+        assert len(runs[1].arrays[name]) == 5  # 70 frames: four clips and a tail
+    # the drawn frames differ, so rows in a wrong order would not go unseen
+    assert len(np.unique(runs[1].arrays["flow_stats"], axis=0)) == 5
+
+
+def test_batches_are_reported_in_order_and_leading_clips_skipped(
+    video: VideoSource, random_rgb_weights: Path
+) -> None:
+    one = extractor(random_rgb_weights, num_threads=2)
+    seen: list[tuple[int, np.ndarray]] = []
+    whole = one.extract(video, ("rgb",), stage_seconds={})
+    rest = one.extract(
+        video, ("rgb",), stage_seconds={}, skip_clips=2,
+        on_batch=lambda frames, rows: seen.append((frames, rows["rgb"])),
+    )  # fmt: skip
+    assert [frames for frames, _ in seen] == [48, 64, 70]
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in seen]), rest.arrays["rgb"])
+    np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][2:])
+    assert rest.num_frames == whole.num_frames == 70
+
+
+def test_a_failing_clip_ends_the_video_with_its_error(
+    video: VideoSource, random_rgb_weights: Path
+) -> None:
+    one = extractor(random_rgb_weights, num_threads=2)
+
+    def broken(clips: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    working, one.networks["flow"] = one.networks["flow"], broken
+    with pytest.raises(RuntimeError, match="out of memory"):
+        one.extract(video, STREAMS, stage_seconds={})
+    one.networks["flow"] = working
+    assert len(one.extract(video, STREAMS, stage_seconds={}).arrays["flow"]) == 5
+
+
+def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
+    random_rgb_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On meta a tensor made on the wrong device raises, and so does every look at a value. The one
+    # look that the flow takes every few iterations is switched off.
+    flow = functools.partial(extract.pipeline.tvl1_flow_torch, check_every=0)
+    monkeypatch.setattr(extract.pipeline, "tvl1_flow_torch", flow)
+    one = extractor(random_rgb_weights, num_threads=1, device="meta")
+    frames = np.zeros((2, 17, 224, 224, 3), np.uint8)
+    for stream, names in (("rgb", {"rgb"}), ("flow", {"flow", "flow_stats"})):
+        rows = one.compute(stream, frames, [16, 5], {})
+        assert set(rows) == names
+        assert {tensor.device.type for tensor in rows.values()} == {"meta"}
+        assert rows[stream].shape == (2, 1024)
