@@ -1,11 +1,16 @@
 """3x3 convolutions of 4x4 maps with a quarter of the multiplications: Winograd's F(4x4, 3x3).
 
 The matrices are those of Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks",
-section 4.3. A 4x4 map with its border of zeros is exactly one of their 6x6 tiles, so nothing
-overlaps, and the columns of B^T that meet the border can be left out.
+section 4.3: `cells_of(points_of(map) * points_of(kernel))`. A 4x4 map with its border of zeros is
+exactly one of their 6x6 tiles, so nothing overlaps, and the columns of B^T that meet the border
+can be left out. The transforms are linear and these functions know nothing of autograd: a
+gradient goes back through the transposed matrix.
+
+Maps come with their 16 cells first, transforms with their 36 points.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,35 +34,38 @@ _KERNEL = (
 )
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
+SUM_POINT = 7
+"""The point that every cell of the output holds once: what is added there is added to all cells,
+and its gradient is the sum over the cells. (Row and column 1 of six; column 1 of A^T is all 1.)"""
+
+
+class Matrices(NamedTuple):
+    """The two-dimensional transforms."""
+
+    points_of_map: Tensor
+    """(36, 16)."""
+    points_of_kernel: Tensor
+    """(36, 9)."""
+    cells_of_points: Tensor
+    """(16, 36)."""
+
 
 @cache
-def _matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two-dimensional transforms: (36, 16), (36, 9) and (16, 36)."""
+def matrices(device: torch.device, dtype: torch.dtype) -> Matrices:
+    """Return the transforms, made once for a device and a type."""
     # A training must be able to use what an evaluation in inference mode made first.
     with torch.inference_mode(False):
         one = [torch.tensor(rows, dtype=torch.float64) for rows in (_INPUT, _KERNEL, _OUTPUT)]
-        both = [torch.kron(matrix, matrix).to(device, dtype) for matrix in one]
-    return both[0], both[1], both[2]
+        return Matrices(*(torch.kron(matrix, matrix).to(device, dtype) for matrix in one))
 
 
-def transform_kernel(weight: Tensor) -> Tensor:
-    """Return (36, C, O) of a kernel (O, C, 3, 3): once for all the maps it is applied to."""
-    matrix = _matrices(weight.device, weight.dtype)[1]
-    flat = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
-    return (matrix @ flat).view(POINTS, weight.shape[1], weight.shape[0])
+def points_of_kernel(weight: Tensor) -> Tensor:
+    """Return (36, ...) of kernels (..., 3, 3), once for all the maps they meet."""
+    matrix = matrices(weight.device, weight.dtype).points_of_kernel
+    return (matrix @ weight.reshape(-1, KERNEL**2).T).view(POINTS, *weight.shape[:-2])
 
 
-def convolve(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Return the convolution, zeros outside, of maps whose cells come first.
-
-    Args:
-        maps: (16, B, C).
-        kernel: (36, C, O), from `transform_kernel`.
-
-    Returns:
-        (16, B, O).
-    """
-    to_points, _, to_cells = _matrices(maps.device, maps.dtype)
-    points = (to_points @ maps.flatten(1)).view(POINTS, *maps.shape[1:])
-    product = torch.bmm(points, kernel)  # (36, B, O)
-    return (to_cells @ product.flatten(1)).view(GRID**2, maps.shape[1], -1)
+def kernel_gradient(points: Tensor, *, out: Tensor) -> None:
+    """Fill `out`, (..., 3, 3), with the gradient of kernels, given that of their points."""
+    matrix = matrices(points.device, points.dtype).points_of_kernel
+    torch.mm(points.flatten(1).T, matrix, out=out.view(-1, KERNEL**2))

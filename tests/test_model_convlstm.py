@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from model import winograd
 from model.config import ModelConfig
 from model.convlstm import ConvLSTM, ConvLSTMLayer
 from model.network import AnomalyNetwork
@@ -92,26 +91,91 @@ def test_layer_computes_equations_1_to_5(peepholes, side):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
-def test_winograd_is_the_convolution_and_has_its_gradients(dtype, tolerance):
+def plain_layer(layer: ConvLSTMLayer, inputs: torch.Tensor) -> torch.Tensor:
+    """Equations 1 to 5 with torch's convolutions of each step, for autograd to differentiate."""
+    conv = torch.nn.functional.conv2d
+    hidden = cell = inputs.new_zeros(
+        len(inputs), layer.hidden_to_gates.in_channels, *inputs.shape[3:]
+    )
+    peepholes = [0.0] * 3 if layer.peepholes is None else layer.peepholes
+    states = []
+    for x in inputs.unbind(1):
+        gates = conv(x, layer.input_to_gates.weight, layer.input_to_gates.bias, padding=1)
+        gates = gates + conv(hidden, layer.hidden_to_gates.weight, padding=1)
+        i, f, o, g = gates.chunk(4, 1)
+        i, f = i + peepholes[0] * cell, f + peepholes[1] * cell
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = (o + peepholes[2] * cell).sigmoid() * cell.tanh()
+        states.append(hidden)
+    return torch.stack(states, 1)
+
+
+def layer_and_inputs(steps: int, peepholes: bool, dtype: torch.dtype, channels=20, hidden=12):
     torch.manual_seed(3)
-    maps = torch.randn(6, 20, SIDE, SIDE, dtype=dtype, requires_grad=True)
-    weight = torch.randn(12, 20, 3, 3, dtype=dtype, requires_grad=True)
+    layer = ConvLSTMLayer(channels, hidden, grid=SIDE, kernel=3, peepholes=peepholes).to(dtype)
+    if peepholes:
+        torch.nn.init.normal_(layer.peepholes)
+    inputs = torch.randn(6, steps, channels, SIDE, SIDE, dtype=dtype, requires_grad=True)
+    return layer, inputs
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("peepholes", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_layer_and_its_gradients_are_those_of_convolutions_step_by_step(
+    steps, peepholes, dtype, tolerance
+):
+    layer, inputs = layer_and_inputs(steps, peepholes, dtype)
     with torch.inference_mode():  # what an evaluation leaves behind must serve a training
-        winograd.transform_kernel(weight)
-    expected = torch.nn.functional.conv2d(maps, weight, padding=1)
-    cells_first = maps.permute(2, 3, 0, 1).reshape(SIDE**2, 6, 20)
-    found = winograd.convolve(cells_first, winograd.transform_kernel(weight))
-    found = found.view(SIDE, SIDE, 6, 12).permute(2, 3, 0, 1)
+        layer(inputs)
+    wanted = [inputs, *layer.parameters()]
+    found, expected = layer(inputs), plain_layer(layer, inputs)
     pull = torch.randn_like(expected)
     pairs = [(found, expected)]
     pairs += zip(
-        torch.autograd.grad(found, (maps, weight), pull),
-        torch.autograd.grad(expected, (maps, weight), pull),
+        torch.autograd.grad(found, wanted, pull),
+        torch.autograd.grad(expected, wanted, pull, materialize_grads=True),
         strict=True,
     )
     for ours, theirs in pairs:
         assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+@pytest.mark.parametrize("peepholes", [True, False])
+def test_gradient_is_the_slope(peepholes):
+    layer, inputs = layer_and_inputs(2, peepholes, torch.float64, channels=2, hidden=2)
+    weights = list(layer.parameters())
+    names = [name for name, _ in layer.named_parameters()]
+
+    def states(inputs, *weights):
+        given = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(layer, given, (inputs,))
+
+    assert torch.autograd.gradcheck(
+        states, (inputs[:2].detach().requires_grad_(), *weights), fast_mode=True
+    )
+
+
+def test_gradient_can_be_taken_twice_from_one_pass():
+    layer, inputs = layer_and_inputs(3, True, torch.float64)
+    total = layer(inputs).square().sum()
+    wanted = [inputs, *layer.parameters()]
+    first = torch.autograd.grad(total, wanted, retain_graph=True)
+    second = torch.autograd.grad(total, wanted)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_seed_drops_the_same_states_whichever_way_they_are_computed(monkeypatch):
+    torch.manual_seed(4)
+    stack = ConvLSTM(5, 6, layers=3, grid=SIDE, dropout=0.5).double()
+    inputs = torch.randn(3, 4, 5, SIDE, SIDE, dtype=torch.float64)
+    results = []
+    for suits in (True, False):
+        monkeypatch.setattr(ConvLSTMLayer, "_suits_winograd", lambda *_, suits=suits: suits)
+        torch.manual_seed(5)
+        results.append(stack(inputs))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+    assert not torch.allclose(results[0], stack.eval()(inputs))
 
 
 def test_second_layer_is_fed_the_first_layers_hidden_states():
