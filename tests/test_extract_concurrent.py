@@ -1,0 +1,85 @@
+"""Real `feat extract` processes that fill one cache at the same time, one of them killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import FeatureCache
+from cache.verify import verify_cache
+
+NUM_VIDEOS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weights: Path) -> Path:
+    """Videos of two clips each, and the cache `alone` that one process made of them."""
+    folder = tmp_path_factory.mktemp("concurrent")
+    for number in range(NUM_VIDEOS):
+        # of different lengths, or ffmpeg draws the same file eight times
+        make_video(folder / "videos" / f"{number}.mp4", num_frames=18 + number)
+    report = finish(start(folder, "alone", random_rgb_weights))
+    assert report["done"] == NUM_VIDEOS
+    return folder
+
+
+def start(folder: Path, cache: str, weights: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "feat", "-q", "extract", "--videos", "videos"]
+    command += ["--streams", "rgb", "--rgb-weights", str(weights), "--threads", "1", "--json"]
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.Popen(
+        [*command, "--cache", cache],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(printed)
+
+
+def assert_as_alone(folder: Path, cache: str) -> None:
+    ours, alone = FeatureCache(folder / cache), FeatureCache(folder / "alone")
+    assert verify_cache(ours).problems == []
+    assert sorted(ours.videos()) == sorted(alone.videos())
+    assert len(alone.videos()) == NUM_VIDEOS
+    for video in alone.videos():
+        np.testing.assert_array_equal(ours.read(video, "rgb"), alone.read(video, "rgb"))
+
+
+@pytest.mark.slow
+def test_two_processes_do_each_video_once(folder: Path, random_rgb_weights: Path) -> None:
+    both = [start(folder, "two", random_rgb_weights) for _ in range(2)]
+    reports = [finish(process) for process in both]
+    assert sum(report["done"] for report in reports) == NUM_VIDEOS
+    assert all(report["done"] + report["skipped"] == NUM_VIDEOS for report in reports)
+    assert_as_alone(folder, "two")
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weights: Path) -> None:
+    killed, other = (start(folder, "killed", random_rgb_weights) for _ in range(2))
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("killed/shards/*.h5"))) < 2:
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    report = finish(other)
+    assert report["done"] + report["skipped"] == NUM_VIDEOS
+    assert report["failed"] == []
+    assert_as_alone(folder, "killed")
+    again = finish(start(folder, "killed", random_rgb_weights))
+    assert (again["done"], again["skipped"]) == (0, NUM_VIDEOS)
