@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import ModelConfig, TrainConfig
 from model.features import FeatureSet
 from model.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
+from model.memory import keep_freed_memory
 from model.network import AnomalyNetwork
 from model.windows import BalancedBatches, Windows, make_windows, slot_bounds, slot_targets
 
@@ -90,6 +91,8 @@ class Trainer:
         data: WindowData,
         config: TrainConfig,
     ) -> None:
+        if data.inputs.device.type == "cpu":
+            keep_freed_memory()
         self.network = network
         self.config = config
         self.step = 0
