@@ -15,7 +15,14 @@ from cache.keys import JSON, canonical_json, feature_key, is_sha256
 Kind = Literal["file", "frames", "imported"]
 
 #: Columns of `FeatureRecord.flow_stats`, pixels per frame before clamping.
-FLOW_STATS = ("mean_abs_x", "mean_abs_y", "max_abs", "equal_fraction")
+FLOW_STATS = (
+    "mean_abs_x",
+    "mean_abs_y",
+    "max_abs",
+    "equal_fraction",
+    "p99_magnitude",
+    "max_cell_magnitude",
+)
 
 #: A clip table as it lies in a shard, one row a clip.
 CLIP_DTYPE = np.dtype(
@@ -205,7 +212,7 @@ class FeatureRecord:
     features: np.ndarray  # (S, D) float32 or float16
     clips: ClipTable  # S rows
     provenance: Mapping[str, JSON] = field(default_factory=dict)  # who, when, where: not in the key
-    flow_stats: np.ndarray | None = None  # (S, 4) float32, columns FLOW_STATS
+    flow_stats: np.ndarray | None = None  # (S, 6) float32, columns FLOW_STATS
 
     def __post_init__(self) -> None:
         check_stream(self.stream)

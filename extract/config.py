@@ -20,7 +20,7 @@ STREAMS: tuple[Stream, ...] = get_args(Stream)
 # Raise one when the code behind it changes the values it produces: features made before and
 # after then carry different keys and cannot be mixed up.
 DECODE_VERSION = 1
-FLOW_VERSION = 1
+FLOW_VERSION = 2
 NETWORK_VERSION = 1
 
 

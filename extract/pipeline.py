@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -39,6 +40,7 @@ from extract.weights import Weights, load_state_dict
 # enough for their activations to stay under 4 GB.
 CLIPS_PER_GPU_BATCH = 16
 READ_AHEAD = 2
+CELL = 16  # pixels, of `max_cell_magnitude`
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[np.float32]]
@@ -50,7 +52,7 @@ class VideoFeatures:
     """What was extracted from one video.
 
     Attributes:
-        arrays: (S, 1024) float32 for each stream, and `flow_stats` (S, 4) beside `flow`.
+        arrays: (S, 1024) float32 for each stream, and `flow_stats` (S, 6) beside `flow`.
         clips: frames and seconds of each row.
         info: of the video stream that was decoded.
         num_frames: frames that were delivered.
@@ -219,7 +221,7 @@ class Extractor:
         """Return the rows of one stream on the device, (B, 1024) float32.
 
         Args:
-            stream: which; `flow` gives `flow_stats` (B, 4) too.
+            stream: which; `flow` gives `flow_stats` (B, 6) too.
             frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
             num_real: how many of each clip's frames are real, for the statistics.
             stage_seconds: the seconds of the flow are added to it.
@@ -275,10 +277,12 @@ def scale_flow(flow: Tensor, clamp: float) -> Tensor:
 
 
 def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> Tensor:
-    """Return (B, 4) float32, the columns of `cache.FLOW_STATS`, over each clip's real frames.
+    """Return (B, 6) float32, the columns of `cache.FLOW_STATS`, over each clip's real frames.
 
-    They let `feat cache verify` see a flow whose x equals its y, and serve as a baseline that
-    looks at nothing but motion.
+    They let `feat cache verify` see a flow whose x equals its y, and tell a model what the average
+    over the whole frame buries: how fast the fastest small thing moves. `p99_magnitude` is the
+    99th percentile (nearest rank) of the flow's length over all pixels and frames,
+    `max_cell_magnitude` the largest mean over one of the frame's 16x16 pixel cells and all frames.
 
     Args:
         flow: (B, T, H, W, 2) float32, pixels per frame, before clamping.
@@ -288,11 +292,16 @@ def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> Tensor:
     for clip, real in zip(flow, num_real, strict=True):
         absolute = clip[:real].abs()
         equal = (clip[:real, ..., 0] == clip[:real, ..., 1]).float().mean()
+        magnitude = torch.hypot(clip[:real, ..., 0], clip[:real, ..., 1])
+        rank = -(-magnitude.numel() * 99 // 100)
+        cells = F.avg_pool2d(magnitude.mean(dim=0, keepdim=True), CELL)
         columns = {
             "mean_abs_x": absolute[..., 0].mean(),
             "mean_abs_y": absolute[..., 1].mean(),
             "max_abs": absolute.max(),
             "equal_fraction": equal,
+            "p99_magnitude": magnitude.flatten().kthvalue(rank).values,
+            "max_cell_magnitude": cells.max(),
         }
         rows.append(torch.stack([columns[name] for name in FLOW_STATS]))
     return torch.stack(rows)

@@ -20,7 +20,7 @@ STREAM_ORDER = ("rgb", "flow")
 SEGMENT_SLOTS = 16
 """Scores a clip where the cache's clips have no fixed length (imported segments)."""
 MAX_NAMED = 5
-MOTION_STATS = ("mean_abs_x", "mean_abs_y", "max_abs")
+MOTION_STATS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
 """Statistics of the flow, pixels a frame, that the cache holds beside the flow features."""
 MOTION_REPEAT = 64
 """Columns of each: four maps of 4x4. Three columns among two thousand would go unheard."""

@@ -62,7 +62,7 @@ def make_record(
         "codec": "h264",
         "pix_fmt": "yuv420p",
     }
-    stats = np.array([[0.5, 0.4, 6.0, 0.01]] * len(clips), np.float32)
+    stats = np.array([[0.5, 0.4, 6.0, 0.01, 2.0, 3.0]] * len(clips), np.float32)
     return FeatureRecord(
         stream=stream,
         config=config or make_config(stream),

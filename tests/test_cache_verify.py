@@ -54,8 +54,8 @@ def set_rows(record, rows, value) -> FeatureRecord:
     return altered(record, features=features)
 
 
-STATS = np.array([[1.0, 1.0, 9.0, 1.0]] * 5, np.float32)
-STILL = np.array([[0.0, 0.0, 0.0, 1.0]] * 5, np.float32)
+STATS = np.array([[1.0, 1.0, 9.0, 1.0, 2.0, 3.0]] * 5, np.float32)
+STILL = np.array([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]] * 5, np.float32)
 
 
 def shifted(start, end, clip_len=16) -> ClipTable:

@@ -129,7 +129,7 @@ def test_flow_magnitude_looks_at_the_flow_statistics(tmp_path):
     rows = demo_rows()
     cache = make_cache(tmp_path / "features", rows, streams={"rgb": 8})
     rng = np.random.default_rng(0)
-    add_flow(cache, rows, lambda moving: rng.uniform(1, 2, (len(moving), 4)) * (1 + 5 * moving))
+    add_flow(cache, rows, lambda moving: rng.uniform(1, 2, (len(moving), 6)) * (1 + 5 * moving))
     method = choose_method("flow-magnitude")
     run = train_method(method, cache, rows, seed=0, runs=tmp_path).run
     assert run_evaluation(run, cache, rows, pictures=False).metrics.values["auc"] > 0.95

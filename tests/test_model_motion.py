@@ -37,7 +37,7 @@ def write_flow(cache: FeatureCache, *, with_stats: bool) -> None:
     for number, row in enumerate(demo_rows()):
         labels = row.frame_labels(160).reshape(-1, 16).mean(axis=1)
         stats = np.zeros((len(clips), len(FLOW_STATS)), np.float32)
-        stats[:, :3] = (0.5 + 3.0 * labels)[:, None] + rng.normal(0, 0.05, (len(clips), 3))
+        stats[:] = (0.5 + 3.0 * labels)[:, None] + rng.normal(0, 0.05, stats.shape)
         source = SourceRecord(
             name=row.video,
             kind="file",
@@ -89,8 +89,9 @@ def test_motion_columns_are_logarithms_of_the_statistics(cache: FeatureCache) ->
     stats = cache.read_record(entry.key).flow_stats
     assert stats is not None
     assert data.features.shape[1] == 16 + MOTION_DIM
-    np.testing.assert_allclose(np.exp(data.features[:, 16]), stats[:, 0] + 1e-3, rtol=1e-5)
-    np.testing.assert_allclose(np.exp(data.features[:, -1]), stats[:, 2] + 1e-3, rtol=1e-5)
+    for column, name in ((16, "mean_abs_x"), (-1, "max_cell_magnitude")):
+        expected = stats[:, FLOW_STATS.index(name)] + 1e-3
+        np.testing.assert_allclose(np.exp(data.features[:, column]), expected, rtol=1e-5)
 
 
 def test_cache_without_statistics_trains_without_motion(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Clips:
     data: FeatureSet
     """Its labels are reduced to what the method's supervision allows."""
     flow_stats: NDArray[np.float32] | None = None
-    """(N, 4), columns `cache.records.FLOW_STATS`; only for methods that use them."""
+    """(N, 6), columns `cache.records.FLOW_STATS`; only for methods that use them."""
 
     @property
     def video_of(self) -> NDArray[np.int64]:

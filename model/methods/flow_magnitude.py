@@ -1,4 +1,4 @@
-"""How much moves, and nothing else: three numbers a clip that the flow network never sees."""
+"""How much moves, and nothing else: four numbers a clip that the flow network never sees."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,13 +12,13 @@ from data.protocols import Protocol as Supervision
 from model.methods.base import Clips, Material, Parameters, clip_targets
 from model.methods.linear import fit_linear, score_linear
 
-COLUMNS = ("mean_abs_x", "mean_abs_y", "max_abs")
+COLUMNS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
 PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMagnitude:
-    """Logistic regression on the logarithms of three statistics of the optical flow."""
+    """Logistic regression on the logarithms of four statistics of the optical flow."""
 
     name: ClassVar[str] = "flow-magnitude"
     supervision: ClassVar[Supervision] = "fully"
