@@ -98,7 +98,7 @@ def changed(path: str, value: object) -> dict[str, dict[str, Any]]:
     ("path", "value", "message"),
     [
         ("rgb.decode.version", 99, "decode.version: 1 here, 99 recorded"),
-        ("flow.flow.version", 99, "flow.version: 1 here, 99 recorded"),
+        ("flow.flow.version", 99, "flow.version: 2 here, 99 recorded"),
         ("rgb.network.version", 99, "network.version: 1 here, 99 recorded"),
         ("rgb.network.name", "slowfast", "network.name: i3d-inception-v1 here, slowfast recorded"),
         ("rgb.clips.tail", "drop", "clips.tail: pad here, drop recorded"),
