@@ -1,7 +1,7 @@
 """What a training works with: the videos chosen and checked, their features, the categories."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from cache import FeatureCache
@@ -71,15 +71,20 @@ def gather_material(
     uncounted = set(videos_without_frames(cache, aligned[: len(seen)]))
     if uncounted:
         logger.warning(
-            "%d videos whose frames nobody counted are left out of training: %s",
+            "%d videos whose frames nobody counted teach no scores: %s",
             len(uncounted),
             named(sorted(uncounted)),
         )
+    usable = [*_without_frames(aligned[: len(seen)], uncounted)]
+    weak = [label for label in usable if _teaches_category_only(label)]
+    if weak:
+        logger.info("%d videos with unknown frames (?) teach their category only", len(weak))
     train_labels, val_labels = split_training(
-        [label for label in aligned[: len(seen)] if label.video not in uncounted],
+        [label for label in usable if label not in weak],
         val_fraction=train.val_fraction,
         seed=train.seed,
     )
+    train_labels += weak
     chosen = tuple(streams) or choose_streams(
         {label.video: available[label.video] for label in train_labels + val_labels}
     )
@@ -137,6 +142,19 @@ def videos_without_frames(cache: FeatureCache, labels: Sequence[VideoLabel]) -> 
         for label in labels
         if not cache.find(label.video, cache.streams(label.video)[0]).source.num_frames
     ]
+
+
+def _teaches_category_only(label: VideoLabel) -> bool:
+    return label.is_weak and label.split == "train" and bool(label.category)
+
+
+def _without_frames(labels: Sequence[VideoLabel], uncounted: set[str]) -> Iterator[VideoLabel]:
+    """Yield the labels; of videos whose frames nobody counted only what holds for the whole."""
+    for label in labels:
+        if label.video not in uncounted:
+            yield label
+        elif label.is_abnormal:
+            yield replace(label, extent="unknown", intervals=())
 
 
 def _facts(cache: FeatureCache, video: str) -> VideoFacts:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.labels import VideoLabel
 from model.config import ModelConfig, TrainConfig
 from model.features import FeatureSet
 from model.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
@@ -33,7 +34,7 @@ class WindowData:
     categories: Tensor
     """(W,) int64."""
     is_abnormal: NDArray[np.bool_]
-    """(W,) whether a window holds an abnormal frame."""
+    """(W,) whether a window holds an abnormal frame, or is of a video that does somewhere."""
 
     def gather(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return features, mask, targets, target mask and categories of some windows."""
@@ -51,7 +52,7 @@ def make_window_data(
     """Return the windows of `data` with the targets of exactly the frames they hold.
 
     Args:
-        data: the videos; none of them weak.
+        data: the videos; the windows of a weak one have a category, but no frame with a target.
         inputs: (N, D) its features, standardised if they are to be, on the device wanted.
         categories: those of the model; a video with none of them gets `NO_CATEGORY`.
         config: K and m.
@@ -64,12 +65,13 @@ def make_window_data(
         data.start_frame, data.end_frame, clip_len=data.clip_len, slots=config.clip_slots
     )
     parts = [
-        slot_targets(label.frame_labels(int(frames)), bounds[data.rows(index)])
+        _targets_of(label, int(frames), bounds[data.rows(index)])
         for index, (label, frames) in enumerate(zip(data.labels, data.num_frames, strict=True))
     ]
     targets = np.concatenate([part[0] for part in parts])
     place = {name: index for index, name in enumerate(categories)}
     of_video = np.array([place.get(label.category, NO_CATEGORY) for label in data.labels])
+    is_weak = np.array([label.is_weak for label in data.labels])
     device = inputs.device
     return WindowData(
         inputs=inputs,
@@ -78,8 +80,17 @@ def make_window_data(
         targets=torch.from_numpy(targets).to(device),
         target_mask=torch.from_numpy(np.concatenate([part[1] for part in parts])).to(device),
         categories=torch.from_numpy(of_video[windows.video]).to(device),
-        is_abnormal=_has_abnormal(windows, targets),
+        is_abnormal=_has_abnormal(windows, targets) | is_weak[windows.video],
     )
+
+
+def _targets_of(
+    label: VideoLabel, num_frames: int, bounds: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    if label.is_weak:
+        shape = (len(bounds), bounds.shape[1] - 1)
+        return np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    return slot_targets(label.frame_labels(num_frames), bounds)
 
 
 class Trainer:

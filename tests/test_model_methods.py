@@ -436,4 +436,4 @@ def test_the_convlstm_leaves_out_videos_without_a_frame_count(tmp_path, caplog):
     train = TrainConfig(max_steps=2, eval_every=1, val_fraction=0.5)
     report = run_training(cache, rows, model=model, train=train, runs=tmp_path, device="cpu")
     assert report.num_train_videos + report.num_val_videos == 7
-    assert "5 videos whose frames nobody counted are left out of training: g0" in caplog.text
+    assert "5 videos whose frames nobody counted teach no scores: g0" in caplog.text

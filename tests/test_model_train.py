@@ -14,7 +14,9 @@ from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import PRESETS, ModelConfig, TrainConfig, choose_preset
 from model.evaluate import run_evaluation
 from model.features import Standardizer, load_features
+from model.material import gather_material
 from model.train import run_training
+from model.trainer import make_window_data
 from model.validation import split_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
@@ -259,6 +261,26 @@ def test_weak_videos_are_left_out_and_counted(tmp_path, caplog):
     report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1))
     assert report.num_train_videos + report.num_val_videos == 8
     assert "1 videos with unknown frames (?) are left out of training: weak.mp4" in caplog.text
+
+
+def test_weak_videos_teach_their_category_and_nothing_else(tmp_path):
+    rows = [*demo_rows(), replace(label("weak.mp4", "train", "?"), category="only here")]
+    cache = make_cache(tmp_path / "features", rows)
+    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1))
+    assert report.num_train_videos + report.num_val_videos == 9
+    assert "only here" in report.categories
+    material = gather_material(cache, rows, model=SMALL, train=QUICK)
+    data = material.data
+    windows = make_window_data(
+        data, torch.from_numpy(data.features), material.categories, material.model
+    )
+    weak = [row.video for row in data.labels].index("weak.mp4")
+    assert weak not in [row.video for row in material.val.labels]
+    assert not windows.target_mask[data.rows(weak)].any()
+    others = windows.target_mask[: data.rows(weak).start]
+    assert others.any(dim=1).all()
+    chosen = windows.categories == material.categories.index("only here")
+    assert chosen.sum() == windows.is_abnormal[chosen.numpy()].sum() > 0
 
 
 def test_validation_videos_of_the_labels_are_used():
