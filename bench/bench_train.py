@@ -1,13 +1,15 @@
-"""Training steps a second: `Trainer` with `--preset paper` against a plain re-creation of the
-loop that the paper's authors published.
+"""Training steps a second: `Trainer` against a plain re-creation of the loop that the paper's
+authors published (wanboyang/anomaly_detection_LAD2000: train.py, model.py and the data set).
 
 Both train on windows of 5 x 2048 features, 60 a step, two ConvLSTM layers of 128 channels on 4x4
-maps, heads of 2048, 1024 and 512, float32, Adam with weight decay. The plain loop reads one `.npy`
-(a whole video) a sample from disk, joins samples one by one, and convolves input and hidden state
-together at every time step; it has no peepholes. The sides take turns, step by step, and each
+maps, float32, Adam with weight decay, the same heads: of `--preset released` (the authors' code:
+one layer of 1024, then 512 for each output) or of `--preset paper` (2048, 1024, 512, shared). The
+plain loop reads one `.npy` (a whole video) a sample from disk, joins samples one by one, and
+convolves input and hidden state together at every time step. It has no peepholes: nor has
+`released`, while `paper` computes them in addition. The sides take turns, step by step, and each
 round gives one ratio.
 
-Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N]
+Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N]
 """
 
 import argparse
@@ -33,6 +35,7 @@ from model.trainer import Trainer, make_window_data
 
 DIM, CLIPS, CLIP_LEN, VIDEOS, CATEGORIES = 2048, 40, 16, 80, 13
 HIDDEN, SIDE, K = 128, 4, 5
+PRESETS = ("released", "paper")
 
 
 class PlainCell(nn.Module):
@@ -49,18 +52,25 @@ class PlainCell(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """Two cells step by step, then the heads on the last hidden state."""
+    """Two cells step by step, then the heads of a preset on the last hidden state."""
 
-    def __init__(self) -> None:
+    def __init__(self, preset: str) -> None:
         super().__init__()
         self.cells = nn.ModuleList((PlainCell(DIM // SIDE**2), PlainCell(HIDDEN)))
-        widths = (HIDDEN * SIDE**2, *choose_preset("paper").model.head_widths)
+        branched = preset == "released"
+        widths = (HIDDEN * SIDE**2, 1024) if branched else (HIDDEN * SIDE**2, 2048, 1024, 512)
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
-        self.scores = nn.Linear(widths[-1], K * CLIP_LEN)
-        self.categories = nn.Linear(widths[-1], CATEGORIES + 1)
+        self.scores, self.categories = (
+            nn.Sequential(
+                nn.Linear(1024, 512, bias=False), nn.ReLU(), nn.Linear(512, outputs, bias=False)
+            )
+            if branched
+            else nn.Linear(512, outputs)
+            for outputs in (K * CLIP_LEN, CATEGORIES + 1)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.view(*x.shape[:2], -1, SIDE, SIDE)  # (K, B, C, 4, 4)
@@ -75,15 +85,15 @@ class PlainNetwork(nn.Module):
 class PlainLoop:
     """The published way to make a batch and take a step, with torch's defaults."""
 
-    def __init__(self, data: FeatureSet, folder: Path, batch_size: int) -> None:
-        self._folder, self._half = folder, batch_size // 2
+    def __init__(self, data: FeatureSet, folder: Path, preset: str) -> None:
+        config = choose_preset(preset).train
+        self._folder, self._half = folder, config.batch_size // 2
         self._rng = np.random.default_rng(0)
         self._labels = [label.frame_labels(CLIPS * CLIP_LEN) for label in data.labels]
         self._categories = [int(label.category or -1) + 1 for label in data.labels]
         for video in range(VIDEOS):
             np.save(folder / f"{video}.npy", data.features[data.rows(video)])
-        self.network = PlainNetwork()
-        config = choose_preset("paper").train
+        self.network = PlainNetwork(preset)
         self._optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -140,9 +150,9 @@ def make_data() -> FeatureSet:
     )
 
 
-def make_trainer(data: FeatureSet) -> Trainer:
-    """Return our side, at its first step."""
-    preset = choose_preset("paper")
+def make_trainer(data: FeatureSet, name: str) -> Trainer:
+    """Return our side with a preset, at its first step."""
+    preset = choose_preset(name)
     model = replace(preset.model, clip_slots=CLIP_LEN)
     categories = tuple(str(number) for number in range(CATEGORIES))
     torch.manual_seed(0)
@@ -175,43 +185,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="of each side in a round")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    print(
+        f"float32, 60 windows of {K} x {DIM} a step; medians of {args.rounds} rounds of "
+        f"{args.steps} steps.\n\n"
+        "CPU seconds bear other load on the machine better than the clock does; with one thread "
+        "they are\nthe arithmetic and the reading alone."
+    )
     data = make_data()
-    trainer = make_trainer(data)
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        print(
+            f"\n{threads} thread(s)\n\n"
+            "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
+            "|---|---|---|---|---|---|"
+        )
+        for preset in PRESETS:
+            for row in compare(data, preset, args.rounds, args.steps):
+                print(row, flush=True)
+
+
+def compare(data: FeatureSet, preset: str, rounds: int, steps: int) -> list[str]:
+    """Return the rows of the table for one network."""
+    trainer, ours = make_trainer(data, preset), f"**`feat train --preset {preset}`**"
     with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
-        plain = PlainLoop(data, Path(folder), trainer.config.batch_size)
+        plain = PlainLoop(data, Path(folder), preset)
         batch = plain.load()
         seconds = race(
             {
-                "published loop": plain.step,
-                "published loop, batch already in memory": lambda: plain.step(batch),
-                "`feat train --preset paper`": trainer.train_step,
+                f"published loop, heads as in `{preset}`": plain.step,
+                "the same, batch already in memory": lambda: plain.step(batch),
+                ours: trainer.train_step,
             },
-            args.rounds,
-            args.steps,
+            rounds,
+            steps,
         )
-    ours = seconds["`feat train --preset paper`"]
-    print(
-        f"{args.threads} thread(s), float32, 60 windows of {K} x {DIM} a step; medians of "
-        f"{args.rounds} rounds of {args.steps} steps.\n\n"
-        "CPU seconds bear other load on the machine better than the clock does; with one thread "
-        "they are\nthe arithmetic and the reading alone.\n\n"
-        "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
-        "|---|---|---|---|---|---|"
-    )
+    rows = []
     for name, times in seconds.items():
         walls, cpus = ([pair[kind] for pair in times] for kind in (0, 1))
         shown = [
             _ratio(mine, theirs)
-            for mine, theirs in zip(zip(*ours, strict=True), zip(*times, strict=True), strict=True)
+            for mine, theirs in zip(
+                zip(*seconds[ours], strict=True), zip(*times, strict=True), strict=True
+            )
         ]
         wall = statistics.median(walls)
-        print(
+        rows.append(
             f"| {name} | {1 / wall:.2f} | {wall:.3f} | {statistics.median(cpus):.3f} | "
             f"{' | '.join(shown)} |"
         )
+    return rows
 
 
 def _ratio(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str:
