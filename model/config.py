@@ -187,6 +187,7 @@ PRESETS = {
         model=ModelConfig(
             hidden=32,
             head_widths=(256,),
+            heads="separate",
             readout="each",
             dropout=0.5,
             input_dropout=0.5,
