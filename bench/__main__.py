@@ -19,6 +19,8 @@ BENCHES = {
     "Whole extraction against the reference": ["bench.bench_extract"],
     "Training steps against the published loop": ["bench.bench_train"],
     "The feature cache": ["bench.bench_cache"],
+    "Running again with everything there": ["bench.bench_rerun"],
+    "Peak memory of a long video": ["bench.bench_memory"],
 }
 
 
