@@ -43,7 +43,8 @@ class _VectorModel(models.PrimitiveModel):
 
 WIDE = VectorType(LANES)
 QUAD = VectorType(4)
-_KINDS = [WIDE] if LANES == 4 else [WIDE, QUAD]
+QUADS = VectorType(16)  # four quads; several registers where there are none of 512 bits
+_KINDS = list({WIDE, QUAD, QUADS})
 
 
 def _is_flat(array) -> bool:
@@ -85,6 +86,7 @@ def _define_load(kind: VectorType):
 
 load = _define_load(WIDE)
 load4 = _define_load(QUAD)
+load16 = _define_load(QUADS)
 
 
 @intrinsic
@@ -98,6 +100,37 @@ def load1(typingctx, array, index):
         return builder.load(builder.gep(data, [args[1]]))
 
     return types.float32(array, types.intp), codegen
+
+
+@intrinsic
+def load_place(typingctx, array, index):
+    """One of the integers that `places` made."""
+    if not _is_flat(array):
+        return None
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), _INT32.as_pointer())
+        return builder.sext(builder.load(pointer), context.get_value_type(types.intp))
+
+    return types.intp(array, types.intp), codegen
+
+
+@intrinsic
+def places(typingctx, y, x, row):
+    """The integers y * row + 4 * x of whole numbers in every lane, in a vector to be stored."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.VectorType(_INT32, LANES)
+        y, x = (builder.fptosi(value, kind) for value in args[:2])
+        first = builder.insert_element(
+            ir.Constant(kind, ir.Undefined), builder.trunc(args[2], _INT32), ir.Constant(_INT32, 0)
+        )
+        row = _pick(builder, first, first, [0] * LANES)
+        four = ir.Constant(kind, [4] * LANES)
+        return builder.bitcast(builder.add(builder.mul(y, row), builder.mul(x, four)), args[0].type)
+
+    return y(y, x, types.intp), codegen
 
 
 @intrinsic
@@ -117,6 +150,33 @@ def load_every4(typingctx, array, index):
         return _pick(builder, *halves, range(LANES))
 
     return WIDE(array, types.intp), codegen
+
+
+@intrinsic
+def store_every4(typingctx, array, index, a, b, c, d):
+    """Write four vectors interleaved: a's first lane, b's, c's, d's, then their second lanes."""
+    if not _is_flat(array):
+        return None
+
+    def codegen(context, builder, sig, args):
+        array, place = args[:2]
+        both = [n for i in range(LANES) for n in (i, LANES + i)]
+        pairs = [_pick(builder, *args[i : i + 2], both) for i in (2, 4)]
+        step = context.get_constant(types.intp, LANES)
+        for i in range(4):
+            start = i * LANES // 2
+            lanes = [
+                n + k
+                for j in range(start, start + LANES // 2, 2)
+                for n in (j, 2 * LANES + j)
+                for k in (0, 1)
+            ]
+            vector = _pick(builder, *pairs, lanes)
+            write_vector(context, builder, sig.args[0], array, place, WIDE, vector)
+            place = builder.add(place, step)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, a, b, c, d), codegen
 
 
 @intrinsic
@@ -153,7 +213,7 @@ def _define_splat(kind: VectorType):
 
 
 splat = _define_splat(WIDE)
-splat4 = _define_splat(QUAD)
+splat16 = _define_splat(QUADS)
 
 
 def _define_operator(function, method: str) -> None:
@@ -174,15 +234,19 @@ _define_operator(operator.mul, "fmul")
 _define_operator(operator.truediv, "fdiv")
 
 
+def _call(builder, name: str, result, arguments):
+    """Emit a call of the LLVM intrinsic of this full name."""
+    function = builder.module.globals.get(name)
+    if function is None:
+        function_type = ir.FunctionType(result, [value.type for value in arguments])
+        function = ir.Function(builder.module, function_type, name)
+    return builder.call(function, arguments)
+
+
 def _define_llvm(name: str, num_arguments: int):
     def emit(kind):
         def codegen(context, builder, sig, args):
-            function_type = ir.FunctionType(args[0].type, [a.type for a in args])
-            full_name = f"llvm.{name}.v{kind.lanes}f32"
-            function = builder.module.globals.get(full_name)
-            if function is None:
-                function = ir.Function(builder.module, function_type, full_name)
-            return builder.call(function, args)
+            return _call(builder, f"llvm.{name}.v{kind.lanes}f32", args[0].type, args)
 
         return kind(*[kind] * num_arguments), codegen
 
@@ -218,6 +282,59 @@ def maximum(typingctx, a, b):
     return a(a, b), lambda context, builder, sig, args: larger(builder, *args)
 
 
+def _fused(builder, a, b, c):
+    """Emit a * b + c of wide vectors, rounded once."""
+    return _call(builder, f"llvm.fma.v{LANES}f32", a.type, [a, b, c])
+
+
+@intrinsic
+def reciprocal(typingctx, a):
+    """1 / a for normal numbers, with at most one unit in the last place of error.
+
+    With AVX-512 a step of Newton's from an estimate of 14 bits: the divider, busy with the square
+    roots, is what would limit the sweep.
+    """
+
+    def codegen(context, builder, sig, args):
+        kind = args[0].type
+        one = ir.Constant(kind, [1.0] * LANES)
+        if LANES < 16:
+            return builder.fdiv(one, args[0])
+        mask = ir.Constant(ir.IntType(16), -1)
+        arguments = [args[0], ir.Constant(kind, None), mask]
+        estimate = _call(builder, "llvm.x86.avx512.rcp14.ps.512", kind, arguments)
+        error = _fused(builder, builder.fneg(estimate), args[0], one)
+        return _fused(builder, estimate, error, estimate)
+
+    return a(a), codegen
+
+
+@intrinsic
+def clamp(typingctx, a, limit):
+    """`a` cut at +-`limit` in every lane; no limit may be negative, no lane NaN."""
+
+    def codegen(context, builder, sig, args):
+        value, limit = args
+        if LANES < 16 or "+avx512dq" not in _FEATURES:
+            return smaller(builder, larger(builder, value, builder.fneg(limit)), limit)
+        # The smaller magnitude with the first one's sign, in one instruction.
+        rest = [value, ir.Constant(ir.IntType(16), -1), ir.Constant(_INT32, 4)]
+        arguments = [value, limit, ir.Constant(_INT32, 2), *rest]
+        return _call(builder, "llvm.x86.avx512.mask.range.ps.512", value.type, arguments)
+
+    return a(a, limit), codegen
+
+
+@intrinsic
+def subtract_product(typingctx, a, b, c):
+    """C - a * b, rounded once."""
+
+    def codegen(context, builder, sig, args):
+        return _fused(builder, builder.fneg(args[0]), *args[1:])
+
+    return a(a, b, c), codegen
+
+
 @intrinsic
 def shift_in(typingctx, previous, current):
     """`current` moved one lane up, with `previous`'s last lane first: the left neighbours."""
@@ -226,6 +343,29 @@ def shift_in(typingctx, previous, current):
         return _pick(builder, *args, range(LANES - 1, 2 * LANES - 1))
 
     return WIDE(previous, current), codegen
+
+
+@intrinsic
+def repeat_each(typingctx, a):
+    """Each of four lanes four times: aaaabbbbccccdddd."""
+
+    def codegen(context, builder, sig, args):
+        return _pick(builder, args[0], args[0], [i // 4 for i in range(16)])
+
+    return QUADS(QUAD), codegen
+
+
+@intrinsic
+def sum_of_quads(typingctx, a):
+    """The sum of four quads, lane by lane."""
+
+    def codegen(context, builder, sig, args):
+        low = _pick(builder, args[0], args[0], range(8))
+        half = builder.fadd(low, _pick(builder, args[0], args[0], range(8, 16)))
+        low = _pick(builder, half, half, range(4))
+        return builder.fadd(low, _pick(builder, half, half, range(4, 8)))
+
+    return QUAD(QUADS), codegen
 
 
 @intrinsic

@@ -62,48 +62,46 @@ def state_size(height: int, width: int) -> int:
 
 
 def scratch_size(width: int) -> int:
-    """Floats of scratch memory: three rows of constants, then the warp's or the median's rows."""
+    """Floats of scratch memory: two rows of constants, then the warp's or the median's rows."""
     warp_rows = tvl1_warp.SCRATCH_ROWS * row_stride(width)
     median_rows = tvl1_median.SCRATCH_ROWS * scratch_stride(width)
-    return int(3 * row_stride(width) + max(warp_rows, median_rows))
+    return int(2 * row_stride(width) + max(warp_rows, median_rows))
 
 
 @njit
-def _start_level(state, field, height, width, unit):
-    """Zero the state and put the flow `field` (2, height, width) in, in units of 1 / `unit`."""
+def _start_level(state, field, height, width):
+    """Zero the state and put the flow `field` (2, height, width) in."""
     stride = row_stride(width)
     for i in range((height + 1) * CHANNELS * stride):
         state[i] = 0
     for y in range(height):
         row = (y + 1) * CHANNELS * stride
         for x in range(width):
-            state[row + x] = field[U, y, x] * unit
-            state[row + stride + x] = field[V, y, x] * unit
+            state[row + x] = field[U, y, x]
+            state[row + stride + x] = field[V, y, x]
         repeat_last_column(state, row, stride, width)
 
 
 @njit
-def _flow_of(state, height, width, unit):
+def _flow_of(state, height, width):
     """The state's flow in pixels, (2, height, width)."""
     stride = row_stride(width)
     field = np.empty((2, height, width), np.float32)
-    inverse = _ONE / unit
     for y in range(height):
         row = (y + 1) * CHANNELS * stride
         for x in range(width):
-            field[U, y, x] = state[row + x] * inverse
-            field[V, y, x] = state[row + stride + x] * inverse
+            field[U, y, x] = state[row + x]
+            field[V, y, x] = state[row + stride + x]
     return field
 
 
 @njit
-def _fill_constants(constants, width, tau):
-    """Rows of column numbers, of ones up to `width`, and of tau up to `width`."""
+def _fill_constants(constants, width):
+    """A row of column numbers and one of ones up to `width`, zeros after."""
     stride = row_stride(width)
     for x in range(stride):
         constants[x] = x
         constants[stride + x] = 1 if x < width else 0
-        constants[2 * stride + x] = tau if x < width else 0
 
 
 @njit
@@ -111,30 +109,27 @@ def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbe
     """Run one level's warps; return the number of inner iterations."""
     tau, lam, theta, epsilon, _ = numbers
     num_warps, num_inner, num_outer, median_size = counts
-    unit = np.float32(tau / theta)
-    stride = row_stride(width)
-    taus = constants[2 * stride : 3 * stride]
-    # In the state's units: the flow's are pixels times tau / theta.
-    limit = np.float32(lam * theta * (tau / theta) ** 2)
-    threshold = epsilon * epsilon * height * width * (tau / theta) ** 2
+    steps = np.float32(tau), np.float32(tau / theta)
+    inside = constants[row_stride(width) :]
+    threshold = epsilon * epsilon * height * width
     iterations = 0
     for number in range(num_warps):
-        warp(state, frame0, frame1, height, width, unit, constants, scratch)
+        warp(state, frame0, frame1, height, width, np.float32(lam * theta), constants, scratch)
         error = np.inf
         for outer in range(num_outer):
             if median_size == 5:
                 for channel in (U, V):
                     median5(state, height, width, channel, scratch)
-            error = flow_only(state, height, width, taus, limit)
+            error = flow_only(state, height, width, inside)
             inner = 1
             while error > threshold and inner < num_inner:
-                error = dual_then_flow(state, height, width, taus, limit)
+                error = dual_then_flow(state, height, width, inside, *steps)
                 inner += 1
             iterations += inner
             finished = error <= threshold or outer == num_outer - 1
             if finished and number == num_warps - 1:
                 break  # nobody reads the dual variables any more
-            dual_only(state, height, width)
+            dual_only(state, height, width, *steps)
             if finished:
                 break
     return iterations
@@ -155,8 +150,7 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
         flow: The result.
         stamp: Part of the compiled code's key; leave it.
     """
-    tau, _, theta, _, scale_step = numbers
-    unit = np.float32(tau / theta)
+    scale_step = numbers[4]
     stop = 0
     for s in range(shapes.shape[0]):
         stop += level_size(shapes[s, 0], shapes[s, 1])
@@ -172,15 +166,15 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
             step_y, step_x = coarse.shape[1] / height, coarse.shape[2] / width
             for c in range(2):
                 resize_linear(coarse[c], field[c], step_y, step_x, np.float32(1 / scale_step))
-        constants, rest = scratch[: 3 * row_stride(width)], scratch[3 * row_stride(width) :]
-        _start_level(state, field, height, width, unit)
-        _fill_constants(constants, width, np.float32(tau))
+        constants, rest = scratch[: 2 * row_stride(width)], scratch[2 * row_stride(width) :]
+        _start_level(state, field, height, width)
+        _fill_constants(constants, width)
         iterations = _solve_level(
             *(state, frame0[start:stop], frame1[start:stop], height, width),
             *(constants, rest, numbers, counts),
         )
         pixel_iterations += iterations * height * width
-        field = _flow_of(state, height, width, unit)
+        field = _flow_of(state, height, width)
         stop = start
     for y in range(flow.shape[0]):
         for x in range(flow.shape[1]):

@@ -3,12 +3,14 @@
 
 State: one float32 block a row, ten channels of `stride` columns each, so that an iteration reads
 and writes one stretch of memory. Row y is block y + 1; block 0 stays zero (the dual variables above
-the first row). The flow is kept times taut = tau / theta: then a dual step needs no product with
-taut, and theta times a divergence becomes tau times it.
+the first row). The dual variables are kept times theta: then their divergence is what the flow
+changes by, and the two products left, by tau and tau / theta, go into fused ones.
 
-Channels: U, V; dual variables P11, P12 (of U), P21, P22 (of V); the data term's constants GX, GY
-(warped gradient / taut), RHO (residual at zero flow) and NEG_INV (-taut^2 / |gradient|^2). Column
-`width` of U and V repeats the last one, which makes the forward difference there zero.
+Channels: U, V (pixels); theta times the dual variables P11, P12 (of U), P21, P22 (of V); and the
+data term's constants, |g| being the length of the warped gradient: GX, GY (g / |g|), RHO (residual
+at zero flow / |g|) and LIMIT (lambda * theta * |g|), all zero from column `width` on. Column
+`width` of U and V repeats the last one, which makes the forward difference there zero; what the
+columns beyond hold reaches no column inside.
 
 An iteration is "U, V from the dual variables" and then "dual variables from U, V". The dual step of
 one iteration and the flow step of the next go through the rows in one pass (`dual_then_flow`):
@@ -18,10 +20,22 @@ each needs of the other only the row below and the row above.
 import numpy as np
 from numba import njit
 
-from extract.simd import LANES, fma, load, maximum, minimum, shift_in, splat, sqrt, store, total
+from extract.simd import (
+    LANES,
+    clamp,
+    fma,
+    load,
+    reciprocal,
+    shift_in,
+    splat,
+    sqrt,
+    store,
+    subtract_product,
+    total,
+)
 
 CHANNELS = 10
-U, V, P11, P12, P21, P22, GX, GY, RHO, NEG_INV = range(CHANNELS)
+U, V, P11, P12, P21, P22, GX, GY, RHO, LIMIT = range(CHANNELS)
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -47,8 +61,8 @@ def repeat_last_column(state, row, stride, width):
 
 
 @njit(error_model="numpy")
-def _gradient(state, at, below, stride):
-    """Forward differences of U and V, and 1 + their length: what the dual step needs."""
+def _gradient(state, at, below, stride, taut):
+    """Forward differences of U and V, and 1 + taut * their length: what the dual step needs."""
     one = splat(_ONE)
     u = load(state, at)
     v = load(state, at + stride)
@@ -56,21 +70,21 @@ def _gradient(state, at, below, stride):
     uy = load(state, below) - u
     vx = load(state, at + stride + 1) - v
     vy = load(state, below + stride) - v
-    length_u = one + sqrt(fma(ux, ux, uy * uy))
-    length_v = one + sqrt(fma(vx, vx, vy * vy))
+    length_u = fma(taut, sqrt(fma(ux, ux, uy * uy)), one)
+    length_v = fma(taut, sqrt(fma(vx, vx, vy * vy)), one)
     return ux, uy, vx, vy, length_u, length_v
 
 
 @njit(error_model="numpy")
-def _dual_step(state, at, stride, ux, uy, vx, vy, length_u, length_v):
-    """P = (P + gradient) / (1 + |gradient|) for both components, with one division for two."""
-    inverse = splat(_ONE) / (length_u * length_v)
+def _dual_step(state, at, stride, tau, ux, uy, vx, vy, length_u, length_v):
+    """P = (P + tau * gradient) / (1 + taut * |gradient|), with one division for U and V."""
+    inverse = reciprocal(length_u * length_v)
     inverse_u = inverse * length_v
     inverse_v = inverse * length_u
-    p11 = (load(state, at + P11 * stride) + ux) * inverse_u
-    p12 = (load(state, at + P12 * stride) + uy) * inverse_u
-    p21 = (load(state, at + P21 * stride) + vx) * inverse_v
-    p22 = (load(state, at + P22 * stride) + vy) * inverse_v
+    p11 = fma(tau, ux, load(state, at + P11 * stride)) * inverse_u
+    p12 = fma(tau, uy, load(state, at + P12 * stride)) * inverse_u
+    p21 = fma(tau, vx, load(state, at + P21 * stride)) * inverse_v
+    p22 = fma(tau, vy, load(state, at + P22 * stride)) * inverse_v
     store(state, at + P11 * stride, p11)
     store(state, at + P12 * stride, p12)
     store(state, at + P21 * stride, p21)
@@ -79,10 +93,10 @@ def _dual_step(state, at, stride, ux, uy, vx, vy, length_u, length_v):
 
 
 @njit(error_model="numpy")
-def _flow_step(state, at, above, stride, tau, limit, left11, left21, p11, p12, p21, p22, change):
+def _flow_step(state, at, above, stride, left11, left21, p11, p12, p21, p22, change):
     """Thresholding and flow step of one vector; return `change` plus the squared changes.
 
-    OpenCV's three cases are one clamp: -rho / |gradient|^2, cut at +-lambda * theta.
+    OpenCV's three cases are one clamp: rho along the unit gradient, cut at LIMIT.
     `left11`, `left21`: P11 and P21 of the vector to the left.
     """
     div_u = (p11 - shift_in(left11, p11)) + (p12 - load(state, above + P12 * stride))
@@ -92,19 +106,16 @@ def _flow_step(state, at, above, stride, tau, limit, left11, left21, p11, p12, p
     gx = load(state, at + GX * stride)
     gy = load(state, at + GY * stride)
     rho = fma(gy, v, fma(gx, u, load(state, at + RHO * stride)))
-    step = rho * load(state, at + NEG_INV * stride)
-    step = minimum(maximum(step, splat(-limit)), splat(limit))
-    new_u = fma(tau, div_u, fma(step, gx, u))
-    new_v = fma(tau, div_v, fma(step, gy, v))
-    store(state, at, new_u)
-    store(state, at + stride, new_v)
-    change_u = new_u - u
-    change_v = new_v - v
+    step = clamp(rho, load(state, at + LIMIT * stride))
+    change_u = subtract_product(step, gx, div_u)
+    change_v = subtract_product(step, gy, div_v)
+    store(state, at, u + change_u)
+    store(state, at + stride, v + change_v)
     return fma(change_u, change_u, fma(change_v, change_v, change))
 
 
 @njit(error_model="numpy")
-def _dual_then_flow_row(state, row, below, above, stride, vectors, taus, limit):
+def _dual_then_flow_row(state, row, below, above, stride, vectors, inside, tau, taut):
     """Dual step and next flow step of one row; return the sum of squared changes of the flow.
 
     Software pipeline: the gradient of vector k + 2, the dual step of k + 1 and the flow step of k
@@ -113,51 +124,28 @@ def _dual_then_flow_row(state, row, below, above, stride, vectors, taus, limit):
     left11 = splat(_ZERO)
     left21 = splat(_ZERO)
     change = splat(_ZERO)
-    ux, uy, vx, vy, length_u, length_v = _gradient(state, row, below, stride)
-    p11, p12, p21, p22 = _dual_step(state, row, stride, ux, uy, vx, vy, length_u, length_v)
-    ux, uy, vx, vy, length_u, length_v = _gradient(state, row + LANES, below + LANES, stride)
+    g = _gradient(state, row, below, stride, taut)
+    p = _dual_step(state, row, stride, tau, *g)
+    g = _gradient(state, row + LANES, below + LANES, stride, taut)
     at = row
-    for k in range(vectors - 2):
-        tau = load(taus, k * LANES)
-        change = _flow_step(
-            state,
-            at,
-            at - row + above,
-            stride,
-            tau,
-            limit,
-            left11,
-            left21,
-            p11,
-            p12,
-            p21,
-            p22,
-            change,
-        )
-        left11 = p11
-        left21 = p21
+    for _ in range(vectors - 2):
+        change = _flow_step(state, at, at - row + above, stride, left11, left21, *p, change)
+        left11, left21 = p[0], p[2]
         at += LANES
-        p11, p12, p21, p22 = _dual_step(state, at, stride, ux, uy, vx, vy, length_u, length_v)
-        ux, uy, vx, vy, length_u, length_v = _gradient(
-            state, at + LANES, at - row + below + LANES, stride
-        )
-    tau = load(taus, at - row)
-    change = _flow_step(
-        state, at, at - row + above, stride, tau, limit, left11, left21, p11, p12, p21, p22, change
-    )
-    left11 = p11
-    left21 = p21
+        p = _dual_step(state, at, stride, tau, *g)
+        g = _gradient(state, at + LANES, at - row + below + LANES, stride, taut)
+    # Only the last two vectors have columns outside the image: their changes do not count.
+    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
+    change = fma(last, load(inside, at - row), change)
+    left11, left21 = p[0], p[2]
     at += LANES
-    p11, p12, p21, p22 = _dual_step(state, at, stride, ux, uy, vx, vy, length_u, length_v)
-    tau = load(taus, at - row)
-    change = _flow_step(
-        state, at, at - row + above, stride, tau, limit, left11, left21, p11, p12, p21, p22, change
-    )
-    return total(change)
+    p = _dual_step(state, at, stride, tau, *g)
+    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
+    return total(fma(last, load(inside, at - row), change))
 
 
 @njit(error_model="numpy")
-def _flow_row(state, row, above, stride, vectors, taus, limit):
+def _flow_row(state, row, above, stride, vectors, inside):
     """Flow step of one row from the dual variables as they are."""
     left11 = splat(_ZERO)
     left21 = splat(_ZERO)
@@ -168,29 +156,15 @@ def _flow_row(state, row, above, stride, vectors, taus, limit):
         p12 = load(state, at + P12 * stride)
         p21 = load(state, at + P21 * stride)
         p22 = load(state, at + P22 * stride)
-        tau = load(taus, k * LANES)
-        change = _flow_step(
-            state,
-            at,
-            at - row + above,
-            stride,
-            tau,
-            limit,
-            left11,
-            left21,
-            p11,
-            p12,
-            p21,
-            p22,
-            change,
-        )
-        left11 = p11
-        left21 = p21
+        p = p11, p12, p21, p22
+        here = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
+        change = fma(here, load(inside, k * LANES), change)
+        left11, left21 = p11, p21
     return total(change)
 
 
 @njit(error_model="numpy")
-def flow_only(state, height, width, taus, limit):
+def flow_only(state, height, width, inside):
     """First half of an iteration on the whole level; return the sum of squared changes."""
     stride = row_stride(width)
     block = CHANNELS * stride
@@ -198,13 +172,13 @@ def flow_only(state, height, width, taus, limit):
     changed = 0.0
     for y in range(height):
         row = (y + 1) * block
-        changed += _flow_row(state, row, row - block, stride, vectors, taus, limit)
+        changed += _flow_row(state, row, row - block, stride, vectors, inside)
         repeat_last_column(state, row, stride, width)
     return changed
 
 
 @njit(error_model="numpy")
-def dual_only(state, height, width):
+def dual_only(state, height, width, tau, taut):
     """Second half of an iteration on the whole level."""
     stride = row_stride(width)
     block = CHANNELS * stride
@@ -213,15 +187,15 @@ def dual_only(state, height, width):
         below = row + block if y < height - 1 else row
         for k in range(num_vectors(width)):
             x = k * LANES
-            ux, uy, vx, vy, length_u, length_v = _gradient(state, row + x, below + x, stride)
-            _dual_step(state, row + x, stride, ux, uy, vx, vy, length_u, length_v)
+            g = _gradient(state, row + x, below + x, stride, splat(taut))
+            _dual_step(state, row + x, stride, splat(tau), *g)
 
 
 @njit(error_model="numpy")
-def dual_then_flow(state, height, width, taus, limit):
+def dual_then_flow(state, height, width, inside, tau, taut):
     """Second half of an iteration and first half of the next, in one pass over the rows.
 
-    Returns the sum of squared changes of the flow, in the state's units.
+    Returns the sum of squared changes of the flow, pixels^2.
     """
     stride = row_stride(width)
     block = CHANNELS * stride
@@ -230,6 +204,8 @@ def dual_then_flow(state, height, width, taus, limit):
     for y in range(height):
         row = (y + 1) * block
         below = row + block if y < height - 1 else row
-        changed += _dual_then_flow_row(state, row, below, row - block, stride, vectors, taus, limit)
+        changed += _dual_then_flow_row(
+            state, row, below, row - block, stride, vectors, inside, splat(tau), splat(taut)
+        )
         repeat_last_column(state, row, stride, width)
     return changed

@@ -19,7 +19,7 @@ from extract.tvl1_sweep import (
     CHANNELS,
     GX,
     GY,
-    NEG_INV,
+    LIMIT,
     RHO,
     dual_only,
     dual_then_flow,
@@ -42,11 +42,10 @@ def new_state(height: int, width: int):
     return flat, flat[: (height + 1) * CHANNELS * stride].reshape(height + 1, CHANNELS, stride)
 
 
-def constants(width: int, tau: float = 0.25):
-    rows = aligned_zeros(3 * row_stride(width)).reshape(3, -1)
+def constants(width: int):
+    rows = aligned_zeros(2 * row_stride(width)).reshape(2, -1)
     rows[0] = np.arange(rows.shape[1])
     rows[1, :width] = 1
-    rows[2, :width] = tau
     return rows
 
 
@@ -66,22 +65,55 @@ def test_vectors_compute_lane_by_lane():
         simd.store(out, 9 * LANES, simd.shift_in(x, y))
         simd.store(out, 10 * LANES, simd.splat(a[1]))
         simd.store(out, 11 * LANES, simd.load_every4(a, 1))
-        simd.store(out, 12 * LANES, simd.load4(a, 3) * simd.splat4(simd.load1(b, 1)))
+        simd.store(out, 12 * LANES, simd.clamp(x, y))
+        simd.store(out, 13 * LANES, simd.subtract_product(x, y, z))
+        simd.store(out, 14 * LANES, simd.reciprocal(y))
         return simd.total(x)
 
     rng = np.random.default_rng(0)
     a = rng.normal(0, 3, 4 * LANES + 4).astype(np.float32)
     b = rng.uniform(0.1, 3, LANES).astype(np.float32)
     c = rng.normal(0, 3, LANES).astype(np.float32)
-    out = np.zeros(13 * LANES, np.float32)
+    out = np.zeros(15 * LANES, np.float32)
     total = run(a, b, c, out)
     x = a[:LANES]
     exact = (x.astype(np.float64) * b + c).astype(np.float32)
     expected = [x + b, x - b, x * b, x / b, exact, np.minimum(x, b), np.maximum(x, b), np.sqrt(b)]
     expected += [np.floor(x), np.r_[x[-1], b[:-1]], np.full(LANES, a[1]), a[1:][: 4 * LANES : 4]]
-    np.testing.assert_array_equal(out.reshape(13, LANES)[:12], expected)
-    np.testing.assert_array_equal(out[12 * LANES :][:4], a[3:7] * b[1])
+    expected += [np.clip(x, -b, b), (c - x.astype(np.float64) * b).astype(np.float32)]
+    np.testing.assert_array_equal(out.reshape(15, LANES)[:14], expected)
+    np.testing.assert_array_max_ulp(out[14 * LANES :], 1 / b, 1)
     assert total == pytest.approx(float(x.sum()), abs=1e-4)
+
+
+def test_quads_are_interleaved_spread_and_summed():
+    @njit
+    def run(a, out):
+        v, w = simd.load(a, 0), simd.load(a, LANES)
+        x, y = simd.load(a, 2 * LANES), simd.load(a, 3 * LANES)
+        simd.store_every4(out, 0, v, w, x, y)
+        simd.store(out, 4 * LANES, simd.repeat_each(simd.load4(a, 1)))
+        scaled = simd.splat16(a[2]) * simd.load16(a, 3)
+        simd.store(out, 4 * LANES + 16, simd.sum_of_quads(scaled))
+
+    a = np.arange(1, 4 * LANES + 17, dtype=np.float32)
+    out = np.zeros(4 * LANES + 20, np.float32)
+    run(a, out)
+    np.testing.assert_array_equal(out[: 4 * LANES], a[: 4 * LANES].reshape(4, LANES).T.reshape(-1))
+    np.testing.assert_array_equal(out[4 * LANES :][:16], np.repeat(a[1:5], 4))
+    np.testing.assert_array_equal(out[-4:], 3 * a[3:19].reshape(4, 4).sum(axis=0))
+
+
+def test_places_are_exact_beyond_what_a_float_can_count():
+    @njit
+    def run(y, x, row, scratch):
+        simd.store(scratch, 0, simd.places(simd.load(y, 0), simd.load(x, 0), row))
+        return [simd.load_place(scratch, i) for i in range(LANES)]
+
+    rng = np.random.default_rng(7)
+    y, x = rng.integers(-3, 4000, (2, LANES)).astype(np.float32)
+    got = run(y, x, 16_003, aligned_zeros(LANES))
+    np.testing.assert_array_equal(got, y.astype(np.int64) * 16_003 + 4 * x.astype(np.int64))
 
 
 def test_median_network_is_right_for_every_input_of_zeros_and_ones():
@@ -152,7 +184,7 @@ def test_frame_holds_image_and_centred_gradient_inside_zeros():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("spread", [0.0, 0.7, 40.0, 1e7])
 def test_warp_equals_opencvs_remap(size, spread):
-    """Inside, across the border and far outside; taut = 1 keeps the flow's own bits."""
+    """Inside, across the border and far outside."""
     height, width = size
     rng = np.random.default_rng(5)
     gray0, gray1 = rng.integers(0, 256, (2, *size), np.uint8)
@@ -165,7 +197,7 @@ def test_warp_equals_opencvs_remap(size, spread):
     view[1:, 0, :width], view[1:, 1, :width] = flow
     rows = constants(width)
     scratch = aligned_zeros(WARP_ROWS * row_stride(width))
-    warp(state, *frames, height, width, np.float32(1), rows.reshape(-1), scratch)
+    warp(state, *frames, height, width, np.float32(0.045), rows.reshape(-1), scratch)
 
     level = frames[1][: image_start(*size)].reshape(
         height + 2 * BORDER, level_stride(width) // 4, 4
@@ -176,15 +208,18 @@ def test_warp_equals_opencvs_remap(size, spread):
         cv2.remap(np.ascontiguousarray(planes[..., c]), x + flow[0], y + flow[1], cv2.INTER_CUBIC)
         for c in range(3)
     )
+    length = np.sqrt(np.maximum(ix**2 + iy**2, 1e-12))
     rho = image - ix * flow[0] - iy * flow[1] - gray0
-    expected = {GX: ix, GY: iy, RHO: rho, NEG_INV: -1 / np.maximum(ix**2 + iy**2, 1e-12)}
+    expected = {GX: ix / length, GY: iy / length, RHO: rho / length, LIMIT: 0.045 * length}
+    slack = {GX: 1 / length, GY: 1 / length, RHO: np.abs(rho).max() / length, LIMIT: 255}
     for channel, values in expected.items():
         ours = view[1:, channel, :width]
-        scale = np.abs(values).max() or 1
-        np.testing.assert_allclose(ours, values, rtol=1e-5, atol=1e-6 * scale)
+        error = np.abs(ours - values)
+        assert (error <= 1e-5 * np.abs(values) + 1e-6 * 255 * slack[channel]).all()
+        assert not view[1:, channel, width:].any()
 
 
-def reference_iteration(u, dual, gx, gy, rho_c, neg_inv, limit, tau):
+def reference_iteration(u, dual, gx, gy, rho_c, lam, tau, theta):
     """One iteration in float64, from the paper's formulas; `u` (2, H, W), `dual` (4, H, W)."""
 
     def before(p, axis):
@@ -194,17 +229,17 @@ def reference_iteration(u, dual, gx, gy, rho_c, neg_inv, limit, tau):
         last = np.take(f, [-1], axis=axis)
         return np.diff(f, axis=axis, append=last)
 
-    step = np.clip((rho_c + gx * u[0] + gy * u[1]) * neg_inv, -limit, limit)
+    rho, square = rho_c + gx * u[0] + gy * u[1], gx**2 + gy**2
+    small = np.abs(rho) <= lam * theta * square
+    step = np.where(small, -rho / square, -lam * theta * np.sign(rho))
     div = [before(dual[2 * c], 1) + before(dual[2 * c + 1], 0) for c in range(2)]
-    new = np.stack([u[0] + step * gx + tau * div[0], u[1] + step * gy + tau * div[1]])
+    new = np.stack([u[0] + step * gx + theta * div[0], u[1] + step * gy + theta * div[1]])
     new_dual = np.empty_like(dual)
     for c in range(2):
         fx, fy = after(new[c], 1), after(new[c], 0)
-        length = 1 + np.hypot(fx, fy)
-        new_dual[2 * c], new_dual[2 * c + 1] = (
-            (dual[2 * c] + fx) / length,
-            (dual[2 * c + 1] + fy) / length,
-        )
+        length = 1 + tau / theta * np.hypot(fx, fy)
+        for i, f in ((2 * c, fx), (2 * c + 1, fy)):
+            new_dual[i] = (dual[i] + tau / theta * f) / length
     return new, new_dual, ((new - u) ** 2).sum()
 
 
@@ -213,25 +248,27 @@ def test_sweeps_follow_the_formulas(size):
     height, width = size
     rng = np.random.default_rng(6)
     state, view = new_state(*size)
-    view[1:, :9, :width] = rng.normal(0, 0.4, (height, 9, width))
-    view[1:, 2:6] = 0
-    view[1:, NEG_INV, :width] = -rng.uniform(0.1, 3, size)
+    lam, tau, theta = 0.15, 0.25, 0.3
+    u = rng.normal(0, 0.4, (2, *size))
+    dual = np.zeros((4, *size))
+    gx, gy, rho = rng.normal(0, 0.4, (3, *size))
+    length = np.hypot(gx, gy)
+    terms = [*u, *dual, gx / length, gy / length, rho / length, lam * theta * length]
+    view[1:, :, :width] = np.moveaxis(np.array(terms), 0, 1)
     for y in range(height):
         repeat_last_column(state, (y + 1) * CHANNELS * row_stride(width), row_stride(width), width)
-    channels = np.moveaxis(view[1:, :, :width], 1, 0).astype(np.float64)
-    u, dual = channels[:2], channels[2:6]
-    taus, limit = constants(width)[2], np.float32(0.05)
+    inside, steps = constants(width)[1], (np.float32(tau), np.float32(tau / theta))
 
-    changes = [flow_only(state, height, width, taus, limit)]
-    changes += [dual_then_flow(state, height, width, taus, limit) for _ in range(6)]
-    dual_only(state, height, width)
+    changes = [flow_only(state, height, width, inside)]
+    changes += [dual_then_flow(state, height, width, inside, *steps) for _ in range(6)]
+    dual_only(state, height, width, *steps)
 
     expected = []
     for _ in range(7):
-        u, dual, change = reference_iteration(u, dual, *channels[6:], 0.05, 0.25)
+        u, dual, change = reference_iteration(u, dual, gx, gy, rho, lam, tau, theta)
         expected.append(change)
     ours = np.moveaxis(view[1:, :, :width], 1, 0)
     np.testing.assert_allclose(ours[:2], u, atol=2e-5)
-    np.testing.assert_allclose(ours[2:6], dual, atol=2e-5)
+    np.testing.assert_allclose(ours[2:6], theta * dual, atol=2e-5)
     np.testing.assert_allclose(changes, expected, rtol=1e-4)
     assert not view[0].any(), "the zero block above the first row was written"
