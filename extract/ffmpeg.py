@@ -18,6 +18,7 @@ from data.ffmpeg import ffmpeg_version, find_ffmpeg
 __all__ = ["FFmpegLog", "StreamInfo", "ffmpeg_version", "find_ffmpeg"]
 _STREAM = re.compile(r"^ *Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (\w+): (.*)$")
 _MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
+_DURATION = re.compile(r"^ *Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
 _ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
 _TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
 _FRAME = re.compile(r"\[Parsed_showinfo_\d+ @ \w+\] (?:\[info\] )?n: *(\d+) pts: *(-?\d+|NOPTS)\b")
@@ -42,6 +43,8 @@ class StreamInfo:
         pix_fmt: ffmpeg's name, such as `yuv420p`; for a frame folder the image mode.
         rotation: clockwise degrees by which frames are turned for display: 0, 90, 180, 270.
         frame_rate: nominal frames per second of what is delivered, greater than 0.
+        expected_frames: as the container states the duration; 0 if it does not. Often wrong: good
+            for showing progress and nothing else.
     """
 
     stream_index: int
@@ -51,6 +54,7 @@ class StreamInfo:
     pix_fmt: str
     rotation: int
     frame_rate: float
+    expected_frames: int = 0
 
 
 class FFmpegLog:
@@ -71,6 +75,7 @@ class FFmpegLog:
         self._current: int | None = None
         self._mapped: int | None = None
         self._in_input = False
+        self._duration = 0.0
         self._time_base = Fraction(0)
         self._filter_rate = Fraction(0)
         self._first_frame = 0
@@ -124,6 +129,9 @@ class FFmpegLog:
             self._in_input = text.startswith("Input #")
         elif mapping := _MAPPING.match(text):
             self._mapped = int(mapping[1])
+        elif self._in_input and (duration := _DURATION.match(text)):
+            hours, minutes, seconds = (float(part) for part in duration.groups())
+            self._duration = hours * 3600 + minutes * 60 + seconds
         elif self._in_input and (stream := _STREAM.match(text)):
             self._current = int(stream[1])
             self._streams[self._current] = (stream[2], stream[3])
@@ -140,6 +148,7 @@ class FFmpegLog:
         """Return the decoded stream's description; complete once a frame was announced."""
         index = self._mapped if self._mapped is not None else 0
         fields = _split_fields(self._streams.get(index, ("Video", ""))[1])
+        frame_rate = self._frame_rate(fields)
         size = next((m for f in fields if (m := re.match(r"(\d+)x(\d+)\b", f))), None)
         return StreamInfo(
             stream_index=index,
@@ -148,7 +157,8 @@ class FFmpegLog:
             codec=fields[0].split(" ")[0] if fields else "",
             pix_fmt=re.split(r"[ (]", fields[1])[0] if len(fields) > 1 else "",
             rotation=self._rotations.get(index, 0),
-            frame_rate=self._frame_rate(fields),
+            frame_rate=frame_rate,
+            expected_frames=round(self._duration * frame_rate),
         )
 
     def stream_kinds(self) -> list[str]:

@@ -113,6 +113,11 @@ class FolderStream:
                         pix_fmt=image.mode,
                         rotation=_EXIF_DEGREES.get(orientation, 0),
                         frame_rate=self._config.fps or self._folder_fps,
+                        expected_frames=round(
+                            len(self._paths)
+                            * (self._config.fps or self._folder_fps)
+                            / self._folder_fps
+                        ),
                     )
                     return info, fit_image(image, self._config)
             except _DAMAGE as error:

@@ -3,7 +3,7 @@
 What makes it fast on a CPU, in order of weight (times of one 16-frame clip on one core):
 
 - max pools: PyTorch's 3-D pool also finds the position of each maximum, and took 44 % of the
-  time; here they are maxima of shifted views, or 2-D pools, on channels-last maps;
+  time; here every map is read once (extract/i3d_pool.py);
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
 - convolutions: batch norm folded in, ReLU fused, channels last, oneDNN for every one of them
   (PyTorch takes a slow path for small maps of a single clip), in float32 the large 3x3x3 ones with
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from extract.i3d import max_pool_same, pool_features, same_padding
 from extract.i3d_layers import BATCH_NORM_EPS, MIXED, Stream, Triple, conv_units
+from extract.i3d_pool import max_pool
 from extract.i3d_winograd import WinogradConv, suits_winograd
 
 CHANNELS_LAST = torch.channels_last_3d
@@ -74,7 +75,7 @@ class PreparedI3D:
 
     def _mixed(self, x: Tensor, name: str) -> Tensor:
         convs = self.convs
-        pooled = max_pool_3x3x3(x) if self.on_cpu else max_pool_same(x, (3, 3, 3), (1, 1, 1))
+        pooled = self._pool(x, (3, 3, 3), (1, 1, 1))
         branches = (
             convs[f"{name}.branch0"](x),
             convs[f"{name}.branch1"](convs[f"{name}.branch1_reduce"](x)),
@@ -84,7 +85,7 @@ class PreparedI3D:
         return torch.cat(branches, dim=1)
 
     def _pool(self, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-        return (max_pool_strided if self.on_cpu else max_pool_same)(x, kernel, stride)
+        return (max_pool if self.on_cpu else max_pool_same)(x, kernel, stride)
 
 
 class FusedConv:
@@ -151,51 +152,6 @@ def pad_input(clips: Tensor, dtype: torch.dtype) -> Tensor:
         inner = inner.narrow(axis, pad[0], size)
     inner.copy_(clips)
     return padded
-
-
-def max_pool_strided(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Return `max_pool_same` of channels-last maps, by a 2-D pool and maxima."""
-    first_pads = [
-        same_padding(size, k, s)[0] for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)
-    ]
-    if any(first_pads) or kernel[0] > 3 or (kernel[0] > 1 and x.shape[2] % 2):
-        return max_pool_same(x, kernel, stride)  # sizes that 224x224 clips never have
-    x = max_pool_2d(x, kernel[1], stride[1])
-    if kernel[0] == 1:
-        return x
-    pairs = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
-    if kernel[0] == 3 and x.shape[2] > 2:
-        inner = pairs[:, :, :-1]
-        torch.maximum(inner, x[:, :, 2::2], out=inner)
-    return pairs
-
-
-def max_pool_2d(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Return the pool over H and W of channels-last maps, padded behind where needed."""
-    batch, channels, num_times, height, width = x.shape
-    images = x.permute(0, 2, 3, 4, 1).reshape(batch * num_times, height, width, channels)
-    pooled = F.max_pool2d(images.permute(0, 3, 1, 2), kernel, stride, ceil_mode=True)
-    pooled = pooled.permute(0, 2, 3, 1)  # (B * T, H', W', C), contiguous
-    return pooled.reshape(batch, num_times, *pooled.shape[1:]).permute(0, 4, 1, 2, 3)
-
-
-def max_pool_3x3x3(x: Tensor) -> Tensor:
-    """Return the 3x3x3 pool with stride 1 and the same size, one axis after the other.
-
-    max(a, b, c) of neighbours is max(max(a, b), max(b, c)): two maxima of shifted views an axis.
-    """
-    for axis in (2, 3, 4):
-        size = x.shape[axis]
-        if size == 1:
-            continue
-        pairs = torch.maximum(x.narrow(axis, 0, size - 1), x.narrow(axis, 1, size - 1))
-        pooled = torch.empty_like(x)
-        inner = pooled.narrow(axis, 1, size - 2)
-        torch.maximum(pairs.narrow(axis, 0, size - 2), pairs.narrow(axis, 1, size - 2), out=inner)
-        pooled.narrow(axis, 0, 1).copy_(pairs.narrow(axis, 0, 1))
-        pooled.narrow(axis, size - 1, 1).copy_(pairs.narrow(axis, size - 2, 1))
-        x = pooled
-    return x
 
 
 def keep_freed_memory() -> None:

@@ -118,7 +118,7 @@ class Extractor:
         stage_seconds: dict[str, float],
         skip_clips: int = 0,
         folder_fps: float = 25.0,
-        on_batch: Callable[[int, Arrays], None] = lambda *_: None,
+        on_batch: Callable[[int, int, Arrays], None] = lambda *_: None,
     ) -> VideoFeatures:
         """Return the features of one video.
 
@@ -130,7 +130,8 @@ class Extractor:
             skip_clips: leading clips that need no features because a checkpoint has them; their
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
-            on_batch: told after every batch: frames done so far, the batch's rows.
+            on_batch: told after every batch: frames done so far, frames expected in all (0 if
+                that is not known), the batch's rows.
 
         Raises:
             DecodeError: no frame can be decoded, or ffmpeg was killed.
@@ -149,7 +150,8 @@ class Extractor:
             ):
                 for batch, rows in done:
                     parts.append(rows)
-                    on_batch(batch[-1].start_frame + batch[-1].num_real, rows)
+                    num_frames = batch[-1].start_frame + batch[-1].num_real
+                    on_batch(num_frames, stream.info.expected_frames, rows)
             return VideoFeatures(
                 arrays=_concatenate(parts),
                 clips=self._clip_table(stream),

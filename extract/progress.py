@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from extract.report import VideoResult
 
+LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far it is
+
 logger = logging.getLogger(f"feat.{__name__}")
 
 
@@ -27,6 +29,7 @@ class ExtractProgress:
         self._frames = 0
         self._bytes = 0
         self._started = time.monotonic()
+        self._last_line = self._started
         self._bar: Progress | None = None
         # a quiet run shows warnings only
         if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
@@ -57,20 +60,37 @@ class ExtractProgress:
         if self._bar:
             self._bar.stop()
 
-    def _show(self, *, frames_underway: int) -> None:
+    def _show(self, *, frames_underway: int, bytes_underway: float = 0.0) -> None:
         if not self._bar:
             return
         rate = (self._frames + frames_underway) / max(time.monotonic() - self._started, 1e-3)
         self._bar.update(
             self._task,
-            completed=self._bytes,
+            completed=self._bytes + bytes_underway,
             videos=f"{self._finished}/{self._num_videos} videos",
             rate=f"{rate:.0f} frames/s",
         )
 
-    def underway(self, *, num_frames: int) -> None:
-        """Show how far the video in progress is."""
-        self._show(frames_underway=num_frames)
+    def underway(
+        self, video_id: str, *, num_frames: int, expected_frames: int, num_bytes: int
+    ) -> None:
+        """Show how far the video in progress is.
+
+        Args:
+            video_id: its name.
+            num_frames: done so far.
+            expected_frames: in all; 0 if that is not known.
+            num_bytes: its size.
+        """
+        share = min(num_frames / expected_frames, 1.0) if expected_frames else 0.0
+        self._show(frames_underway=num_frames, bytes_underway=share * num_bytes)
+        if not self._bar and time.monotonic() - self._last_line >= LINE_SECONDS:
+            known = f" ({share:.0%})" if expected_frames else ""
+            self._say("%s: %d frames so far%s", video_id, num_frames, known)
+
+    def _say(self, message: str, *values: object) -> None:
+        logger.info(message, *values)
+        self._last_line = time.monotonic()
 
     def finish(self, result: VideoResult, *, num_bytes: int) -> None:
         """Count one video as finished and say so."""
@@ -81,7 +101,7 @@ class ExtractProgress:
             logger.error("%s: failed: %s", place, result.error)
         elif result.status == "done":
             self._frames += result.num_frames
-            logger.info(
+            self._say(
                 "%s: %d clips, %d frames, %.1f s",
                 place, result.num_clips, result.num_frames, result.seconds,
             )  # fmt: skip

@@ -66,7 +66,10 @@ class FFmpegStream:
             self._log.wait_for_pts(1)
             self.info = self._log.stream_info()
             if config.fps is not None:
-                self.info = dataclasses.replace(self.info, frame_rate=config.fps)
+                expected = round(self.info.expected_frames * config.fps / self.info.frame_rate)
+                self.info = dataclasses.replace(
+                    self.info, frame_rate=config.fps, expected_frames=expected
+                )
         except BaseException:
             self.close()
             raise

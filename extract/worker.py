@@ -128,7 +128,9 @@ def _ensure_features(
         if not streams:
             return skipped()
         stage_seconds: dict[str, float] = {}
-        features = _extract(source, sha256, keys, streams, job, cache, stage_seconds, progress)
+        features = _extract(
+            source, sha256, keys, streams, job, cache, stage_seconds, progress, stamp.size
+        )
         started = time.perf_counter()
         cache.write(_records(source, stamp, sha256, features, streams, job))
         stage_seconds["write"] = time.perf_counter() - started
@@ -158,6 +160,7 @@ def _extract(
     cache: FeatureCache,
     stage_seconds: dict[str, float],
     progress: ExtractProgress | None,
+    stamp_size: int,
 ) -> "VideoFeatures":
     """Return the video's features, going on from its checkpoint and leaving new ones behind."""
     checkpoint = _checkpoint(cache, keys, streams)
@@ -165,10 +168,15 @@ def _extract(
     num_saved = len(next(iter(saved.values()))) if saved else 0
     saver = _Saver(checkpoint, num_saved)
 
-    def on_batch(num_frames: int, rows: "Arrays") -> None:
+    def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
         saver.add(rows)
         if progress:
-            progress.underway(num_frames=num_frames)
+            progress.underway(
+                source.video_id,
+                num_frames=num_frames,
+                expected_frames=expected_frames,
+                num_bytes=stamp_size,
+            )
 
     features = _extractor(job).extract(
         source,

@@ -62,7 +62,7 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
     whole = one.extract(video, ("rgb",), stage_seconds={})
     rest = one.extract(
         video, ("rgb",), stage_seconds={}, skip_clips=2,
-        on_batch=lambda frames, rows: seen.append((frames, rows["rgb"])),
+        on_batch=lambda frames, expected, rows: seen.append((frames, rows["rgb"])),
     )  # fmt: skip
     assert [frames for frames, _ in seen] == [48, 64, 70]
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in seen]), rest.arrays["rgb"])
