@@ -6,8 +6,8 @@ What makes it fast on a CPU, in order of weight (times of one 16-frame clip on o
   time; here every map is read once (extract/i3d_pool.py);
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
 - convolutions: batch norm folded in, ReLU fused, channels last, oneDNN for every one of them
-  (PyTorch takes a slow path for small maps of a single clip), in float32 the large 3x3x3 ones with
-  half the multiplications (extract/i3d_winograd.py).
+  (PyTorch takes a slow path for small maps of a single clip), in float32 the large 3x3x3 ones and
+  the first with half the multiplications (extract/i3d_winograd.py, extract/i3d_stem.py).
 
 On a GPU the plain operators stay, in half precision where asked, on channels-last maps. Nothing
 here waits for the device.
@@ -24,6 +24,7 @@ from torch import Tensor
 from extract.i3d import max_pool_same, pool_features, same_padding
 from extract.i3d_layers import BATCH_NORM_EPS, MIXED, Stream, Triple, conv_units
 from extract.i3d_pool import max_pool
+from extract.i3d_stem import StemConv, suits_stem
 from extract.i3d_winograd import WinogradConv, suits_winograd
 
 CHANNELS_LAST = torch.channels_last_3d
@@ -46,6 +47,7 @@ class PreparedI3D:
             unit.name: FusedConv(state, unit.name, device, self.dtype)
             for unit in conv_units(stream)
         }
+        self.stem: StemConv | None = None
 
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
@@ -56,8 +58,7 @@ class PreparedI3D:
 
     def maps(self, clips: Tensor) -> Tensor:
         """Return the last map; see `I3D.maps` for the shapes."""
-        x = pad_input(clips, self.dtype)
-        x = self.convs["conv1a"](x, stride=2, padding=0)
+        x = self._stem(clips)
         x = self._pool(x, (1, 3, 3), (1, 2, 2))
         x = self.convs["conv2c"](self.convs["conv2b"](x))
         x = self._pool(x, (1, 3, 3), (1, 2, 2))
@@ -66,6 +67,14 @@ class PreparedI3D:
         x = self._blocks(x, "mixed4")
         x = self._pool(x, (2, 2, 2), (2, 2, 2))
         return self._blocks(x, "mixed5")
+
+    def _stem(self, clips: Tensor) -> Tensor:
+        conv = self.convs["conv1a"]
+        if not (conv.one_dnn and suits_stem(conv.weight, clips)):
+            return conv(pad_input(clips, self.dtype), stride=2, padding=0)
+        if self.stem is None:
+            self.stem = StemConv(conv.weight, conv.bias)
+        return self.stem(clips)
 
     def _blocks(self, x: Tensor, stage: str) -> Tensor:
         for name in MIXED:

@@ -1,0 +1,61 @@
+"""The first convolution by Winograd's filtering: the transforms, and PyTorch's own convolution."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extract.i3d import I3D, pad_same, prepare_network
+from extract.i3d_prepared import PreparedI3D
+from extract.i3d_stem import StemConv, suits_stem, toom_cook
+
+
+def test_the_transforms_give_the_correlation():
+    rng = np.random.default_rng(0)
+    frames, filters = rng.normal(size=7), rng.normal(size=4)
+    g, bt, at = toom_cook()
+    found = at @ ((g @ filters) * (bt @ frames))
+    np.testing.assert_allclose(found, np.correlate(frames, filters), rtol=0, atol=1e-13)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    channels=st.integers(1, 4),
+    num_frames=st.sampled_from([8, 16, 24]),
+    sides=st.tuples(st.integers(6, 40), st.integers(6, 40)),
+    last=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_it_is_the_padded_strided_convolution(
+    batch: int, channels: int, num_frames: int, sides: tuple[int, int], last: bool, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    clips = torch.randn(batch, channels, num_frames, *sides)
+    if last:
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+    weight, bias = torch.randn(16, channels, 7, 7, 7), torch.randn(16)
+    padded = pad_same(clips.double(), (7, 7, 7), (2, 2, 2), 0.0)
+    expected = F.conv3d(padded, weight.double(), bias.double(), stride=2).relu()
+    with torch.inference_mode():
+        found = StemConv(weight, bias)(clips)
+    assert found.shape == expected.shape
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert (found >= 0).all()
+
+
+@pytest.mark.parametrize(("num_frames", "suits"), [(16, True), (24, True), (12, False)])
+def test_the_network_takes_it_where_clips_are_whole_tiles(num_frames: int, suits: bool) -> None:
+    torch.manual_seed(0)
+    plain = I3D("rgb").eval()
+    network = prepare_network(plain.state_dict(), "rgb", device="cpu", precision="float32")
+    assert isinstance(network, PreparedI3D)
+    clips = torch.rand(1, 3, num_frames, 64, 64) * 2 - 1
+    assert suits_stem(network.convs["conv1a"].weight, clips) is suits
+    with torch.inference_mode():
+        expected = plain.extract_features(clips)
+    assert (network(clips) - expected).norm() <= 1e-4 * expected.norm()
+    assert (network.stem is not None) is suits
