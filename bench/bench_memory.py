@@ -82,9 +82,8 @@ def main() -> None:
             video.parent.mkdir()
             times = seconds // options.short
             command = [find_ffmpeg(), "-v", "error", "-stream_loop", str(times - 1)]
-            # drawn at 25 frames a second: only the times of the frames change
-            command += ["-itsscale", str(25 / options.frame_rate)]
-            command += ["-i", str(drawn), "-c", "copy", str(video)]
+            command += ["-i", str(drawn), "-vf", f"setpts=N/({options.frame_rate}*TB)"]
+            command += ["-r", str(options.frame_rate), "-preset", "ultrafast", str(video)]
             subprocess.run(command, check=True)
             cache = Path(root) / f"features-{seconds}"
             rows.append(measure(video, cache, times * num_frames, options.threads))

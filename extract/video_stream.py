@@ -203,6 +203,9 @@ def _command(source: VideoSource, config: DecodeConfig, threads: int | None) -> 
     if config.resize == "crop":
         graph = graph.filter("crop", config.size, config.size, *_CENTRE)
     graph = graph.filter("showinfo", checksum=0)
+    # showinfo has told the times. Of two equal ones the muxer would complain as of an error, so
+    # frames leave with others, apart enough to differ in the coarsest time base.
+    graph = graph.filter("setpts", "N*1000000")
     graph = graph.output(
         "pipe:1", format="rawvideo", pix_fmt="rgb24", **passthrough_options(ffmpeg_version())
     )

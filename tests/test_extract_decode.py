@@ -513,3 +513,17 @@ def test_a_wrong_feat_ffmpeg_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("FEAT_FFMPEG", shutil.which("true") or "/bin/true")
     with pytest.raises(DecodeError, match="is not ffmpeg"):
         decode(path)
+
+
+def test_equal_times_are_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.mkv"
+    command = [find_ffmpeg(), "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10"]
+    command += ["-frames:v", "20", "-c:v", "mpeg4", "-bf", "0"]
+    command += ["-bsf:v", "setts=pts=floor(N/2)*2:dts=floor(N/2)*2", str(path)]
+    subprocess.run(command, check=True)
+    source = VideoSource(video_id="pairs.mkv", path=path, kind="file")
+    with open_video(source, DecodeConfig(size=32)) as stream:
+        frames, times = stream.read(100)
+        assert stream.partial == ""
+    assert len(frames) == 20
+    np.testing.assert_allclose(times, np.arange(20) // 2 * 0.2)
