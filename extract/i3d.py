@@ -172,7 +172,8 @@ def prepare_network(
         device: where it runs.
         precision: `float32`, `bfloat16` or `float16`; see `extract.precision.precision_for`.
     """
-    from extract.i3d_prepared import PreparedI3D, keep_freed_memory
+    from data.memory import keep_freed_memory
+    from extract.i3d_prepared import PreparedI3D
 
     device = torch.device(device)
     if device.type == "cpu":

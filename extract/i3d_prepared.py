@@ -13,8 +13,6 @@ On a GPU the plain operators stay, in half precision where asked, on channels-la
 here waits for the device.
 """
 
-import ctypes
-import platform
 from collections.abc import Mapping
 
 import torch
@@ -161,17 +159,3 @@ def pad_input(clips: Tensor, dtype: torch.dtype) -> Tensor:
         inner = inner.narrow(axis, pad[0], size)
     inner.copy_(clips)
     return padded
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next map instead of unmapping it.
-
-    Every call of the network allocates the same sizes in the same order, so what is kept is what
-    the next call needs. Without effect where the C library is not glibc.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(mmap_max, 0)

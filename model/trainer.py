@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.labels import VideoLabel
+from data.memory import keep_freed_memory
 from model.config import ModelConfig, TrainConfig
 from model.features import FeatureSet
 from model.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
-from model.memory import keep_freed_memory
 from model.network import AnomalyNetwork
 from model.windows import BalancedBatches, Windows, make_windows, slot_bounds, slot_targets
 

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import ctypes, sys
 from pathlib import Path
-from model.memory import keep_freed_memory
+from data.memory import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""What the C library does with memory that a training step has freed."""
+"""What the C library does with memory that was freed."""
 
 import ctypes
 import sys
@@ -13,9 +13,10 @@ def keep_freed_memory() -> None:
     """Let this process keep up to 1 GiB of freed memory; without glibc do nothing.
 
     glibc hands memory back to the kernel when much of it is free, and the kernel clears every page
-    that is asked for again. A training step frees and allocates the same couple of hundred
-    megabytes each time: up to 19,000 page faults, a seventh of the step's time. Blocks above
-    32 MiB, where glibc's own moving limit ends too, still come from the kernel and go back there.
+    that is asked for again. A training step, like a clip that goes through I3D, frees and allocates
+    the same couple of hundred megabytes each time: up to 19,000 page faults and a seventh of the
+    time of a step. Blocks above 32 MiB, where glibc's own moving limit ends too, still come from
+    the kernel and go back there.
     """
     if sys.platform != "linux":
         return
