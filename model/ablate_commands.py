@@ -8,20 +8,19 @@ import click
 from model.commands import (
     FILE,
     FOLDER,
+    cache_option,
     device_option,
     json_option,
     misaligned_option,
     read_training_labels,
     set_threads,
     skip_option,
+    streams_option,
 )
 
 
 @click.command()
-@click.option(
-    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
-    help="The feature cache to train from.",
-)  # fmt: skip
+@cache_option
 @click.option(
     "--labels", "labels_files", type=FILE, multiple=True,
     help="Labels file; several times for several splits.  [default: labels.csv in the cache]",
@@ -39,7 +38,7 @@ from model.commands import (
     help="Folder of the runs, tables and pictures. What is in it already is not done again.",
 )  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="The base of all variants.")
-@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+@streams_option
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at most.")
 @click.option("--k", "k_values", help="Figure 5's values, with commas.  [default: 1,2,3,4,5,6,8]")
 @click.option("--lambda2", "score_weights", help="Figure 6's values.  [default: 0.1,1,5,10,20,50]")

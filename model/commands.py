@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
+cache_option = click.option(
+    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
+    help="The feature cache to train from.",
+)  # fmt: skip
+streams_option = click.option(
+    "--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
@@ -30,10 +37,7 @@ misaligned_option = click.option(
 
 
 @click.command()
-@click.option(
-    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
-    help="The feature cache to train from.",
-)  # fmt: skip
+@cache_option
 @click.option(
     "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
 )
@@ -53,7 +57,7 @@ misaligned_option = click.option(
     help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "
     "same --out goes on with what is there.",
 )  # fmt: skip
-@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+@streams_option
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at most.")
 @click.option("--num-clips", type=click.IntRange(min=1), help="K, the clips of a window.")
 @click.option("--hidden", type=click.IntRange(min=1), help="Channels of the ConvLSTM.")

@@ -8,21 +8,20 @@ import click
 from model.commands import (
     FILE,
     FOLDER,
+    cache_option,
     device_option,
     json_option,
     misaligned_option,
     read_training_labels,
     skip_option,
+    streams_option,
 )
 
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
 
 
 @click.command()
-@click.option(
-    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
-    help="The feature cache to train from.",
-)  # fmt: skip
+@cache_option
 @click.option(
     "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
 )
@@ -40,7 +39,7 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
     help="Folder of the runs. What is in it already is not done again.",
 )  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="Of the ConvLSTM.")
-@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+@streams_option
 @click.option("--csv", "csv_file", type=FILE, help="Write the table there too, with all digits.")
 @device_option
 @skip_option
