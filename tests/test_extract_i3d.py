@@ -1,6 +1,5 @@
 """I3D: TensorFlow's padding, the published network's outputs, and the fast version of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,7 @@ from extract.i3d_prepared import pad_input
 from extract.precision import cpu_flags, precision_for
 from extract.weights import load_state_dict, resolve_weights
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for each other crawl when other programs hold a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="session")

@@ -135,13 +135,7 @@ def jax_tree(state: dict[str, np.ndarray]) -> dict:
     return {"params": params, "batch_stats": stats}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that wait for each other crawl when other programs hold a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

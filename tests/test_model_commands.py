@@ -16,14 +16,7 @@ from feat import cli
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--steps", "60", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def feat(*arguments: str, cwd: Path) -> Result:

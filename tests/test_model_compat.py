@@ -22,13 +22,7 @@ CATEGORIES = ("fall", "run")
 # 4 clips and less than a window; windows that fit and that do not; tails of 1 to 15 frames
 LENGTHS = [64, 33, 80, 81, 160, 170, 175, 96, 240, 255]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

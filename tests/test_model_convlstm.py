@@ -68,13 +68,7 @@ def weights_of(layer: ConvLSTMLayer, hidden: int) -> dict[str, np.ndarray]:
     return weights
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("side", [SIDE, 3])  # by Winograd's algorithm, and by convolutions

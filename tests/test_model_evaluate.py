@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
 
 from cache import FeatureCache
@@ -24,14 +23,7 @@ from model.train import run_training
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
 QUICK = TrainConfig(max_steps=40, eval_every=20, learning_rate=2e-2, batch_size=16, patience=0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

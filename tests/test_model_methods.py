@@ -31,13 +31,7 @@ from model.train import run_training
 QUICK = {"deepmil": {"steps": 60}, "ar-net": {"steps": 150, "learning_rate": 1e-3}}
 FOUND = ["gmm", "sparse", "knn", "autoencoder", "logistic"]
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,7 @@ from model.train import run_training
 MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", skip=True, motion=True)
 TRAIN = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_flow(cache: FeatureCache, *, with_stats: bool) -> None:
