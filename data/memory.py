@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 # <malloc.h> of glibc
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST_BLOCK = 32 << 20
 _KEPT = 1 << 30
 
@@ -17,6 +17,9 @@ def keep_freed_memory() -> None:
     the same couple of hundred megabytes each time: up to 19,000 page faults and a seventh of the
     time of a step. Blocks above 32 MiB, where glibc's own moving limit ends too, still come from
     the kernel and go back there.
+
+    All threads share one heap: with one each, what a thread freed is lost to the others, and a long
+    video would need more memory than a short one.
     """
     if sys.platform != "linux":
         return
@@ -24,3 +27,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
         mallopt(_TRIM_THRESHOLD, _KEPT)
+        mallopt(_ARENA_MAX, 1)

@@ -44,7 +44,7 @@ CELL = 16  # pixels, of `max_cell_magnitude`
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[np.float32]]
-_Rows = tuple[Arrays, dict[str, float]]
+_StreamRows = tuple[Arrays, dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +131,12 @@ class Extractor:
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
             on_batch: told after every batch: frames done so far, frames expected in all (0 if
-                that is not known), the batch's rows.
+                that is not known), all rows so far.
 
         Raises:
             DecodeError: no frame can be decoded, or ffmpeg was killed.
         """
-        parts: list[Arrays] = []
+        kept = Rows()
         with open_video(
             source, self.config.decode, threads=self.num_threads, folder_fps=folder_fps
         ) as stream:
@@ -149,11 +149,11 @@ class Extractor:
                 contextlib.closing(self._work_through(batches, streams, stage_seconds)) as done,
             ):
                 for batch, rows in done:
-                    parts.append(rows)
                     num_frames = batch[-1].start_frame + batch[-1].num_real
-                    on_batch(num_frames, stream.info.expected_frames, rows)
+                    kept.append(rows)
+                    on_batch(num_frames, stream.info.expected_frames, kept.arrays)
             return VideoFeatures(
-                arrays=_concatenate(parts),
+                arrays=kept.arrays,
                 clips=self._clip_table(stream),
                 info=stream.info,
                 num_frames=stream.num_frames,
@@ -175,7 +175,7 @@ class Extractor:
         stage_seconds: dict[str, float],
     ) -> Generator[tuple[list[Clip], Arrays]]:
         """Yield each batch with its rows, in order, while the pool works on those behind it."""
-        underway: deque[tuple[list[Clip], list[Future[_Rows]]]] = deque()
+        underway: deque[tuple[list[Clip], list[Future[_StreamRows]]]] = deque()
         # flow first: it takes longest, and a long task left to the end keeps one core waiting
         tasks = sorted(streams)
         try:
@@ -201,7 +201,7 @@ class Extractor:
                 for future in futures:
                     future.cancel()
 
-    def _rows(self, batch: list[Clip], stream: Stream) -> _Rows:
+    def _rows(self, batch: list[Clip], stream: Stream) -> _StreamRows:
         """Return one stream's rows of a batch, and the seconds that flow and network took."""
         started = time.perf_counter()
         seconds: dict[str, float] = {}
@@ -324,10 +324,33 @@ def _batches(clips: Iterable[Clip], skip: int, size: int) -> Iterator[list[Clip]
         yield batch
 
 
-def _concatenate(parts: list[Arrays]) -> Arrays:
-    return (
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-    )
+class Rows:
+    """The rows of a video so far, in blocks that double when they are full.
+
+    Nothing may be kept batch by batch: a few bytes each, between the maps that the networks take
+    and free, would stop the C library from joining these again, and memory would grow with the
+    video.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: Arrays = {}
+        self._num_rows = 0
+
+    def append(self, rows: Arrays) -> None:
+        """Copy in the rows of a batch, the same number for each name."""
+        first, self._num_rows = self._num_rows, self._num_rows + len(next(iter(rows.values())))
+        for name, array in rows.items():
+            block = self._blocks.get(name, np.empty((0, array.shape[1]), array.dtype))
+            if len(block) < self._num_rows:
+                larger = np.empty((max(2 * self._num_rows, 1024), array.shape[1]), array.dtype)
+                larger[:first] = block[:first]
+                self._blocks[name] = block = larger
+            block[first : self._num_rows] = array
+
+    @property
+    def arrays(self) -> Arrays:
+        """All rows; {} if there are none."""
+        return {name: block[: self._num_rows] for name, block in self._blocks.items()}
 
 
 def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Generator[T]:

@@ -169,7 +169,7 @@ def _extract(
     saver = _Saver(checkpoint, num_saved)
 
     def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
-        saver.add(rows)
+        saver.save_if_due(rows)
         if progress:
             progress.underway(
                 source.video_id,
@@ -203,18 +203,16 @@ class _Saver:
     def __init__(self, checkpoint: Any, first_clip: int) -> None:
         self._checkpoint = checkpoint
         self._first_clip = first_clip
-        self._pending: list[Arrays] = []
+        self._num_saved = 0
         self._last = time.monotonic()
 
-    def add(self, rows: "Arrays") -> None:
-        """Take a batch's rows; save them with those before if it is time."""
-        self._pending.append(rows)
+    def save_if_due(self, rows: "Arrays") -> None:
+        """Save those rows of the clips from `first_clip` on that are new, if it is time."""
         if time.monotonic() - self._last < CHECKPOINT_SECONDS:
             return
-        block = {name: np.concatenate([part[name] for part in self._pending]) for name in rows}
-        self._checkpoint.save(self._first_clip, block)
-        self._first_clip += len(next(iter(block.values())))
-        self._pending.clear()
+        block = {name: array[self._num_saved :] for name, array in rows.items()}
+        self._checkpoint.save(self._first_clip + self._num_saved, block)
+        self._num_saved = len(next(iter(rows.values())))
         self._last = time.monotonic()
 
 

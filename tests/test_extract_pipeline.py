@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import extract.pipeline
 from cache.records import FLOW_STATS
 from data.videos import VideoSource
 from extract.config import STREAMS, ExtractConfig
-from extract.pipeline import Extractor, flow_statistics
+from extract.pipeline import Extractor, Rows, flow_statistics
 from extract.tvl1 import TVL1Config
 from extract.weights import resolve_weights
 
@@ -62,10 +64,11 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
     whole = one.extract(video, ("rgb",), stage_seconds={})
     rest = one.extract(
         video, ("rgb",), stage_seconds={}, skip_clips=2,
-        on_batch=lambda frames, expected, rows: seen.append((frames, rows["rgb"])),
+        on_batch=lambda frames, expected, rows: seen.append((frames, rows["rgb"].copy())),
     )  # fmt: skip
     assert [frames for frames, _ in seen] == [48, 64, 70]
-    np.testing.assert_array_equal(np.concatenate([rows for _, rows in seen]), rest.arrays["rgb"])
+    for count, (_, rows) in enumerate(seen, 1):
+        np.testing.assert_array_equal(rows, rest.arrays["rgb"][:count])
     np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][2:])
     assert rest.num_frames == whole.num_frames == 70
 
@@ -83,6 +86,25 @@ def test_a_failing_clip_ends_the_video_with_its_error(
         one.extract(video, STREAMS, stage_seconds={})
     one.networks["flow"] = working
     assert len(one.extract(video, STREAMS, stage_seconds={}).arrays["flow"]) == 5
+
+
+@given(st.lists(st.integers(1, 700), max_size=12))
+def test_rows_are_those_of_the_batches_and_lie_in_one_block(sizes: list[int]) -> None:
+    # the second claim is what keeps the memory of a long video that of a short one
+    rng = np.random.default_rng(0)
+    batches = [{"rgb": rng.random((n, 3), np.float32), "flow": np.ones((n, 2))} for n in sizes]
+    rows = Rows()
+    for batch in batches:
+        given = {name: array.copy() for name, array in batch.items()}
+        rows.append(given)
+        for array in given.values():
+            array[:] = -1  # the batch is no longer needed
+    assert set(rows.arrays) == ({"rgb", "flow"} if sizes else set())
+    for name, array in rows.arrays.items():
+        assert np.array_equal(array, np.concatenate([batch[name] for batch in batches]))
+        assert array.dtype == batches[0][name].dtype
+        assert array.base is not None
+        assert len(array.base) >= len(array)
 
 
 def test_flow_statistics_are_those_of_the_real_frames() -> None:
