@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 # <malloc.h> of glibc
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -21,10 +22,27 @@ def keep_freed_memory() -> None:
     All threads share one heap: with one each, what a thread freed is lost to the others, and a long
     video would need more memory than a short one.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    mallopt = _of_glibc("mallopt")
+    if mallopt:
         mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
         mallopt(_TRIM_THRESHOLD, _KEPT)
         mallopt(_ARENA_MAX, 1)
+
+
+def release_freed_memory() -> None:
+    """Hand what is freed back to the kernel, with `keep_freed_memory` or not; else do nothing.
+
+    Where it lies between what is in use it is not always used again, so that a process which runs
+    for hours grows unless it does this now and then. A call took 6 to 23 ms beside extraction;
+    pages that are needed again are cleared anew.
+    """
+    malloc_trim = _of_glibc("malloc_trim")
+    if malloc_trim:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    if sys.platform != "linux":
+        return None
+    function: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return function

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cache import ClipTable
 from cache.records import FLOW_STATS
+from data.memory import release_freed_memory
 from data.videos import VideoSource
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
@@ -40,6 +41,7 @@ from extract.weights import Weights, load_state_dict
 # enough for their activations to stay under 4 GB.
 CLIPS_PER_GPU_BATCH = 16
 READ_AHEAD = 2
+BATCHES_PER_RELEASE = 64  # half a minute on two cores, and the memory of a video of such a length
 CELL = 16  # pixels, of `max_cell_magnitude`
 
 T = TypeVar("T")
@@ -148,7 +150,9 @@ class Extractor:
                 contextlib.closing(batches),
                 contextlib.closing(self._work_through(batches, streams, stage_seconds)) as done,
             ):
-                for batch, rows in done:
+                for count, (batch, rows) in enumerate(done, 1):
+                    if count % BATCHES_PER_RELEASE == 0:
+                        release_freed_memory()
                     num_frames = batch[-1].start_frame + batch[-1].num_real
                     kept.append(rows)
                     on_batch(num_frames, stream.info.expected_frames, kept.arrays)

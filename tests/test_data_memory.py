@@ -10,9 +10,9 @@ import pytest
 SCRIPT = """
 import ctypes, sys
 from pathlib import Path
-from data.memory import keep_freed_memory
+from data.memory import keep_freed_memory, release_freed_memory
 
-if sys.argv[1] == "keep":
+if sys.argv[1] != "let go":
     keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -25,6 +25,8 @@ block = ctypes.c_void_p(libc.malloc(24_000_000))
 ctypes.memset(block, 1, 24_000_000)
 used = resident() - before
 libc.free(block)
+if sys.argv[1] == "keep, release":
+    release_freed_memory()
 print((resident() - before) / used)
 """
 
@@ -44,4 +46,5 @@ def share_kept(mode: str) -> float:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_freed_memory_is_kept():
     assert share_kept("keep") > 0.95
+    assert share_kept("keep, release") < 0.05
     assert share_kept("let go") < 0.05  # or the test shows nothing
