@@ -34,6 +34,10 @@ skip_option = click.option(
 misaligned_option = click.option(
     "--allow-misaligned", is_flag=True, help="Cut labels that go beyond the end of their video."
 )
+smoothing_option = click.option(
+    "--smoothing", type=click.FloatRange(0, 100),
+    help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
+)  # fmt: skip
 
 
 @click.command()
@@ -73,6 +77,10 @@ misaligned_option = click.option(
 @click.option(
     "--standardize/--no-standardize", default=None,
     help="Standardise features with the training set's statistics.",
+)  # fmt: skip
+@click.option(
+    "--smoothing", type=click.FloatRange(0, 100),
+    help="Smooth a video's scores with a Gaussian of so many clips; 0 for none.",
 )  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1),
@@ -183,6 +191,7 @@ def train_command(
     "--compat", type=click.Choice(["released"]),
     help="Also evaluate as the authors' published code does: what each of its shortcuts is worth.",
 )  # fmt: skip
+@smoothing_option
 @device_option
 @skip_option
 @misaligned_option
@@ -194,6 +203,7 @@ def eval_command(
     labels_file: Path | None,
     split: str,
     compat: str | None,
+    smoothing: float | None,
     device: str,
     skip_missing: bool,
     allow_misaligned: bool,
@@ -216,6 +226,7 @@ def eval_command(
             skip_missing=skip_missing,
             allow_misaligned=allow_misaligned,
             released=compat == "released",
+            smoothing=smoothing,
         )
 
     run = run or newest_run(runs, methods=True, seeds=True)

@@ -129,10 +129,11 @@ def _supervision(method: str) -> Supervision:
 
 def _settings(method: str, terms: Terms) -> dict[str, Any]:
     """Return what identifies a method's runs, as it comes back from JSON."""
+    evaluated = {} if terms.smoothing is None else {"smoothing": terms.smoothing}
     if method == CONVLSTM:
-        return convlstm_settings(terms.preset)
+        return {**convlstm_settings(terms.preset), **evaluated}
     plain: dict[str, Any] = json.loads(json.dumps(settings_of(choose_method(method))))
-    return plain
+    return {**plain, **evaluated}
 
 
 def _train(

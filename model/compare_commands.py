@@ -14,6 +14,7 @@ from model.commands import (
     misaligned_option,
     read_training_labels,
     skip_option,
+    smoothing_option,
     streams_option,
 )
 
@@ -40,6 +41,7 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
 )  # fmt: skip
 @click.option("--preset", default="default", show_default=True, help="Of the ConvLSTM.")
 @streams_option
+@smoothing_option
 @click.option("--csv", "csv_file", type=FILE, help="Write the table there too, with all digits.")
 @device_option
 @skip_option
@@ -53,6 +55,7 @@ def compare_command(
     out: Path,
     preset: str,
     streams: str | None,
+    smoothing: float | None,
     csv_file: Path | None,
     device: str,
     skip_missing: bool,
@@ -84,6 +87,7 @@ def compare_command(
             device=device,
             skip_missing=skip_missing,
             allow_misaligned=allow_misaligned,
+            smoothing=smoothing,
         ),
         on_run=show,
     )

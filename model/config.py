@@ -87,6 +87,8 @@ class ModelConfig(_Config):
     """Standardise the features with the training set's mean and standard deviation."""
     feature_clip: float = 0.0
     """Limit of a standardised feature's absolute value; 0 for none."""
+    smoothing: float = 0.0
+    """Standard deviation, in clips, of the Gaussian that smooths a video's scores; 0 for none."""
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "grid", "hidden", "layers"):
@@ -97,6 +99,7 @@ class ModelConfig(_Config):
         branched = self.heads == "branched"
         self._require("head_widths", not branched or bool(self.head_widths), "a width to share")
         self._require("feature_clip", self.feature_clip >= 0, "0 (no limit) or more")
+        self._require("smoothing", 0.0 <= self.smoothing <= 100.0, "0 (none) to 100 clips")
         for name in ("dropout", "input_dropout"):
             self._require(name, 0.0 <= getattr(self, name) < 1.0, "at least 0 and below 1")
         self._require_choice("heads", Heads)
@@ -194,6 +197,7 @@ PRESETS = {
             skip=True,
             motion=True,
             feature_clip=5.0,
+            smoothing=1.0,
         ),
         train=TrainConfig(
             score_loss="cross_entropy", learning_rate=1e-3, max_steps=200, refit=True

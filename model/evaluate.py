@@ -82,6 +82,7 @@ def run_evaluation(
     allow_misaligned: bool = False,
     pictures: bool = True,
     released: bool = False,
+    smoothing: float | None = None,
 ) -> EvalReport:
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
 
@@ -95,12 +96,13 @@ def run_evaluation(
         allow_misaligned: cut labels that go beyond their video, instead of refusing.
         pictures: draw curves and write `report.html`; without, measures and scores only.
         released: evaluate as the authors' published code does, too, for comparison.
+        smoothing: of the frame scores, see `model.smoothing`; default: as the run was configured.
 
     Raises:
         FeatError: the features are not those the run was trained on, videos are missing, a test
             video was trained on, or a run without windows is to be evaluated as released.
     """
-    answer = _answer(run, cache, device)
+    answer = _answer(run, cache, device, smoothing)
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")
@@ -128,6 +130,8 @@ def run_evaluation(
     protocol = f"{answer.protocol(split, len(results))}; {_split_words(labels, digest)}"
     if answer.labels_sha256 not in ("", digest):
         protocol += f", which are not those of the training ({answer.labels_sha256[:12]})"
+    if answer.smoothing:
+        protocol += f"; scores smoothed over {answer.smoothing:g} clips"
     table = answer.released(wanted) if released and answer.released else None
     report = EvalReport(
         run=run,
@@ -170,13 +174,14 @@ class _Answer:
     """Of the labels it was trained with; empty if they are not known."""
     categories: tuple[str, ...]
     settings: dict[str, Any]
+    smoothing: float
     released: Callable[[Sequence[VideoLabel]], CompatTable] | None = None
     """The published evaluation; None for what has no windows."""
 
 
-def _answer(run: Path, cache: FeatureCache, device: str) -> _Answer:
+def _answer(run: Path, cache: FeatureCache, device: str, smoothing: float | None) -> _Answer:
     if (run / METHOD_NAME).exists():
-        return _method_answer(run, cache)
+        return _method_answer(run, cache, smoothing or 0.0)
     checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
     check_features_fit(checkpoint.info, cache, where=str(run))
 
@@ -185,17 +190,18 @@ def _answer(run: Path, cache: FeatureCache, device: str) -> _Answer:
         return compare_with_released(checkpoint.network, inputs, data, checkpoint.info.categories)
 
     return _Answer(
-        evaluate=lambda labels: evaluate_videos(checkpoint, cache, labels),
+        evaluate=lambda labels: evaluate_videos(checkpoint, cache, labels, smoothing=smoothing),
         protocol=lambda split, count: describe_protocol(checkpoint.info, split, count),
         supervision="fully",
         labels_sha256=checkpoint.info.labels_sha256,
         categories=checkpoint.info.categories,
         settings=checkpoint.info.to_dict(),
+        smoothing=checkpoint.info.model.smoothing if smoothing is None else smoothing,
         released=released,
     )
 
 
-def _method_answer(run: Path, cache: FeatureCache) -> _Answer:
+def _method_answer(run: Path, cache: FeatureCache, smoothing: float) -> _Answer:
     from model.methods.runs import load_method, load_test_features, score_with_method
 
     info, parameters = load_method(run / METHOD_NAME)
@@ -203,7 +209,7 @@ def _method_answer(run: Path, cache: FeatureCache) -> _Answer:
     def evaluate(labels: Sequence[VideoLabel]) -> list[VideoResult]:
         data = load_test_features(info, cache, labels)
         check_unseen(data, {**info.train_videos, **info.val_videos}, info.clip_len)
-        return score_with_method(info, parameters, cache, data)
+        return score_with_method(info, parameters, cache, data, smoothing=smoothing)
 
     return _Answer(
         evaluate=evaluate,
@@ -212,19 +218,24 @@ def _method_answer(run: Path, cache: FeatureCache) -> _Answer:
         labels_sha256=info.labels_sha256,
         categories=(),
         settings=info.to_dict(),
+        smoothing=smoothing,
     )
 
 
 def evaluate_videos(
-    checkpoint: Checkpoint, cache: FeatureCache, labels: Sequence[VideoLabel]
+    checkpoint: Checkpoint,
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    smoothing: float | None = None,
 ) -> list[VideoResult]:
-    """Return the scores of the labelled videos beside the truth.
+    """Return the scores of the labelled videos beside the truth, smoothed as the run says or so.
 
     Raises:
         ModelError: a test video was trained on or selected the model.
     """
     data, inputs = _load(checkpoint, cache, labels)
-    scores = score_videos(checkpoint.network, inputs, data)
+    scores = score_videos(checkpoint.network, inputs, data, smoothing=smoothing)
     return video_results(scores, data, checkpoint.info.categories)
 
 

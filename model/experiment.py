@@ -46,6 +46,8 @@ class Terms:
     device: str = "auto"
     skip_missing: bool = False
     allow_misaligned: bool = False
+    smoothing: float | None = None
+    """Of every run's frame scores; None: as each is configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +235,7 @@ def finish_run(
             device=terms.device,
             allow_misaligned=terms.allow_misaligned,
             pictures=False,
+            smoothing=terms.smoothing,
         )
         write_json(run / DONE_NAME, {"seconds": seconds})
     try:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from model.features import FeatureSet
 from model.metrics import VideoResult
 from model.network import AnomalyNetwork
+from model.smoothing import smooth_scores
 from model.windows import average_windows, make_windows, slot_bounds, spread_on_frames
 
 BATCH = 512
@@ -26,7 +27,13 @@ class VideoScores:
     """(V, C): windows of the video for which each class is the likeliest."""
 
 
-def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet) -> VideoScores:
+def score_videos(
+    network: AnomalyNetwork,
+    inputs: torch.Tensor,
+    data: FeatureSet,
+    *,
+    smoothing: float | None = None,
+) -> VideoScores:
     """Return a score for every frame and the category probabilities of every video.
 
     Args:
@@ -34,6 +41,8 @@ def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet
         inputs: (N, D) float32 on the network's device: `data`'s features, standardised if the
             network was trained so.
         data: whose clips and videos they are.
+        smoothing: standard deviation, in clips, of the Gaussian over each video's frame scores;
+            default: the network's own.
     """
     config = network.config
     windows = make_windows(data.first_clip, config.num_clips)
@@ -49,6 +58,7 @@ def score_videos(network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet
         spread_on_frames(slots[data.rows(v)], bounds[data.rows(v)], int(data.num_frames[v]))
         for v in range(len(data.labels))
     ]
+    frames = smooth_scores(frames, data, config.smoothing if smoothing is None else smoothing)
     means, votes = _by_video(probabilities, windows.video, len(data.labels))
     return VideoScores(frames=frames, categories=means, votes=votes)
 

@@ -11,6 +11,7 @@ from data.errors import ConfigError
 from data.labels import VideoLabel
 from data.protocols import Protocol as Supervision
 from model.features import FeatureSet
+from model.smoothing import smooth_scores
 from model.windows import slot_bounds, slot_targets, spread_on_frames
 
 Parameters = Mapping[str, NDArray[Any]]
@@ -102,9 +103,17 @@ def _video_targets(data: FeatureSet, index: int, label: VideoLabel) -> NDArray[n
     return slot_targets(frames, _bounds(data, rows))[0][:, 0].astype(np.float64)
 
 
-def frame_scores(scores: NDArray[np.float64], data: FeatureSet) -> list[NDArray[np.float64]]:
-    """Return (T,) scores of each video from (N,) scores of all clips, as for the ConvLSTM's."""
-    return [
+def frame_scores(
+    scores: NDArray[np.float64], data: FeatureSet, *, smoothing: float = 0.0
+) -> list[NDArray[np.float64]]:
+    """Return (T,) scores of each video from (N,) scores of all clips, as for the ConvLSTM's.
+
+    Args:
+        scores: (N,) of the clips.
+        data: the videos.
+        smoothing: standard deviation in clips, see `model.smoothing`.
+    """
+    frames = [
         spread_on_frames(
             scores[data.rows(index), None],
             _bounds(data, data.rows(index)),
@@ -112,6 +121,7 @@ def frame_scores(scores: NDArray[np.float64], data: FeatureSet) -> list[NDArray[
         )
         for index in range(len(data.labels))
     ]
+    return smooth_scores(frames, data, smoothing)
 
 
 def _bounds(data: FeatureSet, rows: slice) -> NDArray[np.int64]:

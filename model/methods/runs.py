@@ -256,9 +256,14 @@ def load_test_features(
 
 
 def score_with_method(
-    info: MethodInfo, parameters: Parameters, cache: FeatureCache, data: FeatureSet
+    info: MethodInfo,
+    parameters: Parameters,
+    cache: FeatureCache,
+    data: FeatureSet,
+    *,
+    smoothing: float = 0.0,
 ) -> list[VideoResult]:
-    """Return the scores of the videos beside the truth.
+    """Return the scores of the videos beside the truth, smoothed over so many clips.
 
     Raises:
         ModelError: the parameters are not those of such a method.
@@ -280,7 +285,10 @@ def score_with_method(
             frame_rate=float(rate),
         )
         for label, frames, rate in zip(
-            data.labels, frame_scores(scores, data), data.frame_rate, strict=True
+            data.labels,
+            frame_scores(scores, data, smoothing=smoothing),
+            data.frame_rate,
+            strict=True,
         )
     ]
 
