@@ -6,6 +6,10 @@
 It is `feat data ucf-crime --weak --train-intervals` and `feat cache import --layout segments`, and
 then labels.csv reduced to the videos that have features. Frame labels of an abnormal video whose
 frame count nobody knows cannot be laid on its segments: it becomes a weak one (`?`).
+
+`folds/<seed>-<fold>.csv` beside the cache are for the categories: the abnormal videos with known
+frames, those of the official test part too, divided into three parts, each tested once; all others
+train.
 """
 
 import sys
@@ -15,11 +19,14 @@ from pathlib import Path
 
 from cache import FeatureCache
 from cache.importing import ImportConfig, import_features, read_frame_counts
-from data.labels import write_labels
+from data.labels import VideoLabel, write_labels
+from data.splits import k_fold, with_splits
 from data.ucf_crime import prepare_ucf_crime
 
 STREAM = "c3d"
 ORIGIN = "C3D fc6, 32 segments a video, third party"
+FOLDS = 3
+SEEDS = 2
 
 
 def make_cache(source: Path, out: Path) -> FeatureCache:
@@ -43,11 +50,24 @@ def make_cache(source: Path, out: Path) -> FeatureCache:
         for label in kept
     ]
     write_labels(cache.labels_path, kept)
+    write_folds(kept, out / "folds")
     kinds = Counter((label.split, label.is_abnormal, label.is_weak) for label in kept)
     for (split, abnormal, weak), count in sorted(kinds.items()):
         kind = f"abnormal, {'frames unknown' if weak else 'frames known'}" if abnormal else "normal"
         print(f"{split}: {count} {kind}")
     return cache
+
+
+def write_folds(labels: list[VideoLabel], folder: Path) -> None:
+    """Write the labels of each fold; videos that are normal or weak are in no test part."""
+    folder.mkdir(exist_ok=True)
+    divided = [label for label in labels if label.is_abnormal and not label.is_weak]
+    trained = with_splits(labels, {label.video: "train" for label in labels})
+    for seed in range(SEEDS):
+        for fold in range(FOLDS):
+            part = k_fold(divided, folds=FOLDS, fold=fold, seed=seed)
+            tested = {label.video: label.split for label in part}
+            write_labels(folder / f"{seed}-{fold}.csv", with_splits(trained, tested))
 
 
 if __name__ == "__main__":

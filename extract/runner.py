@@ -295,7 +295,7 @@ def _share_threads(
     """Return (workers, threads a worker) such that their product never exceeds the cores."""
     cores = threads or len(os.sched_getaffinity(0))
     if workers is None:
-        # four threads a worker: beyond that the network's small layers stop scaling
+        # four cores a worker: more would share one decoder, and wait for the last clip of a video
         workers = len(devices) if devices != ("cpu",) else max(1, cores // 4)
     workers = max(1, min(workers, num_videos, cores))
     return workers, max(1, cores // workers)
