@@ -15,13 +15,13 @@ from numba import njit
 from torch import Tensor
 
 from extract.i3d import same_padding
+from extract.image_convs import ImageConvs
 
 TILE = 4  # outputs along time
 _FINITE = np.array([0, 1, -1, 2, -2, 0.5])
 POINTS = len(_FINITE) + 1  # and infinity
 _BIASED = 1  # the point 1: what its product holds reaches all four outputs as it is
 _CHUNK = 1024  # floats that are combined at once, so that the sources stay in the first cache
-_NO_PADDING, _STRIDE, _DILATION = [0, 0], [2, 2], [1, 1]
 
 
 def suits_stem(weight: Tensor, clips: Tensor) -> bool:
@@ -59,10 +59,9 @@ class StemConv:
         taps = torch.cat([weight.double(), torch.zeros_like(weight[:, :, :1]).double()], dim=2)
         taps = taps.view(*taps.shape[:2], TILE, 2, 7, 7)  # (out, C, 4, even or odd, 7, 7)
         points = torch.einsum("pk,ockshw->poschw", torch.from_numpy(g), taps).flatten(2, 3)
-        self.weights = [p.float().contiguous(memory_format=torch.channels_last) for p in points]
-        self.biases = [bias if i == _BIASED else torch.zeros_like(bias) for i in range(POINTS)]
+        biases = [bias if i == _BIASED else torch.zeros_like(bias) for i in range(POINTS)]
+        self.convolve = ImageConvs(list(points), biases, stride=2, padding=0)
         self.bt, self.at = bt.astype(np.float32), at.astype(np.float32)
-        self.packed: list[Tensor] = []
 
     def __call__(self, clips: Tensor) -> Tensor:
         """Return (B, out, T / 2, H / 2, W / 2), channels last, of `clips` (B, C, T, H, W)."""
@@ -71,20 +70,7 @@ class StemConv:
         tiles = batch * (pairs.shape[1] - 3) // TILE
         points = torch.empty((POINTS, tiles, height, width, channels))
         to_points(pairs.flatten(3).numpy(), self.bt, points.flatten(3).numpy())
-        maps = points.permute(0, 1, 4, 2, 3)
-        if not self.packed:
-            self.packed = [
-                torch.ops.mkldnn._reorder_convolution_weight(
-                    weight, _NO_PADDING, _STRIDE, _DILATION, 1, list(maps[0].shape)
-                )
-                for weight in self.weights
-            ]
-        products = [
-            torch.ops.mkldnn._convolution_pointwise(
-                image, weight, bias, _NO_PADDING, _STRIDE, _DILATION, 1, "none", [], ""
-            ).permute(0, 2, 3, 1)
-            for image, weight, bias in zip(maps, self.packed, self.biases, strict=True)
-        ]
+        products = self.convolve(points)
         out = torch.empty((TILE * tiles, *products[0].shape[1:]))
         from_points(tuple(p.flatten(1).numpy() for p in products), self.at, out.flatten(1).numpy())
         return out.view(batch, -1, *out.shape[1:]).permute(0, 4, 1, 2, 3)

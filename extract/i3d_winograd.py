@@ -16,6 +16,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from extract.image_convs import ImageConvs
+
 TILE = 4  # outputs along time
 POINTS = 6
 # Multiplications of one image below which the six calls cost more than they save
@@ -31,7 +33,6 @@ _FILTER = (
     (0, 0, 1),
 )
 _CONTRACT = {"contract", "nsz"}  # fused multiply-adds; sums keep their order
-_PADDING, _ONE = [1, 1], [1, 1]
 
 
 def suits_winograd(weight: Tensor, x: Tensor) -> bool:
@@ -58,12 +59,9 @@ class WinogradConv:
         points = torch.einsum(
             "pt,oithw->poihw", torch.tensor(_FILTER, dtype=torch.float64), weight.double()
         )
-        self.weights = [
-            point.float().contiguous(memory_format=torch.channels_last) for point in points
-        ]
+        biases = [torch.zeros_like(bias)] * POINTS
+        self.convolve = ImageConvs(list(points), biases, stride=1, padding=1)
         self.bias = bias.numpy()
-        self.no_bias = torch.zeros_like(bias)
-        self.packed: list[Tensor] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (B, out, T, H, W) of `x` (B, in, T, H, W) float32, both channels last."""
@@ -71,30 +69,10 @@ class WinogradConv:
         frames = x.permute(0, 2, 3, 4, 1).flatten(0, 1)  # (B * T, H, W, in)
         points = torch.empty((POINTS, len(frames) // TILE, *frames.shape[1:]))
         to_points(frames.flatten(1).numpy(), num_frames, points.flatten(2).numpy())
-        maps = points.permute(0, 1, 4, 2, 3)  # (6, tiles, in, H, W), channels last
-        if not self.packed:
-            self.packed = [_pack(weight, list(maps[0].shape)) for weight in self.weights]
-        products = [
-            _convolve(image, weight, self.no_bias).permute(0, 2, 3, 1).flatten(1, 2).numpy()
-            for image, weight in zip(maps, self.packed, strict=True)
-        ]
+        products = [product.flatten(1, 2).numpy() for product in self.convolve(points)]
         out = torch.empty((len(frames), height * width, len(self.bias)))
         from_points(tuple(products), self.bias, out.numpy())
         return out.view(batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
-
-
-def _pack(weight: Tensor, shape: list[int]) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, _PADDING, _ONE, _ONE, 1, shape
-    )
-    return packed
-
-
-def _convolve(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        maps, weight, bias, _PADDING, _ONE, _ONE, 1, "none", [], ""
-    )
-    return result
 
 
 @njit(nogil=True, cache=True, fastmath=_CONTRACT, error_model="numpy")
