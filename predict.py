@@ -117,12 +117,13 @@ def predict_command(
 
     VIDEOS are video files, folders of frames or folders of videos. Their features are made as
     the run's were, which the run folder records; what the cache holds already is not done again.
+    Of a run of several seeds (`feat train --seeds`) the scores are the mean of theirs.
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
     """
     from model.runs import newest_run
 
-    run = run or newest_run(runs)
+    run = run or newest_run(runs, seeds=True)
     options = ExtractOptions(
         cache_dir=cache_dir,
         device=device,
@@ -181,12 +182,15 @@ def run_prediction(
     from extract.config import ExtractConfig
     from extract.runner import refuse_second_config
     from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
-    from model.predict import predict_video
+    from model.predict import predict_with_all
+    from model.seeds import finished_seeds, is_seeds_folder
     from model.train import resolve_device
 
-    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(options.device))
+    runs = finished_seeds(run).values() if is_seeds_folder(run) else [run]
+    device = resolve_device(options.device)
+    checkpoints = [load_checkpoint(one / CHECKPOINT_NAME, device=device) for one in runs]
     configs: dict[Any, dict[str, Any]] = {
-        stream.name: dict(stream.config) for stream in checkpoint.info.streams
+        stream.name: dict(stream.config) for stream in checkpoints[0].info.streams
     }
     config = ExtractConfig.from_stream_configs(configs)
     cache = FeatureCache.create(options.cache_dir)
@@ -196,7 +200,9 @@ def run_prediction(
         if each.error:
             continue
         with _noting_failure(each):
-            each.prediction = predict_video(checkpoint, cache, each.sha256, threshold=threshold)
+            each.prediction = predict_with_all(
+                checkpoints, cache, each.sha256, threshold=threshold
+            )
             if each.prediction.seen:
                 logger.warning(
                     "%s: the run was trained on this video: its scores flatter the model", each.name

@@ -1,7 +1,7 @@
 """What a trained model says of one video in a cache: frame scores, intervals, peaks, category."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -69,6 +69,33 @@ class Prediction:
     def category(self) -> str:
         """The likeliest category; empty if the model has none."""
         return max(self.probabilities, key=self.probabilities.__getitem__, default="")
+
+
+def predict_with_all(
+    checkpoints: Sequence[Checkpoint],
+    cache: FeatureCache,
+    video: str,
+    *,
+    threshold: float = THRESHOLD,
+) -> Prediction:
+    """Return the mean of what several seeds' models say of one video.
+
+    Args:
+        checkpoints: at least one, of the same features and categories.
+        cache: see `predict_video`, as for the rest and what is raised.
+        video: name or sha256 of the video in the cache.
+        threshold: of an abnormal frame.
+    """
+    each = [predict_video(one, cache, video, threshold=threshold) for one in checkpoints]
+    return replace(
+        each[0],
+        scores=np.mean([one.scores for one in each], axis=0),
+        seen=any(one.seen for one in each),
+        probabilities={
+            name: float(np.mean([one.probabilities[name] for one in each]))
+            for name in each[0].probabilities
+        },
+    )
 
 
 def predict_video(

@@ -162,22 +162,29 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
         ModelError: a run is not finished.
         FeatError: as of `evaluate`.
     """
+    rows = []
+    for seed, run in finished_seeds(folder).items():
+        values = evaluate(run).metrics.values
+        rows.append({"seed": seed, "run": str(run), **values})
+    return _report(folder, rows)
+
+
+def finished_seeds(folder: Path) -> dict[int, Path]:
+    """Return the run folder of each seed, in order.
+
+    Raises:
+        ModelError: the folder holds something else, or a training is not finished.
+    """
     held = _read_terms(folder)
     seeds = range(held["first"], held["first"] + held["count"])
-    unfinished = [
-        seed for seed in seeds if not (folder / f"seed-{seed}" / CHECKPOINT_NAME).is_file()
-    ]
+    runs = {seed: folder / f"seed-{seed}" for seed in seeds}
+    unfinished = [s for s, run in runs.items() if not (run / CHECKPOINT_NAME).is_file()]
     if unfinished:
         raise ModelError(
             f"{folder}: the trainings of seeds {', '.join(map(str, unfinished))} are not finished; "
             f"run `feat train --resume {folder}` first"
         )
-    rows = []
-    for seed in seeds:
-        run = folder / f"seed-{seed}"
-        values = evaluate(run).metrics.values
-        rows.append({"seed": seed, "run": str(run), **values})
-    return _report(folder, rows)
+    return runs
 
 
 def _validation_report(folder: Path, seeds: Sequence[int]) -> SeedsReport:

@@ -168,6 +168,33 @@ def test_the_newest_run_and_the_usual_cache_are_the_defaults(
     assert report(result)["cache"] == "features"
 
 
+def test_several_seeds_answer_with_their_mean(trained, predicted, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    several = feat(
+        *("train", "--cache", trained.training_cache, "--out", "runs/several", "--seeds", 2),
+        *QUICK,
+    )
+    assert several.exit_code == 0, several.output
+    found, scores = [], []
+    for run in ("seed-0", "seed-1", "."):
+        result = feat(
+            *("predict", trained.videos / "t.mp4", "--run", tmp_path / "runs/several" / run),
+            *("--cache", predicted[0] / "features", "--csv", f"{run}/t.csv", "--json"),
+        )
+        assert result.exit_code == 0, result.output
+        found.append(report(result)["videos"][0])
+        scores.append([float(row["score"]) for row in rows(Path(run) / "t.csv")])
+    assert np.abs(np.subtract(*scores[:2])).max() > 1e-3  # or the mean would show nothing
+    np.testing.assert_allclose(scores[2], np.mean(scores[:2], axis=0), atol=2e-6)
+    for name, share in found[2]["probabilities"].items():
+        mean = np.mean([each["probabilities"][name] for each in found[:2]])
+        assert share == pytest.approx(mean, abs=1e-5)
+    result = feat(
+        "predict", trained.videos / "t.mp4", "--cache", predicted[0] / "features", "--json"
+    )
+    assert report(result)["run"] == "runs/several"  # the newest, though each seed is one too
+
+
 def test_same_named_videos_of_two_folders_are_told_apart(
     trained, tmp_path, make_video, monkeypatch
 ) -> None:
