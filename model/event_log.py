@@ -77,7 +77,7 @@ class EventLog:
             validation: the part it was selected on.
             step: the best one.
         """
-        scores = score_videos(network, validation.inputs, validation.data)
+        scores = score_videos(network, validation.inputs, validation.data, smoothing=0.0)
         labels, values = frames_of(video_results(scores, validation.data, validation.categories))
         if labels.any():
             self._writer.add_pr_curve("val/frames", labels, values, step)

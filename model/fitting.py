@@ -42,8 +42,11 @@ class Validation:
         return "auc" if enough else "score_loss"
 
     def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
-        """Return the measures of a network."""
-        scores = score_videos(network, self.inputs, self.data)
+        """Return the measures of a network.
+
+        Its scores are not smoothed: that would hide from the selection which network is better.
+        """
+        scores = score_videos(network, self.inputs, self.data, smoothing=0.0)
         results = video_results(scores, self.data, self.categories)
         values = compute_metrics(results, self.categories).values
         losses = self._losses(network, config)

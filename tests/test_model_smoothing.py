@@ -81,6 +81,18 @@ def test_a_run_is_evaluated_as_it_says_or_as_asked(cache, tmp_path):
     assert "smoothed" not in run_evaluation(run, cache, demo_rows(), smoothing=0).protocol
 
 
+def test_a_network_is_selected_by_its_own_scores(cache, tmp_path):
+    """Smoothing changes what a run says of a video, not which network it is."""
+    looks = [
+        run_training(
+            cache, demo_rows(), model=replace(SMALL, smoothing=smoothing), train=QUICK,
+            runs=tmp_path,
+        ).val
+        for smoothing in (0.0, 3.0)
+    ]  # fmt: skip
+    assert looks[0] == looks[1]
+
+
 def test_methods_are_smoothed_only_where_asked(cache, tmp_path):
     run = train_method(choose_method("logistic"), cache, demo_rows(), seed=0, runs=tmp_path).run
     steps = np.abs(np.diff(scores_of(run, cache)))
