@@ -200,9 +200,7 @@ def run_prediction(
         if each.error:
             continue
         with _noting_failure(each):
-            each.prediction = predict_with_all(
-                checkpoints, cache, each.sha256, threshold=threshold
-            )
+            each.prediction = predict_with_all(checkpoints, cache, each.sha256, threshold=threshold)
             if each.prediction.seen:
                 logger.warning(
                     "%s: the run was trained on this video: its scores flatter the model", each.name
