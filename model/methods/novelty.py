@@ -5,6 +5,7 @@ training clips, a distance from these, and its map to [0, 1].
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +26,7 @@ ALARM_QUANTILE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoveltyMethod:
+class NoveltyMethod(ABC):
     """What the unsupervised methods share; a method adds `fit_model` and `distance`."""
 
     supervision: ClassVar[Supervision] = "unsupervised"
@@ -35,13 +36,13 @@ class NoveltyMethod:
     num_components: int = 64
     """Principal components kept of the standardised features, at most."""
 
+    @abstractmethod
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
         """Learn from (n, d) reduced features of normal clips."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (n,) how far (n, d) reduced features are from normal; of any range."""
-        raise NotImplementedError
 
     def fit(self, material: Material, seed: int) -> Parameters:
         """Learn what is normal and which distances are."""
