@@ -182,7 +182,7 @@ def run_prediction(
     from extract.config import ExtractConfig
     from extract.runner import refuse_second_config
     from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
-    from model.predict import predict_with_all
+    from model.predict import predict_video
     from model.seeds import finished_seeds, is_seeds_folder
     from model.train import resolve_device
 
@@ -200,7 +200,7 @@ def run_prediction(
         if each.error:
             continue
         with _noting_failure(each):
-            each.prediction = predict_with_all(checkpoints, cache, each.sha256, threshold=threshold)
+            each.prediction = predict_video(checkpoints, cache, each.sha256, threshold=threshold)
             if each.prediction.seen:
                 logger.warning(
                     "%s: the run was trained on this video: its scores flatter the model", each.name

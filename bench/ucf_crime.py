@@ -20,7 +20,7 @@ from pathlib import Path
 from cache import FeatureCache
 from cache.importing import ImportConfig, import_features, read_frame_counts
 from data.labels import VideoLabel, write_labels
-from data.splits import k_fold, with_splits
+from data.splits import k_fold
 from data.ucf_crime import prepare_ucf_crime
 
 STREAM = "c3d"
@@ -62,12 +62,12 @@ def write_folds(labels: list[VideoLabel], folder: Path) -> None:
     """Write the labels of each fold; videos that are normal or weak are in no test part."""
     folder.mkdir(exist_ok=True)
     divided = [label for label in labels if label.is_abnormal and not label.is_weak]
-    trained = with_splits(labels, {label.video: "train" for label in labels})
     for seed in range(SEEDS):
         for fold in range(FOLDS):
             part = k_fold(divided, folds=FOLDS, fold=fold, seed=seed)
-            tested = {label.video: label.split for label in part}
-            write_labels(folder / f"{seed}-{fold}.csv", with_splits(trained, tested))
+            split_of = {label.video: label.split for label in part}
+            rows = [replace(x, split=split_of.get(x.video, "train")) for x in labels]
+            write_labels(folder / f"{seed}-{fold}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -88,12 +88,11 @@ class CompatTable:
 
 NOTE = (
     "right: every frame once, mean over windows, category accuracy over videos; no column is "
-    "smoothed. released: all six shortcuts of the authors' published evaluation. Between them "
-    "each one alone, as a difference "
-    "from right. tails: last clips that are not full left out; padding: last clip repeated to a "
-    "multiple of K; scramble: windows mixed by a wrong reshape; maximum: highest score of the "
-    "windows; last_block: frames behind the last multiple of K clips left out; per_window: "
-    "accuracy over windows. Only the first column is a result."
+    "smoothed. released: all six shortcuts of the authors' published evaluation. Between them each "
+    "one alone, as a difference from right. tails: last clips that are not full left out; padding: "
+    "last clip repeated to a multiple of K; scramble: windows mixed by a wrong reshape; maximum: "
+    "highest score of the windows; last_block: frames behind the last multiple of K clips left "
+    "out; per_window: accuracy over windows. Only the first column is a result."
 )
 
 

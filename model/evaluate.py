@@ -229,7 +229,9 @@ def evaluate_videos(
     *,
     smoothing: float | None = None,
 ) -> list[VideoResult]:
-    """Return the scores of the labelled videos beside the truth, smoothed as the run says or so.
+    """Return the scores of the labelled videos beside the truth.
+
+    They are smoothed as the run was configured, or by `smoothing` clips.
 
     Raises:
         ModelError: a test video was trained on or selected the model.

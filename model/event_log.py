@@ -16,7 +16,6 @@ from model.config import ModelConfig, TrainConfig
 from model.fitting import Validation
 from model.metrics import frames_of
 from model.network import AnomalyNetwork
-from model.scoring import score_videos, video_results
 
 EVENTS_NAME = "tensorboard"
 SELECTED = ("val/auc", "val/ap", "val/accuracy", "val/loss")
@@ -77,8 +76,7 @@ class EventLog:
             validation: the part it was selected on.
             step: the best one.
         """
-        scores = score_videos(network, validation.inputs, validation.data, smoothing=0.0)
-        labels, values = frames_of(video_results(scores, validation.data, validation.categories))
+        labels, values = frames_of(validation.results(network))
         if labels.any():
             self._writer.add_pr_curve("val/frames", labels, values, step)
         for kind, name in ((1, "abnormal"), (0, "normal")):

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.config import TrainConfig
 from model.features import FeatureSet
 from model.losses import LossTerms
-from model.metrics import compute_metrics
+from model.metrics import VideoResult, compute_metrics
 from model.network import AnomalyNetwork
 from model.scoring import score_videos, video_results
 from model.trainer import Trainer, WindowData, window_losses
@@ -41,14 +41,17 @@ class Validation:
         enough = min(abnormal, len(self.data.labels) - abnormal) >= MIN_VIDEOS_FOR_AUC
         return "auc" if enough else "score_loss"
 
-    def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
-        """Return the measures of a network.
+    def results(self, network: AnomalyNetwork) -> list[VideoResult]:
+        """Return a network's scores of the videos.
 
-        Its scores are not smoothed: that would hide from the selection which network is better.
+        They are not smoothed: that would hide from the selection which network is better.
         """
         scores = score_videos(network, self.inputs, self.data, smoothing=0.0)
-        results = video_results(scores, self.data, self.categories)
-        values = compute_metrics(results, self.categories).values
+        return video_results(scores, self.data, self.categories)
+
+    def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
+        """Return the measures of a network."""
+        values = compute_metrics(self.results(network), self.categories).values
         losses = self._losses(network, config)
         return {
             "val_loss": losses[0],

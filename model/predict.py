@@ -1,7 +1,8 @@
 """What a trained model says of one video in a cache: frame scores, intervals, peaks, category."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -71,40 +72,18 @@ class Prediction:
         return max(self.probabilities, key=self.probabilities.__getitem__, default="")
 
 
-def predict_with_all(
+def predict_video(
     checkpoints: Sequence[Checkpoint],
     cache: FeatureCache,
     video: str,
     *,
     threshold: float = THRESHOLD,
 ) -> Prediction:
-    """Return the mean of what several seeds' models say of one video.
+    """Return what a model says of one video, or the mean of what several seeds' models say.
 
     Args:
-        checkpoints: at least one, of the same features and categories.
-        cache: see `predict_video`, as for the rest and what is raised.
-        video: name or sha256 of the video in the cache.
-        threshold: of an abnormal frame.
-    """
-    each = [predict_video(one, cache, video, threshold=threshold) for one in checkpoints]
-    return replace(
-        each[0],
-        scores=np.mean([one.scores for one in each], axis=0),
-        seen=any(one.seen for one in each),
-        probabilities={
-            name: float(np.mean([one.probabilities[name] for one in each]))
-            for name in each[0].probabilities
-        },
-    )
-
-
-def predict_video(
-    checkpoint: Checkpoint, cache: FeatureCache, video: str, *, threshold: float = THRESHOLD
-) -> Prediction:
-    """Return what a model says of one video.
-
-    Args:
-        checkpoint: the model.
+        checkpoints: the model, or several that were trained on the same features. A category
+            that one of them does not know has no probability there.
         cache: holds the features it wants.
         video: name or sha256 of the video in the cache.
         threshold: of an abnormal frame.
@@ -113,7 +92,7 @@ def predict_video(
         CacheError: the features are not there, or not of the configuration trained on.
         ModelError: the features are not numbers, or not those of the model's clips.
     """
-    info = checkpoint.info
+    info = checkpoints[0].info
     data = load_features(
         cache,
         [VideoLabel(video=video, split="test", extent="unknown")],
@@ -126,21 +105,25 @@ def predict_video(
             f"{video}: clips of {data.clip_len} frames, the run was trained on clips of "
             f"{info.clip_len}"
         )
-    device = next(checkpoint.network.parameters()).device
-    inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
-    scores = score_videos(checkpoint.network, inputs, data)
+    scores, probabilities, seen = [], defaultdict[str, float](float), set[str]()
+    for checkpoint in checkpoints:
+        device = next(checkpoint.network.parameters()).device
+        inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
+        answer = score_videos(checkpoint.network, inputs, data)
+        scores.append(answer.frames[0])
+        for name, share in zip(checkpoint.info.categories, answer.categories[0], strict=True):
+            probabilities[name] += share / len(checkpoints)
+        seen.update(checkpoint.info.train_videos.values(), checkpoint.info.val_videos.values())
     stream = info.streams[0]
     entry = cache.find(video, stream.name, stream.config)
     return Prediction(
-        scores=scores.frames[0],
+        scores=np.mean(scores, axis=0),
         edges_seconds=frame_edges(cache.read_clips(entry.key), int(data.num_frames[0])),
         threshold=threshold,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
-        seen=data.sha256[0] in {*info.train_videos.values(), *info.val_videos.values()},
-        probabilities=dict(
-            zip(info.categories, map(float, scores.categories[0]), strict=True),
-        ),
+        seen=data.sha256[0] in seen,
+        probabilities={name: float(share) for name, share in probabilities.items()},
     )
 
 

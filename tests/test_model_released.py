@@ -219,7 +219,7 @@ def test_the_run_is_evaluated_and_predicts_like_any_other(cache, tmp_path):
         scores = published(dim=64)(torch.from_numpy(features)[:, None])[1][0, :16]
     stored = np.load(run / "eval" / "scores.npz")
     np.testing.assert_allclose(stored["scores"][:16], scores, atol=1e-5)
-    predicted = predict_video(load_checkpoint(run / CHECKPOINT_NAME), cache, "bad/4.mp4")
+    predicted = predict_video([load_checkpoint(run / CHECKPOINT_NAME)], cache, "bad/4.mp4")
     np.testing.assert_allclose(predicted.scores, stored["scores"][:160], atol=1e-6)
 
 
