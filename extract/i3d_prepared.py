@@ -6,8 +6,8 @@ What makes it fast on a CPU, in order of weight (times of one 16-frame clip on o
   time; here every map is read once (extract/i3d_pool.py);
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
 - convolutions: batch norm folded in, ReLU fused, channels last, oneDNN for every one of them
-  (PyTorch takes a slow path for small maps of a single clip), in float32 the large 3x3x3 ones and
-  the first with half the multiplications (extract/i3d_winograd.py, extract/i3d_stem.py).
+  (PyTorch takes a slow path for small maps of a single clip), but in float32 the large 3x3x3 ones
+  and the first with an eighth of the multiplications (extract/i3d_winograd.py, i3d_stem.py).
 
 On a GPU the plain operators stay, in half precision where asked, on channels-last maps. Nothing
 here waits for the device.
@@ -68,7 +68,7 @@ class PreparedI3D:
 
     def _stem(self, clips: Tensor) -> Tensor:
         conv = self.convs["conv1a"]
-        if not (conv.one_dnn and suits_stem(conv.weight, clips)):
+        if not (conv.one_dnn and suits_stem(conv.weight)):
             return conv(pad_input(clips, self.dtype), stride=2, padding=0)
         if self.stem is None:
             self.stem = StemConv(conv.weight, conv.bias)
@@ -125,7 +125,7 @@ class FusedConv:
             return F.conv3d(x, self.weight, self.bias, stride, padding).relu_()
         if suits_winograd(self.weight, x):
             if self.winograd is None:
-                self.winograd = WinogradConv(self.weight, self.bias)
+                self.winograd = WinogradConv(self.weight, self.bias, padding=1)
             return self.winograd(x)
         pads, strides, ones = [padding] * 3, [stride] * 3, [1] * 3
         if self.packed is None:

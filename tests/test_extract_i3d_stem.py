@@ -1,6 +1,5 @@
 """The first convolution by Winograd's filtering: the transforms, and PyTorch's own convolution."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,22 +8,14 @@ from hypothesis import strategies as st
 
 from extract.i3d import I3D, pad_same, prepare_network
 from extract.i3d_prepared import PreparedI3D
-from extract.i3d_stem import StemConv, suits_stem, toom_cook
-
-
-def test_the_transforms_give_the_correlation():
-    rng = np.random.default_rng(0)
-    frames, filters = rng.normal(size=7), rng.normal(size=4)
-    g, bt, at = toom_cook()
-    found = at @ ((g @ filters) * (bt @ frames))
-    np.testing.assert_allclose(found, np.correlate(frames, filters), rtol=0, atol=1e-13)
+from extract.i3d_stem import StemConv, suits_stem
 
 
 @settings(max_examples=15, deadline=None)
 @given(
     batch=st.integers(1, 2),
-    channels=st.integers(1, 4),
-    num_frames=st.sampled_from([8, 16, 24]),
+    channels=st.integers(2, 4),
+    num_frames=st.integers(1, 20),
     sides=st.tuples(st.integers(6, 40), st.integers(6, 40)),
     last=st.booleans(),
     seed=st.integers(0, 2**31),
@@ -42,20 +33,25 @@ def test_it_is_the_padded_strided_convolution(
     with torch.inference_mode():
         found = StemConv(weight, bias)(clips)
     assert found.shape == expected.shape
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert found.permute(0, 2, 3, 4, 1).is_contiguous()
     assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize(("num_frames", "suits"), [(16, True), (24, True), (12, False)])
-def test_the_network_takes_it_where_clips_are_whole_tiles(num_frames: int, suits: bool) -> None:
+@pytest.mark.parametrize("num_frames", [16, 12, 9])
+def test_the_network_takes_it_for_any_length(num_frames: int) -> None:
     torch.manual_seed(0)
     plain = I3D("rgb").eval()
     network = prepare_network(plain.state_dict(), "rgb", device="cpu", precision="float32")
     assert isinstance(network, PreparedI3D)
     clips = torch.rand(1, 3, num_frames, 64, 64) * 2 - 1
-    assert suits_stem(network.convs["conv1a"].weight, clips) is suits
     with torch.inference_mode():
         expected = plain.extract_features(clips)
     assert (network(clips) - expected).norm() <= 1e-4 * expected.norm()
-    assert (network.stem is not None) is suits
+    assert network.stem is not None
+
+
+def test_half_precision_keeps_the_plain_convolution() -> None:
+    weight = torch.zeros(64, 3, 7, 7, 7)
+    assert suits_stem(weight)
+    assert not suits_stem(weight.bfloat16())
