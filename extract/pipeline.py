@@ -121,8 +121,11 @@ class Extractor:
         skip_clips: int = 0,
         folder_fps: float = 25.0,
         on_batch: Callable[[int, int, Arrays], None] = lambda *_: None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> VideoFeatures:
         """Return the features of one video.
+
+        Two threads may be in here at the same time; their clips take turns.
 
         Args:
             source: the video.
@@ -134,6 +137,7 @@ class Extractor:
             folder_fps: frame rate that a folder of images is taken to have.
             on_batch: told after every batch: frames done so far, frames expected in all (0 if
                 that is not known), all rows so far.
+            on_read: called when the last clips are under way, so that cores are soon free.
 
         Raises:
             DecodeError: no frame can be decoded, or ffmpeg was killed.
@@ -148,7 +152,9 @@ class Extractor:
             batches = read_ahead(_batches(clips, skip_clips, self._batch_size))
             with (
                 contextlib.closing(batches),
-                contextlib.closing(self._work_through(batches, streams, stage_seconds)) as done,
+                contextlib.closing(
+                    self._work_through(batches, streams, stage_seconds, on_read)
+                ) as done,
             ):
                 for count, (batch, rows) in enumerate(done, 1):
                     if count % BATCHES_PER_RELEASE == 0:
@@ -177,6 +183,7 @@ class Extractor:
         batches: Iterator[list[Clip]],
         streams: tuple[Stream, ...],
         stage_seconds: dict[str, float],
+        on_read: Callable[[], None],
     ) -> Generator[tuple[list[Clip], Arrays]]:
         """Yield each batch with its rows, in order, while the pool works on those behind it."""
         underway: deque[tuple[list[Clip], list[Future[_StreamRows]]]] = deque()
@@ -184,9 +191,11 @@ class Extractor:
         tasks = sorted(streams)
         try:
             while True:
-                while len(underway) <= self._num_workers and (
-                    batch := timed(lambda: next(batches, None), stage_seconds, "decode")
-                ):
+                while len(underway) <= self._num_workers:
+                    batch = timed(lambda: next(batches, None), stage_seconds, "decode")
+                    if not batch:
+                        on_read()
+                        break
                     futures = [self._pool.submit(self._rows, batch, stream) for stream in tasks]
                     underway.append((batch, futures))
                 if not underway:

@@ -27,9 +27,10 @@ class ExtractProgress:
         self._num_videos = num_videos
         self._finished = 0
         self._frames = 0
-        self._bytes = 0
+        self._bytes = 0.0
         self._started = time.monotonic()
         self._last_line = self._started
+        self._underway: dict[str, tuple[int, float]] = {}  # frames and bytes of each video
         self._bar: Progress | None = None
         # a quiet run shows warnings only
         if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
@@ -60,13 +61,16 @@ class ExtractProgress:
         if self._bar:
             self._bar.stop()
 
-    def _show(self, *, frames_underway: int, bytes_underway: float = 0.0) -> None:
+    def _show(self) -> None:
         if not self._bar:
             return
-        rate = (self._frames + frames_underway) / max(time.monotonic() - self._started, 1e-3)
+        frames, num_bytes = self._frames, self._bytes
+        for frames_underway, bytes_underway in list(self._underway.values()):
+            frames, num_bytes = frames + frames_underway, num_bytes + bytes_underway
+        rate = frames / max(time.monotonic() - self._started, 1e-3)
         self._bar.update(
             self._task,
-            completed=self._bytes + bytes_underway,
+            completed=num_bytes,
             videos=f"{self._finished}/{self._num_videos} videos",
             rate=f"{rate:.0f} frames/s",
         )
@@ -74,7 +78,7 @@ class ExtractProgress:
     def underway(
         self, video_id: str, *, num_frames: int, expected_frames: int, num_bytes: int
     ) -> None:
-        """Show how far the video in progress is.
+        """Show how far a video is.
 
         Args:
             video_id: its name.
@@ -83,7 +87,8 @@ class ExtractProgress:
             num_bytes: its size.
         """
         share = min(num_frames / expected_frames, 1.0) if expected_frames else 0.0
-        self._show(frames_underway=num_frames, bytes_underway=share * num_bytes)
+        self._underway[video_id] = num_frames, share * num_bytes
+        self._show()
         if not self._bar and time.monotonic() - self._last_line >= LINE_SECONDS:
             known = f" ({share:.0%})" if expected_frames else ""
             self._say("%s: %d frames so far%s", video_id, num_frames, known)
@@ -95,6 +100,7 @@ class ExtractProgress:
     def finish(self, result: VideoResult, *, num_bytes: int) -> None:
         """Count one video as finished and say so."""
         self._finished += 1
+        self._underway.pop(result.video_id, None)
         self._bytes += num_bytes
         place = f"[{self._finished}/{self._num_videos}] {result.video_id}"
         if result.status == "failed":
@@ -107,4 +113,4 @@ class ExtractProgress:
             )  # fmt: skip
         if result.partial:
             logger.warning("%s: partial: %s", place, result.partial)
-        self._show(frames_underway=0)
+        self._show()

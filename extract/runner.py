@@ -8,8 +8,10 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from extract.i3d_layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoResult
 from extract.weights import Weights, resolve_weights
-from extract.worker import Job, extract_one, start_worker
+from extract.worker import Job, Turn, extract_one, start_worker
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -333,8 +335,7 @@ def _run_once(
 ) -> Iterator[VideoResult]:
     """Yield each video's result, from this process or from several."""
     if workers == 1:
-        for source in sources:
-            yield extract_one(source, stamps[source.video_id], job, progress=progress)
+        yield from _overlapping(sources, stamps, job, progress)
         return
     unfinished = {source.video_id: source for source in sources}
     try:
@@ -345,6 +346,41 @@ def _run_once(
         logger.warning("a worker process was killed; going on with one video at a time")
         for source in unfinished.values():
             yield _isolated(source, stamps[source.video_id], job)
+
+
+def _overlapping(
+    sources: list[VideoSource],
+    stamps: Mapping[str, Stamp],
+    job: Job,
+    progress: ExtractProgress,
+) -> Iterator[VideoResult]:
+    """Yield each video's result; the next one begins when the last clips of one are under way.
+
+    Else cores would wait at the end of every video, for its last clip, and at the beginning, for
+    the first frames.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(2, thread_name_prefix="video") as pool:
+        before: Future[VideoResult] | None = None
+        try:
+            for source in sources:
+                turn = Turn(stop)
+                future = pool.submit(
+                    extract_one,
+                    source,
+                    stamps[source.video_id],
+                    job,
+                    progress=progress,
+                    turn=turn,
+                )
+                if before:
+                    yield before.result()
+                turn.read.wait()
+                before = future
+            if before:
+                yield before.result()
+        finally:
+            stop.set()
 
 
 def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoResult:

@@ -6,6 +6,7 @@ torch and numba are loaded with `extract.pipeline`, at the first video that need
 import dataclasses
 import hashlib
 import platform
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,8 +59,26 @@ class Job:
         return self.config.stream_configs(self.weights)
 
 
+class Turn:
+    """What a video in the making and the thread that asked for it tell each other.
+
+    Attributes:
+        read: set when the video's last clips are under way: the next one may begin.
+        stop: set to have the video given up after the clips that are under way.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.read = threading.Event()
+        self.stop = stop
+
+
 def extract_one(
-    source: VideoSource, stamp: Stamp, job: Job, *, progress: ExtractProgress | None = None
+    source: VideoSource,
+    stamp: Stamp,
+    job: Job,
+    *,
+    progress: ExtractProgress | None = None,
+    turn: Turn | None = None,
 ) -> VideoResult:
     """Extract what the cache lacks of one video and write it as one shard.
 
@@ -67,11 +86,12 @@ def extract_one(
 
     Raises:
         CacheError: the cache cannot be read or written; the next video would fare no better.
+        KeyboardInterrupt: it was told to stop.
     """
     started = time.perf_counter()
     try:
         sha256 = content_sha256(source)
-        result = _ensure_features(source, stamp, sha256, job, progress)
+        result = _ensure_features(source, stamp, sha256, job, progress, turn)
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
     except FeatError as error:
         if not _is_of_video(error):
@@ -82,6 +102,9 @@ def extract_one(
     except (MemoryError, RuntimeError, ValueError) as error:
         # torch reports exhausted GPU memory and failed kernels as RuntimeError
         cause = f"{source.video_id}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+    finally:
+        if turn:  # a video that fails or is there already is never read to its end
+            turn.read.set()
     cause = cause.removeprefix(f"{source.video_id}: ")
     return VideoResult(video_id=source.video_id, status="failed", error=cause)
 
@@ -98,6 +121,7 @@ def _ensure_features(
     sha256: str,
     job: Job,
     progress: ExtractProgress | None,
+    turn: Turn | None,
 ) -> VideoResult:
     cache = _open_cache(job.cache_dir)
     keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
@@ -129,7 +153,7 @@ def _ensure_features(
             return skipped()
         stage_seconds: dict[str, float] = {}
         features = _extract(
-            source, sha256, keys, streams, job, cache, stage_seconds, progress, stamp.size
+            source, sha256, keys, streams, job, cache, stage_seconds, progress, stamp.size, turn
         )
         started = time.perf_counter()
         cache.write(_records(source, stamp, sha256, features, streams, job))
@@ -161,6 +185,7 @@ def _extract(
     stage_seconds: dict[str, float],
     progress: ExtractProgress | None,
     stamp_size: int,
+    turn: Turn | None,
 ) -> "VideoFeatures":
     """Return the video's features, going on from its checkpoint and leaving new ones behind."""
     checkpoint = _checkpoint(cache, keys, streams)
@@ -170,6 +195,8 @@ def _extract(
 
     def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
         saver.save_if_due(rows)
+        if turn and turn.stop.is_set():
+            raise KeyboardInterrupt
         if progress:
             progress.underway(
                 source.video_id,
@@ -185,6 +212,7 @@ def _extract(
         skip_clips=num_saved,
         folder_fps=job.folder_fps,
         on_batch=on_batch,
+        on_read=turn.read.set if turn else lambda: None,
     )
     if not saved:
         return features

@@ -48,6 +48,14 @@ def finish(process: subprocess.Popen[str]) -> dict:
     return json.loads(printed)
 
 
+def wait_for_shards(process: subprocess.Popen[str], cache: Path, number: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(cache.glob("shards/*.h5"))) < number:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def assert_as_alone(folder: Path, cache: str) -> None:
     ours, alone = FeatureCache(folder / cache), FeatureCache(folder / "alone")
     assert verify_cache(ours).problems == []
@@ -69,11 +77,7 @@ def test_two_processes_do_each_video_once(folder: Path, random_rgb_weights: Path
 @pytest.mark.slow
 def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weights: Path) -> None:
     killed, other = (start(folder, "killed", random_rgb_weights) for _ in range(2))
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("killed/shards/*.h5"))) < 2:
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_shards(killed, folder / "killed", 2)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
@@ -83,3 +87,19 @@ def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weig
     assert_as_alone(folder, "killed")
     again = finish(start(folder, "killed", random_rgb_weights))
     assert (again["done"], again["skipped"]) == (0, NUM_VIDEOS)
+
+
+def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
+    folder: Path, random_rgb_weights: Path
+) -> None:
+    run = start(folder, "interrupted", random_rgb_weights)
+    wait_for_shards(run, folder / "interrupted", 2)
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode not in (0, -signal.SIGKILL)
+    assert not list(folder.glob("interrupted/claims/*.claim"))
+    found = len(FeatureCache(folder / "interrupted").videos())
+    assert 2 <= found < NUM_VIDEOS
+    report = finish(start(folder, "interrupted", random_rgb_weights))
+    assert report["skipped"] == found
+    assert_as_alone(folder, "interrupted")

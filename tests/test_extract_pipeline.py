@@ -1,6 +1,7 @@
 """The pipeline of one video: order, threads, checkpoints, and the whole path of a GPU on meta."""
 
 import functools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,34 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
         np.testing.assert_array_equal(rows, rest.arrays["rgb"][:count])
     np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][2:])
     assert rest.num_frames == whole.num_frames == 70
+
+
+def test_two_videos_at_once_and_the_end_of_one_is_announced(
+    video: VideoSource, random_rgb_weights: Path
+) -> None:
+    one = extractor(random_rgb_weights, num_threads=2)
+    alone = one.extract(video, STREAMS, stage_seconds={})
+    events: list[str] = []
+    second: list[extract.pipeline.VideoFeatures] = []
+
+    def begin_the_next() -> None:
+        if "read" not in events:
+            thread.start()
+        events.append("read")
+
+    thread = threading.Thread(
+        target=lambda: second.append(one.extract(video, STREAMS, stage_seconds={}))
+    )
+    first = one.extract(
+        video, STREAMS, stage_seconds={},
+        on_batch=lambda *_: events.append("batch"), on_read=begin_the_next,
+    )  # fmt: skip
+    thread.join()
+    assert events.count("batch") == 5
+    assert events.index("read") < len(events) - 2  # while the last clips are worked on
+    for name, expected in alone.arrays.items():
+        np.testing.assert_array_equal(first.arrays[name], expected)
+        np.testing.assert_array_equal(second[0].arrays[name], expected)
 
 
 def test_a_failing_clip_ends_the_video_with_its_error(
