@@ -13,6 +13,7 @@ On a GPU the plain operators stay, in half precision where asked, on channels-la
 here waits for the device.
 """
 
+import threading
 from collections.abc import Mapping
 
 import torch
@@ -70,8 +71,9 @@ class PreparedI3D:
         conv = self.convs["conv1a"]
         if not (conv.one_dnn and suits_stem(conv.weight)):
             return conv(pad_input(clips, self.dtype), stride=2, padding=0)
-        if self.stem is None:
-            self.stem = StemConv(conv.weight, conv.bias)
+        with conv.preparing:
+            if self.stem is None:
+                self.stem = StemConv(conv.weight, conv.bias)
         return self.stem(clips)
 
     def _blocks(self, x: Tensor, stage: str) -> Tensor:
@@ -109,6 +111,7 @@ class FusedConv:
         self.weight = weight.to(device, dtype).contiguous(memory_format=CHANNELS_LAST)
         self.bias = bias.to(device, dtype)
         self.one_dnn = device.type == "cpu" and has_fused_conv()
+        self.preparing = threading.Lock()  # threads share the network; one makes what all use
         self.packed: Tensor | None = None
         self.winograd: WinogradConv | None = None
 
@@ -124,8 +127,9 @@ class FusedConv:
         if not self.one_dnn:
             return F.conv3d(x, self.weight, self.bias, stride, padding).relu_()
         if suits_winograd(self.weight, x):
-            if self.winograd is None:
-                self.winograd = WinogradConv(self.weight, self.bias, padding=1)
+            with self.preparing:
+                if self.winograd is None:
+                    self.winograd = WinogradConv(self.weight, self.bias, padding=1)
             return self.winograd(x)
         pads, strides, ones = [padding] * 3, [stride] * 3, [1] * 3
         if self.packed is None:

@@ -77,8 +77,11 @@ class WinogradConv:
         """
         self.taps, self.padding = weight.shape[-1], padding
         g, self.at = toom_cook(self.taps)
-        points = torch.einsum("pt,qh,rw,oithw->pqrio", g, g, g, weight.double())
-        self.filters = points.flatten(1, 2).float().contiguous()  # (P, P^2, in, out)
+        along_all = torch.kron(g, torch.kron(g, g)).view(len(g), len(g) ** 2, -1)  # (P, P^2, taps^3)
+        filters = weight.permute(2, 3, 4, 1, 0).flatten(0, 2).flatten(1).double()
+        # one point of the time after the other: all at once would be hundreds of megabytes
+        points = torch.stack([(rows @ filters).float() for rows in along_all])
+        self.filters = points.view(*points.shape[:2], *weight.shape[1::-1])  # (P, P^2, in, out)
         self.bias = bias.numpy()
 
     def __call__(self, x: Tensor) -> Tensor:
