@@ -77,7 +77,9 @@ class WinogradConv:
         """
         self.taps, self.padding = weight.shape[-1], padding
         g, self.at = toom_cook(self.taps)
-        along_all = torch.kron(g, torch.kron(g, g)).view(len(g), len(g) ** 2, -1)  # (P, P^2, taps^3)
+        along_all = torch.kron(g, torch.kron(g, g)).view(
+            len(g), len(g) ** 2, -1
+        )  # (P, P^2, taps^3)
         filters = weight.permute(2, 3, 4, 1, 0).flatten(0, 2).flatten(1).double()
         # one point of the time after the other: all at once would be hundreds of megabytes
         points = torch.stack([(rows @ filters).float() for rows in along_all])
