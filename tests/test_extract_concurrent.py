@@ -39,6 +39,8 @@ def start(folder: Path, cache: str, weights: Path) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -93,13 +95,13 @@ def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
     folder: Path, random_rgb_weights: Path
 ) -> None:
     run = start(folder, "interrupted", random_rgb_weights)
-    wait_for_shards(run, folder / "interrupted", 2)
+    wait_for_shards(run, folder / "interrupted", 1)
     run.send_signal(signal.SIGINT)
     run.communicate(timeout=60)
     assert run.returncode not in (0, -signal.SIGKILL)
     assert not list(folder.glob("interrupted/claims/*.claim"))
     found = len(FeatureCache(folder / "interrupted").videos())
-    assert 2 <= found < NUM_VIDEOS
+    assert 1 <= found < NUM_VIDEOS
     report = finish(start(folder, "interrupted", random_rgb_weights))
     assert report["skipped"] == found
     assert_as_alone(folder, "interrupted")
