@@ -6,7 +6,7 @@ includes hashing the video and writing the shard. The features are compared twic
 makes them from the file, and with the reference given the frames that we decode, which leaves out
 that OpenCV converts and scales them in another way.
 
-Run: python -m bench.bench_extract [VIDEO...] [--threads N] [--videos N]
+Run: python -m bench.bench_extract [VIDEO...] [--threads N] [--count N]
 """
 
 import argparse
@@ -18,11 +18,14 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from data.sample import draw_video
+
+if TYPE_CHECKING:
+    from extract.worker import Job
 
 SIDES = ("reference", "ours")
 STREAMS: tuple[Literal["rgb", "flow"], ...] = ("rgb", "flow")
@@ -82,7 +85,6 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from cache import FeatureCache
     from data.videos import VideoSource, source_stamp
     from extract.config import ExtractConfig
-    from extract.runner import extract_videos
     from extract.weights import resolve_weights
     from extract.worker import Job, extract_one
 
@@ -99,16 +101,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
         )
         while (video := pipe.recv()) is not None:
             if isinstance(video, list):
-                sources = [VideoSource(video_id=v.name, path=v, kind="file") for v in video]
-                stamps = {source.video_id: source_stamp(source) for source in sources}
-                fresh = FeatureCache.create(Path(folder) / str(time.monotonic_ns()))
-                started = time.perf_counter()
-                done = extract_videos(
-                    sources, stamps, fresh.path, job.config, weights,
-                    device="cpu", workers=1, threads=threads,
-                )  # fmt: skip
-                assert all(result.status == "done" for result in done)
-                pipe.send(time.perf_counter() - started)
+                pipe.send(seconds_together(video, Path(folder), job))
                 continue
             source = VideoSource(video_id=video.name, path=video, kind="file")
             started = time.perf_counter()
@@ -117,6 +110,24 @@ def serve_ours(pipe: Connection, threads: int) -> None:
             cache.refresh()
             rows = {stream: cache.read(result.sha256, stream) for stream in STREAMS}
             pipe.send((seconds, rows))
+
+
+def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
+    """Return the seconds that all videos take in one run, into a new cache in `folder`."""
+    from cache import FeatureCache
+    from data.videos import VideoSource, source_stamp
+    from extract.runner import extract_videos
+
+    sources = [VideoSource(video_id=video.name, path=video, kind="file") for video in videos]
+    stamps = {source.video_id: source_stamp(source) for source in sources}
+    cache = FeatureCache.create(folder / str(time.monotonic_ns()))
+    started = time.perf_counter()
+    done = extract_videos(
+        sources, stamps, cache.path, job.config, job.weights,
+        device="cpu", workers=1, threads=job.num_threads,
+    )  # fmt: skip
+    assert all(result.status == "done" for result in done)
+    return time.perf_counter() - started
 
 
 def run(videos: list[Path], warm_up: Path, *, threads: int) -> tuple[list[Row], list[float]]:

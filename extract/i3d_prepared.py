@@ -132,11 +132,12 @@ class FusedConv:
                     self.winograd = WinogradConv(self.weight, self.bias, padding=1)
             return self.winograd(x)
         pads, strides, ones = [padding] * 3, [stride] * 3, [1] * 3
-        if self.packed is None:
-            # oneDNN's own blocked layout for maps of this size; others are reordered as they come
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, pads, strides, ones, 1, list(x.shape)
-            )
+        with self.preparing:
+            if self.packed is None:
+                # oneDNN's own layout for maps of this size; others are reordered as they come
+                self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+                    self.weight, pads, strides, ones, 1, list(x.shape)
+                )
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.packed, self.bias, pads, strides, ones, 1, "relu", [], ""
         )

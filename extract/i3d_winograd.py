@@ -102,7 +102,6 @@ class WinogradConv:
             TILE**3 * whole_vectors(out_channels),
         )
         memory = [torch.empty(-(-num_tiles // blocks), size) for size in per_tile]
-        scratch = np.empty(plane * LANES, np.float32)
         flat_maps, flat_out = maps.view(-1).numpy(), out.view(-1).numpy()
         for begin, end in itertools.pairwise(num_tiles * i // blocks for i in range(blocks + 1)):
             parts = [part[: end - begin] for part in memory]
@@ -111,9 +110,9 @@ class WinogradConv:
             results = parts[2].view(plane, -1, out_channels)
             to_times(flat_maps, shape, out_shape, self.padding, begin, end, side, times)
             for p in range(side):
-                to_points(p, times, side, in_channels, scratch, points)
+                to_points(p, times, side, in_channels, points)
                 torch.bmm(matrices, self.filters[p], out=results)
-                from_points(p, self.at, products, out_channels, scratch, sums)
+                from_points(p, self.at, products, out_channels, sums)
             write_tiles(sums, self.bias, out_shape, begin, end, flat_out)
         return out.permute(0, 4, 1, 2, 3)
 
@@ -274,7 +273,7 @@ def to_times(maps, shape, out_shape, padding, begin, end, side, times):
 
 
 @njit(nogil=True, cache=True)
-def to_points(p, times, side, channels, scratch, points):
+def to_points(p, times, side, channels, points):
     """Transform the inputs of tiles along rows and columns.
 
     Args:
@@ -282,11 +281,11 @@ def to_points(p, times, side, channels, scratch, points):
         times: flat float32, (P, tiles, vectors, P, P, LANES).
         side: P.
         channels: in.
-        scratch: `LANES` * P^2 float32.
         points: flat float32, (P^2, tiles, in), filled.
     """
     point = len(points) // (side * side)
     at = p * len(times) // side
+    scratch = np.empty(side * side * LANES, np.float32)
     for tile in range(point // channels):
         for start in range(0, channels, LANES):
             to = tile * channels + min(start, channels - LANES)
@@ -311,7 +310,7 @@ def _add4(factor, add, sums, at, x0, x1, x2, x3):
 
 
 @njit(nogil=True, cache=True)
-def from_points(p, factors, products, channels, scratch, sums):
+def from_points(p, factors, products, channels, sums):
     """Transform the products of tiles back along rows and columns and add them up along time.
 
     Args:
@@ -319,12 +318,12 @@ def from_points(p, factors, products, channels, scratch, sums):
         factors: (4, P) float32, of the points of the time for the four outputs.
         products: flat float32, (P^2, tiles, out).
         channels: out.
-        scratch: `LANES` * P^2 float32.
         sums: flat float32, (tiles, vectors, 4, 4, 4, LANES), filled or added to.
     """
     side = factors.shape[1]
     point = len(products) // (side * side)
     frame = TILE * TILE * LANES
+    scratch = np.empty(side * side * LANES, np.float32)
     to = 0
     for tile in range(point // channels):
         for start in range(0, channels, LANES):

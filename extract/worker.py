@@ -67,9 +67,9 @@ class Turn:
         stop: set to have the video given up after the clips that are under way.
     """
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: threading.Event | None = None) -> None:
         self.read = threading.Event()
-        self.stop = stop
+        self.stop = stop or threading.Event()
 
 
 def extract_one(
@@ -89,6 +89,7 @@ def extract_one(
         KeyboardInterrupt: it was told to stop.
     """
     started = time.perf_counter()
+    turn = turn or Turn()
     try:
         sha256 = content_sha256(source)
         result = _ensure_features(source, stamp, sha256, job, progress, turn)
@@ -103,8 +104,7 @@ def extract_one(
         # torch reports exhausted GPU memory and failed kernels as RuntimeError
         cause = f"{source.video_id}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
     finally:
-        if turn:  # a video that fails or is there already is never read to its end
-            turn.read.set()
+        turn.read.set()  # a video that fails or is there already is never read to its end
     cause = cause.removeprefix(f"{source.video_id}: ")
     return VideoResult(video_id=source.video_id, status="failed", error=cause)
 
@@ -121,7 +121,7 @@ def _ensure_features(
     sha256: str,
     job: Job,
     progress: ExtractProgress | None,
-    turn: Turn | None,
+    turn: Turn,
 ) -> VideoResult:
     cache = _open_cache(job.cache_dir)
     keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
@@ -185,7 +185,7 @@ def _extract(
     stage_seconds: dict[str, float],
     progress: ExtractProgress | None,
     stamp_size: int,
-    turn: Turn | None,
+    turn: Turn,
 ) -> "VideoFeatures":
     """Return the video's features, going on from its checkpoint and leaving new ones behind."""
     checkpoint = _checkpoint(cache, keys, streams)
@@ -195,7 +195,7 @@ def _extract(
 
     def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
         saver.save_if_due(rows)
-        if turn and turn.stop.is_set():
+        if turn.stop.is_set():
             raise KeyboardInterrupt
         if progress:
             progress.underway(
@@ -212,7 +212,7 @@ def _extract(
         skip_clips=num_saved,
         folder_fps=job.folder_fps,
         on_batch=on_batch,
-        on_read=turn.read.set if turn else lambda: None,
+        on_read=turn.read.set,
     )
     if not saved:
         return features
