@@ -305,21 +305,31 @@ def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> Tensor:
     """
     rows = []
     for clip, real in zip(flow, num_real, strict=True):
-        absolute = clip[:real].abs()
-        equal = (clip[:real, ..., 0] == clip[:real, ..., 1]).float().mean()
-        magnitude = torch.hypot(clip[:real, ..., 0], clip[:real, ..., 1])
-        rank = -(-magnitude.numel() * 99 // 100)
+        # each component in one piece of memory: what reads every second number takes three times
+        # as long
+        x, y = clip[:real].movedim(-1, 0).contiguous()
+        magnitude = torch.hypot(x, y)
         cells = F.avg_pool2d(magnitude.mean(dim=0, keepdim=True), CELL)
         columns = {
-            "mean_abs_x": absolute[..., 0].mean(),
-            "mean_abs_y": absolute[..., 1].mean(),
-            "max_abs": absolute.max(),
-            "equal_fraction": equal,
-            "p99_magnitude": magnitude.flatten().kthvalue(rank).values,
+            "mean_abs_x": x.abs().mean(),
+            "mean_abs_y": y.abs().mean(),
+            "max_abs": torch.maximum(x.abs().max(), y.abs().max()),
+            "equal_fraction": (x == y).float().mean(),
+            "p99_magnitude": percentile(magnitude, 99),
             "max_cell_magnitude": cells.max(),
         }
         rows.append(torch.stack([columns[name] for name in FLOW_STATS]))
     return torch.stack(rows)
+
+
+def percentile(values: Tensor, percent: int) -> Tensor:
+    """Return the nearest-rank percentile of all `values`, one of them."""
+    flat = values.flatten()
+    rank = -(-flat.numel() * percent // 100)
+    if flat.device.type != "cpu":
+        return flat.kthvalue(rank).values
+    # NumPy's partition takes a seventh of the time of PyTorch's kthvalue
+    return flat.new_tensor(np.partition(flat.numpy(), rank - 1)[rank - 1])
 
 
 def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
