@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, FeatError, ModelError
 from model.config import ModelConfig, TrainConfig
 from model.features import MOTION_DIM, Standardizer, StreamFeatures
+from model.files import write_whole
 from model.network import AnomalyNetwork
 
 FORMAT = 1
@@ -111,12 +112,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     tensors["standardizer.mean"] = torch.from_numpy(checkpoint.standardizer.mean)
     tensors["standardizer.std"] = torch.from_numpy(checkpoint.standardizer.std)
-    partial = path.with_name(f"tmp-{path.name}")
-    try:
-        save_file(tensors, partial, metadata={"feat": json.dumps(checkpoint.info.to_dict())})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, save(tensors, metadata={"feat": json.dumps(checkpoint.info.to_dict())}))
 
 
 def load_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from data.errors import ModelError
+from model.files import write_whole
 from model.fitting import FitState
 from model.trainer import Trainer
 
@@ -47,12 +48,7 @@ def save_state(path: Path, trainer: Trainer, state: FitState, settings: Mapping[
         "best_value": state.best_value,
         "stale": state.stale,
     }
-    partial = path.with_name(f"tmp-{path.name}")
-    try:
-        save_file(tensors, partial, metadata={"feat": json.dumps(described)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, save(tensors, metadata={"feat": json.dumps(described)}))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from data.errors import ModelError
 from model.checkpoint import CHECKPOINT_NAME
+from model.files import write_whole
 
 LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"
@@ -98,9 +99,7 @@ def feat_version() -> str:
 
 def write_json(path: Path, values: Any) -> None:
     """Write indented JSON; the file appears only when it is whole."""
-    partial = path.with_name(f"tmp-{path.name}")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def file_names(videos: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from model_cache import demo_rows, make_cache
 
 from cache import FeatureCache
 from data.errors import ModelError
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TrainConfig
 from model.resume import STATE_NAME
 from model.train import resume_training, run_training
@@ -138,3 +138,26 @@ def test_sigkill_at_any_moment_changes_nothing(cache, whole, tmp_path):
     assert child.wait() == -signal.SIGKILL
     assert [json.loads(row)["step"] for row in log.read_text().splitlines()[:2]] == [4, 8]
     check_same(resume_training(cache, run).run, whole)
+
+
+def test_kills_while_a_checkpoint_is_written_leave_nothing_that_the_next_does_not_remove(
+    whole, tmp_path
+):
+    source = whole / CHECKPOINT_NAME
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from model.checkpoint import load_checkpoint, save_checkpoint\n"
+        "checkpoint = load_checkpoint(Path(sys.argv[1]))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"  # death, in the middle of the file
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "save_checkpoint(Path(sys.argv[2]), checkpoint)\n"
+    )
+    path = tmp_path / CHECKPOINT_NAME
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    for _ in range(2):
+        command = [sys.executable, "-c", code, str(source), str(path)]
+        assert subprocess.run(command, env=environment).returncode == -signal.SIGXFSZ
+        assert not path.exists()
+    save_checkpoint(path, load_checkpoint(source))
+    assert list(tmp_path.iterdir()) == [path]

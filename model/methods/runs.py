@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cache import FeatureCache
 from data.errors import FeatError, ModelError
 from data.labels import Split, VideoLabel, write_labels
 from model.features import FeatureSet, StreamFeatures, load_features
+from model.files import write_whole
 from model.methods.base import (
     Method,
     Parameters,
@@ -210,13 +211,8 @@ def train_method(
 
 def save_method(path: Path, info: MethodInfo, parameters: Parameters) -> None:
     """Write a fitted method; `path` appears only when it is whole."""
-    partial = path.with_name(f"tmp-{path.name}")
     arrays = {name: np.ascontiguousarray(array) for name, array in parameters.items()}
-    try:
-        save_file(arrays, partial, metadata={"feat-method": json.dumps(info.to_dict())})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, save(arrays, metadata={"feat-method": json.dumps(info.to_dict())}))
 
 
 def load_method(path: Path) -> tuple[MethodInfo, Parameters]:
