@@ -11,7 +11,6 @@ normal video, scene) is taken from a labels file like it, if one is given.
 
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from data.labels import (
     VideoLabel,
     join_problems,
     read_labels,
+    write_bytes_atomic,
     write_labels,
     write_text_atomic,
 )
@@ -190,15 +190,7 @@ def _write_masks(path: Path, labels: Sequence[VideoLabel]) -> None:
 def _write_npy(path: Path, array: npt.NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        try:
-            partial.write_bytes(buffer.getvalue())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be written: {error.strerror}") from error
+    write_bytes_atomic(path, buffer.getvalue())
 
 
 def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import LabelsError
+from data.files import write_through
 from data.intervals import Intervals, clip_intervals, frames_from_intervals
 
 Split = Literal["train", "val", "test"]
@@ -326,20 +327,17 @@ def _cell(row: VideoLabel, column: str) -> str:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` through a temporary file beside it.
+    """Write UTF-8 `text` to `path` as `write_bytes_atomic` does."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path` through a temporary file beside it.
 
     Raises:
         LabelsError: the folder is absent or cannot be written.
     """
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        try:
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_through(path.with_name(f".tmp-{os.getpid()}-{path.name}"), path, content)
     except OSError as error:
         raise LabelsError(f"{path}: cannot be written: {error.strerror}") from error

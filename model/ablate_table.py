@@ -1,6 +1,5 @@
 """The tables and pictures of an ablation: Markdown and CSV of each part, PNG of each figure."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.ablate_plan import BASE, Part
 from model.experiment import Spread, spread_of
+from model.files import write_rows
 from model.metrics import VideoResult, confusion
 
 
@@ -201,10 +201,10 @@ def write_part(out: Path, finished: FinishedPart) -> None:
             {"true": category, **dict(zip(finished.categories, row.tolist(), strict=True))}
             for category, row in zip(finished.categories, finished.counts, strict=True)
         ]
-        _write_csv(out / f"{name}.csv", counts)
+        write_rows(out / f"{name}.csv", counts)
     else:
         own = {"splits": finished.num_splits, "seeds": finished.num_seeds}
-        _write_csv(out / f"{name}.csv", [{**line.to_dict(), **own} for line in finished.lines])
+        write_rows(out / f"{name}.csv", [{**line.to_dict(), **own} for line in finished.lines])
     if name.startswith("figure"):
         from model.ablate_plots import draw_part  # matplotlib is slow to import
 
@@ -214,16 +214,7 @@ def write_part(out: Path, finished: FinishedPart) -> None:
 def write_runs(path: Path, runs: Sequence[Run]) -> None:
     """Write a line for each run, with all digits."""
     names = ("variant", "split", "seed", "auc", "accuracy", "seconds")
-    _write_csv(path, [{name: getattr(run, name) for name in names} for run in runs])
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    partial = path.with_name(f"tmp-{path.name}")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    write_rows(path, [{name: getattr(run, name) for name in names} for run in runs])
 
 
 def _by_split(runs: Sequence[Run], values: Sequence[float | None]) -> list[float | None]:

@@ -1,6 +1,5 @@
 """The table of a comparison: one row a method, as Markdown and CSV."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from data.protocols import Protocol as Supervision
 from model.bootstrap import COVERAGE, Interval, bootstrap_intervals
+from model.files import write_rows
 from model.metrics import VideoResult
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "accuracy_video")
@@ -134,13 +134,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 def write_csv(path: Path, comparison: Comparison) -> None:
     """Write the rows with all their digits."""
-    rows = [row.to_dict() for row in comparison.rows]
-    partial = path.with_name(f"tmp-{path.name}")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    write_rows(path, [row.to_dict() for row in comparison.rows])
 
 
 def _number(value: float | None) -> str:
