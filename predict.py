@@ -181,14 +181,11 @@ def run_prediction(
     from cache import FeatureCache
     from extract.config import ExtractConfig
     from extract.runner import refuse_second_config
-    from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from model.finished import load_run
     from model.predict import predict_video
-    from model.seeds import finished_seeds, is_seeds_folder
     from model.train import resolve_device
 
-    runs = finished_seeds(run).values() if is_seeds_folder(run) else [run]
-    device = resolve_device(options.device)
-    checkpoints = [load_checkpoint(one / CHECKPOINT_NAME, device=device) for one in runs]
+    checkpoints = load_run(run, device=resolve_device(options.device))
     configs: dict[Any, dict[str, Any]] = {
         stream.name: dict(stream.config) for stream in checkpoints[0].info.streams
     }

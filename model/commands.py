@@ -212,9 +212,10 @@ def eval_command(
     """Score the test videos with a trained run; write measures, pictures and report.html."""
     from data.labels import read_labels
     from model.evaluate import run_evaluation
+    from model.finished import is_seeds_folder
     from model.measures import metrics_text
     from model.runs import LABELS_NAME, newest_run
-    from model.seeds import evaluate_seeds, is_seeds_folder
+    from model.seeds import evaluate_seeds
 
     def evaluate(run: Path) -> "EvalReport":
         return run_evaluation(
@@ -225,7 +226,7 @@ def eval_command(
             device=device,
             skip_missing=skip_missing,
             allow_misaligned=allow_misaligned,
-            released=compat == "released",
+            released=compat == "released" and not is_seeds_folder(run),
             smoothing=smoothing,
         )
 
@@ -259,8 +260,9 @@ def _train_convlstm(
     how: dict[str, Any],
 ) -> "TrainReport | SeedsReport":
     """Train anew, or go on in the folder `killed`; one run, or as many as `seeds`."""
+    from model.finished import is_seeds_folder
     from model.progress import TrainProgress
-    from model.seeds import is_seeds_folder, resume_seeds, train_seeds
+    from model.seeds import resume_seeds, train_seeds
     from model.train import resume_training, run_training
 
     with TrainProgress(max_steps=preset.train.max_steps) as progress:
@@ -317,7 +319,7 @@ def _train_method(
 def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
     from cache import FeatureCache
     from data.errors import CacheError
-    from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from model.finished import load_run
     from model.methods.runs import load_method
     from model.runs import METHOD_NAME
 
@@ -326,7 +328,7 @@ def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
     if (run / METHOD_NAME).exists():
         trained_from = Path(load_method(run / METHOD_NAME)[0].cache)
     else:
-        trained_from = Path(load_checkpoint(run / CHECKPOINT_NAME).info.cache)
+        trained_from = Path(load_run(run)[0].info.cache)
     try:
         return FeatureCache(trained_from)
     except CacheError as error:

@@ -16,21 +16,16 @@ from cache import FeatureCache
 from data.errors import ModelError
 from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.protocols import Protocol as Supervision
-from model.checkpoint import (
-    CHECKPOINT_NAME,
-    Checkpoint,
-    RunInfo,
-    check_features_fit,
-    load_checkpoint,
-)
+from model.checkpoint import Checkpoint, RunInfo, check_features_fit
 from model.compat import CompatTable, compare_with_released
 from model.features import FeatureSet, available_streams, drop_missing, load_features, named
+from model.finished import is_seeds_folder, load_run
 from model.material import check_labels, videos_without_frames
 from model.measures import AllMetrics, measure_all
 from model.metrics import VideoResult, frame_auc
 from model.report import write_report
 from model.runs import LABELS_NAME, METHOD_NAME, file_names, write_json
-from model.scoring import score_videos, video_results
+from model.scoring import categories_of, score_with_all, video_results
 from model.train import resolve_device
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -87,7 +82,8 @@ def run_evaluation(
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
 
     Args:
-        run: a finished run folder.
+        run: a finished run folder, or one of several seeds: then the mean of their models' scores
+            and category probabilities is evaluated.
         cache: the features; no video is opened.
         labels: of all videos.
         split: which of them to evaluate.
@@ -182,22 +178,32 @@ class _Answer:
 def _answer(run: Path, cache: FeatureCache, device: str, smoothing: float | None) -> _Answer:
     if (run / METHOD_NAME).exists():
         return _method_answer(run, cache, smoothing or 0.0)
-    checkpoint = load_checkpoint(run / CHECKPOINT_NAME, device=resolve_device(device))
-    check_features_fit(checkpoint.info, cache, where=str(run))
+    several = is_seeds_folder(run)
+    checkpoints = load_run(run, device=resolve_device(device))
+    info = checkpoints[0].info
+    check_features_fit(info, cache, where=str(run))
 
     def released(labels: Sequence[VideoLabel]) -> CompatTable:
-        data, inputs = _load(checkpoint, cache, labels)
-        return compare_with_released(checkpoint.network, inputs, data, checkpoint.info.categories)
+        network = checkpoints[0].network
+        data = _load(checkpoints, cache, labels)
+        inputs = torch.from_numpy(checkpoints[0].standardizer.apply(data.features))
+        inputs = inputs.to(next(network.parameters()).device)
+        return compare_with_released(network, inputs, data, info.categories)
 
+    def protocol(split: Split, count: int) -> str:
+        words = describe_protocol(info, split, count)
+        return f"mean of {len(checkpoints)} seeds' models, each {words}" if several else words
+
+    seeds = {"seeds": [one.info.train.seed for one in checkpoints]} if several else {}
     return _Answer(
-        evaluate=lambda labels: evaluate_videos(checkpoint, cache, labels, smoothing=smoothing),
-        protocol=lambda split, count: describe_protocol(checkpoint.info, split, count),
+        evaluate=lambda labels: evaluate_videos(checkpoints, cache, labels, smoothing=smoothing),
+        protocol=protocol,
         supervision="fully",
-        labels_sha256=checkpoint.info.labels_sha256,
-        categories=checkpoint.info.categories,
-        settings=checkpoint.info.to_dict(),
-        smoothing=checkpoint.info.model.smoothing if smoothing is None else smoothing,
-        released=released,
+        labels_sha256=info.labels_sha256,
+        categories=categories_of(checkpoints),
+        settings={**seeds, **info.to_dict()},
+        smoothing=info.model.smoothing if smoothing is None else smoothing,
+        released=None if several else released,
     )
 
 
@@ -223,7 +229,7 @@ def _method_answer(run: Path, cache: FeatureCache, smoothing: float) -> _Answer:
 
 
 def evaluate_videos(
-    checkpoint: Checkpoint,
+    checkpoints: Sequence[Checkpoint],
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
     *,
@@ -231,21 +237,21 @@ def evaluate_videos(
 ) -> list[VideoResult]:
     """Return the scores of the labelled videos beside the truth.
 
-    They are smoothed as the run was configured, or by `smoothing` clips.
+    They are smoothed as the run was configured, or by `smoothing` clips; of several seeds'
+    checkpoints they are the mean.
 
     Raises:
         ModelError: a test video was trained on or selected the model.
     """
-    data, inputs = _load(checkpoint, cache, labels)
-    scores = score_videos(checkpoint.network, inputs, data, smoothing=smoothing)
-    return video_results(scores, data, checkpoint.info.categories)
+    data = _load(checkpoints, cache, labels)
+    return video_results(score_with_all(checkpoints, data, smoothing=smoothing), data)
 
 
 def _load(
-    checkpoint: Checkpoint, cache: FeatureCache, labels: Sequence[VideoLabel]
-) -> tuple[FeatureSet, torch.Tensor]:
-    """Return the features of unseen videos, and the same standardised on the network's device."""
-    info = checkpoint.info
+    checkpoints: Sequence[Checkpoint], cache: FeatureCache, labels: Sequence[VideoLabel]
+) -> FeatureSet:
+    """Return the features of videos that none of the checkpoints has seen."""
+    info = checkpoints[0].info
     data = load_features(
         cache,
         labels,
@@ -253,9 +259,11 @@ def _load(
         configs={stream.name: stream.config for stream in info.streams},
         motion=info.model.motion,
     )
-    check_unseen(data, {**info.train_videos, **info.val_videos}, info.clip_len)
-    device = next(checkpoint.network.parameters()).device
-    return data, torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
+    known: dict[str, str] = {}
+    for one in checkpoints:
+        known |= {**one.info.train_videos, **one.info.val_videos}
+    check_unseen(data, known, info.clip_len)
+    return data
 
 
 def check_unseen(data: FeatureSet, known: Mapping[str, str], clip_len: int) -> None:

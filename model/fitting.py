@@ -46,8 +46,8 @@ class Validation:
 
         They are not smoothed: that would hide from the selection which network is better.
         """
-        scores = score_videos(network, self.inputs, self.data, smoothing=0.0)
-        return video_results(scores, self.data, self.categories)
+        scores = score_videos(network, self.inputs, self.data, self.categories, smoothing=0.0)
+        return video_results(scores, self.data)
 
     def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
         """Return the measures of a network."""

@@ -1,11 +1,9 @@
 """What a trained model says of one video in a cache: frame scores, intervals, peaks, category."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache
@@ -15,7 +13,7 @@ from data.labels import VideoLabel
 from model.checkpoint import Checkpoint
 from model.features import load_features
 from model.metrics import THRESHOLD
-from model.scoring import score_videos
+from model.scoring import score_with_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +80,7 @@ def predict_video(
     """Return what a model says of one video, or the mean of what several seeds' models say.
 
     Args:
-        checkpoints: the model, or several that were trained on the same features. A category
-            that one of them does not know has no probability there.
+        checkpoints: of `load_run`.
         cache: holds the features it wants.
         video: name or sha256 of the video in the cache.
         threshold: of an abnormal frame.
@@ -105,25 +102,22 @@ def predict_video(
             f"{video}: clips of {data.clip_len} frames, the run was trained on clips of "
             f"{info.clip_len}"
         )
-    scores, probabilities, seen = [], defaultdict[str, float](float), set[str]()
-    for checkpoint in checkpoints:
-        device = next(checkpoint.network.parameters()).device
-        inputs = torch.from_numpy(checkpoint.standardizer.apply(data.features)).to(device)
-        answer = score_videos(checkpoint.network, inputs, data)
-        scores.append(answer.frames[0])
-        for name, share in zip(checkpoint.info.categories, answer.categories[0], strict=True):
-            probabilities[name] += share / len(checkpoints)
-        seen.update(checkpoint.info.train_videos.values(), checkpoint.info.val_videos.values())
+    answer = score_with_all(checkpoints, data)
+    seen = {
+        sha256
+        for one in checkpoints
+        for sha256 in (*one.info.train_videos.values(), *one.info.val_videos.values())
+    }
     stream = info.streams[0]
     entry = cache.find(video, stream.name, stream.config)
     return Prediction(
-        scores=np.mean(scores, axis=0),
+        scores=answer.frames[0],
         edges_seconds=frame_edges(cache.read_clips(entry.key), int(data.num_frames[0])),
         threshold=threshold,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
         seen=data.sha256[0] in seen,
-        probabilities={name: float(share) for name, share in probabilities.items()},
+        probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
     )
 
 

@@ -1,11 +1,13 @@
-"""Scores of whole videos from a network: every window once, overlapping ones averaged."""
+"""Scores of whole videos from networks: every window once, overlapping ones averaged."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.checkpoint import Checkpoint
 from model.features import FeatureSet
 from model.metrics import VideoResult
 from model.network import AnomalyNetwork
@@ -17,30 +19,82 @@ BATCH = 512
 
 @dataclass(frozen=True, kw_only=True)
 class VideoScores:
-    """A network's answer for V videos."""
+    """An answer for V videos and their W windows."""
 
     frames: list[NDArray[np.float64]]
     """(T,) in [0, 1] for each video."""
-    categories: NDArray[np.float64]
-    """(V, C): mean over the video's windows of the class probabilities; C may be 0."""
-    votes: NDArray[np.int64]
-    """(V, C): windows of the video for which each class is the likeliest."""
+    categories: tuple[str, ...]
+    """The C classes; C may be 0."""
+    windows: NDArray[np.float64]
+    """(W, C) class probabilities of each window."""
+    video: NDArray[np.int64]
+    """(W,) which video each window is of."""
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Return (V, C): the mean over the video's windows of the class probabilities."""
+        total = np.zeros((len(self.frames), len(self.categories)))
+        np.add.at(total, self.video, self.windows)
+        return np.asarray(total / np.bincount(self.video, minlength=len(total))[:, None])
+
+    def votes(self) -> NDArray[np.int64]:
+        """Return (V, C): windows of the video for which each class is the likeliest."""
+        votes = np.zeros((len(self.frames), len(self.categories)), dtype=np.int64)
+        if self.categories:
+            np.add.at(votes, (self.video, self.windows.argmax(axis=1)), 1)
+        return votes
+
+
+def score_with_all(
+    checkpoints: Sequence[Checkpoint], data: FeatureSet, *, smoothing: float | None = None
+) -> VideoScores:
+    """Return the mean of what one or several models say, window by window and frame by frame.
+
+    Args:
+        checkpoints: of the same settings, trained on the same features: seeds of one training. A
+            category that one of them does not know has no probability there.
+        data: the videos.
+        smoothing: as of `score_videos`.
+    """
+    names = categories_of(checkpoints)
+    answers = []
+    for one in checkpoints:
+        device = next(one.network.parameters()).device
+        inputs = torch.from_numpy(one.standardizer.apply(data.features)).to(device)
+        answers.append(
+            score_videos(one.network, inputs, data, one.info.categories, smoothing=smoothing)
+        )
+    windows = np.zeros((len(answers[0].video), len(names)))
+    for answer in answers:
+        windows[:, [names.index(name) for name in answer.categories]] += answer.windows
+    return VideoScores(
+        frames=[np.mean(each, axis=0) for each in zip(*(a.frames for a in answers), strict=True)],
+        categories=names,
+        windows=windows / len(answers),
+        video=answers[0].video,
+    )
+
+
+def categories_of(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """Return the categories that at least one model knows, each once."""
+    return tuple(dict.fromkeys(name for one in checkpoints for name in one.info.categories))
 
 
 def score_videos(
     network: AnomalyNetwork,
     inputs: torch.Tensor,
     data: FeatureSet,
+    categories: tuple[str, ...],
     *,
     smoothing: float | None = None,
 ) -> VideoScores:
-    """Return a score for every frame and the category probabilities of every video.
+    """Return a score for every frame and the category probabilities of every window.
 
     Args:
         network: left in evaluation mode.
         inputs: (N, D) float32 on the network's device: `data`'s features, standardised if the
             network was trained so.
         data: whose clips and videos they are.
+        categories: the classes that the network was trained on.
         smoothing: standard deviation, in clips, of the Gaussian over each video's frame scores;
             default: the network's own.
     """
@@ -59,8 +113,9 @@ def score_videos(
         for v in range(len(data.labels))
     ]
     frames = smooth_scores(frames, data, config.smoothing if smoothing is None else smoothing)
-    means, votes = _by_video(probabilities, windows.video, len(data.labels))
-    return VideoScores(frames=frames, categories=means, votes=votes)
+    return VideoScores(
+        frames=frames, categories=categories, windows=probabilities, video=windows.video
+    )
 
 
 @torch.inference_mode()
@@ -93,39 +148,25 @@ def predict_windows(
     return torch.cat(scores).double().cpu().numpy(), shares.double().cpu().numpy()
 
 
-def video_results(
-    scores: VideoScores, data: FeatureSet, categories: tuple[str, ...]
-) -> list[VideoResult]:
+def video_results(scores: VideoScores, data: FeatureSet) -> list[VideoResult]:
     """Return the scores beside the truth.
 
     Raises:
         LabelsError: a label goes beyond a video's last frame.
     """
-    results = []
-    for index, label in enumerate(data.labels):
-        probabilities = scores.categories[index]
-        results.append(
-            VideoResult(
-                video=label.video,
-                scores=scores.frames[index],
-                labels=None if label.is_weak else label.frame_labels(int(data.num_frames[index])),
-                category=label.category,
-                predicted=categories[int(probabilities.argmax())] if categories else "",
-                probabilities=probabilities,
-                window_votes=scores.votes[index],
-                frame_rate=float(data.frame_rate[index]),
-            )
+    probabilities, votes = scores.probabilities(), scores.votes()
+    return [
+        VideoResult(
+            video=label.video,
+            scores=scores.frames[index],
+            labels=None if label.is_weak else label.frame_labels(int(data.num_frames[index])),
+            category=label.category,
+            predicted=(
+                scores.categories[int(probabilities[index].argmax())] if scores.categories else ""
+            ),
+            probabilities=probabilities[index],
+            window_votes=votes[index],
+            frame_rate=float(data.frame_rate[index]),
         )
-    return results
-
-
-def _by_video(
-    probabilities: NDArray[np.float64], video: NDArray[np.int64], num_videos: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the means of the windows' probabilities and their votes, each (V, C)."""
-    total = np.zeros((num_videos, probabilities.shape[1]))
-    votes = np.zeros(total.shape, dtype=np.int64)
-    np.add.at(total, video, probabilities)
-    if probabilities.shape[1]:
-        np.add.at(votes, (video, probabilities.argmax(axis=1)), 1)
-    return total / np.bincount(video, minlength=num_videos)[:, None], votes
+        for index, label in enumerate(data.labels)
+    ]

@@ -4,7 +4,6 @@ The folder remembers labels and settings, so that the same command goes on with 
 are kept, a killed one goes on from where it was.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel, read_labels, write_labels
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.checkpoint import CHECKPOINT_NAME
 from model.config import ModelConfig, Preset, TrainConfig
 from model.experiment import Spread, convlstm_settings, spread_of, working_in
+from model.finished import finished_seeds, load_alike, read_terms
 from model.resume import STATE_NAME
 from model.runs import LABELS_NAME, SEEDS_NAME, new_run_dir, write_json
 from model.train import resume_training, run_training
@@ -38,6 +38,8 @@ class SeedsReport:
     """One for each seed: `seed`, `run` and its measures."""
     spreads: dict[str, Spread | None]
     """Measure -> over the seeds; None where a seed has none."""
+    ensemble: "EvalReport | None" = None
+    """Of the mean of all seeds' scores and category probabilities, where that was evaluated."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -45,21 +47,32 @@ class SeedsReport:
             "run": str(self.run),
             "seeds": list(self.rows),
             "spread": {name: s.to_dict() if s else None for name, s in self.spreads.items()},
+            **({"ensemble": self.ensemble.to_dict()} if self.ensemble else {}),
         }
 
     def to_text(self) -> str:
         """Return a table: a line a measure, its mean, standard deviation and values."""
         shown = [name for name, spread in self.spreads.items() if spread]
         width = max([7, *(len(name) for name in shown)])
-        lines = [f"{'measure':{width}}  mean    std     seeds {self._seeds()}"]
+        together = "ensemble  " if self.ensemble else ""
+        lines = [f"{'measure':{width}}  mean    std     {together}seeds {self._seeds()}"]
         for name in shown:
             spread = self.spreads[name]
             assert spread is not None
             std = "      " if spread.std is None else f"{spread.std:.4f}"
             values = [row[name] for row in self.rows]
             each = " ".join(str(v) if isinstance(v, int) else f"{v:.3f}" for v in values)
+            if self.ensemble:
+                each = f"{self._of_ensemble(name):8}  {each}"
             lines.append(f"{name:{width}}  {spread.mean:.4f}  {std}  {each}")
+        if self.ensemble:
+            lines.append(f"ensemble: the mean of all seeds' scores, {self.ensemble.report}")
         return "\n".join(lines)
+
+    def _of_ensemble(self, name: str) -> str:
+        assert self.ensemble is not None
+        value = self.ensemble.metrics.values.get(name)
+        return "" if value is None else f"{value:.4f}"
 
     def _seeds(self) -> str:
         return " ".join(str(row["seed"]) for row in self.rows)
@@ -129,7 +142,7 @@ def resume_seeds(cache: FeatureCache, folder: Path, **how: Any) -> SeedsReport:
     Raises:
         FeatError: it is no such folder, or as of `train_seeds`.
     """
-    held = _read_terms(folder)
+    held = read_terms(folder)
     preset = Preset(
         model=ModelConfig.from_dict(held["model"]),
         train=TrainConfig.from_dict({**held["train"], "seed": held["first"]}),
@@ -146,17 +159,12 @@ def resume_seeds(cache: FeatureCache, folder: Path, **how: Any) -> SeedsReport:
     )
 
 
-def is_seeds_folder(folder: Path) -> bool:
-    """Return whether a folder holds the runs of several seeds."""
-    return (folder / SEEDS_NAME).is_file()
-
-
 def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> SeedsReport:
-    """Evaluate each run of a folder of several seeds.
+    """Evaluate each run of a folder of several seeds, and the mean of what all of them say.
 
     Args:
         folder: of `train_seeds`.
-        evaluate: evaluates one run folder.
+        evaluate: evaluates a run folder, and a folder of several.
 
     Raises:
         ModelError: a run is not finished.
@@ -166,42 +174,15 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     for seed, run in finished_seeds(folder).items():
         values = evaluate(run).metrics.values
         rows.append({"seed": seed, "run": str(run), **values})
-    return _report(folder, rows)
-
-
-def finished_seeds(folder: Path) -> dict[int, Path]:
-    """Return the run folder of each seed, in order.
-
-    Raises:
-        ModelError: the folder holds something else, or a training is not finished.
-    """
-    held = _read_terms(folder)
-    seeds = range(held["first"], held["first"] + held["count"])
-    runs = {seed: folder / f"seed-{seed}" for seed in seeds}
-    unfinished = [s for s, run in runs.items() if not (run / CHECKPOINT_NAME).is_file()]
-    if unfinished:
-        raise ModelError(
-            f"{folder}: the trainings of seeds {', '.join(map(str, unfinished))} are not finished; "
-            f"run `feat train --resume {folder}` first"
-        )
-    return runs
+    return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 
 def _validation_report(folder: Path, seeds: Sequence[int]) -> SeedsReport:
-    rows = []
-    features = None
-    for seed in seeds:
-        run = folder / f"seed-{seed}"
-        info = load_checkpoint(run / CHECKPOINT_NAME).info
-        used = {stream.name: stream.digest for stream in info.streams}
-        features = features or used
-        if used != features:
-            raise ConfigError(
-                f"{run}: trained on other features ({' + '.join(used)}) than "
-                f"seed-{seeds[0]} ({' + '.join(features)}): the cache has changed in between; "
-                "name a new folder with --out"
-            )
-        rows.append({"seed": seed, "run": str(run), **info.result})
+    runs = [folder / f"seed-{seed}" for seed in seeds]
+    rows = [
+        {"seed": seed, "run": str(run), **checkpoint.info.result}
+        for seed, run, checkpoint in zip(seeds, runs, load_alike(runs), strict=True)
+    ]
     return _report(folder, rows)
 
 
@@ -221,7 +202,7 @@ def _open_seeds(folder: Path, labels: Sequence[VideoLabel], wanted: dict[str, An
         write_labels(folder / LABELS_NAME, labels)
         write_json(path, wanted)
         return
-    held = _read_terms(folder)
+    held = read_terms(folder)
     changed = [name for name in wanted if name != "count" and held[name] != wanted[name]]
     if read_labels(folder / LABELS_NAME) != list(labels):
         changed.append("labels")
@@ -231,15 +212,3 @@ def _open_seeds(folder: Path, labels: Sequence[VideoLabel], wanted: dict[str, An
             "the seed: name a new folder with --out"
         )
     write_json(path, {**wanted, "count": max(wanted["count"], held["count"])})
-
-
-def _read_terms(folder: Path) -> dict[str, Any]:
-    path = folder / SEEDS_NAME
-    try:
-        held = dict(json.loads(path.read_text(encoding="utf-8")))
-        return {name: held[name] for name in ("model", "train", "streams", "first", "count")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{path}: not a folder of several seeds: {type(error).__name__}: {error}; train anew "
-            "with `feat train --seeds`"
-        ) from error

@@ -50,7 +50,7 @@ def train_and_score(tmp_path, rows, num_frames, **changes):
     )
     checkpoint = load_checkpoint(trained.run / CHECKPOINT_NAME)
     tests = [row for row in rows if row.split == "test"]
-    return {result.video: result for result in evaluate_videos(checkpoint, cache, tests)}
+    return {result.video: result for result in evaluate_videos([checkpoint], cache, tests)}
 
 
 @pytest.mark.parametrize("readout", ["last", "each"])
@@ -104,9 +104,9 @@ def test_short_videos_can_be_trained_on(tmp_path):
 def test_scores_do_not_depend_on_the_other_videos(run, cache):
     checkpoint = load_checkpoint(run / CHECKPOINT_NAME)
     rows = [row for row in demo_rows() if row.split == "test"]
-    together = evaluate_videos(checkpoint, cache, rows)
+    together = evaluate_videos([checkpoint], cache, rows)
     for row, expected in zip(rows, together, strict=True):
-        alone = evaluate_videos(checkpoint, cache, [row])[0]
+        alone = evaluate_videos([checkpoint], cache, [row])[0]
         np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-6)
 
 
@@ -275,7 +275,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(run, tmp_path, damage):
 def test_a_checkpoint_gives_the_same_scores_as_the_network_it_was_saved_from(run, cache, report):
     once, twice = (
         evaluate_videos(
-            load_checkpoint(run / CHECKPOINT_NAME),
+            [load_checkpoint(run / CHECKPOINT_NAME)],
             cache,
             [row for row in demo_rows() if row.split == "test"],
         )

@@ -1,7 +1,9 @@
 """`feat train --seeds` and `feat eval` on its folder: mean and spread, going on, refusals."""
 
+import html
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from model_cache import add_video, demo_rows, make_cache
+from sklearn.metrics import roc_auc_score
 
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from feat import cli
 from model.config import ModelConfig, Preset, TrainConfig
+from model.evaluate import evaluate_videos, run_evaluation
 from model.experiment import spread_of
+from model.finished import load_run
 from model.seeds import evaluate_seeds, resume_seeds, train_seeds
 from model.train import run_training
 
@@ -168,6 +173,66 @@ def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
         evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
 
 
+def test_the_mean_of_the_seeds_is_evaluated_too(cache, tmp_path):
+    out = tmp_path / "out"
+    train(cache, out)
+    report = evaluate_seeds(out, lambda run: run_evaluation(run, cache, demo_rows()))
+
+    def scores(folder):
+        return np.load(folder / "eval" / "scores.npz")
+
+    each = [scores(out / f"seed-{seed}")["scores"] for seed in range(3)]
+    together = scores(out)
+    assert np.ptp(each, axis=0).max() > 0.001
+    np.testing.assert_allclose(together["scores"], np.mean(each, axis=0), atol=1e-6)
+    assert report.ensemble.metrics.values["auc"] == pytest.approx(
+        roc_auc_score(together["labels"], together["scores"])
+    )
+    assert report.ensemble.protocol.startswith("mean of 3 seeds' models, each fully supervised")
+    page = html.unescape((out / "eval" / "report.html").read_text())
+    settings = re.search(r'"seeds": \[([\d,\s]*)\]', page)
+    assert [int(seed) for seed in settings[1].split(",")] == [0, 1, 2]
+
+
+def test_the_mean_of_the_seeds_votes_by_mean_probabilities(cache, tmp_path):
+    """Also where a seed was not trained on every category."""
+    out = tmp_path / "out"
+    train(cache, out, seeds=2)
+    checkpoints = load_run(out)
+    rows = [row for row in demo_rows() if row.split == "test"]
+    known = checkpoints[0].info.categories
+    assert len(known) > 1
+    first, second, both = (
+        {r.video: r.probabilities for r in evaluate_videos(some, cache, rows)}
+        for some in (checkpoints[:1], checkpoints[1:], checkpoints)
+    )
+    for video, shares in both.items():
+        np.testing.assert_allclose(shares, (first[video] + second[video]) / 2, atol=1e-9)
+    renamed = replace(checkpoints[1].info, categories=("other", *known[1:]))
+    three = {
+        r.video: r
+        for r in evaluate_videos(
+            [checkpoints[0], replace(checkpoints[1], info=renamed)], cache, rows
+        )
+    }
+    for video, result in three.items():
+        halves = [first[video][0], *(first[video][1:] + second[video][1:]), second[video][0]]
+        np.testing.assert_allclose(result.probabilities, np.array(halves) / 2, atol=1e-9)
+        assert result.predicted == [*known, "other"][int(np.argmax(halves))]
+        assert result.window_votes.sum() == 6  # windows of 5 of its 10 clips
+
+
+def test_a_test_video_that_any_seed_has_seen_is_refused(cache, tmp_path):
+    out = tmp_path / "out"
+    train(cache, out, seeds=2)
+    first, second = load_run(out)
+    test = next(row for row in demo_rows() if row.split == "test")
+    seen = replace(second.info, val_videos={**second.info.val_videos, test.video: "0" * 64})
+    with pytest.raises(ModelError, match=f"1 test videos were used to train.*{test.video}"):
+        evaluate_videos([first, replace(second, info=seen)], cache, [test])
+    assert evaluate_videos([first, second], cache, [test])
+
+
 def test_train_and_eval_from_the_command_line(cache, tmp_path):
     before = Path.cwd()
     os.chdir(tmp_path)
@@ -189,8 +254,10 @@ def test_train_and_eval_from_the_command_line(cache, tmp_path):
         )
         assert found["spread"]["auc"]["mean"] > 0.8
         text = CliRunner().invoke(cli, ["eval", "--run", folder])
-        assert "auc" in text.stdout
-        assert "seeds 0 1" in text.stdout
+        line = next(line for line in text.stdout.splitlines() if line.startswith("auc "))
+        assert float(line.split()[3]) == pytest.approx(found["ensemble"]["auc"], abs=1e-4)
+        assert "ensemble  seeds 0 1" in text.stdout
+        assert found["ensemble"]["report"] == f"{folder}/eval/report.html"
         again = CliRunner().invoke(cli, ["train", "--resume", folder, *options])
         assert json.loads(again.stdout)["seeds"] == json.loads(trained.stdout)["seeds"]
         refused = CliRunner().invoke(cli, ["train", *options, "--method", "knn", "--seeds", "2"])
