@@ -7,6 +7,7 @@ that is a 4x4x4 convolution of cells of 2x2x2 pixels, which are eight times the 
 through extract/i3d_winograd.py.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import njit
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from extract.i3d import same_padding
 from extract.i3d_winograd import WinogradConv
-from extract.simd import LANES
+from extract.simd import LANES, load, splat, store
 
 TAPS = 4
 
@@ -49,30 +50,58 @@ def cells_of(clips: Tensor) -> Tensor:
     (B, 8 * C, T', H', W'), channels last; they are sorted by frame, row, column and C.
     """
     batch, channels, *sizes = clips.shape
-    frames = clips.permute(0, 2, 3, 4, 1).flatten(3).contiguous()
+    frames = clips.permute(0, 2, 3, 4, 1).contiguous()
     padding = tuple(same_padding(size, 7, 2)[0] for size in sizes)
-    cells = torch.zeros((batch, *(-(-size // 2) + TAPS - 1 for size in sizes), 8 * channels))
-    sort_pixels(frames.numpy(), padding, channels, cells.flatten(3).numpy())
+    cells = torch.empty((batch, *(-(-size // 2) + TAPS - 1 for size in sizes), 8 * channels))
+    flat_frames, flat_cells = frames.view(-1).numpy(), cells.view(-1).numpy()
+    sort_pixels(flat_frames, tuple(frames.shape), padding, flat_cells, tuple(cells.shape))
     return cells.permute(0, 4, 1, 2, 3)
 
 
-@njit(nogil=True, cache=True)
-def sort_pixels(frames, padding, channels, cells):
-    """Fill `cells` (B, T', H', W' * 8 * C) from `frames` (B, T, H, W * C), float32.
+@njit
+def _copy_pair(frames, row, width, column, channels, cells, to):
+    """Copy two pixels of a row (its place in `frames`, or -1 for zeros), a float at a time."""
+    for n in range(2 * channels):
+        at = column * channels + n
+        inside = row >= 0 and 0 <= at < width * channels
+        cells[to + n] = frames[row + at] if inside else np.float32(0)
 
-    `padding`: zeros before the first frame, row and column.
+
+@njit(nogil=True, cache=True)
+def sort_pixels(frames, shape, padding, cells, cells_shape):
+    """Fill `cells` from `frames`.
+
+    Args:
+        frames: flat float32.
+        shape: theirs, (B, T, H, W, C).
+        padding: zeros before the first frame, row and column.
+        cells: flat float32.
+        cells_shape: theirs, (B, T', H', W', 8 * C).
     """
-    pair, cell = 2 * channels, 8 * channels
-    before = padding[2] * channels
-    columns = (frames.shape[3] + before + pair - 1) // pair
-    for clip in range(frames.shape[0]):
-        for t in range(frames.shape[1]):
-            frame, dt = divmod(t + padding[0], 2)
-            for y in range(frames.shape[2]):
-                row, dy = divmod(y + padding[1], 2)
-                source, target = frames[clip, t, y], cells[clip, frame, row]
-                first = (2 * dt + dy) * pair
-                for column in range(columns):
-                    at, to = column * pair - before, column * cell + first
-                    for n in range(max(0, -at), min(pair, len(source) - at)):
-                        target[to + n] = source[at + n]
+    batch, num_frames, height, width, channels = shape
+    _, cell_frames, cell_rows, columns, _ = cells_shape
+    pair = 2 * channels
+    rows = np.empty(4, np.int64)
+    zero = splat(np.float32(0))
+    to = 0
+    for line in range(batch * cell_frames * cell_rows):
+        above, row = divmod(line, cell_rows)
+        clip, frame = divmod(above, cell_frames)
+        for k in range(4):
+            t, y = 2 * frame + k // 2 - padding[0], 2 * row + k % 2 - padding[1]
+            inside = 0 <= t < num_frames and 0 <= y < height
+            rows[k] = ((clip * num_frames + t) * height + y) * width * channels if inside else -1
+        for column in range(columns):
+            x = 2 * column - padding[2]
+            # A vector is longer than two pixels. What it writes too much belongs to those that come
+            # next, so that only the very last ones have no room for it.
+            whole = x >= 0 and x + 2 <= width and to + 3 * pair + LANES <= len(cells)
+            for k in range(4):
+                at = rows[k] + x * channels
+                if whole and rows[k] < 0:
+                    store(cells, to, zero)
+                elif whole and at + LANES <= len(frames):
+                    store(cells, to, load(frames, at))
+                else:
+                    _copy_pair(frames, rows[k], width, x, channels, cells, to)
+                to += pair

@@ -27,7 +27,7 @@ from extract.simd import LANES, fma, load, maximum, splat, store
 TILE = 4  # outputs along each axis
 POINTS = {3: (0, 1, -1, 2, -2), 4: (0, 1, -1, 2, -2, 0.5)}  # of that many taps; and infinity
 MIN_TILES = 12  # with fewer, reading the transformed filters takes longer than multiplying
-_TILES_IN_HAND = 98  # those of a 28x28 map of 8 frames
+_TILES_IN_HAND = 49  # half of those of a 28x28 map of 8 frames
 
 _ZERO, _HALF, _QUARTER, _EIGHTH = (np.float32(x) for x in (0, 1 / 2, 1 / 4, 1 / 8))
 _MINUS_HALF, _MINUS_FOUR, _MINUS_FIVE = (np.float32(x) for x in (-1 / 2, -4, -5))
