@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model import winograd
-from model.winograd import GRID, KERNEL, POINTS, SUM_POINT
+from model.winograd import GRID, POINTS, SUM_POINT
 
 CELLS, GATES = GRID**2, 4
 _sigmoid_back = torch.ops.aten.sigmoid_backward.grad_input
@@ -89,39 +89,56 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        input_kernel, hidden_kernel, peepholes, x, h, gates, cells, tanh_cells = ctx.saved_tensors
+        _, hidden_kernel, peepholes, x, _, gates, cells, tanh_cells = ctx.saved_tensors
         kernels_h = _kernels_back(hidden_kernel)
         to_points, _, to_cells = winograd.matrices(x.device, x.dtype)
         _, steps, _, batch, width = gates.shape
-        # of the gates before their activations: at the cells of one step, at the points of all
-        d_gates = x.new_empty(GATES, CELLS, batch, width)
-        d_summed = x.new_empty(GATES, POINTS, steps, batch, width)
+        # Of the gates before their activations, at the cells. Their points are twice as much and
+        # are made twice, where they are wanted: one gate of one step, and one gate of all steps.
+        d_gates = x.new_empty(GATES, CELLS, steps, batch, width)
+        points = x.new_empty(POINTS, batch, width)
+        d_h = torch.empty_like(points)
         d_cell = x.new_zeros(CELLS, batch, width)
         d_peepholes = None if peepholes is None else x.new_zeros(3, *d_cell.shape)
         for t in reversed(range(steps)):
             d_hidden = grad[:, t]
             if t + 1 < steps:
-                d_h = _sum_of_products(d_summed[:, :, t + 1], kernels_h)
                 d_hidden = torch.addmm(d_hidden.flatten(1), to_points.T, d_h.flatten(1))
             step = _Step.at(t, gates, cells, tanh_cells)
             d_cell = _take_back(
-                step, peepholes, d_hidden.view_as(d_cell), d_cell, d_gates, d_peepholes
+                step, peepholes, d_hidden.view_as(d_cell), d_cell, d_gates[:, :, t], d_peepholes
             )
-            for at_cells, at_points in zip(d_gates, d_summed[:, :, t], strict=True):
-                torch.mm(to_cells.T, at_cells.flatten(1), out=at_points.flatten(1))
+            for index, (d_gate, kernel) in enumerate(zip(d_gates, kernels_h, strict=True)):
+                if t:
+                    torch.mm(to_cells.T, d_gate[:, t].flatten(1), out=points.flatten(1))
+                    _add_product(points, kernel, out=d_h, first=index == 0)
         if d_peepholes is not None:
             d_peepholes = d_peepholes.sum(dim=2, keepdim=True)
-        d_inputs = None
-        if ctx.needs_input_grad[0]:
-            d_x = _sum_of_products(d_summed.flatten(2, 3), _kernels_back(input_kernel))
-            d_inputs = (to_points.T @ d_x.flatten(1)).view(CELLS, *x.shape[1:])
-        return (
-            d_inputs,
-            _kernel_gradient(d_summed, x),
-            d_summed[:, SUM_POINT].sum((1, 2)).flatten(),
-            _kernel_gradient(d_summed[:, :, 1:], h[:, :-1]),
-            d_peepholes,
-        )
+        return (*_gradients(ctx, d_gates), d_peepholes)
+
+
+def _gradients(ctx: Any, d_gates: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Return the gradients of inputs, input kernel, bias and hidden kernel."""
+    input_kernel, hidden_kernel, _, x, h, *_ = ctx.saved_tensors
+    to_points, _, to_cells = winograd.matrices(x.device, x.dtype)
+    kernels_x = _kernels_back(input_kernel) if ctx.needs_input_grad[0] else None
+    d_input, d_hidden = torch.empty_like(input_kernel), torch.empty_like(hidden_kernel)
+    d_bias = x.new_empty(len(input_kernel))
+    points, d_x = torch.empty_like(h), torch.empty_like(x)
+    parts = zip(d_gates, *(t.chunk(GATES) for t in (d_input, d_hidden, d_bias)), strict=True)
+    for index, (d_gate, of_input, of_hidden, of_bias) in enumerate(parts):
+        torch.mm(to_cells.T, d_gate.flatten(1), out=points.flatten(1))
+        _kernel_gradient(points, x, out=of_input)
+        _kernel_gradient(points[:, 1:], h[:, :-1], out=of_hidden)
+        torch.sum(points[SUM_POINT], (0, 1), out=of_bias)
+        if kernels_x is not None:
+            _add_product(
+                points.flatten(1, 2), kernels_x[index], out=d_x.flatten(1, 2), first=index == 0
+            )
+    d_inputs = None
+    if kernels_x is not None:
+        d_inputs = (to_points.T @ d_x.flatten(1)).view(CELLS, *x.shape[1:])
+    return d_inputs, d_input, d_bias, d_hidden
 
 
 class _Step(NamedTuple):
@@ -217,23 +234,21 @@ def _kernels_back(kernel: Tensor) -> Tensor:
     return winograd.points_of_kernel(kernel.view(GATES, -1, *kernel.shape[1:])).transpose(0, 1)
 
 
-def _sum_of_products(gates: Tensor, kernels: Tensor) -> Tensor:
-    """Return (36, N, C), summed over the gates, of (4, 36, N, hidden) and (4, 36, hidden, C)."""
-    total = torch.bmm(gates[0], kernels[0])
-    for gate, kernel in zip(gates[1:], kernels[1:], strict=True):
-        total.baddbmm_(gate, kernel)
-    return total
+def _add_product(maps: Tensor, kernel: Tensor, *, out: Tensor, first: bool) -> None:
+    """Add (36, N, hidden) @ (36, hidden, C) to `out`, (36, N, C); overwrite it if `first`."""
+    if first:
+        torch.bmm(maps, kernel, out=out)
+    else:
+        out.baddbmm_(maps, kernel)
 
 
-def _kernel_gradient(gates: Tensor, maps: Tensor) -> Tensor:
-    """Return a kernel's gradient, (4 * hidden, C, 3, 3).
+def _kernel_gradient(gate: Tensor, maps: Tensor, *, out: Tensor) -> None:
+    """Fill `out`, (hidden, C, 3, 3), with the gradient of a gate's kernel.
 
     Args:
-        gates: (4, 36, steps, B, hidden), the gradient of the gates.
+        gate: (36, steps, B, hidden), the gradient of the gate.
         maps: (36, steps, B, C), what the kernel met at these steps.
+        out: contiguous.
     """
-    result = maps.new_empty(GATES, gates.shape[-1], maps.shape[-1], KERNEL, KERNEL)
-    for gate, part in zip(gates, result, strict=True):
-        points = torch.bmm(gate.flatten(1, 2).mT, maps.flatten(1, 2))
-        winograd.kernel_gradient(points, out=part)
-    return result.flatten(0, 1)
+    points = torch.bmm(gate.flatten(1, 2).mT, maps.flatten(1, 2))
+    winograd.kernel_gradient(points, out=out)
