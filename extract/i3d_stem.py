@@ -81,6 +81,7 @@ def sort_pixels(frames, shape, padding, cells, cells_shape):
     batch, num_frames, height, width, channels = shape
     _, cell_frames, cell_rows, columns, _ = cells_shape
     pair = 2 * channels
+    reach = (pair + LANES - 1) // LANES * LANES
     rows = np.empty(4, np.int64)
     zero = splat(np.float32(0))
     to = 0
@@ -93,15 +94,17 @@ def sort_pixels(frames, shape, padding, cells, cells_shape):
             rows[k] = ((clip * num_frames + t) * height + y) * width * channels if inside else -1
         for column in range(columns):
             x = 2 * column - padding[2]
-            # A vector is longer than two pixels. What it writes too much belongs to those that come
-            # next, so that only the very last ones have no room for it.
-            whole = x >= 0 and x + 2 <= width and to + 3 * pair + LANES <= len(cells)
+            # Whole vectors reach beyond two pixels. What they write too much belongs to those that
+            # come next, so that only the very last ones have no room for it.
+            whole = x >= 0 and x + 2 <= width and to + 3 * pair + reach <= len(cells)
             for k in range(4):
                 at = rows[k] + x * channels
                 if whole and rows[k] < 0:
-                    store(cells, to, zero)
-                elif whole and at + LANES <= len(frames):
-                    store(cells, to, load(frames, at))
+                    for n in range(0, reach, LANES):
+                        store(cells, to + n, zero)
+                elif whole and at + reach <= len(frames):
+                    for n in range(0, reach, LANES):
+                        store(cells, to + n, load(frames, at + n))
                 else:
                     _copy_pair(frames, rows[k], width, x, channels, cells, to)
                 to += pair

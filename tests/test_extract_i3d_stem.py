@@ -14,7 +14,7 @@ from extract.i3d_stem import StemConv, suits_stem
 @settings(max_examples=15, deadline=None)
 @given(
     batch=st.integers(1, 2),
-    channels=st.integers(2, 4),
+    channels=st.sampled_from([2, 3, 4, 9]),  # two pixels of 9 are more than any vector holds
     num_frames=st.integers(1, 20),
     sides=st.tuples(st.integers(6, 40), st.integers(6, 40)),
     last=st.booleans(),
