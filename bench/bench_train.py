@@ -6,20 +6,24 @@ maps, float32, Adam with weight decay, the same heads: of `--preset released` (t
 one layer of 1024, then 512 for each output) or of `--preset paper` (2048, 1024, 512, shared). The
 plain loop reads one `.npy` (a whole video) a sample from disk, joins samples one by one, and
 convolves input and hidden state together at every time step. It has no peepholes: nor has
-`released`, while `paper` computes them in addition. The sides take turns, step by step, and each
-round gives one ratio.
+`released`, while `paper` computes them in addition. Each side lives in a process of its own, as
+`feat train` and the published script would; they take turns, step by step, and each round gives one
+ratio.
 
 Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N]
 """
 
 import argparse
+import functools
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.labels import VideoLabel
+from data.memory import ask_for_huge_pages
 from model.config import choose_preset
 from model.features import FeatureSet, StreamFeatures
 from model.network import AnomalyNetwork
@@ -36,6 +41,10 @@ from model.trainer import Trainer, make_window_data
 DIM, CLIPS, CLIP_LEN, VIDEOS, CATEGORIES = 2048, 40, 16, 80, 13
 HIDDEN, SIDE, K = 128, 4, 5
 PRESETS = ("released", "paper")
+OURS = "**`feat train --preset {preset}`**"
+LOADED = "the same, batch already in memory"
+WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS)
+WARM_UP = 2
 
 
 class PlainCell(nn.Module):
@@ -161,23 +170,51 @@ def make_trainer(data: FeatureSet, name: str) -> Trainer:
     return Trainer(network, windows, preset.train)
 
 
+def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
+    """Take a step of one of the `WAYS` each time something comes, and answer (wall, CPU) seconds.
+
+    None ends it.
+    """
+    if way == OURS:
+        ask_for_huge_pages()  # as `feat train` does
+    torch.set_num_threads(threads)
+    data = make_data()
+    with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
+        if way == OURS:
+            step: Callable[[], object] = make_trainer(data, preset).train_step
+        else:
+            loop = PlainLoop(data, Path(folder), preset)
+            batch = loop.load() if way == LOADED else None
+            step = functools.partial(loop.step, batch)
+        for _ in range(WARM_UP):
+            step()
+        while pipe.recv() is not None:
+            started = time.perf_counter(), time.process_time()
+            step()
+            pipe.send((time.perf_counter() - started[0], time.process_time() - started[1]))
+
+
 def race(
-    ways: dict[str, Callable[[], object]], rounds: int, steps: int
+    preset: str, threads: int, rounds: int, steps: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Return wall and CPU seconds a step of each way, one pair a round; they take turns."""
-    for way in ways.values():
-        way()
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for way in WAYS:
+        pipes[way], far = context.Pipe()
+        context.Process(target=serve, args=(far, way, preset, threads), daemon=True).start()
+    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
-        spent = {name: [0.0, 0.0] for name in ways}
+        spent = {way: [0.0, 0.0] for way in WAYS}
         for _ in range(steps):
-            for name, way in ways.items():
-                started = time.perf_counter(), time.process_time()
-                way()
-                spent[name][0] += time.perf_counter() - started[0]
-                spent[name][1] += time.process_time() - started[1]
-        for name, (wall, cpu) in spent.items():
-            seconds[name].append((wall / steps, cpu / steps))
+            for way, pipe in pipes.items():
+                pipe.send("step")
+                for kind, value in enumerate(pipe.recv()):
+                    spent[way][kind] += value
+        for way, (wall, cpu) in spent.items():
+            seconds[way].append((wall / steps, cpu / steps))
+    for pipe in pipes.values():
+        pipe.send(None)
     return seconds
 
 
@@ -194,46 +231,31 @@ def main() -> None:
         "CPU seconds bear other load on the machine better than the clock does; with one thread "
         "they are\nthe arithmetic and the reading alone."
     )
-    data = make_data()
     for threads in args.threads:
-        torch.set_num_threads(threads)
         print(
             f"\n{threads} thread(s)\n\n"
             "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
             "|---|---|---|---|---|---|"
         )
         for preset in PRESETS:
-            for row in compare(data, preset, args.rounds, args.steps):
+            for row in table(race(preset, threads, args.rounds, args.steps), preset):
                 print(row, flush=True)
 
 
-def compare(data: FeatureSet, preset: str, rounds: int, steps: int) -> list[str]:
-    """Return the rows of the table for one network."""
-    trainer, ours = make_trainer(data, preset), f"**`feat train --preset {preset}`**"
-    with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
-        plain = PlainLoop(data, Path(folder), preset)
-        batch = plain.load()
-        seconds = race(
-            {
-                f"published loop, heads as in `{preset}`": plain.step,
-                "the same, batch already in memory": lambda: plain.step(batch),
-                ours: trainer.train_step,
-            },
-            rounds,
-            steps,
-        )
+def table(seconds: dict[str, list[tuple[float, float]]], preset: str) -> list[str]:
+    """Return the rows for one network."""
     rows = []
     for name, times in seconds.items():
         walls, cpus = ([pair[kind] for pair in times] for kind in (0, 1))
         shown = [
             _ratio(mine, theirs)
             for mine, theirs in zip(
-                zip(*seconds[ours], strict=True), zip(*times, strict=True), strict=True
+                zip(*seconds[OURS], strict=True), zip(*times, strict=True), strict=True
             )
         ]
-        wall = statistics.median(walls)
+        wall, cpu = statistics.median(walls), statistics.median(cpus)
         rows.append(
-            f"| {name} | {1 / wall:.2f} | {wall:.3f} | {statistics.median(cpus):.3f} | "
+            f"| {name.format(preset=preset)} | {1 / wall:.2f} | {wall:.3f} | {cpu:.3f} | "
             f"{' | '.join(shown)} |"
         )
     return rows

@@ -70,6 +70,7 @@ def ablate_command(
     reason; the others are run.
     """
     from cache import FeatureCache
+    from data.memory import ask_for_huge_pages
     from model.ablate import run_ablation
     from model.ablate_plan import K_VALUES, SCORE_WEIGHTS
     from model.config import choose_preset
@@ -80,6 +81,7 @@ def ablate_command(
         found = "none" if auc is None else f"{auc:.3f}"
         click.echo(f"{split}, {variant}, seed {seed}: AUC {found}", err=True)
 
+    ask_for_huge_pages()
     set_threads(threads)
     cache = FeatureCache(cache_dir)
     files = labels_files or (cache.labels_path,)

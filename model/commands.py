@@ -119,9 +119,11 @@ def train_command(
     where it has steps, --steps; its own are in model/methods.
     """
     from cache import FeatureCache
+    from data.memory import ask_for_huge_pages
     from model.config import choose_preset
     from model.seeds import SeedsReport
 
+    ask_for_huge_pages()
     set_threads(threads)
     names = [name.strip() for name in streams.split(",")] if streams else []
     cache = FeatureCache(cache_dir)

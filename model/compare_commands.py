@@ -64,6 +64,7 @@ def compare_command(
 ) -> None:
     """Train and test several methods on one cache and split; print one table (Markdown)."""
     from cache import FeatureCache
+    from data.memory import ask_for_huge_pages
     from model.compare import run_comparison
     from model.compare_table import to_markdown, write_csv
     from model.config import choose_preset
@@ -74,6 +75,7 @@ def compare_command(
             f"{method}, seed {seed}: AUC {'none' if auc is None else f'{auc:.3f}'}", err=True
         )
 
+    ask_for_huge_pages()
     cache = FeatureCache(cache_dir)
     comparison = run_comparison(
         cache,
