@@ -7,8 +7,8 @@ one layer of 1024, then 512 for each output) or of `--preset paper` (2048, 1024,
 plain loop reads one `.npy` (a whole video) a sample from disk, joins samples one by one, and
 convolves input and hidden state together at every time step. It has no peepholes: nor has
 `released`, while `paper` computes them in addition. Each side lives in a process of its own, as
-`feat train` and the published script would; they take turns, step by step, and each round gives one
-ratio.
+`feat train` and the published script would; they take turns, some steps each, as a training takes
+them one after the other, and each round gives one ratio.
 
 Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N]
 """
@@ -171,7 +171,7 @@ def make_trainer(data: FeatureSet, name: str) -> Trainer:
 
 
 def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
-    """Take a step of one of the `WAYS` each time something comes, and answer (wall, CPU) seconds.
+    """Take as many steps of one of the `WAYS` as each message says; answer (wall, CPU) seconds.
 
     None ends it.
     """
@@ -188,9 +188,10 @@ def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
             step = functools.partial(loop.step, batch)
         for _ in range(WARM_UP):
             step()
-        while pipe.recv() is not None:
+        while (steps := pipe.recv()) is not None:
             started = time.perf_counter(), time.process_time()
-            step()
+            for _ in range(steps):
+                step()
             pipe.send((time.perf_counter() - started[0], time.process_time() - started[1]))
 
 
@@ -205,13 +206,9 @@ def race(
         context.Process(target=serve, args=(far, way, preset, threads), daemon=True).start()
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(rounds):
-        spent = {way: [0.0, 0.0] for way in WAYS}
-        for _ in range(steps):
-            for way, pipe in pipes.items():
-                pipe.send("step")
-                for kind, value in enumerate(pipe.recv()):
-                    spent[way][kind] += value
-        for way, (wall, cpu) in spent.items():
+        for way, pipe in pipes.items():
+            pipe.send(steps)
+            wall, cpu = pipe.recv()
             seconds[way].append((wall / steps, cpu / steps))
     for pipe in pipes.values():
         pipe.send(None)
@@ -221,7 +218,7 @@ def race(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="of each side in a round")
+    parser.add_argument("--steps", type=int, default=5, help="of each side in a round")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
     args = parser.parse_args()
