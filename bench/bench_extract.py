@@ -11,7 +11,6 @@ Run: python -m bench.bench_extract [VIDEO...] [--threads N] [--count N]
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from bench.sides import in_processes
 from data.sample import draw_video
 
 if TYPE_CHECKING:
@@ -138,40 +138,37 @@ def run(videos: list[Path], warm_up: Path, *, threads: int) -> tuple[list[Row], 
 
     `warm_up` is extracted first and not counted.
     """
-    context = multiprocessing.get_context("spawn")
-    targets = {"reference": serve_reference, "ours": serve_ours}
-    pipes: dict[str, Connection] = {}
-    for side in SIDES:
-        pipes[side], far = context.Pipe()
-        context.Process(target=targets[side], args=(far, threads), daemon=True).start()
+    sides = {"reference": (serve_reference, (threads,)), "ours": (serve_ours, (threads,))}
+    with in_processes(sides) as pipes:
 
-    def ask(side: str, video: Path) -> Any:
-        pipes[side].send(video)
-        return pipes[side].recv()
+        def ask(side: str, video: Path) -> Any:
+            pipes[side].send(video)
+            return pipes[side].recv()
 
-    rows = []
-    for side in SIDES:
-        ask(side, warm_up)
-    together = []
-    for index, video in enumerate(videos):
-        if index % VIDEOS_A_TURN == 0:
-            together.append(ask("ours", videos))
-        (theirs, expected, expected_of_frames), (ours, found) = (ask(side, video) for side in SIDES)
-        rows.append(
-            Row(
-                video=video.name,
-                num_clips=len(expected["rgb"]),
-                reference=theirs,
-                ours=ours,
-                cosine={name: lowest_cosine(expected[name], found[name]) for name in STREAMS},
-                cosine_frames={
-                    name: lowest_cosine(expected_of_frames[name], found[name]) for name in STREAMS
-                },
+        rows = []
+        for side in SIDES:
+            ask(side, warm_up)
+        together = []
+        for index, video in enumerate(videos):
+            if index % VIDEOS_A_TURN == 0:
+                together.append(ask("ours", videos))
+            (theirs, expected, expected_of_frames), (ours, found) = (
+                ask(side, video) for side in SIDES
             )
-        )
-    together.append(ask("ours", videos))
-    for pipe in pipes.values():
-        pipe.send(None)
+            rows.append(
+                Row(
+                    video=video.name,
+                    num_clips=len(expected["rgb"]),
+                    reference=theirs,
+                    ours=ours,
+                    cosine={name: lowest_cosine(expected[name], found[name]) for name in STREAMS},
+                    cosine_frames={
+                        name: lowest_cosine(expected_of_frames[name], found[name])
+                        for name in STREAMS
+                    },
+                )
+            )
+        together.append(ask("ours", videos))
     return rows, together
 
 

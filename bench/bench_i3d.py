@@ -8,7 +8,6 @@ Run: python -m bench.bench_i3d [--runs N] [--threads N] [--clips N] [--precision
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from bench.reference import load_networks
+from bench.sides import in_processes
 from extract.i3d import prepare_network
 from extract.i3d_layers import conv_units
 from extract.precision import precision_for
@@ -107,27 +107,20 @@ def run(runs: int = 5, *, threads: int = 0, clips: int = 2, precision: str = "au
     threads = threads or len(os.sched_getaffinity(0))
     precision = precision_for("cpu", precision)
     weights = resolve_weights(streams=["rgb"])["rgb"].path
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    workers = []
-    for side in ("eager", "prepared"):
-        pipes[side], far = context.Pipe()
-        worker = context.Process(target=serve, args=(far, side, threads, precision, weights))
-        worker.start()
-        workers.append(worker)
     batch = torch.rand(clips, 3, 16, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
-    def timed(side: str) -> tuple[float, torch.Tensor]:
-        pipes[side].send(batch)
-        seconds, features = pipes[side].recv()
-        return seconds / clips, features
+    sides = {side: (serve, (side, threads, precision, weights)) for side in ("eager", "prepared")}
+    with in_processes(sides) as pipes:
 
-    expected, found = timed("eager")[1], timed("prepared")[1]  # the warm-up
-    rounds = [(timed("eager")[0], timed("prepared")[0], matmul_flops(threads)) for _ in range(runs)]
-    for pipe in pipes.values():
-        pipe.send(None)
-    for worker in workers:
-        worker.join()
+        def timed(side: str) -> tuple[float, torch.Tensor]:
+            pipes[side].send(batch)
+            seconds, features = pipes[side].recv()
+            return seconds / clips, features
+
+        expected, found = timed("eager")[1], timed("prepared")[1]  # the warm-up
+        rounds = [
+            (timed("eager")[0], timed("prepared")[0], matmul_flops(threads)) for _ in range(runs)
+        ]
     error = ((found - expected).norm() / expected.norm()).item()
     cosine = torch.cosine_similarity(found, expected).min().item()
     eager, prepared, peaks = (list(column) for column in zip(*rounds, strict=True))

@@ -16,7 +16,6 @@ Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N]
 import argparse
 import functools
 import itertools
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -31,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.sides import in_processes
 from data.labels import VideoLabel
 from data.memory import ask_for_huge_pages
 from model.config import choose_preset
@@ -199,19 +199,13 @@ def race(
     preset: str, threads: int, rounds: int, steps: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Return wall and CPU seconds a step of each way, one pair a round; they take turns."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    for way in WAYS:
-        pipes[way], far = context.Pipe()
-        context.Process(target=serve, args=(far, way, preset, threads), daemon=True).start()
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
-        for way, pipe in pipes.items():
-            pipe.send(steps)
-            wall, cpu = pipe.recv()
-            seconds[way].append((wall / steps, cpu / steps))
-    for pipe in pipes.values():
-        pipe.send(None)
+    with in_processes({way: (serve, (way, preset, threads)) for way in WAYS}) as pipes:
+        for _ in range(rounds):
+            for way, pipe in pipes.items():
+                pipe.send(steps)
+                wall, cpu = pipe.recv()
+                seconds[way].append((wall / steps, cpu / steps))
     return seconds
 
 
