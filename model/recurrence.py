@@ -108,10 +108,11 @@ class _Recurrence(torch.autograd.Function):
             d_cell = _take_back(
                 step, peepholes, d_hidden.view_as(d_cell), d_cell, d_gates[:, :, t], d_peepholes
             )
+            if not t:
+                break  # no hidden state before it
             for index, (d_gate, kernel) in enumerate(zip(d_gates, kernels_h, strict=True)):
-                if t:
-                    torch.mm(to_cells.T, d_gate[:, t].flatten(1), out=points.flatten(1))
-                    _add_product(points, kernel, out=d_h, first=index == 0)
+                torch.mm(to_cells.T, d_gate[:, t].flatten(1), out=points.flatten(1))
+                _add_product(points, kernel, out=d_h, first=index == 0)
         if d_peepholes is not None:
             d_peepholes = d_peepholes.sum(dim=2, keepdim=True)
         return (*_gradients(ctx, d_gates), d_peepholes)
