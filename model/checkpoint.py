@@ -5,7 +5,7 @@ it is pickled.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,15 @@ from safetensors.torch import save
 
 from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, FeatError, ModelError
+from data.labels import VideoLabel
 from model.config import ModelConfig, TrainConfig
-from model.features import MOTION_DIM, Standardizer, StreamFeatures
+from model.features import (
+    MOTION_DIM,
+    FeatureSet,
+    Standardizer,
+    StreamFeatures,
+    load_features,
+)
 from model.files import write_whole
 from model.network import AnomalyNetwork
 
@@ -44,6 +51,11 @@ class RunInfo:
     """Path of the cache it was trained from, as it was then."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """How training went: steps, the step kept, validation measures."""
+
+    @property
+    def seen_videos(self) -> dict[str, str]:
+        """Name -> sha256 of the videos it was trained on or selected by."""
+        return {**self.train_videos, **self.val_videos}
 
     @property
     def feature_dim(self) -> int:
@@ -102,6 +114,25 @@ class Checkpoint:
     network: AnomalyNetwork
     standardizer: Standardizer
     info: RunInfo
+
+    def inputs(self, data: FeatureSet) -> torch.Tensor:
+        """Return `data`'s features, (N, D) float32, standardised on the network's device."""
+        device = next(self.network.parameters()).device
+        return torch.from_numpy(self.standardizer.apply(data.features)).to(device)
+
+    def load_features(self, cache: FeatureCache, labels: Sequence[VideoLabel]) -> FeatureSet:
+        """Return the features of the labelled videos, made as those it was trained on.
+
+        Raises:
+            FeatError: as of `features.load_features`.
+        """
+        return load_features(
+            cache,
+            labels,
+            streams=[stream.name for stream in self.info.streams],
+            configs={stream.name: stream.config for stream in self.info.streams},
+            motion=self.info.model.motion,
+        )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -321,7 +321,8 @@ def _train_method(
 def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
     from cache import FeatureCache
     from data.errors import CacheError
-    from model.finished import load_run
+    from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+    from model.finished import run_folders
     from model.methods.runs import load_method
     from model.runs import METHOD_NAME
 
@@ -330,7 +331,7 @@ def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
     if (run / METHOD_NAME).exists():
         trained_from = Path(load_method(run / METHOD_NAME)[0].cache)
     else:
-        trained_from = Path(load_run(run)[0].info.cache)
+        trained_from = Path(load_checkpoint(run_folders(run)[0] / CHECKPOINT_NAME).info.cache)
     try:
         return FeatureCache(trained_from)
     except CacheError as error:

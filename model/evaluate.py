@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cache import FeatureCache
 from data.errors import ModelError
@@ -18,7 +17,7 @@ from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.protocols import Protocol as Supervision
 from model.checkpoint import Checkpoint, RunInfo, check_features_fit
 from model.compat import CompatTable, compare_with_released
-from model.features import FeatureSet, available_streams, drop_missing, load_features, named
+from model.features import FeatureSet, available_streams, drop_missing, named
 from model.finished import is_seeds_folder, load_run
 from model.material import check_labels, videos_without_frames
 from model.measures import AllMetrics, measure_all
@@ -184,11 +183,9 @@ def _answer(run: Path, cache: FeatureCache, device: str, smoothing: float | None
     check_features_fit(info, cache, where=str(run))
 
     def released(labels: Sequence[VideoLabel]) -> CompatTable:
-        network = checkpoints[0].network
+        (one,) = checkpoints
         data = _load(checkpoints, cache, labels)
-        inputs = torch.from_numpy(checkpoints[0].standardizer.apply(data.features))
-        inputs = inputs.to(next(network.parameters()).device)
-        return compare_with_released(network, inputs, data, info.categories)
+        return compare_with_released(one.network, one.inputs(data), data, info.categories)
 
     def protocol(split: Split, count: int) -> str:
         words = describe_protocol(info, split, count)
@@ -251,18 +248,9 @@ def _load(
     checkpoints: Sequence[Checkpoint], cache: FeatureCache, labels: Sequence[VideoLabel]
 ) -> FeatureSet:
     """Return the features of videos that none of the checkpoints has seen."""
-    info = checkpoints[0].info
-    data = load_features(
-        cache,
-        labels,
-        streams=[stream.name for stream in info.streams],
-        configs={stream.name: stream.config for stream in info.streams},
-        motion=info.model.motion,
-    )
-    known: dict[str, str] = {}
+    data = checkpoints[0].load_features(cache, labels)
     for one in checkpoints:
-        known |= {**one.info.train_videos, **one.info.val_videos}
-    check_unseen(data, known, info.clip_len)
+        check_unseen(data, one.info.seen_videos, one.info.clip_len)
     return data
 
 

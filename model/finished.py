@@ -22,8 +22,16 @@ def load_run(run: Path, *, device: str = "cpu") -> list[Checkpoint]:
         ConfigError: the seeds were trained on different features.
         ModelError: a training is not finished, or a checkpoint cannot be read.
     """
-    runs = list(finished_seeds(run).values()) if is_seeds_folder(run) else [run]
-    return load_alike(runs, device=device)
+    return load_alike(run_folders(run), device=device)
+
+
+def run_folders(run: Path) -> list[Path]:
+    """Return the folder of each finished run: of a folder of several seeds theirs, else `run`.
+
+    Raises:
+        ModelError: as of `finished_seeds`.
+    """
+    return list(finished_seeds(run).values()) if is_seeds_folder(run) else [run]
 
 
 def load_alike(runs: Sequence[Path], *, device: str = "cpu") -> list[Checkpoint]:

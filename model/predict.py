@@ -11,7 +11,6 @@ from data.errors import ModelError
 from data.intervals import intervals_from_frames
 from data.labels import VideoLabel
 from model.checkpoint import Checkpoint
-from model.features import load_features
 from model.metrics import THRESHOLD
 from model.scoring import score_with_all
 
@@ -90,12 +89,8 @@ def predict_video(
         ModelError: the features are not numbers, or not those of the model's clips.
     """
     info = checkpoints[0].info
-    data = load_features(
-        cache,
-        [VideoLabel(video=video, split="test", extent="unknown")],
-        streams=[stream.name for stream in info.streams],
-        configs={stream.name: stream.config for stream in info.streams},
-        motion=info.model.motion,
+    data = checkpoints[0].load_features(
+        cache, [VideoLabel(video=video, split="test", extent="unknown")]
     )
     if data.clip_len != info.clip_len:
         raise ModelError(
@@ -103,11 +98,6 @@ def predict_video(
             f"{info.clip_len}"
         )
     answer = score_with_all(checkpoints, data)
-    seen = {
-        sha256
-        for one in checkpoints
-        for sha256 in (*one.info.train_videos.values(), *one.info.val_videos.values())
-    }
     stream = info.streams[0]
     entry = cache.find(video, stream.name, stream.config)
     return Prediction(
@@ -116,7 +106,7 @@ def predict_video(
         threshold=threshold,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
-        seen=data.sha256[0] in seen,
+        seen=any(data.sha256[0] in one.info.seen_videos.values() for one in checkpoints),
         probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
     )
 

@@ -56,13 +56,10 @@ def score_with_all(
         smoothing: as of `score_videos`.
     """
     names = categories_of(checkpoints)
-    answers = []
-    for one in checkpoints:
-        device = next(one.network.parameters()).device
-        inputs = torch.from_numpy(one.standardizer.apply(data.features)).to(device)
-        answers.append(
-            score_videos(one.network, inputs, data, one.info.categories, smoothing=smoothing)
-        )
+    answers = [
+        score_videos(one.network, one.inputs(data), data, one.info.categories, smoothing=smoothing)
+        for one in checkpoints
+    ]
     windows = np.zeros((len(answers[0].video), len(names)))
     for answer in answers:
         windows[:, [names.index(name) for name in answer.categories]] += answer.windows
