@@ -18,6 +18,7 @@ BENCHES = {
     "Decoding against ffmpeg alone and OpenCV": ["bench.bench_decode"],
     "Whole extraction against the reference": ["bench.bench_extract"],
     "Training steps against the published loop": ["bench.bench_train"],
+    "Training from mapped features": ["bench.bench_mapped"],
     "The feature cache": ["bench.bench_cache"],
     "Running again with everything there": ["bench.bench_rerun"],
     "Peak memory of a long video": ["bench.bench_memory"],

@@ -36,6 +36,7 @@ from data.memory import ask_for_huge_pages
 from model.config import choose_preset
 from model.features import FeatureSet, StreamFeatures
 from model.network import AnomalyNetwork
+from model.standardize import Standardizer
 from model.trainer import Trainer, make_window_data
 
 DIM, CLIPS, CLIP_LEN, VIDEOS, CATEGORIES = 2048, 40, 16, 80, 13
@@ -166,7 +167,8 @@ def make_trainer(data: FeatureSet, name: str) -> Trainer:
     categories = tuple(str(number) for number in range(CATEGORIES))
     torch.manual_seed(0)
     network = AnomalyNetwork(model, feature_dim=DIM, num_categories=CATEGORIES)
-    windows = make_window_data(data, torch.from_numpy(data.features), categories, model)
+    inputs = Standardizer.identity(DIM).inputs(data.features)
+    windows = make_window_data(data, inputs, categories, model)
     return Trainer(network, windows, preset.train)
 
 

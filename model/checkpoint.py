@@ -22,12 +22,12 @@ from model.config import ModelConfig, TrainConfig
 from model.features import (
     MOTION_DIM,
     FeatureSet,
-    Standardizer,
     StreamFeatures,
     load_features,
 )
 from model.files import write_whole
 from model.network import AnomalyNetwork
+from model.standardize import NetworkInputs, Standardizer
 
 FORMAT = 1
 CHECKPOINT_NAME = "model.safetensors"
@@ -115,10 +115,10 @@ class Checkpoint:
     standardizer: Standardizer
     info: RunInfo
 
-    def inputs(self, data: FeatureSet) -> torch.Tensor:
-        """Return `data`'s features, (N, D) float32, standardised on the network's device."""
+    def inputs(self, data: FeatureSet) -> NetworkInputs:
+        """Return `data`'s features as the network takes them, on its device."""
         device = next(self.network.parameters()).device
-        return torch.from_numpy(self.standardizer.apply(data.features)).to(device)
+        return self.standardizer.inputs(data.features, device)
 
     def load_features(self, cache: FeatureCache, labels: Sequence[VideoLabel]) -> FeatureSet:
         """Return the features of the labelled videos, made as those it was trained on.

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -17,6 +16,7 @@ from model.features import FeatureSet
 from model.metrics import THRESHOLD
 from model.network import AnomalyNetwork
 from model.scoring import predict_windows
+from model.standardize import NetworkInputs
 from model.windows import slot_bounds, spread_on_frames
 
 MEASURES = ("auc", "ap", "auc_abnormal", "far", "accuracy")
@@ -97,13 +97,13 @@ NOTE = (
 
 
 def compare_with_released(
-    network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet, categories: Sequence[str]
+    network: AnomalyNetwork, inputs: NetworkInputs, data: FeatureSet, categories: Sequence[str]
 ) -> CompatTable:
     """Evaluate a network on labelled videos in all columns.
 
     Args:
         network: of windows of K clips.
-        inputs: (N, D) float32 on its device, standardised if it was trained so.
+        inputs: features of `data` on its device.
         data: whose clips and videos they are.
         categories: those the network knows.
     """
@@ -130,7 +130,7 @@ class _Video:
 
 
 def _score(
-    network: AnomalyNetwork, inputs: torch.Tensor, data: FeatureSet, shortcuts: Shortcuts
+    network: AnomalyNetwork, inputs: NetworkInputs, data: FeatureSet, shortcuts: Shortcuts
 ) -> list[_Video]:
     num_clips = network.config.num_clips
     kept = [_clips_of(data, video, shortcuts) for video in range(len(data.labels))]

@@ -12,6 +12,7 @@ from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, conf
 from cache.records import FLOW_STATS
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
+from model.feature_array import empty_features
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -48,7 +49,7 @@ class FeatureSet:
 
     labels: tuple[VideoLabel, ...]
     features: NDArray[np.float32]
-    """(N, D), the streams side by side."""
+    """(N, D), the streams side by side; a memory map where they are too many for memory."""
     first_clip: NDArray[np.int64]
     """(V + 1,): first row of each video, then N."""
     start_frame: NDArray[np.int64]
@@ -68,38 +69,6 @@ class FeatureSet:
     def rows(self, video: int) -> slice:
         """Return the rows of one video."""
         return slice(int(self.first_clip[video]), int(self.first_clip[video + 1]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standardizer:
-    """Mean and standard deviation of each feature over a training set, (D,) float32 each."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    limit: float = 0.0
-    """Of a standardised value's absolute value; 0 for none."""
-
-    @classmethod
-    def fit(cls, features: NDArray[np.float32], *, limit: float = 0.0) -> "Standardizer":
-        """Measure (N, D) features; one that does not vary is only shifted."""
-        mean = features.mean(axis=0, dtype=np.float64)
-        std = features.std(axis=0, dtype=np.float64)
-        # Below float32's resolution the deviation is rounding noise, not information.
-        std[std <= 1e-6 * np.maximum(np.abs(mean), 1e-6)] = 1.0
-        return cls(mean=mean.astype(np.float32), std=std.astype(np.float32), limit=limit)
-
-    @classmethod
-    def identity(cls, dim: int) -> "Standardizer":
-        """Return the one that changes nothing."""
-        return cls(mean=np.zeros(dim, np.float32), std=np.ones(dim, np.float32))
-
-    def apply(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the (N, D) features standardised."""
-        standardized = features - self.mean
-        standardized /= self.std
-        if self.limit:
-            np.clip(standardized, -self.limit, self.limit, out=standardized)
-        return standardized
 
 
 def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:
@@ -160,6 +129,7 @@ def load_features(
     streams: Sequence[str],
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     motion: bool = False,
+    memory_bytes: int | None = None,
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
 
@@ -171,9 +141,12 @@ def load_features(
             videos must agree on one.
         motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
             include flow and the cache hold its statistics, see `has_motion`.
+        memory_bytes: features that need more are mapped from a file; default: half of the memory
+            that is available.
 
     Raises:
-        ModelError: a stream is missing or its clips differ from another stream's.
+        ModelError: a stream is missing, its clips differ from another stream's, a value is not a
+            number, or there is no room for the features.
         ConfigError: features of several configurations, or of another than `configs` says.
     """
     per_stream = [
@@ -187,17 +160,20 @@ def load_features(
     clips = _common_clips(cache, streams, per_stream)
     first_clip = np.cumsum([0] + [len(table) for table in clips])
     dim = sum(part.dim for part in parts) + motion * MOTION_DIM
-    features = np.empty((int(first_clip[-1]), dim), np.float32)
-    left = 0
-    for part, entries in zip(parts, per_stream, strict=True):
-        for row, entry in zip(first_clip, entries, strict=False):
-            rows = slice(row, row + entry.feature_shape[0])
-            features[rows, left : left + part.dim] = cache.read_key(entry.key)
-        left += part.dim
-    if motion:
-        flow = per_stream[list(streams).index("flow")]
-        features[:, left:] = np.concatenate([_motion_columns(cache, entry) for entry in flow])
-    _check_finite(features, first_clip, labels)
+    features = empty_features((int(first_clip[-1]), dim), memory_bytes=memory_bytes)
+    for video, label in enumerate(labels):
+        rows = features[first_clip[video] : first_clip[video + 1]]
+        left = 0
+        for part, entries in zip(parts, per_stream, strict=True):
+            rows[:, left : left + part.dim] = cache.read_key(entries[video].key)
+            left += part.dim
+        if motion:
+            flow = per_stream[list(streams).index("flow")]
+            rows[:, left:] = _motion_columns(cache, flow[video])
+        if not np.isfinite(rows).all():
+            raise ModelError(
+                f"{label.video}: features hold NaN or infinity; run `feat cache verify`"
+            )
     return FeatureSet(
         labels=tuple(labels),
         features=features,
@@ -277,15 +253,6 @@ def _common_clips(
                     "extract both again with one clip length and stride"
                 )
     return tables
-
-
-def _check_finite(
-    features: NDArray[np.float32], first_clip: NDArray[np.int64], labels: Sequence[VideoLabel]
-) -> None:
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        video = labels[int(np.searchsorted(first_clip, bad[0], side="right")) - 1].video
-        raise ModelError(f"{video}: features hold NaN or infinity; run `feat cache verify`")
 
 
 def _lacking(available: Mapping[str, set[str]], stream: str) -> str:

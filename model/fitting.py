@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.config import TrainConfig
 from model.features import FeatureSet
@@ -14,6 +13,7 @@ from model.losses import LossTerms
 from model.metrics import VideoResult, compute_metrics
 from model.network import AnomalyNetwork
 from model.scoring import score_videos, video_results
+from model.standardize import NetworkInputs
 from model.trainer import Trainer, WindowData, window_losses
 
 MIN_VIDEOS_FOR_AUC = 5
@@ -25,7 +25,7 @@ class Validation:
     """The part of the training videos that selects the model."""
 
     data: FeatureSet
-    inputs: Tensor
+    inputs: NetworkInputs
     windows: WindowData
     categories: tuple[str, ...]
 

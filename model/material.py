@@ -12,7 +12,6 @@ from model.config import ModelConfig, TrainConfig
 from model.features import (
     SEGMENT_SLOTS,
     FeatureSet,
-    Standardizer,
     available_streams,
     choose_streams,
     drop_missing,
@@ -20,6 +19,7 @@ from model.features import (
     load_features,
     named,
 )
+from model.standardize import Standardizer
 from model.validation import split_training
 
 logger = logging.getLogger(f"feat.{__name__}")

@@ -29,7 +29,6 @@ from model.config import PRESETS, ModelConfig
 from model.features import (
     SEGMENT_SLOTS,
     FeatureSet,
-    Standardizer,
     available_streams,
     choose_streams,
     load_features,
@@ -43,6 +42,7 @@ from model.runs import (
     environment,
     write_json,
 )
+from model.standardize import Standardizer
 
 logger = logging.getLogger(f"feat.{__name__}")
 

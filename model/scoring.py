@@ -12,6 +12,7 @@ from model.features import FeatureSet
 from model.metrics import VideoResult
 from model.network import AnomalyNetwork
 from model.smoothing import smooth_scores
+from model.standardize import NetworkInputs
 from model.windows import average_windows, make_windows, slot_bounds, spread_on_frames
 
 BATCH = 512
@@ -78,7 +79,7 @@ def categories_of(checkpoints: Sequence[Checkpoint]) -> tuple[str, ...]:
 
 def score_videos(
     network: AnomalyNetwork,
-    inputs: torch.Tensor,
+    inputs: NetworkInputs,
     data: FeatureSet,
     categories: tuple[str, ...],
     *,
@@ -88,8 +89,7 @@ def score_videos(
 
     Args:
         network: left in evaluation mode.
-        inputs: (N, D) float32 on the network's device: `data`'s features, standardised if the
-            network was trained so.
+        inputs: `data`'s features on the network's device.
         data: whose clips and videos they are.
         categories: the classes that the network was trained on.
         smoothing: standard deviation, in clips, of the Gaussian over each video's frame scores;
@@ -118,7 +118,7 @@ def score_videos(
 @torch.inference_mode()
 def predict_windows(
     network: AnomalyNetwork,
-    inputs: torch.Tensor,
+    inputs: NetworkInputs,
     rows: NDArray[np.int64],
     mask: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -126,7 +126,7 @@ def predict_windows(
 
     Args:
         network: left in evaluation mode.
-        inputs: (N, D) float32 on the network's device.
+        inputs: features of clips, on the network's device.
         rows: (W, K) which of them form each window.
         mask: (W, K) False where a window was padded.
     """
@@ -135,7 +135,7 @@ def predict_windows(
     scores, probabilities = [], []
     for first in range(0, len(rows), BATCH):
         part = slice(first, first + BATCH)
-        predicted = network(inputs[row[part]], real[part])
+        predicted = network(inputs.pick(row[part]), real[part])
         values = predicted.scores
         linear = network.config.score_activation == "linear"
         scores.append(values if linear else values.sigmoid())

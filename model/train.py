@@ -267,16 +267,16 @@ def prepare_fit(
     material: Material, train: TrainConfig, device: torch.device
 ) -> tuple[Trainer, Validation | None]:
     """Return a trainer with a fresh network, and the validation part."""
-    inputs = _inputs(material, material.data, device)
+    inputs = material.standardizer.inputs(material.data.features, device)
     torch.manual_seed(train.seed)
     network = AnomalyNetwork(
-        material.model, feature_dim=inputs.shape[1], num_categories=len(material.categories)
+        material.model, feature_dim=inputs.dim, num_categories=len(material.categories)
     ).to(device)
     windows = make_window_data(material.data, inputs, material.categories, material.model)
     trainer = Trainer(network, windows, train)
     if material.val is None:
         return trainer, None
-    val_inputs = _inputs(material, material.val, device)
+    val_inputs = material.standardizer.inputs(material.val.features, device)
     validation = Validation(
         data=material.val,
         inputs=val_inputs,
@@ -297,10 +297,6 @@ def _refit(
     trainer, _ = prepare_fit(material, replace(train, max_steps=selected.best_step), device)
     again = fit_network(trainer, None, on_look=lambda row: None)
     return replace(selected, network=again.network)
-
-
-def _inputs(material: Material, data: FeatureSet, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(material.standardizer.apply(data.features)).to(device)
 
 
 def _describe(

@@ -14,6 +14,7 @@ from model.config import ModelConfig, TrainConfig
 from model.features import FeatureSet
 from model.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
 from model.network import AnomalyNetwork
+from model.standardize import NetworkInputs
 from model.windows import BalancedBatches, Windows, make_windows, slot_bounds, slot_targets
 
 
@@ -21,8 +22,7 @@ from model.windows import BalancedBatches, Windows, make_windows, slot_bounds, s
 class WindowData:
     """Windows of a feature set with their targets, as tensors on one device."""
 
-    inputs: Tensor
-    """(N, D) float32."""
+    inputs: NetworkInputs
     rows: Tensor
     """(W, K) int64 into `inputs`."""
     mask: Tensor
@@ -40,12 +40,18 @@ class WindowData:
         """Return features, mask, targets, target mask and categories of some windows."""
         rows, mask = self.rows[chosen], self.mask[chosen]
         target_mask = self.target_mask[rows] & mask.unsqueeze(-1)
-        return self.inputs[rows], mask, self.targets[rows], target_mask, self.categories[chosen]
+        return (
+            self.inputs.pick(rows),
+            mask,
+            self.targets[rows],
+            target_mask,
+            self.categories[chosen],
+        )
 
 
 def make_window_data(
     data: FeatureSet,
-    inputs: Tensor,
+    inputs: NetworkInputs,
     categories: tuple[str, ...],
     config: ModelConfig,
 ) -> WindowData:
@@ -53,7 +59,7 @@ def make_window_data(
 
     Args:
         data: the videos; the windows of a weak one have a category, but no frame with a target.
-        inputs: (N, D) its features, standardised if they are to be, on the device wanted.
+        inputs: its features, on the device wanted.
         categories: those of the model; a video with none of them gets `NO_CATEGORY`.
         config: K and m.
 

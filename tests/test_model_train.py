@@ -13,8 +13,9 @@ from data.errors import ConfigError, LabelsError, ModelError
 from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import PRESETS, ModelConfig, TrainConfig, choose_preset
 from model.evaluate import run_evaluation
-from model.features import Standardizer, load_features
+from model.features import load_features
 from model.material import gather_material
+from model.standardize import Standardizer
 from model.train import run_training
 from model.trainer import make_window_data
 from model.validation import split_training
@@ -265,7 +266,7 @@ def test_weak_videos_teach_their_category_and_nothing_else(tmp_path):
     material = gather_material(cache, rows, model=SMALL, train=QUICK)
     data = material.data
     windows = make_window_data(
-        data, torch.from_numpy(data.features), material.categories, material.model
+        data, material.standardizer.inputs(data.features), material.categories, material.model
     )
     weak = [row.video for row in data.labels].index("weak.mp4")
     assert weak not in [row.video for row in material.val.labels]

@@ -16,8 +16,8 @@ from sklearn.decomposition import PCA
 
 from data.errors import ModelError
 from data.protocols import Protocol as Supervision
-from model.features import Standardizer
 from model.methods.base import Clips, Material, Parameters
+from model.standardize import Standardizer
 
 logger = logging.getLogger(f"feat.{__name__}")
 

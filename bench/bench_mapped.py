@@ -1,0 +1,109 @@
+"""Training steps a second from features in memory and from features mapped from a file.
+
+Both sides train the default model on the same random features of two streams; the second's lie in
+a file, as they do when they do not fit into memory. Where the machine keeps the file in its page
+cache, this is what mapping costs alone; under a memory limit (a container's, `systemd-run -p
+MemoryMax=2G`) `--only mapped` shows what the disk costs, too. Resident memory is that of the
+process and without the file's pages.
+
+Run: python -m bench.bench_mapped [--gigabytes N] [--rounds N] [--steps N] [--only SIDE]
+"""
+
+import argparse
+import statistics
+import time
+from multiprocessing.connection import Connection
+
+import numpy as np
+import psutil
+import torch
+
+from bench.sides import in_processes
+from data.labels import VideoLabel
+from data.memory import ask_for_huge_pages
+from model.config import choose_preset
+from model.feature_array import empty_features
+from model.features import FeatureSet, StreamFeatures
+from model.network import AnomalyNetwork
+from model.standardize import Standardizer
+from model.trainer import Trainer, make_window_data
+
+DIM, CLIPS, CLIP_LEN = 4096, 250, 16
+SIDES = {"in memory": 1 << 60, "mapped": 0}
+"""Side -> bytes that its features may take in memory."""
+
+
+def make_features(num_videos: int, memory_bytes: int) -> FeatureSet:
+    """Return random features of videos of which every other one is abnormal."""
+    rng = np.random.default_rng(0)
+    features = empty_features((num_videos * CLIPS, DIM), memory_bytes=memory_bytes)
+    for video in range(num_videos):
+        rng.random(out=features[video * CLIPS : (video + 1) * CLIPS], dtype=np.float32)
+    start = np.tile(np.arange(CLIPS) * CLIP_LEN, num_videos)
+    return FeatureSet(
+        labels=tuple(
+            VideoLabel(video=f"{video}.mp4", split="train", extent=("normal", "all")[video % 2])
+            for video in range(num_videos)
+        ),
+        features=features,
+        first_clip=np.arange(num_videos + 1) * CLIPS,
+        start_frame=start,
+        end_frame=start + CLIP_LEN,
+        num_frames=np.full(num_videos, CLIPS * CLIP_LEN),
+        frame_rate=np.full(num_videos, 25.0),
+        sha256=tuple(str(video) for video in range(num_videos)),
+        clip_len=CLIP_LEN,
+        streams=tuple(StreamFeatures(name=n, dim=DIM // 2, config={}) for n in ("rgb", "flow")),
+    )
+
+
+def serve(pipe: Connection, num_videos: int, memory_bytes: int) -> None:
+    """Take as many steps as each message says; answer seconds and resident bytes. None ends it."""
+    ask_for_huge_pages()  # as `feat train` does
+    torch.set_num_threads(1)
+    preset = choose_preset("default").changed({"clip_slots": CLIP_LEN})
+    data = make_features(num_videos, memory_bytes)
+    network = AnomalyNetwork(preset.model, feature_dim=DIM, num_categories=0)
+    inputs = Standardizer.fit(data.features, limit=preset.model.feature_clip).inputs(data.features)
+    trainer = Trainer(network, make_window_data(data, inputs, (), preset.model), preset.train)
+    while (steps := pipe.recv()) is not None:
+        started = time.perf_counter()
+        for _ in range(steps):
+            trainer.train_step()
+        memory = psutil.Process().memory_info()
+        pipe.send((time.perf_counter() - started, memory.rss - memory.shared))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", choices=SIDES)
+    options = parser.parse_args()
+    videos = round(options.gigabytes * 1e9 / (CLIPS * DIM * 4))
+    sides = [options.only] if options.only else list(SIDES)
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    resident = dict.fromkeys(sides, 0)
+    with in_processes({side: (serve, (videos, SIDES[side])) for side in sides}) as pipes:
+        for round_ in range(options.rounds + 1):
+            for side, pipe in pipes.items():
+                pipe.send(options.steps)
+                taken, resident[side] = pipe.recv()
+                if round_:  # the first one warms up
+                    seconds[side].append(taken / options.steps)
+    print(f"{videos * CLIPS} clips of {DIM} values, {options.gigabytes:g} GB; 1 thread\n")
+    print("| features | ms a step | resident memory, MB |\n|---|---:|---:|")
+    for side in sides:
+        print(f"| {side} | {statistics.median(seconds[side]) * 1e3:.1f} | ", end="")
+        print(f"{resident[side] / 1e6:.0f} |")
+    if len(sides) == 2:
+        rates = [a / b for a, b in zip(*seconds.values(), strict=True)]
+        print(
+            f"\nMapped: {statistics.median(rates):.2f} times the steps a second "
+            f"({min(rates):.2f} to {max(rates):.2f})."
+        )
+
+
+if __name__ == "__main__":
+    main()
