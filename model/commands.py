@@ -66,6 +66,13 @@ smoothing_option = click.option(
 @click.option("--num-clips", type=click.IntRange(min=1), help="K, the clips of a window.")
 @click.option("--hidden", type=click.IntRange(min=1), help="Channels of the ConvLSTM.")
 @click.option("--layers", type=click.IntRange(min=1), help="ConvLSTM layers.")
+@click.option(
+    "--peepholes/--no-peepholes", default=None, help="Let the ConvLSTM's gates see its cell state."
+)
+@click.option(
+    "--heads", type=click.Choice(["shared", "separate", "branched"]),
+    help="Layers before the two outputs: the same, their own, or the first alone the same.",
+)  # fmt: skip
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True))
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--weight-decay", type=click.FloatRange(0))
@@ -81,6 +88,10 @@ smoothing_option = click.option(
 @click.option(
     "--smoothing", type=click.FloatRange(0, 100),
     help="Smooth a video's scores with a Gaussian of so many clips; 0 for none.",
+)  # fmt: skip
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]),
+    help="Of the matrix products; bfloat16 is for GPUs and CPUs that multiply it.",
 )  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1),
@@ -115,7 +126,7 @@ def train_command(
 ) -> None:
     """Train the ConvLSTM model, or a competitor of it, from a feature cache alone.
 
-    Of the settings below from --preset to --standardize a competitor takes --seed, --streams and,
+    Of the settings below from --preset to --precision a competitor takes --seed, --streams and,
     where it has steps, --steps; its own are in model/methods.
     """
     from cache import FeatureCache

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from model_cache import demo_rows, make_cache
 
 from feat import cli
+from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--steps", "60", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
@@ -76,6 +77,18 @@ def test_threads_are_those_asked_for_and_recorded(folder, trained):
         assert json.loads((folder / "t" / "environment.json").read_text())["threads"] == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_networks_shape_and_precision_are_those_asked_for(folder, trained):
+    run = folder / "shaped"
+    asked = ["--no-peepholes", "--heads", "shared", "--precision", "bfloat16", "--steps", "1"]
+    done = feat("train", *asked, "--out", str(run), cwd=folder)
+    assert done.exit_code == 0, done.stderr
+    config = json.loads((run / "config.json").read_text())
+    shape = config["model"]["peepholes"], config["model"]["heads"], config["train"]["precision"]
+    assert shape == (False, "shared", "bfloat16")
+    names = set(load_checkpoint(run / CHECKPOINT_NAME).network.state_dict())
+    assert not [name for name in names if "peephole" in name or "category_trunk" in name]
 
 
 def test_the_newest_finished_run_is_evaluated(folder, trained):
