@@ -5,18 +5,19 @@ a kernel's gradient step by step. Here the shares of input and hidden state meet
 transform is done once, and a kernel's gradient is one product over all steps.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model import winograd
+from model.gates import StepsBack, take_step
 from model.winograd import GRID, POINTS, SUM_POINT
 
 CELLS, GATES = GRID**2, 4
-_sigmoid_back = torch.ops.aten.sigmoid_backward.grad_input
-_tanh_back = torch.ops.aten.tanh_backward.grad_input
+FIRST_STEP = (0, 1, 0, 0)
+"""Of each gate: at the first step there is no cell state to forget."""
 
 
 def hidden_states(
@@ -71,15 +72,25 @@ class _Recurrence(torch.autograd.Function):
         cells, tanh_cells = x.new_empty(2, steps, CELLS, batch, width)
         states = x.new_empty(CELLS, steps, batch, width)
         for t in range(steps):
-            shares = zip(kernels_x, kernels_h, bias.chunk(GATES), gates[:, t], strict=True)
-            for kernel_x, kernel_h, gate_bias, gate in shares:
+            shares = zip(
+                kernels_x, kernels_h, bias.chunk(GATES), gates[:, t], FIRST_STEP, strict=True
+            )
+            for kernel_x, kernel_h, gate_bias, gate, first in shares:
+                if t < first:
+                    continue
                 torch.bmm(x[:, t], kernel_x, out=summed)
                 if t:
                     summed.baddbmm_(h[:, t - 1], kernel_h)
-                summed[SUM_POINT] += gate_bias
+                summed[SUM_POINT].add_(gate_bias)
                 torch.mm(to_cells, summed.flatten(1), out=gate.view(CELLS, -1))
-            step = _Step.at(t, gates, cells, tanh_cells)
-            _take(step, peepholes, hidden=states[:, t])
+            take_step(
+                gates[:, t],
+                peepholes,
+                cells[t - 1] if t else None,
+                cell=cells[t],
+                tanh_cell=tanh_cells[t],
+                hidden=states[:, t],
+            )
             torch.mm(to_points, states[:, t].flatten(1), out=h[:, t].flatten(1))
         ctx.save_for_backward(
             input_kernel, hidden_kernel, peepholes, x, h, gates, cells, tanh_cells
@@ -98,24 +109,18 @@ class _Recurrence(torch.autograd.Function):
         d_gates = x.new_empty(GATES, CELLS, steps, batch, width)
         points = x.new_empty(POINTS, batch, width)
         d_h = torch.empty_like(points)
-        d_cell = x.new_zeros(CELLS, batch, width)
-        d_peepholes = None if peepholes is None else x.new_zeros(3, *d_cell.shape)
+        back = StepsBack(gates, cells, tanh_cells, peepholes, d_gates=d_gates)
         for t in reversed(range(steps)):
             d_hidden = grad[:, t]
             if t + 1 < steps:
                 d_hidden = torch.addmm(d_hidden.flatten(1), to_points.T, d_h.flatten(1))
-            step = _Step.at(t, gates, cells, tanh_cells)
-            d_cell = _take_back(
-                step, peepholes, d_hidden.view_as(d_cell), d_cell, d_gates[:, :, t], d_peepholes
-            )
+            back.take_back(t, d_hidden.reshape(CELLS, batch, width))
             if not t:
                 break  # no hidden state before it
             for index, (d_gate, kernel) in enumerate(zip(d_gates, kernels_h, strict=True)):
                 torch.mm(to_cells.T, d_gate[:, t].flatten(1), out=points.flatten(1))
                 _add_product(points, kernel, out=d_h, first=index == 0)
-        if d_peepholes is not None:
-            d_peepholes = d_peepholes.sum(dim=2, keepdim=True)
-        return (*_gradients(ctx, d_gates), d_peepholes)
+        return (*_gradients(ctx, d_gates), back.d_peepholes)
 
 
 def _gradients(ctx: Any, d_gates: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
@@ -125,100 +130,26 @@ def _gradients(ctx: Any, d_gates: Tensor) -> tuple[Tensor | None, Tensor, Tensor
     kernels_x = _kernels_back(input_kernel) if ctx.needs_input_grad[0] else None
     d_input, d_hidden = torch.empty_like(input_kernel), torch.empty_like(hidden_kernel)
     d_bias = x.new_empty(len(input_kernel))
-    points, d_x = torch.empty_like(h), torch.empty_like(x)
+    all_points, d_x = torch.empty_like(h), torch.empty_like(x)
     parts = zip(d_gates, *(t.chunk(GATES) for t in (d_input, d_hidden, d_bias)), strict=True)
     for index, (d_gate, of_input, of_hidden, of_bias) in enumerate(parts):
-        torch.mm(to_cells.T, d_gate.flatten(1), out=points.flatten(1))
-        _kernel_gradient(points, x, out=of_input)
-        _kernel_gradient(points[:, 1:], h[:, :-1], out=of_hidden)
+        steps = slice(FIRST_STEP[index], None)
+        points = all_points[:, steps]
+        torch.mm(to_cells.T, d_gate[:, steps].flatten(1), out=points.flatten(1))
+        _kernel_gradient(points, x[:, steps], out=of_input)
+        _kernel_gradient(all_points[:, 1:], h[:, :-1], out=of_hidden)
         torch.sum(points[SUM_POINT], (0, 1), out=of_bias)
         if kernels_x is not None:
             _add_product(
-                points.flatten(1, 2), kernels_x[index], out=d_x.flatten(1, 2), first=index == 0
+                points.flatten(1, 2),
+                kernels_x[index],
+                out=d_x[:, steps].flatten(1, 2),
+                first=index == 0,
             )
     d_inputs = None
     if kernels_x is not None:
         d_inputs = (to_points.T @ d_x.flatten(1)).view(CELLS, *x.shape[1:])
     return d_inputs, d_input, d_bias, d_hidden
-
-
-class _Step(NamedTuple):
-    """One step's values, (16, B, hidden) each."""
-
-    i: Tensor
-    f: Tensor
-    o: Tensor
-    g: Tensor
-    cell: Tensor
-    tanh_cell: Tensor
-    before: Tensor | None
-    """C_{t-1}; None stands for the zeros of the first step, where what it enters vanishes."""
-
-    @classmethod
-    def at(cls, t: int, gates: Tensor, cells: Tensor, tanh_cells: Tensor) -> "_Step":
-        """Return views of step t of (4, K, 16, B, hidden) and twice (K, 16, B, hidden)."""
-        i, f, o, g = gates[:, t]
-        return cls(i, f, o, g, cells[t], tanh_cells[t], cells[t - 1] if t else None)
-
-
-def _take(step: _Step, peepholes: Tensor | None, *, hidden: Tensor) -> None:
-    """Turn gates before their activations into what follows them, cell and hidden state, in place.
-
-    Args:
-        step: i, f, o and g as they come from the convolutions; the rest yet to be filled.
-        peepholes: three weights that broadcast against a gate, or None.
-        hidden: where H_t goes, (16, B, hidden).
-    """
-    i, f, o, g, cell, tanh_cell, before = step
-    if peepholes is not None and before is not None:
-        i.addcmul_(peepholes[0], before)
-        f.addcmul_(peepholes[1], before)
-    torch.mul(i.sigmoid_(), g.tanh_(), out=cell)
-    if before is not None:
-        cell.addcmul_(f.sigmoid_(), before)
-    if peepholes is not None:
-        o.addcmul_(peepholes[2], cell)
-    torch.tanh(cell, out=tanh_cell)
-    torch.mul(o.sigmoid_(), tanh_cell, out=hidden)
-
-
-def _take_back(
-    step: _Step,
-    peepholes: Tensor | None,
-    d_hidden: Tensor,
-    d_cell: Tensor,
-    d_gates: Tensor,
-    d_peepholes: Tensor | None,
-) -> Tensor:
-    """Return the gradient of C_{t-1}, given those of H_t and, from the step after, of C_t.
-
-    Args:
-        step: what `_take` left.
-        peepholes: as there.
-        d_hidden: (16, B, hidden).
-        d_cell: likewise.
-        d_gates: (4, 16, B, hidden), filled with the gradient before the gates' activations.
-        d_peepholes: (3, 16, B, hidden), to which this step's share is added, window by window.
-    """
-    i, f, o, g, cell, tanh_cell, before = step
-    d_i, d_f, d_o, d_g = d_gates
-    _sigmoid_back(d_hidden * tanh_cell, o, grad_input=d_o)
-    d_cell = d_cell + torch.ops.aten.tanh_backward(d_hidden * o, tanh_cell)
-    if peepholes is not None and d_peepholes is not None:
-        d_cell.addcmul_(peepholes[2], d_o)
-        d_peepholes[2].addcmul_(d_o, cell)
-    _sigmoid_back(d_cell * g, i, grad_input=d_i)
-    _tanh_back(d_cell * i, g, grad_input=d_g)
-    if before is None:
-        d_f.zero_()
-        return d_cell
-    _sigmoid_back(d_cell * before, f, grad_input=d_f)
-    d_before = d_cell * f
-    if peepholes is not None and d_peepholes is not None:
-        for index, d_gate in enumerate((d_i, d_f)):
-            d_before.addcmul_(peepholes[index], d_gate)
-            d_peepholes[index].addcmul_(d_gate, before)
-    return d_before
 
 
 def _kernels_forward(kernel: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """The ConvLSTM against equations 1 to 5 written out as loops, in numpy and from the paper alone."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -246,3 +249,28 @@ def test_skip_is_a_linear_score_of_the_clips_own_features():
     features = torch.randn(2, 5, 64)
     scores = net(features, torch.ones(2, 5, dtype=torch.bool)).scores
     torch.testing.assert_close(scores, features @ net.score_skip.weight.T)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gradient_leaves_the_number_of_threads_as_it_is(threads):
+    """In a process of its own: what numba does to OpenMP it does when it is first called."""
+    program = (
+        "import time, torch\n"
+        "from model.convlstm import ConvLSTM\n"
+        f"torch.set_num_threads({threads})\n"
+        "stack = ConvLSTM(64, 64, grid=4, kernel=3)\n"
+        "inputs = torch.randn(60, 5, 64, 4, 4)\n"
+        "torch.autograd.backward(stack(inputs).sum())\n"
+        "wall, cpu = time.perf_counter(), time.process_time()\n"
+        "for _ in range(5):\n"
+        "    torch.autograd.backward(stack(inputs).sum())\n"
+        "wall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
+        "print(torch.get_num_threads(), cpu <= 1.1 * wall)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found, one_core = done.stdout.split()
+    assert int(found) == threads
+    assert threads > 1 or one_core == "True"
