@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model import winograd
-from model.gates import StepsBack, take_step
+from model.gates import take_step
 from model.winograd import GRID, POINTS, SUM_POINT
 
 CELLS, GATES = GRID**2, 4
@@ -100,6 +100,8 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        from model.gates_back import StepsBack  # numba: only training needs it
+
         _, hidden_kernel, peepholes, x, _, gates, cells, tanh_cells = ctx.saved_tensors
         kernels_h = _kernels_back(hidden_kernel)
         to_points, _, to_cells = winograd.matrices(x.device, x.dtype)
