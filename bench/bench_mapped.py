@@ -71,7 +71,7 @@ def serve(pipe: Connection, num_videos: int, memory_bytes: int) -> None:
         for _ in range(steps):
             trainer.train_step()
         memory = psutil.Process().memory_info()
-        pipe.send((time.perf_counter() - started, memory.rss - memory.shared))
+        pipe.send((time.perf_counter() - started, memory.rss - getattr(memory, "shared", 0)))
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--only", choices=SIDES)
     options = parser.parse_args()
-    videos = round(options.gigabytes * 1e9 / (CLIPS * DIM * 4))
+    videos = max(2, round(options.gigabytes * 1e9 / (CLIPS * DIM * 4)))
     sides = [options.only] if options.only else list(SIDES)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     resident = dict.fromkeys(sides, 0)

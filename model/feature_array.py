@@ -25,8 +25,8 @@ def empty_features(
     """Return a writable (N, D) float32 array whose values are arbitrary.
 
     It lies in memory if that has room, else in a file without a name, which the system reads and
-    writes as needed and which goes with the array. The file is made in TMPDIR or, without that,
-    in /var/tmp: /tmp is memory itself on many systems.
+    writes as needed and which goes with the array. The file is made in the folder that the
+    environment's TMPDIR names or, without that, in /var/tmp: /tmp is memory on many systems.
 
     Args:
         shape: N and D.
@@ -39,7 +39,7 @@ def empty_features(
     allowed = int(MEMORY_SHARE * available_memory()) if memory_bytes is None else memory_bytes
     if num_bytes <= allowed or num_bytes == 0:
         return np.empty(shape, np.float32)
-    folder = _scratch_folder()
+    folder = os.environ.get("TMPDIR") or _default_folder()
     logger.info(
         "features of %.1f GB do not fit into memory (%.1f GB for them): mapped from a file in %s",
         num_bytes / 1e9,
@@ -114,7 +114,5 @@ def _left_in(group: Path, otherwise: int) -> int:
     return otherwise
 
 
-def _scratch_folder() -> str:
-    if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK):
-        return "/var/tmp"
-    return tempfile.gettempdir()
+def _default_folder() -> str:
+    return "/var/tmp" if Path("/var/tmp").is_dir() else str(Path.home())

@@ -3,7 +3,12 @@
 
 PyTorch's functions would read and write forty maps a step, most of which have left the caches
 since the step was taken.
+
+A process that was forked after a gradient was computed cannot compute another: OpenMP ends it.
+Spawn it instead.
 """
+
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -69,6 +74,16 @@ class StepsBack:
         _take_back(t, *arrays)
 
 
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the function compiled, and the code kept for the next process if there is a place."""
+    compiled: Callable[..., None]
+    try:
+        compiled = njit(parallel=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written
+        compiled = njit(parallel=True)(function)
+    return compiled
+
+
 def _use_threads_of_torch() -> None:
     """Let numba take as many threads as PyTorch does, and leave PyTorch's number as it is.
 
@@ -79,7 +94,7 @@ def _use_threads_of_torch() -> None:
     torch.set_num_threads(threads)
 
 
-@njit(parallel=True, cache=True)
+@_compiled
 def _take_back(t, gates, cells, tanh_cells, peepholes, d_hidden, d_cell, d_gates, d_peepholes):
     """Take all cells of a map back through step t; arrays as of `StepsBack`.
 

@@ -1,15 +1,20 @@
 """Standardised features: each column shifted and scaled by a training set's mean and deviation.
 
-The columns of all clips are never copied for that: a network's inputs are standardised when their
-rows are picked, a batch at a time.
+For the network they are never copied: its inputs are standardised when their rows are picked, a
+batch at a time. The methods that are fitted to all clips at once standardise a copy.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from data.errors import ModelError
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 BLOCK_ROWS = 1024
 DEVICE_SHARE = 0.5
@@ -27,7 +32,13 @@ class Standardizer:
 
     @classmethod
     def fit(cls, features: NDArray[np.float32], *, limit: float = 0.0) -> "Standardizer":
-        """Measure (N, D) features; one that does not vary is only shifted."""
+        """Measure (N, D) features; one that does not vary is only shifted.
+
+        Raises:
+            ModelError: there are none.
+        """
+        if not len(features):
+            raise ModelError("no clip to train on; the training videos have none")
         blocks = [features[row : row + BLOCK_ROWS] for row in range(0, len(features), BLOCK_ROWS)]
         mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
         squares = sum(np.square(block - mean).sum(axis=0) for block in blocks)
@@ -54,7 +65,12 @@ class Standardizer:
     ) -> "NetworkInputs":
         """Return the (N, D) features as a network on `device` takes them.
 
-        They are moved to a GPU whole if half of its free memory has room, else batch by batch.
+        They are moved to a CUDA device whole if half of its free memory has room, else, as to any
+        other device, batch by batch.
+
+        Args:
+            features: (N, D) float32, writable, and not copied where the device is the CPU.
+            device: of the network.
         """
         rows = torch.from_numpy(features)
         if _fits_on(torch.device(device), features.nbytes):
@@ -79,9 +95,6 @@ class NetworkInputs:
     """(D,) on the network's device."""
     limit: float
 
-    def __len__(self) -> int:
-        return len(self.features)
-
     @property
     def dim(self) -> int:
         """D."""
@@ -93,7 +106,11 @@ class NetworkInputs:
         return self.mean.device
 
     def pick(self, rows: Tensor) -> Tensor:
-        """Return (..., D) standardised features of the clips (...) named by `rows`, int64."""
+        """Return the standardised features (..., D) of some clips.
+
+        Args:
+            rows: (...) int64, at least one axis, on any device.
+        """
         picked = self.features[rows.to(self.features.device)].to(self.device)
         picked.sub_(self.mean).div_(self.std)
         return picked.clamp_(-self.limit, self.limit) if self.limit else picked
@@ -103,4 +120,9 @@ def _fits_on(device: torch.device, num_bytes: int) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
-    return num_bytes <= DEVICE_SHARE * free
+    # What PyTorch keeps of freed tensors, such as another model's features, is free, too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fits = num_bytes <= DEVICE_SHARE * free
+    if not fits:
+        logger.info("features of %.1f GB stay in the host's memory", num_bytes / 1e9)
+    return fits

@@ -20,9 +20,10 @@ from model.windows import BalancedBatches, Windows, make_windows, slot_bounds, s
 
 @dataclass(frozen=True, kw_only=True)
 class WindowData:
-    """Windows of a feature set with their targets, as tensors on one device."""
+    """Windows of a feature set with their targets, on the network's device."""
 
     inputs: NetworkInputs
+    """Of N clips."""
     rows: Tensor
     """(W, K) int64 into `inputs`."""
     mask: Tensor

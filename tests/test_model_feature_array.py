@@ -1,6 +1,7 @@
 """Features that do not fit into memory: where they go, and that nothing else changes."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -28,7 +29,6 @@ def test_small_features_are_in_memory_and_large_ones_in_a_file_without_a_name(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
     small = empty_features((4, 8), memory_bytes=4 * 8 * 4)
     large = empty_features((4, 8), memory_bytes=4 * 8 * 4 - 1)
     assert type(small) is np.ndarray
@@ -53,9 +53,9 @@ def test_a_cache_reads_the_same_in_memory_and_from_a_file(tmp_path):
 
 def test_no_room_in_memory_and_none_on_the_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
     too_much = 1 << 60  # values; no file system has four exabytes
-    with pytest.raises(ModelError, match=r"neither into memory .* nor into .*; set TMPDIR"):
+    nowhere = rf"neither into memory .* nor into {re.escape(str(tmp_path))}: .*; set TMPDIR"
+    with pytest.raises(ModelError, match=nowhere):
         empty_features((1, too_much), memory_bytes=0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -94,8 +94,9 @@ def in_group(group: Path, program: str, *arguments: object) -> str:
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
     return done.stdout
 
 
@@ -114,6 +115,7 @@ def test_a_control_groups_limit_is_what_is_available(control_group):
     assert available_memory() > 300 * MB
 
 
+@pytest.mark.slow
 def test_features_larger_than_the_limit_can_be_trained_on_all_the_same(control_group, tmp_path):
     rows = [
         label(f"{kind}/{number}.mp4", "train", "all" if kind == "bad" else "")
@@ -141,7 +143,7 @@ def test_features_larger_than_the_limit_can_be_trained_on_all_the_same(control_g
         "print(type(found.data.features).__name__)\n"
         "del found\n"
         "report = run_training(cache, read_labels(labels), model=model, train=train,\n"
-        "    runs=out, out=out / 'run')\n"
+        "    runs=out, out=out / 'run', device='cpu')\n"
         "print(report.steps)\n",
         cache.path,
         cache.path / "labels.csv",
@@ -169,6 +171,36 @@ def test_the_tightest_group_counts_wherever_it_is_mounted(tmp_path, version, pla
     (folder / limit).write_text("max\n" if version == 2 else f"{(1 << 63) - 4096}\n")
     free = psutil.virtual_memory().available
     assert 0.5 * free < available_memory(cgroups=tmp_path, own_groups=own) < 2 * free
+
+
+def test_of_two_limits_the_tighter_one_counts(tmp_path):
+    own = tmp_path / "self"
+    own.write_text("0::/a/b\n")
+    for folder, limit in ((tmp_path / "a/b", 90 * MB), (tmp_path / "a", 50 * MB)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{10 * MB}\n")
+        (folder / "memory.stat").write_text("inactive_file 0\n")
+    assert available_memory(cgroups=tmp_path, own_groups=own) == 40 * MB
+
+
+def test_a_folder_for_scratch_files_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    with pytest.raises(ModelError, match=r"nor into .*gone: No such file"):
+        empty_features((1, 1), memory_bytes=0)
+
+
+def test_without_tmpdir_the_file_is_not_where_memory_may_be(tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    caplog.set_level("INFO")
+    empty_features((1, 1), memory_bytes=0)
+    folder = caplog.text.strip().rpartition("mapped from a file in ")[2]
+    assert folder in ("/var/tmp", str(Path.home()))
+
+
+def test_no_clips_cannot_be_measured():
+    with pytest.raises(ModelError, match="no clip to train on"):
+        Standardizer.fit(np.empty((0, 3), np.float32))
 
 
 def test_without_control_groups_the_machines_memory_counts(tmp_path):
