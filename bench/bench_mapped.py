@@ -14,47 +14,20 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 
-import numpy as np
 import psutil
 import torch
 
+from bench.bench_train import CLIP_LEN, make_data
 from bench.sides import in_processes
-from data.labels import VideoLabel
 from data.memory import ask_for_huge_pages
 from model.config import choose_preset
-from model.feature_array import empty_features
-from model.features import FeatureSet, StreamFeatures
 from model.network import AnomalyNetwork
 from model.standardize import Standardizer
 from model.trainer import Trainer, make_window_data
 
-DIM, CLIPS, CLIP_LEN = 4096, 250, 16
+DIM, CLIPS = 4096, 250
 SIDES = {"in memory": 1 << 60, "mapped": 0}
 """Side -> bytes that its features may take in memory."""
-
-
-def make_features(num_videos: int, memory_bytes: int) -> FeatureSet:
-    """Return random features of videos of which every other one is abnormal."""
-    rng = np.random.default_rng(0)
-    features = empty_features((num_videos * CLIPS, DIM), memory_bytes=memory_bytes)
-    for video in range(num_videos):
-        rng.random(out=features[video * CLIPS : (video + 1) * CLIPS], dtype=np.float32)
-    start = np.tile(np.arange(CLIPS) * CLIP_LEN, num_videos)
-    return FeatureSet(
-        labels=tuple(
-            VideoLabel(video=f"{video}.mp4", split="train", extent=("normal", "all")[video % 2])
-            for video in range(num_videos)
-        ),
-        features=features,
-        first_clip=np.arange(num_videos + 1) * CLIPS,
-        start_frame=start,
-        end_frame=start + CLIP_LEN,
-        num_frames=np.full(num_videos, CLIPS * CLIP_LEN),
-        frame_rate=np.full(num_videos, 25.0),
-        sha256=tuple(str(video) for video in range(num_videos)),
-        clip_len=CLIP_LEN,
-        streams=tuple(StreamFeatures(name=n, dim=DIM // 2, config={}) for n in ("rgb", "flow")),
-    )
 
 
 def serve(pipe: Connection, num_videos: int, memory_bytes: int) -> None:
@@ -62,7 +35,7 @@ def serve(pipe: Connection, num_videos: int, memory_bytes: int) -> None:
     ask_for_huge_pages()  # as `feat train` does
     torch.set_num_threads(1)
     preset = choose_preset("default").changed({"clip_slots": CLIP_LEN})
-    data = make_features(num_videos, memory_bytes)
+    data = make_data(videos=num_videos, clips=CLIPS, dim=DIM, memory_bytes=memory_bytes)
     network = AnomalyNetwork(preset.model, feature_dim=DIM, num_categories=0)
     inputs = Standardizer.fit(data.features, limit=preset.model.feature_clip).inputs(data.features)
     trainer = Trainer(network, make_window_data(data, inputs, (), preset.model), preset.train)

@@ -34,6 +34,7 @@ from bench.sides import in_processes
 from data.labels import VideoLabel
 from data.memory import ask_for_huge_pages
 from model.config import choose_preset
+from model.feature_array import empty_features
 from model.features import FeatureSet, StreamFeatures
 from model.network import AnomalyNetwork
 from model.standardize import Standardizer
@@ -131,11 +132,21 @@ class PlainLoop:
         self._optimizer.step()
 
 
-def make_data() -> FeatureSet:
-    """Return random features of videos of which every other one is abnormal, in two streams."""
-    rng = np.random.default_rng(0)
-    frames, rows = CLIPS * CLIP_LEN, VIDEOS * CLIPS
-    start = np.tile(np.arange(CLIPS) * CLIP_LEN, VIDEOS)
+def make_data(
+    *, videos: int = VIDEOS, clips: int = CLIPS, dim: int = DIM, memory_bytes: int | None = None
+) -> FeatureSet:
+    """Return random features of videos of which every other one is abnormal, in two streams.
+
+    Args:
+        videos: how many.
+        clips: of each.
+        dim: values a clip.
+        memory_bytes: as of `empty_features`.
+    """
+    frames = clips * CLIP_LEN
+    start = np.tile(np.arange(clips) * CLIP_LEN, videos)
+    features = empty_features((videos * clips, dim), memory_bytes=memory_bytes)
+    np.random.default_rng(0).random(out=features, dtype=np.float32)
     labels = tuple(
         VideoLabel(
             video=f"{video}.mp4",
@@ -144,19 +155,19 @@ def make_data() -> FeatureSet:
             extent="intervals" if video % 2 else "normal",
             intervals=((100, 400),) if video % 2 else (),
         )
-        for video in range(VIDEOS)
+        for video in range(videos)
     )
     return FeatureSet(
         labels=labels,
-        features=rng.random((rows, DIM), dtype=np.float32),
-        first_clip=np.arange(VIDEOS + 1) * CLIPS,
+        features=features,
+        first_clip=np.arange(videos + 1) * clips,
         start_frame=start,
         end_frame=start + CLIP_LEN,
-        num_frames=np.full(VIDEOS, frames),
-        frame_rate=np.full(VIDEOS, 25.0),
-        sha256=tuple(str(video) for video in range(VIDEOS)),
+        num_frames=np.full(videos, frames),
+        frame_rate=np.full(videos, 25.0),
+        sha256=tuple(str(video) for video in range(videos)),
         clip_len=CLIP_LEN,
-        streams=tuple(StreamFeatures(name=n, dim=DIM // 2, config={}) for n in ("rgb", "flow")),
+        streams=tuple(StreamFeatures(name=n, dim=dim // 2, config={}) for n in ("rgb", "flow")),
     )
 
 
