@@ -71,18 +71,19 @@ class _Recurrence(torch.autograd.Function):
         gates = x.new_empty(GATES, steps, CELLS, batch, width)
         cells, tanh_cells = x.new_empty(2, steps, CELLS, batch, width)
         states = x.new_empty(CELLS, steps, batch, width)
+        # Views are made once: with several threads the time that each takes counts.
+        flat, point_of_bias = summed.flatten(1), summed[SUM_POINT]
+        x_of, h_of, out_of = x.unbind(1), h.unbind(1), gates.flatten(3).unbind(1)
+        parts = [*zip(kernels_x, kernels_h, bias.chunk(GATES), FIRST_STEP, strict=True)]
         for t in range(steps):
-            shares = zip(
-                kernels_x, kernels_h, bias.chunk(GATES), gates[:, t], FIRST_STEP, strict=True
-            )
-            for kernel_x, kernel_h, gate_bias, gate, first in shares:
+            for (kernel_x, kernel_h, gate_bias, first), out in zip(parts, out_of[t], strict=True):
                 if t < first:
                     continue
-                torch.bmm(x[:, t], kernel_x, out=summed)
+                torch.bmm(x_of[t], kernel_x, out=summed)
                 if t:
-                    summed.baddbmm_(h[:, t - 1], kernel_h)
-                summed[SUM_POINT].add_(gate_bias)
-                torch.mm(to_cells, summed.flatten(1), out=gate.view(CELLS, -1))
+                    summed.baddbmm_(h_of[t - 1], kernel_h)
+                point_of_bias.add_(gate_bias)
+                torch.mm(to_cells, flat, out=out)
             take_step(
                 gates[:, t],
                 peepholes,
@@ -91,7 +92,7 @@ class _Recurrence(torch.autograd.Function):
                 tanh_cell=tanh_cells[t],
                 hidden=states[:, t],
             )
-            torch.mm(to_points, states[:, t].flatten(1), out=h[:, t].flatten(1))
+            torch.mm(to_points, states[:, t].flatten(1), out=h_of[t].flatten(1))
         ctx.save_for_backward(
             input_kernel, hidden_kernel, peepholes, x, h, gates, cells, tanh_cells
         )
