@@ -11,6 +11,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from arithmetic.compiling import compiled
 from extract.i3d import same_padding
 from extract.i3d_layers import Triple
 
@@ -58,7 +59,7 @@ def _taps(start, kernel, size):
     return max(start, 0), min(max(start + 1, 0), last), last
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def pool_rows(x, out, channels, kernel, stride, first):
     """Fill `out` (B, T', H', W' * C) with the pool of `x` (B, T, H, W * C).
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
+from arithmetic.compiling import compiled
+from arithmetic.simd import LANES, load, splat, store
 from extract.i3d import same_padding
 from extract.i3d_winograd import WinogradConv
-from extract.simd import LANES, load, splat, store
 
 TAPS = 4
 
@@ -67,7 +68,7 @@ def _copy_pair(frames, row, width, column, channels, cells, to):
         cells[to + n] = frames[row + at] if inside else np.float32(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def sort_pixels(frames, shape, padding, cells, cells_shape):
     """Fill `cells` from `frames`.
 

@@ -22,7 +22,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from extract.simd import LANES, fma, load, maximum, splat, store
+from arithmetic.compiling import compiled
+from arithmetic.simd import LANES, fma, load, maximum, splat, store
 
 TILE = 4  # outputs along each axis
 POINTS = {3: (0, 1, -1, 2, -2), 4: (0, 1, -1, 2, -2, 0.5)}  # of that many taps; and infinity
@@ -231,7 +232,7 @@ def _synthesise(side, source, at, step):
     return _synthesise7(source, at, step)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def to_times(maps, shape, out_shape, padding, begin, end, side, times):
     """Gather the inputs of tiles and transform them along time.
 
@@ -272,7 +273,7 @@ def to_times(maps, shape, out_shape, padding, begin, end, side, times):
                     to += LANES
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def to_points(p, times, side, channels, points):
     """Transform the inputs of tiles along rows and columns.
 
@@ -309,7 +310,7 @@ def _add4(factor, add, sums, at, x0, x1, x2, x3):
     _store4(sums, at, LANES, x0, x1, x2, x3)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def from_points(p, factors, products, channels, sums):
     """Transform the products of tiles back along rows and columns and add them up along time.
 
@@ -339,7 +340,7 @@ def from_points(p, factors, products, channels, sums):
             to += (TILE - 1) * frame
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def write_tiles(sums, bias, shape, begin, end, out):
     """Add the bias, cut at zero and put the tiles into their places.
 

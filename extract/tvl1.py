@@ -148,7 +148,7 @@ class _Buffers:
 
     def take_frames(self, count: int) -> list[Float32]:
         """Return `count` frame buffers; their borders are zeros."""
-        from extract.simd import aligned_zeros
+        from arithmetic.simd import aligned_zeros
 
         frames = []
         for _ in range(count):
@@ -166,7 +166,7 @@ class _Buffers:
     @contextmanager
     def workspace(self) -> Iterator[tuple[Float32, Float32]]:
         """Lend one thread's state and scratch buffers."""
-        from extract.simd import aligned_zeros
+        from arithmetic.simd import aligned_zeros
 
         try:
             lent = self._workspaces.pop()

@@ -6,14 +6,13 @@ modules/optflow/src/tvl1flow.cpp), after Zach, Pock and Bischof 2007 and Sanchez
 Meinhardt-Llopis and Facciolo, IPOL 2013: same parameters, same stopping rule, same borders.
 """
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from extract import tvl1_median, tvl1_warp
+from arithmetic import simd
+from arithmetic.compiling import compiled, stamp
+from extract import median_network, tvl1_frames, tvl1_median, tvl1_sweep, tvl1_warp
 from extract.tvl1_frames import fill_level, level_size, resize_linear
 from extract.tvl1_median import median5, scratch_stride
 from extract.tvl1_sweep import (
@@ -29,26 +28,7 @@ from extract.tvl1_sweep import (
 from extract.tvl1_warp import warp
 
 _ONE = np.float32(1)
-_PARTS = (
-    *("simd", "median_network", "tvl1_frames", "tvl1_kernels"),
-    *("tvl1_median", "tvl1_sweep", "tvl1_warp"),
-)
-
-
-def _stamp() -> str:
-    """Return a digest of all files the kernels are made of.
-
-    Numba's disk cache asks only whether the cached function's own file has changed. A default
-    argument's value is part of its key, so a stamp among the arguments takes care of the others.
-    """
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for name in _PARTS:
-        digest.update((folder / f"{name}.py").read_bytes())
-    return digest.hexdigest()
-
-
-STAMP = _stamp()
+STAMP = stamp(simd, median_network, tvl1_frames, tvl1_median, tvl1_sweep, tvl1_warp)
 
 
 def frame_size(shapes: npt.NDArray[np.int64]) -> int:
@@ -135,7 +115,7 @@ def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbe
     return iterations
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, stamp=STAMP):
     """Fill `flow` (H, W, 2) float32, frame 0 to frame 1; return the pixel iterations done.
 
@@ -183,7 +163,7 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
     return pixel_iterations
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def fill_frame(gray, frame, shapes, scale_step, stamp=STAMP):
     """Fill one frame's buffer (zeros at first) from its `gray` (H, W) uint8 image."""
     image = np.empty(gray.shape, np.float32)
@@ -201,7 +181,7 @@ def fill_frame(gray, frame, shapes, scale_step, stamp=STAMP):
         start += level_size(height, width)
 
 
-@njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def to_gray(rgb, gray, stamp=STAMP):
     """Luma of (N, 3) uint8 in OpenCV's 15-bit fixed point (imgproc/src/color_rgb.simd.hpp)."""
     for i in range(gray.shape[0]):

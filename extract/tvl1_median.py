@@ -7,8 +7,8 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
+from arithmetic.simd import LANES, WIDE, larger, load, read_vector, smaller, store, write_vector
 from extract.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE, SORT5
-from extract.simd import LANES, WIDE, larger, load, read_vector, smaller, store, write_vector
 from extract.tvl1_sweep import CHANNELS, num_vectors, row_stride
 
 MARGIN = 16  # floats left of a scratch row, so that two columns fit there and it stays aligned

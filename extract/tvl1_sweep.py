@@ -20,7 +20,7 @@ each needs of the other only the row below and the row above.
 import numpy as np
 from numba import njit
 
-from extract.simd import (
+from arithmetic.simd import (
     LANES,
     clamp,
     fma,

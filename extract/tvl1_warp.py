@@ -9,7 +9,7 @@ coordinates to 1/32 pixel.
 import numpy as np
 from numba import njit
 
-from extract.simd import (
+from arithmetic.simd import (
     LANES,
     floor,
     fma,

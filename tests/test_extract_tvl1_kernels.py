@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numba import njit
 
-from extract import simd
+from arithmetic import simd
+from arithmetic.simd import LANES, aligned_zeros
 from extract.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE
-from extract.simd import LANES, aligned_zeros
 from extract.tvl1_frames import BORDER, image_start, level_size, level_stride, resize_linear
 from extract.tvl1_kernels import fill_frame
 from extract.tvl1_median import SCRATCH_ROWS, median5, scratch_stride

@@ -19,11 +19,11 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-LANES = 16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+LANES = 16 if "+avx512f" in FEATURES else 8 if "+avx" in FEATURES else 4
 CACHE_LINE = 64  # bytes
 
-_FLOAT = ir.FloatType()
+FLOAT = ir.FloatType()
 _INT32 = ir.IntType(32)
 
 
@@ -38,7 +38,7 @@ class VectorType(types.Type):
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, ir.VectorType(_FLOAT, fe_type.lanes))
+        super().__init__(dmm, fe_type, ir.VectorType(FLOAT, fe_type.lanes))
 
 
 WIDE = VectorType(LANES)
@@ -47,7 +47,8 @@ QUADS = VectorType(16)  # four quads; several registers where there are none of 
 _KINDS = list({WIDE, QUAD, QUADS})
 
 
-def _is_flat(array) -> bool:
+def is_flat(array) -> bool:
+    """Whether `array` is of the type of a contiguous float32 array of one axis."""
     flat = isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"
     return flat and array.dtype == types.float32
 
@@ -73,7 +74,7 @@ def write_vector(context, builder, array_type, array, index, kind, vector):
 def _define_load(kind: VectorType):
     @intrinsic
     def load(typingctx, array, index):
-        if not _is_flat(array):
+        if not is_flat(array):
             return None
 
         def codegen(context, builder, sig, args):
@@ -92,7 +93,7 @@ load16 = _define_load(QUADS)
 @intrinsic
 def load1(typingctx, array, index):
     """One number. Unlike `array[index]` it does not ask whether the index counts from the end."""
-    if not _is_flat(array):
+    if not is_flat(array):
         return None
 
     def codegen(context, builder, sig, args):
@@ -105,7 +106,7 @@ def load1(typingctx, array, index):
 @intrinsic
 def load_place(typingctx, array, index):
     """One of the integers that `places` made."""
-    if not _is_flat(array):
+    if not is_flat(array):
         return None
 
     def codegen(context, builder, sig, args):
@@ -126,7 +127,7 @@ def places(typingctx, y, x, row):
         first = builder.insert_element(
             ir.Constant(kind, ir.Undefined), builder.trunc(args[2], _INT32), ir.Constant(_INT32, 0)
         )
-        row = _pick(builder, first, first, [0] * LANES)
+        row = pick(builder, first, first, [0] * LANES)
         four = ir.Constant(kind, [4] * LANES)
         return builder.bitcast(builder.add(builder.mul(y, row), builder.mul(x, four)), args[0].type)
 
@@ -136,7 +137,7 @@ def places(typingctx, y, x, row):
 @intrinsic
 def load_every4(typingctx, array, index):
     """The numbers at index, index + 4, index + 8, ...: one channel of four interleaved ones."""
-    if not _is_flat(array):
+    if not is_flat(array):
         return None
 
     def codegen(context, builder, sig, args):
@@ -146,8 +147,8 @@ def load_every4(typingctx, array, index):
         for _ in range(4):
             quarters.append(read_vector(context, builder, sig.args[0], array, place, WIDE))
             place = builder.add(place, width)
-        halves = [_pick(builder, *quarters[i : i + 2], range(0, 2 * LANES, 4)) for i in (0, 2)]
-        return _pick(builder, *halves, range(LANES))
+        halves = [pick(builder, *quarters[i : i + 2], range(0, 2 * LANES, 4)) for i in (0, 2)]
+        return pick(builder, *halves, range(LANES))
 
     return WIDE(array, types.intp), codegen
 
@@ -155,13 +156,13 @@ def load_every4(typingctx, array, index):
 @intrinsic
 def store_every4(typingctx, array, index, a, b, c, d):
     """Write four vectors interleaved: a's first lane, b's, c's, d's, then their second lanes."""
-    if not _is_flat(array):
+    if not is_flat(array):
         return None
 
     def codegen(context, builder, sig, args):
         array, place = args[:2]
         both = [n for i in range(LANES) for n in (i, LANES + i)]
-        pairs = [_pick(builder, *args[i : i + 2], both) for i in (2, 4)]
+        pairs = [pick(builder, *args[i : i + 2], both) for i in (2, 4)]
         step = context.get_constant(types.intp, LANES)
         for i in range(4):
             start = i * LANES // 2
@@ -171,7 +172,7 @@ def store_every4(typingctx, array, index, a, b, c, d):
                 for n in (j, 2 * LANES + j)
                 for k in (0, 1)
             ]
-            vector = _pick(builder, *pairs, lanes)
+            vector = pick(builder, *pairs, lanes)
             write_vector(context, builder, sig.args[0], array, place, WIDE, vector)
             place = builder.add(place, step)
         return context.get_dummy_value()
@@ -182,7 +183,7 @@ def store_every4(typingctx, array, index, a, b, c, d):
 @intrinsic
 def store(typingctx, array, index, vector):
     """Write `vector` to `array[index:]`."""
-    if not (_is_flat(array) and isinstance(vector, VectorType)):
+    if not (is_flat(array) and isinstance(vector, VectorType)):
         return None
 
     def codegen(context, builder, sig, args):
@@ -193,19 +194,24 @@ def store(typingctx, array, index, vector):
     return types.void(array, types.intp, vector), codegen
 
 
-def _pick(builder, a, b, lanes):
+def pick(builder, a, b, lanes):
     """Emit the vector of the given lanes of `a` followed by `b`."""
     places = list(lanes)
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(places)), places))
+
+
+def splat_value(builder, value, lanes: int):
+    """Emit a vector with `value` in every lane."""
+    empty = ir.Constant(ir.VectorType(FLOAT, lanes), ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(_INT32, 0))
+    return pick(builder, first, first, [0] * lanes)
 
 
 def _define_splat(kind: VectorType):
     @intrinsic
     def splat(typingctx, value):
         def codegen(context, builder, sig, args):
-            empty = ir.Constant(context.get_value_type(kind), ir.Undefined)
-            first = builder.insert_element(empty, args[0], ir.Constant(_INT32, 0))
-            return _pick(builder, first, first, [0] * kind.lanes)
+            return splat_value(builder, args[0], kind.lanes)
 
         return kind(types.float32), codegen
 
@@ -234,7 +240,7 @@ _define_operator(operator.mul, "fmul")
 _define_operator(operator.truediv, "fdiv")
 
 
-def _call(builder, name: str, result, arguments):
+def call_llvm(builder, name: str, result, arguments):
     """Emit a call of the LLVM intrinsic of this full name."""
     function = builder.module.globals.get(name)
     if function is None:
@@ -246,7 +252,7 @@ def _call(builder, name: str, result, arguments):
 def _define_llvm(name: str, num_arguments: int):
     def emit(kind):
         def codegen(context, builder, sig, args):
-            return _call(builder, f"llvm.{name}.v{kind.lanes}f32", args[0].type, args)
+            return call_llvm(builder, f"llvm.{name}.v{kind.lanes}f32", args[0].type, args)
 
         return kind(*[kind] * num_arguments), codegen
 
@@ -284,7 +290,7 @@ def maximum(typingctx, a, b):
 
 def _fused(builder, a, b, c):
     """Emit a * b + c of wide vectors, rounded once."""
-    return _call(builder, f"llvm.fma.v{LANES}f32", a.type, [a, b, c])
+    return call_llvm(builder, f"llvm.fma.v{LANES}f32", a.type, [a, b, c])
 
 
 @intrinsic
@@ -302,7 +308,7 @@ def reciprocal(typingctx, a):
             return builder.fdiv(one, args[0])
         mask = ir.Constant(ir.IntType(16), -1)
         arguments = [args[0], ir.Constant(kind, None), mask]
-        estimate = _call(builder, "llvm.x86.avx512.rcp14.ps.512", kind, arguments)
+        estimate = call_llvm(builder, "llvm.x86.avx512.rcp14.ps.512", kind, arguments)
         error = _fused(builder, builder.fneg(estimate), args[0], one)
         return _fused(builder, estimate, error, estimate)
 
@@ -315,12 +321,12 @@ def clamp(typingctx, a, limit):
 
     def codegen(context, builder, sig, args):
         value, limit = args
-        if LANES < 16 or "+avx512dq" not in _FEATURES:
+        if LANES < 16 or "+avx512dq" not in FEATURES:
             return smaller(builder, larger(builder, value, builder.fneg(limit)), limit)
         # The smaller magnitude with the first one's sign, in one instruction.
         rest = [value, ir.Constant(ir.IntType(16), -1), ir.Constant(_INT32, 4)]
         arguments = [value, limit, ir.Constant(_INT32, 2), *rest]
-        return _call(builder, "llvm.x86.avx512.mask.range.ps.512", value.type, arguments)
+        return call_llvm(builder, "llvm.x86.avx512.mask.range.ps.512", value.type, arguments)
 
     return a(a, limit), codegen
 
@@ -340,7 +346,7 @@ def shift_in(typingctx, previous, current):
     """`current` moved one lane up, with `previous`'s last lane first: the left neighbours."""
 
     def codegen(context, builder, sig, args):
-        return _pick(builder, *args, range(LANES - 1, 2 * LANES - 1))
+        return pick(builder, *args, range(LANES - 1, 2 * LANES - 1))
 
     return WIDE(previous, current), codegen
 
@@ -350,7 +356,7 @@ def repeat_each(typingctx, a):
     """Each of four lanes four times: aaaabbbbccccdddd."""
 
     def codegen(context, builder, sig, args):
-        return _pick(builder, args[0], args[0], [i // 4 for i in range(16)])
+        return pick(builder, args[0], args[0], [i // 4 for i in range(16)])
 
     return QUADS(QUAD), codegen
 
@@ -360,10 +366,10 @@ def sum_of_quads(typingctx, a):
     """The sum of four quads, lane by lane."""
 
     def codegen(context, builder, sig, args):
-        low = _pick(builder, args[0], args[0], range(8))
-        half = builder.fadd(low, _pick(builder, args[0], args[0], range(8, 16)))
-        low = _pick(builder, half, half, range(4))
-        return builder.fadd(low, _pick(builder, half, half, range(4, 8)))
+        low = pick(builder, args[0], args[0], range(8))
+        half = builder.fadd(low, pick(builder, args[0], args[0], range(8, 16)))
+        low = pick(builder, half, half, range(4))
+        return builder.fadd(low, pick(builder, half, half, range(4, 8)))
 
     return QUAD(QUADS), codegen
 
@@ -376,8 +382,8 @@ def total(typingctx, a):
         value, lanes = args[0], LANES
         while lanes > 1:
             lanes //= 2
-            low = _pick(builder, value, value, range(lanes))
-            high = _pick(builder, value, value, range(lanes, 2 * lanes))
+            low = pick(builder, value, value, range(lanes))
+            high = pick(builder, value, value, range(lanes, 2 * lanes))
             value = builder.fadd(low, high)
         return builder.extract_element(value, ir.Constant(_INT32, 0))
 

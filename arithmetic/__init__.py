@@ -1,0 +1,1 @@
+"""Arithmetic that both stages need: vectors, products of matrices, minimal filtering."""
