@@ -23,6 +23,7 @@ from numba import njit
 from torch import Tensor
 
 from arithmetic.compiling import compiled
+from arithmetic.products import multiply_batch
 from arithmetic.simd import LANES, fma, load, maximum, splat, store
 
 TILE = 4  # outputs along each axis
@@ -107,12 +108,11 @@ class WinogradConv:
         for begin, end in itertools.pairwise(num_tiles * i // blocks for i in range(blocks + 1)):
             parts = [part[: end - begin] for part in memory]
             times, points, products, sums = (part.view(-1).numpy() for part in parts)
-            matrices = parts[1].view(plane, -1, in_channels)
-            results = parts[2].view(plane, -1, out_channels)
             to_times(flat_maps, shape, out_shape, self.padding, begin, end, side, times)
             for p in range(side):
                 to_points(p, times, side, in_channels, points)
-                torch.bmm(matrices, self.filters[p], out=results)
+                filters = self.filters[p].view(-1).numpy()
+                multiply_batch(points, filters, products, end - begin, in_channels, out_channels)
                 from_points(p, self.at, products, out_channels, sums)
             write_tiles(sums, self.bias, out_shape, begin, end, flat_out)
         return out.permute(0, 4, 1, 2, 3)
