@@ -38,7 +38,9 @@ def _define_block(rows: int, vectors: int):
     """Return the product of `rows` rows with `vectors` vectors of columns."""
 
     @intrinsic
-    def block(typingctx, a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, depth):
+    def block(
+        typingctx, a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, depth, next_a, next_b
+    ):
         """C = A @ B for flat float32 arrays.
 
         A's element (i, k) lies at at_a + i * row_a + k * step_a, the vectors of B's row k at
@@ -48,16 +50,16 @@ def _define_block(rows: int, vectors: int):
             return None
 
         def codegen(context, builder, sig, args):
-            _, at_a, row_a, step_a, _, at_b, row_b, _, at_c, row_c, depth = args
+            _, at_a, row_a, step_a, _, at_b, row_b, _, at_c, row_c, depth, next_a, next_b = args
             a, b, c = (
                 builder.gep(context.make_array(sig.args[n])(context, builder, args[n]).data, [at])
                 for n, at in ((0, at_a), (4, at_b), (7, at_c))
             )
             function = _block_function(builder.module, rows, vectors)
-            builder.call(function, [a, row_a, step_a, b, row_b, c, row_c, depth])
+            builder.call(function, [a, row_a, step_a, b, row_b, c, row_c, depth, next_a, next_b])
             return context.get_dummy_value()
 
-        return types.void(a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 3), codegen
+        return types.void(a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 5), codegen
 
     return block
 
@@ -71,11 +73,11 @@ def _block_function(module, rows: int, vectors: int):
     if name in module.globals:
         return module.globals[name]
     pointer = FLOAT.as_pointer()
-    arguments = [pointer, _INDEX, _INDEX, pointer, _INDEX, pointer, _INDEX, _INDEX]
+    arguments = [pointer, _INDEX, _INDEX, pointer, _INDEX, pointer, *[_INDEX] * 4]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, row_a, step_a, b, row_b, c, row_c, depth = function.args
+    a, row_a, step_a, b, row_b, c, row_c, depth, next_a, next_b = function.args
     before, loop, done = (function.append_basic_block(name) for name in ("before", "loop", "done"))
     builder = ir.IRBuilder(before)
     row_starts = [builder.mul(row_a, _INDEX(row)) for row in range(rows)]
@@ -85,6 +87,10 @@ def _block_function(module, rows: int, vectors: int):
     sums = [[builder.phi(_VECTOR) for _ in range(vectors)] for _ in range(rows)]
     column = builder.gep(a, [builder.mul(k, step_a)])
     line = builder.gep(b, [builder.mul(k, row_b)])
+    _prefetch(builder, builder.gep(column, [next_a]))
+    later = builder.gep(line, [next_b])
+    for place in _vectors_at(builder, later, vectors):
+        _prefetch(builder, place)
     of_b = [_aligned(builder.load(place)) for place in _vectors_at(builder, line, vectors)]
     results = []
     nothing = ir.FunctionType(ir.VoidType(), [])
@@ -121,6 +127,16 @@ def _vectors_at(builder, start, count):
     return [builder.gep(first, [_INDEX(n)]) for n in range(count)]
 
 
+def _prefetch(builder, place):
+    """Emit the wish for a cache line in the second cache."""
+    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = builder.module.globals.get("llvm.prefetch.p0i8")
+    if function is None:
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = ir.Function(builder.module, kind, "llvm.prefetch.p0i8")
+    builder.call(function, [builder.bitcast(place, byte), number(0), number(2), number(1)])
+
+
 def _aligned(access):
     access.align = 4
     return access
@@ -131,21 +147,23 @@ def _define_columns(vectors: int):
     many, few, one = (_define_block(rows, vectors) for rows in (_ROWS, _FEW, 1))
 
     @njit
-    def columns(a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth):
+    def columns(
+        a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth, next_a, next_b
+    ):
         done = 0
         while done < rows:
             if rows - done >= _ROWS:
                 i, k = at_a + done * row_a, at_c + done * row_c
-                many(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth)
+                many(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += _ROWS
             elif rows >= _FEW:
                 done = min(done, rows - _FEW)  # some rows may be computed twice
                 i, k = at_a + done * row_a, at_c + done * row_c
-                few(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth)
+                few(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += _FEW
             else:
                 i, k = at_a + done * row_a, at_c + done * row_c
-                one(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth)
+                one(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += 1
 
     return columns
@@ -155,7 +173,9 @@ multiply_vector, multiply_pair = _define_columns(1), _define_columns(2)
 
 
 @njit
-def multiply(a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth, columns):
+def multiply(
+    a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth, columns, next_a, next_b
+):
     """Fill C, `rows` by `columns`, with A @ B; all are flat float32.
 
     A's element (i, k) lies at `at_a + i * row_a + k * step_a`, B's row k begins at
@@ -165,12 +185,14 @@ def multiply(a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth
     done = 0
     while columns - done >= PAIR:
         i, k = at_b + done, at_c + done
-        multiply_pair(a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth)
+        multiply_pair(a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth, next_a, next_b)
         done += PAIR
     while done < columns:
         done = min(done, columns - LANES)  # some columns may be computed twice
         i, k = at_b + done, at_c + done
-        multiply_vector(a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth)
+        multiply_vector(
+            a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth, next_a, next_b
+        )
         done += LANES
 
 
@@ -179,4 +201,4 @@ def multiply_batch(a, b, c, rows, depth, columns, stamp=STAMP):
     """Fill `c` (P, rows, columns) with `a` (P, rows, depth) @ `b` (P, depth, columns), all flat."""
     for p in range(len(a) // (rows * depth)):
         at_a, at_b, at_c = p * rows * depth, p * depth * columns, p * rows * columns
-        multiply(a, at_a, depth, 1, b, at_b, columns, c, at_c, columns, rows, depth, columns)
+        multiply(a, at_a, depth, 1, b, at_b, columns, c, at_c, columns, rows, depth, columns, 0, 0)

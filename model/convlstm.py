@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model import winograd
-from model.recurrence import hidden_states
+from model.recurrence import hidden_states, suits_kernels
 
 
 class ConvLSTMLayer(nn.Module):
@@ -35,7 +34,7 @@ class ConvLSTMLayer(nn.Module):
         Returns:
             (B, K, hidden, G, G).
         """
-        if self._suits_winograd(inputs):
+        if self._suits_kernels(inputs):
             bias = self.input_to_gates.bias
             assert bias is not None, "the gates' convolution is made with one"
             return hidden_states(
@@ -57,13 +56,10 @@ class ConvLSTMLayer(nn.Module):
             states.append(hidden)
         return torch.stack(states, dim=1)
 
-    def _suits_winograd(self, inputs: Tensor) -> bool:
+    def _suits_kernels(self, inputs: Tensor) -> bool:
         # On a GPU cuDNN chooses for itself; bfloat16 is too coarse for the transforms.
-        return (
-            inputs.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
-            and self.input_to_gates.kernel_size == (winograd.KERNEL, winograd.KERNEL)
-            and inputs.shape[-2:] == (winograd.GRID, winograd.GRID)
+        return suits_kernels(inputs, self.hidden_to_gates.weight) and not torch.is_autocast_enabled(
+            "cpu"
         )
 
 

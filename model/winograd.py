@@ -1,71 +1,161 @@
+# mypy: disable-error-code="no-untyped-def"
 """3x3 convolutions of 4x4 maps with a quarter of the multiplications: Winograd's F(4x4, 3x3).
 
-The matrices are those of Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks",
-section 4.3: `cells_of(points_of(map) * points_of(kernel))`. A 4x4 map with its border of zeros is
-exactly one of their 6x6 tiles, so nothing overlaps, and the columns of B^T that meet the border
-can be left out. The transforms are linear and these functions know nothing of autograd: a
-gradient goes back through the transposed matrix.
+The transforms are those of Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural
+Networks", section 4.3: a map and a kernel become 36 points each, these are multiplied, and the
+products become the 16 cells of the result. A 4x4 map with its border of zeros is exactly one of
+their 6x6 tiles, so nothing overlaps, and what meets the border is left out. All are linear: a
+gradient goes back through the transposed matrix, `..._back`.
 
-Maps come with their 16 cells first, transforms with their 36 points.
+A transform takes a vector of channels at a time. Its arguments: flat float32 `source`, where the
+first cell (point, tap) begins, how far apart they lie; the same of the `target`; `SCRATCH` floats.
 """
 
-from functools import cache
-from typing import NamedTuple
+import numpy as np
+from numba import njit
 
-import torch
-from torch import Tensor
+from arithmetic.simd import LANES, fma, load, splat, store
 
-GRID, KERNEL, POINTS = 4, 3, 36
-_INPUT = (
-    (0, -5, 0, 1),
-    (-4, -4, 1, 1),
-    (4, -4, -1, 1),
-    (-2, -1, 2, 1),
-    (2, -1, -2, 1),
-    (4, 0, -5, 0),
-)
-_KERNEL = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+GRID, KERNEL = 4, 3
+CELLS, POINTS, TAPS = GRID**2, 36, KERNEL**2
+SCRATCH = POINTS * LANES
 
-SUM_POINT = 7
-"""The point that every cell of the output holds once: what is added there is added to all cells,
-and its gradient is the sum over the cells. (Row and column 1 of six; column 1 of A^T is all 1.)"""
+_ONE, _TWO, _FOUR, _FIVE, _EIGHT = (np.float32(x) for x in (1, 2, 4, 5, 8))
+_QUARTER, _SIXTH, _TWELFTH, _24TH = (np.float32(1 / x) for x in (4, 6, 12, 24))
 
 
-class Matrices(NamedTuple):
-    """The two-dimensional transforms."""
-
-    points_of_map: Tensor
-    """(36, 16)."""
-    points_of_kernel: Tensor
-    """(36, 9)."""
-    cells_of_points: Tensor
-    """(16, 36)."""
+@njit
+def _load4(source, at, step):
+    first, second = load(source, at), load(source, at + step)
+    return first, second, load(source, at + 2 * step), load(source, at + 3 * step)
 
 
-@cache
-def matrices(device: torch.device, dtype: torch.dtype) -> Matrices:
-    """Return the transforms, made once for a device and a type."""
-    # A training must be able to use what an evaluation in inference mode made first.
-    with torch.inference_mode(False):
-        one = [torch.tensor(rows, dtype=torch.float64) for rows in (_INPUT, _KERNEL, _OUTPUT)]
-        return Matrices(*(torch.kron(matrix, matrix).to(device, dtype) for matrix in one))
+@njit
+def _load6(source, at, step):
+    x0, x1, x2, x3 = _load4(source, at, step)
+    return x0, x1, x2, x3, load(source, at + 4 * step), load(source, at + 5 * step)
 
 
-def points_of_kernel(weight: Tensor) -> Tensor:
-    """Return (36, ...) of kernels (..., 3, 3), once for all the maps they meet."""
-    matrix = matrices(weight.device, weight.dtype).points_of_kernel
-    return (matrix @ weight.reshape(-1, KERNEL**2).T).view(POINTS, *weight.shape[:-2])
+@njit
+def _store4(target, at, step, x0, x1, x2, x3):
+    store(target, at, x0)
+    store(target, at + step, x1)
+    store(target, at + 2 * step, x2)
+    store(target, at + 3 * step, x3)
 
 
-def kernel_gradient(points: Tensor, *, out: Tensor) -> None:
-    """Fill `out`, (..., 3, 3), with the gradient of kernels, given that of their points."""
-    matrix = matrices(points.device, points.dtype).points_of_kernel
-    torch.mm(points.flatten(1).T, matrix, out=out.view(-1, KERNEL**2))
+@njit
+def _store6(target, at, step, x0, x1, x2, x3, x4, x5):
+    _store4(target, at, step, x0, x1, x2, x3)
+    store(target, at + 4 * step, x4)
+    store(target, at + 5 * step, x5)
+
+
+@njit
+def _map(source, at, step, target, to, to_step):
+    """The inner columns of B^T: 4 -> 6."""
+    x0, x1, x2, x3 = _load4(source, at, step)
+    minus_four, minus_five = splat(-_FOUR), splat(-_FIVE)
+    even, odd = fma(minus_four, x1, x3), fma(minus_four, x0, x2)
+    near, far = x3 - x1, splat(_TWO) * (x2 - x0)
+    first = fma(minus_five, x1, x3)
+    last = fma(minus_five, x2, splat(_FOUR) * x0)
+    _store6(target, to, to_step, first, even + odd, even - odd, near + far, near - far, last)
+
+
+@njit
+def _map_back(source, at, step, target, to, to_step):
+    """Its transpose: 6 -> 4."""
+    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    four, minus_five, two = splat(_FOUR), splat(-_FIVE), splat(_TWO)
+    sum1, difference1, sum2, difference2 = x1 + x2, x1 - x2, x3 + x4, x3 - x4
+    twice = two * difference2
+    _store4(
+        target,
+        to,
+        to_step,
+        fma(four, x5 - difference1, splat(-_ONE) * twice),
+        fma(minus_five, x0, fma(splat(-_FOUR), sum1, splat(-_ONE) * sum2)),
+        fma(minus_five, x5, difference1 + twice),
+        x0 + sum1 + sum2,
+    )
+
+
+@njit
+def _result(source, at, step, target, to, to_step):
+    """A^T: 6 -> 4."""
+    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    sum1, difference1, sum2, difference2 = x1 + x2, x1 - x2, x3 + x4, x3 - x4
+    _store4(
+        target,
+        to,
+        to_step,
+        x0 + sum1 + sum2,
+        fma(splat(_TWO), difference2, difference1),
+        fma(splat(_FOUR), sum2, sum1),
+        fma(splat(_EIGHT), difference2, difference1) + x5,
+    )
+
+
+@njit
+def _result_back(source, at, step, target, to, to_step):
+    """Its transpose: 4 -> 6."""
+    x0, x1, x2, x3 = _load4(source, at, step)
+    even, odd = x0 + x2, x1 + x3
+    even2, odd2 = fma(splat(_FOUR), x2, x0), splat(_TWO) * fma(splat(_FOUR), x3, x1)
+    _store6(target, to, to_step, x0, even + odd, even - odd, even2 + odd2, even2 - odd2, x3)
+
+
+@njit
+def _kernel(source, at, step, target, to, to_step):
+    """G: 3 -> 6."""
+    x0, x1, x2 = load(source, at), load(source, at + step), load(source, at + 2 * step)
+    outer = splat(-_SIXTH) * (x0 + x2)
+    inner = splat(-_SIXTH) * x1
+    ends = fma(splat(_SIXTH), x2, splat(_24TH) * x0)
+    middle = splat(_TWELFTH) * x1
+    _store6(
+        target,
+        to,
+        to_step,
+        splat(_QUARTER) * x0,
+        outer + inner,
+        outer - inner,
+        ends + middle,
+        ends - middle,
+        x2,
+    )
+
+
+@njit
+def _kernel_back(source, at, step, target, to, to_step):
+    """Its transpose: 6 -> 3."""
+    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    sixth = splat(-_SIXTH) * (x1 + x2)
+    sum2 = x3 + x4
+    store(target, to, fma(splat(_QUARTER), x0, fma(splat(_24TH), sum2, sixth)))
+    middle = fma(splat(_TWELFTH), x3 - x4, splat(-_SIXTH) * (x1 - x2))
+    store(target, to + to_step, middle)
+    store(target, to + 2 * to_step, fma(splat(_SIXTH), sum2, sixth) + x5)
+
+
+def _along_both(one, before: int, after: int):
+    """Return the transform of `before` squared values to `after` squared ones, along both axes."""
+
+    @njit
+    def transform(source, at, step, target, to, to_step, scratch):
+        for row in range(before):
+            one(source, at + row * before * step, step, scratch, row * after * LANES, LANES)
+        for column in range(after):
+            start = to + column * to_step
+            one(scratch, column * LANES, after * LANES, target, start, after * to_step)
+
+    return transform
+
+
+map_points = _along_both(_map, GRID, 6)
+map_points_back = _along_both(_map_back, 6, GRID)
+result_cells = _along_both(_result, 6, GRID)
+result_cells_back = _along_both(_result_back, GRID, 6)
+kernel_points = _along_both(_kernel, KERNEL, 6)
+kernel_points_back = _along_both(_kernel_back, 6, KERNEL)

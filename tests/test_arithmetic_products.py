@@ -54,7 +54,9 @@ def test_transposed_part_of_a_matrix_is_read_in_place_and_nothing_beside_the_res
     places_a = (a.shape[1] + 2, 1, a.shape[1])  # from (1, 2), transposed
     places_b, places_c = (b.shape[1] + 3, b.shape[1]), (c.shape[1] + 4, c.shape[1])
     flat = c.reshape(-1)
-    call_multiply(a.ravel(), *places_a, b.ravel(), *places_b, flat, *places_c, rows, depth, columns)
+    call_multiply(
+        a.ravel(), *places_a, b.ravel(), *places_b, flat, *places_c, rows, depth, columns, 0, 0
+    )
     inner = c[1 : rows + 1, 4 : columns + 4]
     part_a, part_b = a[1 : depth + 1, 2 : rows + 2].T, b[1:, 3 : columns + 3]
     assert_close(inner, part_a, part_b)
