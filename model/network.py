@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.convlstm import ConvLSTM
+from model.linear import Linear
 
 
 class Prediction(NamedTuple):
@@ -42,7 +43,7 @@ class AnomalyNetwork(nn.Module):
         # 1024 -> 64x4x4, 2048 -> 128x4x4, 4096 -> 256x4x4. A width that the grid does not divide
         # is first mapped linearly to the next one that it does.
         self.project = (
-            nn.Identity() if feature_dim % cells == 0 else nn.Linear(feature_dim, channels * cells)
+            nn.Identity() if feature_dim % cells == 0 else Linear(feature_dim, channels * cells)
         )
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.to_grid = nn.Unflatten(-1, (channels, config.grid, config.grid))
@@ -62,13 +63,13 @@ class AnomalyNetwork(nn.Module):
         branched = config.heads == "branched"
         self.trunk = _fully_connected(state_dim, widths[:1] if branched else widths, config)
         self.score_branch = _branch(config) if branched else None
-        self.score_output = nn.Linear(width, steps * config.clip_slots, bias=not branched)
-        self.score_skip = nn.Linear(feature_dim, config.clip_slots) if config.skip else None
+        self.score_output = Linear(width, steps * config.clip_slots, bias=not branched)
+        self.score_skip = Linear(feature_dim, config.clip_slots) if config.skip else None
         separate = config.heads == "separate" and num_categories > 0
         self.category_trunk = _fully_connected(state_dim, widths, config) if separate else None
         self.category_branch = _branch(config) if branched and num_categories else None
         self.category_output = (
-            nn.Linear(width, num_categories, bias=not branched) if num_categories else None
+            Linear(width, num_categories, bias=not branched) if num_categories else None
         )
 
     def forward(self, features: Tensor, mask: Tensor) -> Prediction:
@@ -110,6 +111,6 @@ def _fully_connected(
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     for next_width in widths:
-        layers += [nn.Dropout(config.dropout), nn.Linear(width, next_width, bias=bias), nn.ReLU()]
+        layers += [nn.Dropout(config.dropout), Linear(width, next_width, bias=bias), nn.ReLU()]
         width = next_width
     return nn.Sequential(*layers)
