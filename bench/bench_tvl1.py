@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from numba import njit
 
+from arithmetic import simd
 from data.sample import draw_video
-from extract import simd
 from extract.tvl1 import TVL1Config, _Solver, compile_kernels, rgb_to_gray, tvl1_flow
 from extract.tvl1_kernels import solve_pair
 from extract.tvl1_sweep import dual_then_flow, num_vectors, row_stride
