@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from arithmetic.compiling import compiled
+from arithmetic import simd
+from arithmetic.compiling import compiled, stamp
 from arithmetic.simd import LANES, load, splat, store
 from extract.i3d import same_padding
 from extract.i3d_winograd import WinogradConv
 
+STAMP = stamp(simd)
 TAPS = 4
 
 
@@ -69,7 +71,7 @@ def _copy_pair(frames, row, width, column, channels, cells, to):
 
 
 @compiled(nogil=True)
-def sort_pixels(frames, shape, padding, cells, cells_shape):
+def sort_pixels(frames, shape, padding, cells, cells_shape, stamp=STAMP):
     """Fill `cells` from `frames`.
 
     Args:
@@ -78,6 +80,7 @@ def sort_pixels(frames, shape, padding, cells, cells_shape):
         padding: zeros before the first frame, row and column.
         cells: flat float32.
         cells_shape: theirs, (B, T', H', W', 8 * C).
+        stamp: part of the compiled code's key; leave it.
     """
     batch, num_frames, height, width, channels = shape
     _, cell_frames, cell_rows, columns, _ = cells_shape

@@ -22,10 +22,12 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from arithmetic.compiling import compiled
+from arithmetic import simd
+from arithmetic.compiling import compiled, stamp
 from arithmetic.products import multiply_batch
 from arithmetic.simd import LANES, fma, load, maximum, splat, store
 
+STAMP = stamp(simd)
 TILE = 4  # outputs along each axis
 POINTS = {3: (0, 1, -1, 2, -2), 4: (0, 1, -1, 2, -2, 0.5)}  # of that many taps; and infinity
 MIN_TILES = 12  # with fewer, reading the transformed filters takes longer than multiplying
@@ -233,7 +235,7 @@ def _synthesise(side, source, at, step):
 
 
 @compiled(nogil=True)
-def to_times(maps, shape, out_shape, padding, begin, end, side, times):
+def to_times(maps, shape, out_shape, padding, begin, end, side, times, stamp=STAMP):
     """Gather the inputs of tiles and transform them along time.
 
     Args:
@@ -245,6 +247,7 @@ def to_times(maps, shape, out_shape, padding, begin, end, side, times):
         end: the tile after the last one.
         side: P.
         times: flat float32, (P, end - begin, vectors, P, P, LANES), filled.
+        stamp: part of the compiled code's key; leave it.
     """
     _, num_frames, height, width, channels = shape
     row, frame = width * channels, height * width * channels
@@ -274,7 +277,7 @@ def to_times(maps, shape, out_shape, padding, begin, end, side, times):
 
 
 @compiled(nogil=True)
-def to_points(p, times, side, channels, points):
+def to_points(p, times, side, channels, points, stamp=STAMP):
     """Transform the inputs of tiles along rows and columns.
 
     Args:
@@ -283,6 +286,7 @@ def to_points(p, times, side, channels, points):
         side: P.
         channels: in.
         points: flat float32, (P^2, tiles, in), filled.
+        stamp: part of the compiled code's key; leave it.
     """
     point = len(points) // (side * side)
     at = p * len(times) // side
@@ -311,7 +315,7 @@ def _add4(factor, add, sums, at, x0, x1, x2, x3):
 
 
 @compiled(nogil=True)
-def from_points(p, factors, products, channels, sums):
+def from_points(p, factors, products, channels, sums, stamp=STAMP):
     """Transform the products of tiles back along rows and columns and add them up along time.
 
     Args:
@@ -320,6 +324,7 @@ def from_points(p, factors, products, channels, sums):
         products: flat float32, (P^2, tiles, out).
         channels: out.
         sums: flat float32, (tiles, vectors, 4, 4, 4, LANES), filled or added to.
+        stamp: part of the compiled code's key; leave it.
     """
     side = factors.shape[1]
     point = len(products) // (side * side)
@@ -341,7 +346,7 @@ def from_points(p, factors, products, channels, sums):
 
 
 @compiled(nogil=True)
-def write_tiles(sums, bias, shape, begin, end, out):
+def write_tiles(sums, bias, shape, begin, end, out, stamp=STAMP):
     """Add the bias, cut at zero and put the tiles into their places.
 
     Args:
@@ -351,6 +356,7 @@ def write_tiles(sums, bias, shape, begin, end, out):
         begin: the first tile.
         end: the tile after the last one.
         out: flat float32, of this shape, filled where the tiles are.
+        stamp: part of the compiled code's key; leave it.
     """
     _, num_frames, height, width, channels = shape
     zero = splat(_ZERO)
