@@ -1,1 +1,1 @@
-"""Arithmetic that both stages need: vectors, products of matrices, minimal filtering."""
+"""What both stages compute with: vectors, functions of them, products of matrices."""

@@ -60,6 +60,8 @@ def flat(tensor: "Tensor") -> Any:
 def use_threads_of_torch() -> int:
     """Let numba take as many threads as PyTorch does, leave PyTorch's number as it is; return it.
 
+    A process that was forked afterwards cannot compute: OpenMP ends it. Spawn it instead.
+
     The first time numba sets OpenMP's own number, which is PyTorch's, to all cores.
     """
     import torch  # here: extraction's kernels compile without it

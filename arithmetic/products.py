@@ -2,7 +2,7 @@
 # A code generator, as `simd` is.
 """Products of float32 matrices on one core, in the caches at the speed of its multipliers.
 
-A block of `ROWS` rows by two vectors stays in registers while the depth is walked through: as many
+A block of `_ROWS` rows by two vectors stays in registers while the depth is walked through: as many
 sums as hide the latency of a multiplication, and few loads for each. PyTorch's products are MKL's,
 which keeps to half the registers of a processor with 512-bit ones that Intel did not make. And
 here a result can be used while it is in the caches.
@@ -16,11 +16,11 @@ from numba.extending import intrinsic
 from arithmetic import simd
 from arithmetic.compiling import compiled, stamp
 from arithmetic.simd import (
-    FEATURES,
     FLOAT,
     LANES,
-    call_llvm,
+    REGISTERS,
     is_flat,
+    multiply_add,
     splat_value,
 )
 
@@ -30,7 +30,7 @@ STAMP = stamp(simd)
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(FLOAT, LANES)
 _FEW = 4
-_ROWS = 12 if "+avx512f" in FEATURES or LANES == 4 else 6
+_ROWS = 12 if REGISTERS == 32 else 6
 # Of 32 registers 24 hold sums, of 16 twelve; the others hold what is multiplied.
 
 
@@ -44,7 +44,8 @@ def _define_block(rows: int, vectors: int):
         """C = A @ B for flat float32 arrays.
 
         A's element (i, k) lies at at_a + i * row_a + k * step_a, the vectors of B's row k at
-        at_b + k * row_b, those of C's row i at at_c + i * row_c; the depth is 1 or more.
+        at_b + k * row_b, those of C's row i at at_c + i * row_c; the depth is 1 or more. For
+        next_a and next_b see `multiply`.
         """
         if not (is_flat(a) and is_flat(b) and is_flat(c)):
             return None
@@ -100,7 +101,7 @@ def _block_function(module, rows: int, vectors: int):
         factor = splat_value(builder, builder.load(builder.gep(column, [start])), LANES)
         results.append(
             [
-                call_llvm(builder, f"llvm.fma.v{LANES}f32", _VECTOR, [factor, vector, total])
+                multiply_add(builder, factor, vector, total)
                 for vector, total in zip(of_b, row, strict=True)
             ]
         )
@@ -180,7 +181,8 @@ def multiply(
 
     A's element (i, k) lies at `at_a + i * row_a + k * step_a`, B's row k begins at
     `at_b + k * row_b` and C's row i at `at_c + i * row_c`. The depth is 1 or more, the columns are
-    `LANES` or more.
+    `LANES` or more. What lies `next_a` floats behind each of A's columns and `next_b` behind each
+    of B's rows is asked for on the way: what the next product will read, or with 0 nothing new.
     """
     done = 0
     while columns - done >= PAIR:

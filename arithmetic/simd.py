@@ -10,6 +10,7 @@ processor's instructions (two where its registers are narrower). Nothing checks 
 """
 
 import operator
+import platform
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 LANES = 16 if "+avx512f" in FEATURES else 8 if "+avx" in FEATURES else 4
+FUSED = "+fma" in FEATURES or platform.machine() not in ("x86_64", "AMD64", "i686", "x86")
+REGISTERS = 32 if "+avx512f" in FEATURES or platform.machine() in ("aarch64", "arm64") else 16
 CACHE_LINE = 64  # bytes
 
 FLOAT = ir.FloatType()
@@ -249,21 +252,18 @@ def call_llvm(builder, name: str, result, arguments):
     return builder.call(function, arguments)
 
 
-def _define_llvm(name: str, num_arguments: int):
+def _define_llvm(name: str):
     def emit(kind):
         def codegen(context, builder, sig, args):
             return call_llvm(builder, f"llvm.{name}.v{kind.lanes}f32", args[0].type, args)
 
-        return kind(*[kind] * num_arguments), codegen
+        return kind(kind), codegen
 
-    if num_arguments == 1:
-        return intrinsic(lambda typingctx, a: emit(a))
-    return intrinsic(lambda typingctx, a, b, c: emit(a))
+    return intrinsic(lambda typingctx, a: emit(a))
 
 
-sqrt = _define_llvm("sqrt", 1)  # correctly rounded
-floor = _define_llvm("floor", 1)
-fma = _define_llvm("fma", 3)  # a * b + c, rounded once
+sqrt = _define_llvm("sqrt")  # correctly rounded
+floor = _define_llvm("floor")
 
 
 def smaller(builder, a, b):
@@ -288,9 +288,20 @@ def maximum(typingctx, a, b):
     return a(a, b), lambda context, builder, sig, args: larger(builder, *args)
 
 
-def _fused(builder, a, b, c):
-    """Emit a * b + c of wide vectors, rounded once."""
-    return call_llvm(builder, f"llvm.fma.v{LANES}f32", a.type, [a, b, c])
+def multiply_add(builder, a, b, c):
+    """Emit a * b + c, rounded once; twice on x86 without that instruction.
+
+    There LLVM would call a function of the C library for every lane.
+    """
+    if FUSED:
+        return call_llvm(builder, f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
+    return builder.fadd(builder.fmul(a, b), c)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """A * b + c, rounded once where the processor can."""
+    return a(a, b, c), lambda context, builder, sig, args: multiply_add(builder, *args)
 
 
 @intrinsic
@@ -309,8 +320,8 @@ def reciprocal(typingctx, a):
         mask = ir.Constant(ir.IntType(16), -1)
         arguments = [args[0], ir.Constant(kind, None), mask]
         estimate = call_llvm(builder, "llvm.x86.avx512.rcp14.ps.512", kind, arguments)
-        error = _fused(builder, builder.fneg(estimate), args[0], one)
-        return _fused(builder, estimate, error, estimate)
+        error = multiply_add(builder, builder.fneg(estimate), args[0], one)
+        return multiply_add(builder, estimate, error, estimate)
 
     return a(a), codegen
 
@@ -357,10 +368,10 @@ def clamp(typingctx, a, limit):
 
 @intrinsic
 def subtract_product(typingctx, a, b, c):
-    """C - a * b, rounded once."""
+    """C - a * b, rounded once where the processor can."""
 
     def codegen(context, builder, sig, args):
-        return _fused(builder, builder.fneg(args[0]), *args[1:])
+        return multiply_add(builder, builder.fneg(args[0]), *args[1:])
 
     return a(a, b, c), codegen
 
