@@ -63,12 +63,8 @@ def take_step(
         for place in range(CELLS):
             at = ((t * CELLS + place) * batch + b) * hidden
             of_state = ((place * steps + t) * batch + b) * hidden
-            of_i, of_f, of_o, of_g = (
-                4 * at,
-                4 * at + hidden,
-                4 * at + 2 * hidden,
-                4 * at + 3 * hidden,
-            )
+            of_i, of_f = 4 * at, 4 * at + hidden
+            of_o, of_g = of_f + hidden, of_f + 2 * hidden
             peep_i = place * hidden
             peep_f, peep_o = peep_i + CELLS * hidden, peep_i + 2 * CELLS * hidden
             for n in range(0, hidden, LANES):

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from arithmetic.compiling import flat, use_threads_of_torch
 from arithmetic.simd import LANES
-from model.linear_kernels import multiply_by_columns, multiply_by_rows
+from model.linear_kernels import share_columns, share_rows
 
 
 class Linear(nn.Linear):
@@ -41,23 +41,25 @@ class _Product(torch.autograd.Function):
         use_threads_of_torch()
         ctx.save_for_backward(inputs, weight)
         rows, (features, depth) = len(inputs), weight.shape
-        product = torch.empty(features, rows)
+        product = torch.empty(features, rows, dtype=torch.float32)
         # Transposed, because a product reads vectors of what it multiplies by along its rows.
         by = flat(inputs.T)
-        multiply_by_rows(flat(weight), depth, 1, by, flat(product), features, depth, rows)
+        share_rows(flat(weight), depth, 1, by, flat(product), features, depth, rows)
         return product.T.contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         use_threads_of_torch()
         inputs, weight = ctx.saved_tensors
         rows, (features, depth) = len(inputs), weight.shape
         of_grad, d_inputs = flat(grad), None
         if ctx.needs_input_grad[0]:
-            d_inputs = torch.empty(rows, depth)
-            multiply_by_columns(of_grad, flat(weight), flat(d_inputs), rows, features, depth)
-        d_weight = torch.empty(features, depth)
-        by, out = flat(inputs), flat(d_weight)
-        multiply_by_rows(of_grad, 1, features, by, out, features, rows, depth)
+            d_inputs = torch.empty(rows, depth, dtype=torch.float32)
+            share_columns(of_grad, flat(weight), flat(d_inputs), rows, features, depth)
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = torch.empty(features, depth, dtype=torch.float32)
+            by, out = flat(inputs), flat(d_weight)
+            share_rows(of_grad, 1, features, by, out, features, rows, depth)
         return d_inputs, d_weight

@@ -9,11 +9,11 @@ from arithmetic.products import PAIR, multiply
 from arithmetic.simd import LANES
 
 STAMP = stamp(simd, products)
-_ROWS = 48  # a thread's share: four blocks of 12
+_ROWS = 48  # a thread's share
 
 
 @compiled(parallel=True)
-def multiply_by_rows(a, row_a, step_a, b, c, rows, depth, columns, stamp=STAMP):
+def share_rows(a, row_a, step_a, b, c, rows, depth, columns, stamp=STAMP):
     """Fill `c` (rows, columns) with A @ `b` (depth, columns), some rows a thread; all flat float32.
 
     Args:
@@ -40,7 +40,7 @@ def multiply_by_rows(a, row_a, step_a, b, c, rows, depth, columns, stamp=STAMP):
 
 
 @compiled(parallel=True)
-def multiply_by_columns(a, b, c, rows, depth, columns, stamp=STAMP):
+def share_columns(a, b, c, rows, depth, columns, stamp=STAMP):
     """Fill `c` (rows, columns) with `a` (rows, depth) @ `b` (depth, columns), as above."""
     for block in prange((columns + PAIR - 1) // PAIR):
         first = min(block * PAIR, columns - LANES)

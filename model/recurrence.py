@@ -6,6 +6,7 @@ kernel's gradient step by step; here each is brought once, and a kernel's gradie
 over all steps.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +18,8 @@ from arithmetic.simd import LANES
 from model.gates import BLOCKS, take_step, take_step_back
 from model.recurrence_kernels import (
     GATES,
+    kernel_gradient_points,
     multiply_points,
-    multiply_rows,
     pack_kernel,
     packed_size,
     point_size,
@@ -35,19 +36,29 @@ _SUM_POINT = 7
 and column 1 of six; column 1 of A^T is all 1.)"""
 
 
-def suits_kernels(inputs: Tensor, hidden_kernel: Tensor) -> bool:
-    """Whether `hidden_states` takes inputs (B, K, C, G, G) and a kernel (4 * hidden, hidden, ...).
+def suits_kernels(
+    inputs: Tensor, input_kernel: Tensor, hidden_kernel: Tensor, peepholes: Tensor | None
+) -> bool:
+    """Whether `hidden_states` takes these; the kernels write where shapes say, and check nothing.
 
-    It takes float32 on a CPU, 4x4 maps and 3x3 kernels, as many channels as a vector has lanes, and
-    hidden states in whole vectors.
+    It takes float32 on a CPU, 4x4 maps and 3x3 kernels, as many channels as a vector has lanes (16
+    with AVX-512, 8 with AVX, else 4) and hidden states in whole vectors.
     """
+    channels, hidden = inputs.shape[2], hidden_kernel.shape[1]
+    stacked = GATES * hidden
     return (
-        inputs.device.type == "cpu"
-        and inputs.dtype == hidden_kernel.dtype == torch.float32
-        and tuple(inputs.shape[-2:]) == (GRID, GRID)
-        and tuple(hidden_kernel.shape[-2:]) == (KERNEL, KERNEL)
-        and inputs.shape[2] >= LANES
-        and hidden_kernel.shape[1] % LANES == 0
+        all(
+            tensor.device.type == "cpu" and tensor.dtype == torch.float32
+            for tensor in (inputs, input_kernel, hidden_kernel, peepholes)
+            if tensor is not None
+        )
+        and inputs.shape[3:] == (GRID, GRID)
+        and input_kernel.shape == (stacked, channels, KERNEL, KERNEL)
+        and hidden_kernel.shape == (stacked, hidden, KERNEL, KERNEL)
+        and (peepholes is None or peepholes.shape == (3, hidden, GRID, GRID))
+        and inputs.numel() > 0
+        and channels >= LANES
+        and hidden % LANES == 0
     )
 
 
@@ -81,6 +92,10 @@ def hidden_states(
         cells_first, input_kernel, bias, hidden_kernel, peepholes
     )
     return states.view(GRID, GRID, *states.shape[1:]).permute(3, 2, 4, 0, 1)
+
+
+_empty = functools.partial(torch.empty, dtype=torch.float32)
+_zeros = functools.partial(torch.zeros, dtype=torch.float32)
 
 
 class _Shape(NamedTuple):
@@ -122,18 +137,18 @@ class _Recurrence(torch.autograd.Function):
         hidden = hidden_kernel.shape[1]
         shape = _Shape(steps, batch, channels, hidden)
         rows, depth, stacked = shape.rows, shape.depth, shape.stacked
-        packed = torch.empty(packed_size(depth, stacked)).numpy()
+        packed = _empty(packed_size(depth, stacked)).numpy()
         for kernel, first in ((input_kernel, 0), (hidden_kernel, channels)):
             row, column = TAPS, kernel.shape[1] * TAPS
             pack_kernel(flat(kernel), row, kernel.shape[1], column, stacked, first, depth, packed)
         point = point_size(rows, depth)
         kept = (
-            torch.empty(POINTS * point),
-            torch.empty(steps, CELLS, batch, stacked),
-            torch.empty(steps, CELLS, batch, hidden),
-            torch.empty(steps, CELLS, batch, hidden),
+            _empty(POINTS * point),
+            _empty(steps, CELLS, batch, stacked),
+            _empty(steps, CELLS, batch, hidden),
+            _empty(steps, CELLS, batch, hidden),
         )
-        states = torch.empty(CELLS, steps, batch, hidden)
+        states = _empty(CELLS, steps, batch, hidden)
         maps, gates, cells, tanh_cells = (flat(array) for array in kept)
         of_states, of_bias, of_peepholes = (flat(array) for array in (states, bias, peepholes))
         to_points(flat(inputs), rows * channels, rows, channels, maps, depth, point)
@@ -164,12 +179,12 @@ class _Recurrence(torch.autograd.Function):
         steps, batch, channels, hidden = shape
         rows, depth, stacked = shape.rows, shape.depth, shape.stacked
         point, d_point = point_size(rows, depth), point_size(rows, stacked)
-        d_gates = torch.empty(POINTS * d_point)
+        d_gates = _empty(POINTS * d_point)
         d_points, of_states = flat(d_gates), flat(grad)
         to_hidden = _packed_back(hidden_kernel)
-        d_hidden = torch.empty(CELLS * batch * hidden).numpy()
-        d_cells = torch.zeros(batch * CELLS * hidden).numpy()
-        d_peepholes = torch.zeros(BLOCKS, *kept[0].shape)
+        d_hidden = _empty(CELLS * batch * hidden).numpy()
+        d_cells = _zeros(batch * CELLS * hidden).numpy()
+        d_peepholes = _zeros(BLOCKS, *kept[0].shape)
         of_peepholes = flat(d_peepholes)
         for t in reversed(range(steps)):
             of_step = (of_states, t * batch * hidden, rows * hidden)
@@ -187,38 +202,43 @@ class _Recurrence(torch.autograd.Function):
                 d_cells, of_peepholes, d_points, t * batch * stacked, d_point,
             )
             # fmt: on
-        # Not empty_like: a kernel of any strides gets a gradient that lies in order.
-        of_input, of_hidden = (torch.empty(k.shape) for k in (input_kernel, hidden_kernel))
-        for first, kernel, since in ((0, of_input, _AT_FIRST), (channels, of_hidden, _LATER)):
+        d_kernels: list[Tensor | None] = []
+        parts = ((0, input_kernel, _AT_FIRST, 1), (channels, hidden_kernel, _LATER, 3))
+        for first, kernel, since, argument in parts:
+            if not ctx.needs_input_grad[argument]:
+                d_kernels.append(None)
+                continue
             columns = kernel.shape[1]
-            sums = torch.empty(POINTS * point_size(stacked, columns)).numpy()
+            sums = _empty(POINTS * point_size(stacked, columns)).numpy()
             # fmt: off
-            multiply_rows(
+            kernel_gradient_points(
                 d_points, stacked, d_point, maps, first, depth, point, batch, steps,
                 columns, since, sums,
             )
             # fmt: on
-            to_kernel(sums, stacked, columns, flat(kernel))
+            d_kernel = _empty(*kernel.shape)  # in order, whatever the order of the kernel
+            to_kernel(sums, stacked, columns, flat(d_kernel))
+            d_kernels.append(d_kernel)
         at_sum = d_gates[_SUM_POINT * d_point :][: rows * stacked]
         d_bias = at_sum.view(rows, stacked).sum(0)
         d_inputs = None
         if ctx.needs_input_grad[0]:
-            d_inputs = torch.empty(CELLS, steps, batch, channels)
+            d_inputs = _empty(CELLS, steps, batch, channels)
             # fmt: off
             multiply_points(
                 d_points, 0, stacked, d_point, rows, stacked,
                 _packed_back(input_kernel), stacked, channels, (0, 0),
-                torch.zeros(channels).numpy(), 0, 0, 0,
+                _zeros(channels).numpy(), 0, 0, 0,
                 flat(d_inputs), 0, rows * channels, True, threads,
             )
             # fmt: on
-        return d_inputs, of_input, d_bias, of_hidden, d_peepholes.sum(0)
+        return d_inputs, d_kernels[0], d_bias, d_kernels[1], d_peepholes.sum(0)
 
 
 def _packed_back(kernel: Tensor) -> Any:
     """Return the points of a kernel, packed to be multiplied by gradients of all gates."""
     stacked, channels = kernel.shape[:2]
-    packed = torch.empty(packed_size(stacked, channels)).numpy()
+    packed = _empty(packed_size(stacked, channels)).numpy()
     row, column = channels * TAPS, TAPS
     pack_kernel(flat(kernel), row, stacked, column, channels, 0, stacked, packed)
     return packed

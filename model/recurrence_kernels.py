@@ -185,7 +185,7 @@ def multiply_points(
 
 # fmt: off
 @compiled(parallel=True)
-def multiply_rows(
+def kernel_gradient_points(
     d_points, d_row, d_point, maps, at, row, point, batch, steps, columns, since, sums,
     stamp=STAMP,
 ):

@@ -13,7 +13,6 @@ from model import recurrence
 from model.config import ModelConfig
 from model.convlstm import ConvLSTM, ConvLSTMLayer
 from model.network import AnomalyNetwork
-from model.recurrence import suits_kernels
 
 SIDE = 4
 
@@ -94,7 +93,7 @@ def test_layer_computes_equations_1_to_5(peepholes):
 @pytest.mark.parametrize("peepholes", [True, False])
 def test_kernels_compute_equations_1_to_5(peepholes):
     layer, inputs = layer_and_inputs(2, peepholes, torch.float32, channels=LANES + 1, batch=1)
-    assert suits_kernels(inputs, layer.hidden_to_gates.weight)
+    assert layer._suits_kernels(inputs)
     expected = equations_1_to_5(inputs[0].detach().numpy(), weights_of(layer, LANES))
     found = layer(inputs)[0].detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
@@ -156,8 +155,7 @@ def test_layer_and_its_gradients_are_those_of_convolutions_step_by_step(
     steps, peepholes, dtype, tolerance
 ):
     layer, inputs = layer_and_inputs(steps, peepholes, dtype)
-    suits = suits_kernels(inputs, layer.hidden_to_gates.weight)
-    assert suits == (dtype is torch.float32)
+    assert layer._suits_kernels(inputs) == (dtype is torch.float32)
     with torch.inference_mode():  # what an evaluation leaves behind must serve a training
         layer(inputs)
     assert_same_as_step_by_step(layer, inputs, tolerance)
@@ -173,18 +171,91 @@ def test_kernels_take_any_number_of_windows_and_channels(batch, channels, vector
     layer, inputs = layer_and_inputs(
         3, True, torch.float32, channels=channels, hidden=hidden, batch=batch
     )
-    assert suits_kernels(inputs, layer.hidden_to_gates.weight)
+    assert layer._suits_kernels(inputs)
     assert_same_as_step_by_step(layer, inputs, 3e-5)
 
 
-def test_kernels_share_their_work_among_threads(monkeypatch):
-    """Few windows for many threads: their rows are divided, and the results stay the same."""
+def test_kernels_divide_few_windows_for_many_threads(monkeypatch):
     layer, inputs = layer_and_inputs(3, True, torch.float32, hidden=2 * LANES, batch=50)
     alone = layer(inputs)
     threads = recurrence.use_threads_of_torch()
     monkeypatch.setattr(recurrence, "use_threads_of_torch", lambda: 16 * threads)
     assert torch.equal(layer(inputs), alone)
     assert_same_as_step_by_step(layer, inputs, 3e-5)
+
+
+def test_four_threads_compute_what_one_does():
+    """In a process of its own, where numba may have more threads than there are cores."""
+    program = (
+        "import torch\n"
+        "from model.convlstm import ConvLSTM\n"
+        "torch.manual_seed(0)\n"
+        "stack = ConvLSTM(32, 64)\n"
+        "for layer in stack.layers: torch.nn.init.normal_(layer.peepholes)\n"
+        "inputs = torch.randn(200, 3, 32, 4, 4)\n"
+        "def results(threads):\n"
+        "    torch.set_num_threads(threads)\n"
+        "    states = stack(inputs)\n"
+        "    return states, *torch.autograd.grad(states.square().sum(), list(stack.parameters()))\n"
+        "alone = results(1)\n"
+        "for _ in range(10):\n"
+        "    for a, b in zip(results(4), alone, strict=True):\n"
+        "        assert (a - b).abs().max() <= 1e-5 * b.abs().max()\n"
+        "import numba; assert numba.get_num_threads() == 4\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NUMBA_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3])
+def test_frozen_weights_get_no_gradient_and_the_others_theirs(frozen):
+    layer, inputs = layer_and_inputs(2, True, torch.float32)
+    weights = list(layer.parameters())
+    whole = torch.autograd.grad(layer(inputs).square().sum(), weights)
+    weights[frozen].requires_grad_(False)
+    others = [n for n in range(len(weights)) if n != frozen]
+    inputs = inputs.detach()  # nor do the inputs, as those of the first layer
+    found = torch.autograd.grad(layer(inputs).square().sum(), [weights[n] for n in others])
+    for n, gradient in zip(others, found, strict=True):
+        torch.testing.assert_close(gradient, whole[n])
+
+
+def test_weights_may_lie_in_any_order_in_memory():
+    layer, inputs = layer_and_inputs(2, True, torch.float32)
+    expected = layer(inputs)
+    weight = layer.input_to_gates.weight
+    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(layer(inputs), expected)
+    assert_same_as_step_by_step(layer, inputs, 3e-5)
+
+
+@pytest.mark.parametrize("channels", [LANES, 4 * LANES])
+def test_other_channels_than_the_weights_are_refused(channels):
+    """The kernels would read or write past the arrays' ends."""
+    layer, _ = layer_and_inputs(2, True, torch.float32, channels=2 * LANES)
+    with pytest.raises(RuntimeError, match="channels"):
+        layer(torch.randn(3, 2, channels, SIDE, SIDE))
+
+
+def test_autocast_is_left_to_torch():
+    layer, inputs = layer_and_inputs(2, True, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not layer._suits_kernels(inputs)
+        rough = layer(inputs)
+    exact = layer(inputs)
+    assert not torch.allclose(rough.float(), exact, atol=1e-5)
+    torch.testing.assert_close(rough.float(), exact, rtol=0, atol=0.1)
+
+
+def test_no_window_has_no_states():
+    layer, inputs = layer_and_inputs(2, True, torch.float32)
+    assert layer(inputs[:0]).shape == (0, 2, LANES, SIDE, SIDE)
 
 
 def test_kernels_take_gradients_that_share_their_memory():

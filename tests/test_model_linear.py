@@ -6,6 +6,14 @@ import torch
 from model.linear import Linear
 
 
+def calls(tensor: torch.Tensor, name: str) -> bool:
+    """Whether a function of this name has made the tensor, one or two steps before."""
+    steps = [tensor.grad_fn]
+    for _ in range(2):
+        steps += [before for step in steps if step for before, _ in step.next_functions]
+    return any(name in type(step).__name__ for step in steps)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(16,), (60,), (3, 7), (130,)])
 @pytest.mark.parametrize(("before", "after"), [(16, 16), (70, 45), (128, 100)])
@@ -17,6 +25,7 @@ def test_values_and_gradients_are_those_of_torch(before, after, shape, bias):
     pull = torch.randn(*shape, after)
     wanted = [inputs, *layer.parameters()]
     found = layer(inputs)
+    assert calls(found, "_ProductBackward")
     gradients = torch.autograd.grad(found, wanted, pull)
     exact = torch.nn.Linear(before, after, bias=bias).double()
     exact.load_state_dict(layer.state_dict())
