@@ -10,11 +10,18 @@ from pathlib import Path
 
 TARGET = Path("docs/BENCHMARKS.md")
 THREADS = len(os.sched_getaffinity(0))
+I3D = ["bench.bench_i3d", "--precision"]
 # title, arguments of `python -m`
 BENCHES = {
     "TV-L1 against OpenCV": ["bench.bench_tvl1"],
-    "I3D against eager PyTorch, 1 thread": ["bench.bench_i3d", "--threads", "1"],
-    f"I3D against eager PyTorch, {THREADS} threads": ["bench.bench_i3d"],
+    "I3D against eager PyTorch, 1 thread": [*I3D, "float32", "--threads", "1"],
+    f"I3D against eager PyTorch, {THREADS} threads": [*I3D, "float32"],
+    "I3D in bfloat16 against eager PyTorch in float32, 1 thread": [
+        *I3D,
+        "bfloat16",
+        "--threads",
+        "1",
+    ],
     "Decoding against ffmpeg alone and OpenCV": ["bench.bench_decode"],
     "Whole extraction against the reference": ["bench.bench_extract"],
     "Training steps against the published loop": ["bench.bench_train"],

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from bench.sides import in_processes
 from data.labels import VideoLabel
 from data.memory import ask_for_huge_pages
-from model.config import choose_preset
+from model.config import Precision, choose_preset
 from model.feature_array import empty_features
 from model.features import FeatureSet, StreamFeatures
 from model.network import AnomalyNetwork
@@ -45,7 +45,8 @@ HIDDEN, SIDE, K = 128, 4, 5
 PRESETS = ("released", "paper")
 OURS = "**`feat train --preset {preset}`**"
 LOADED = "the same, batch already in memory"
-WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS)
+ROUGH = "the same in bfloat16: `--precision bfloat16`"
+WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS, ROUGH)
 WARM_UP = 2
 
 
@@ -171,7 +172,7 @@ def make_data(
     )
 
 
-def make_trainer(data: FeatureSet, name: str) -> Trainer:
+def make_trainer(data: FeatureSet, name: str, precision: Precision = "float32") -> Trainer:
     """Return our side with a preset, at its first step."""
     preset = choose_preset(name)
     model = replace(preset.model, clip_slots=CLIP_LEN)
@@ -180,7 +181,7 @@ def make_trainer(data: FeatureSet, name: str) -> Trainer:
     network = AnomalyNetwork(model, feature_dim=DIM, num_categories=CATEGORIES)
     inputs = Standardizer.identity(DIM).inputs(data.features)
     windows = make_window_data(data, inputs, categories, model)
-    return Trainer(network, windows, preset.train)
+    return Trainer(network, windows, replace(preset.train, precision=precision))
 
 
 def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
@@ -188,13 +189,14 @@ def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
 
     None ends it.
     """
-    if way == OURS:
+    if way in (OURS, ROUGH):
         ask_for_huge_pages()  # as `feat train` does
     torch.set_num_threads(threads)
     data = make_data()
     with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
-        if way == OURS:
-            step: Callable[[], object] = make_trainer(data, preset).train_step
+        if way in (OURS, ROUGH):
+            precision: Precision = "float32" if way == OURS else "bfloat16"
+            step: Callable[[], object] = make_trainer(data, preset, precision).train_step
         else:
             loop = PlainLoop(data, Path(folder), preset)
             batch = loop.load() if way == LOADED else None
@@ -230,8 +232,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
     args = parser.parse_args()
     print(
-        f"float32, 60 windows of {K} x {DIM} a step; medians of {args.rounds} rounds of "
-        f"{args.steps} steps.\n\n"
+        f"float32 but for the last row of each, 60 windows of {K} x {DIM} a step; medians of "
+        f"{args.rounds} rounds of {args.steps} steps.\n\n"
         "CPU seconds bear other load on the machine better than the clock does; with one thread "
         "they are\nthe arithmetic and the reading alone."
     )

@@ -91,7 +91,7 @@ smoothing_option = click.option(
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16"]),
-    help="Of the matrix products; bfloat16 is for GPUs and CPUs that multiply it.",
+    help="Of the matrix products; bfloat16 is for GPUs: CPUs are quicker in float32.",
 )  # fmt: skip
 @click.option(
     "--threads", type=click.IntRange(min=1),

@@ -141,7 +141,8 @@ class TrainConfig(_Config):
     """After selection, train anew on all training videos, the held out ones included, for as many
     steps as were best. Videos that the labels themselves name `val` stay out."""
     precision: Precision = "float32"
-    """Number format of the matrix products."""
+    """Number format of the matrix products. On a CPU bfloat16 leaves the ConvLSTM to PyTorch's
+    convolutions, which take longer, with instructions for it, too."""
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "eval_every", "batch_size"):
