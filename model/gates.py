@@ -24,6 +24,7 @@ _ZERO = np.float32(0)
 @compiled(parallel=True)
 def take_step(
     t,
+    slot,
     steps,
     batch,
     hidden,
@@ -44,12 +45,13 @@ def take_step(
 
     Args:
         t: the step.
+        slot: where its gates and cell state are, t, or 0 if each step's take the place of the last.
         steps: K.
         batch: B.
         hidden: channels of the states.
-        gates: (K, 16, B, 4 * hidden), i, f, o and g as they come from the convolutions.
+        gates: (slots, 16, B, 4 * hidden), i, f, o and g as they come from the convolutions.
         peepholes: (3, 16, hidden) of i, f and o, or empty.
-        cells: (K, 16, B, hidden), C of the steps before; C_t is filled in.
+        cells: (slots, 16, B, hidden), C of the steps before; C_t is filled in.
         tanh_cells: likewise, its tanh.
         states: (16, K, B, hidden), H_t is filled in.
         maps: the points of H_t go there if another step follows, the first window's begin at `to`.
@@ -61,7 +63,8 @@ def take_step(
     size = batch * hidden
     for b in prange(batch):
         for place in range(CELLS):
-            at = ((t * CELLS + place) * batch + b) * hidden
+            at = ((slot * CELLS + place) * batch + b) * hidden
+            of_before = at - CELLS * size if slot else at
             of_state = ((place * steps + t) * batch + b) * hidden
             of_i, of_f = 4 * at, 4 * at + hidden
             of_o, of_g = of_f + hidden, of_f + 2 * hidden
@@ -71,7 +74,7 @@ def take_step(
                 i, o = load(gates, of_i + n), load(gates, of_o + n)
                 g = tanh(load(gates, of_g + n))
                 if t:
-                    before = load(cells, at - CELLS * size + n)
+                    before = load(cells, of_before + n)
                     f = load(gates, of_f + n)
                     if len(peepholes):
                         i = fma(load(peepholes, peep_i + n), before, i)

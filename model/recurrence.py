@@ -88,9 +88,9 @@ def hidden_states(
         else peepholes.flatten(2).transpose(1, 2)  # (3, 16, hidden)
     )
     cells_first = inputs.permute(3, 4, 1, 0, 2).flatten(0, 1)  # (16, K, B, C)
-    states: Tensor = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        cells_first, input_kernel, bias, hidden_kernel, peepholes
-    )
+    weights = input_kernel, bias, hidden_kernel, peepholes
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (cells_first, *weights))
+    states: Tensor = _Recurrence.apply(cells_first, *weights, keep)  # type: ignore[no-untyped-call]
     return states.view(GRID, GRID, *states.shape[1:]).permute(3, 2, 4, 0, 1)
 
 
@@ -131,6 +131,7 @@ class _Recurrence(torch.autograd.Function):
         bias: Tensor,
         hidden_kernel: Tensor,
         peepholes: Tensor,
+        keep: bool,
     ) -> Tensor:
         threads = use_threads_of_torch()
         steps, batch, channels = inputs.shape[1:]
@@ -142,31 +143,34 @@ class _Recurrence(torch.autograd.Function):
             row, column = TAPS, kernel.shape[1] * TAPS
             pack_kernel(flat(kernel), row, kernel.shape[1], column, stacked, first, depth, packed)
         point = point_size(rows, depth)
+        slots = steps if keep else 1  # without a gradient a step's gates are those of the next
         kept = (
             _empty(POINTS * point),
-            _empty(steps, CELLS, batch, stacked),
-            _empty(steps, CELLS, batch, hidden),
-            _empty(steps, CELLS, batch, hidden),
+            _empty(slots, CELLS, batch, stacked),
+            _empty(slots, CELLS, batch, hidden),
+            _empty(slots, CELLS, batch, hidden),
         )
         states = _empty(CELLS, steps, batch, hidden)
         maps, gates, cells, tanh_cells = (flat(array) for array in kept)
         of_states, of_bias, of_peepholes = (flat(array) for array in (states, bias, peepholes))
         to_points(flat(inputs), rows * channels, rows, channels, maps, depth, point)
         for t in range(steps):
+            slot = t if keep else 0
             # fmt: off
             multiply_points(
                 maps, t * batch * depth, depth, point, batch, depth if t else channels,
                 packed, depth, stacked, (0, 0) if t else (hidden, 2 * hidden),
                 of_bias, 0, 0, 0,
-                gates, t * CELLS * batch * stacked, batch * stacked, False, threads,
+                gates, slot * CELLS * batch * stacked, batch * stacked, False, threads,
             )
             take_step(
-                t, steps, batch, hidden, gates, of_peepholes, cells, tanh_cells, of_states,
+                t, slot, steps, batch, hidden, gates, of_peepholes, cells, tanh_cells, of_states,
                 maps, (t + 1) * batch * depth + channels, depth, point,
             )
             # fmt: on
         ctx.shape = shape
-        ctx.save_for_backward(input_kernel, hidden_kernel, peepholes, *kept)
+        if keep:
+            ctx.save_for_backward(input_kernel, hidden_kernel, peepholes, *kept)
         return states
 
     @staticmethod
@@ -232,7 +236,7 @@ class _Recurrence(torch.autograd.Function):
                 flat(d_inputs), 0, rows * channels, True, threads,
             )
             # fmt: on
-        return d_inputs, d_kernels[0], d_bias, d_kernels[1], d_peepholes.sum(0)
+        return d_inputs, d_kernels[0], d_bias, d_kernels[1], d_peepholes.sum(0), None
 
 
 def _packed_back(kernel: Tensor) -> Any:

@@ -258,6 +258,17 @@ def test_no_window_has_no_states():
     assert layer(inputs[:0]).shape == (0, 2, LANES, SIDE, SIDE)
 
 
+@pytest.mark.parametrize("peepholes", [True, False])
+def test_states_are_the_same_where_no_gradient_can_follow(peepholes):
+    """There each step's gates and cell state take the place of the last one's."""
+    layer, inputs = layer_and_inputs(4, peepholes, torch.float32)
+    expected = layer(inputs)
+    with torch.no_grad():
+        assert torch.equal(layer(inputs), expected)
+    layer.requires_grad_(False)
+    assert torch.equal(layer(inputs.detach()), expected)
+
+
 def test_kernels_take_gradients_that_share_their_memory():
     """As those of a sum, one number for all."""
     layer, inputs = layer_and_inputs(2, True, torch.float32)
