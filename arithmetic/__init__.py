@@ -1,1 +1,1 @@
-"""What both stages compute with: vectors, functions of them, products of matrices."""
+"""What both stages compute with: vectors, functions of them, filterings, products of matrices."""

@@ -153,17 +153,17 @@ def _define_columns(vectors: int):
     ):
         done = 0
         while done < rows:
-            if rows - done >= _ROWS:
-                i, k = at_a + done * row_a, at_c + done * row_c
+            left = rows - done
+            if left < _ROWS and rows >= _FEW:
+                done = min(done, rows - _FEW)  # some rows may be computed twice
+            i, k = at_a + done * row_a, at_c + done * row_c
+            if left >= _ROWS:
                 many(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += _ROWS
             elif rows >= _FEW:
-                done = min(done, rows - _FEW)  # some rows may be computed twice
-                i, k = at_a + done * row_a, at_c + done * row_c
                 few(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += _FEW
             else:
-                i, k = at_a + done * row_a, at_c + done * row_c
                 one(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
                 done += 1
 

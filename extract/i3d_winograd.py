@@ -22,12 +22,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from arithmetic import simd
+from arithmetic import filtering, simd
 from arithmetic.compiling import compiled, stamp
+from arithmetic.filtering import load6, outputs6, store4, store6
 from arithmetic.products import multiply_batch
 from arithmetic.simd import LANES, fma, load, maximum, splat, store
 
-STAMP = stamp(simd)
+STAMP = stamp(simd, filtering)
 TILE = 4  # outputs along each axis
 POINTS = {3: (0, 1, -1, 2, -2), 4: (0, 1, -1, 2, -2, 0.5)}  # of that many taps; and infinity
 MIN_TILES = 12  # with fewer, reading the transformed filters takes longer than multiplying
@@ -35,7 +36,7 @@ _TILES_IN_HAND = 49  # half of those of a 28x28 map of 8 frames
 
 _ZERO, _HALF, _QUARTER, _EIGHTH = (np.float32(x) for x in (0, 1 / 2, 1 / 4, 1 / 8))
 _MINUS_HALF, _MINUS_FOUR, _MINUS_FIVE = (np.float32(x) for x in (-1 / 2, -4, -5))
-_TWO, _FOUR, _EIGHT = (np.float32(x) for x in (2, 4, 8))
+_TWO, _FOUR = np.float32(2), np.float32(4)
 
 
 def suits_winograd(weight: Tensor, x: Tensor) -> bool:
@@ -148,69 +149,38 @@ def _values6(x0, x1, x2, x3, x4, x5):
 
 
 @njit
-def _outputs6(m0, m1, m2, m3, m4, m5):
-    sum1, difference1 = m1 + m2, m1 - m2
-    sum2, difference2 = m3 + m4, m3 - m4
-    return (
-        m0 + sum1 + sum2,
-        fma(splat(_TWO), difference2, difference1),
-        fma(splat(_FOUR), sum2, sum1),
-        fma(splat(_EIGHT), difference2, difference1) + m5,
-    )
-
-
-@njit
-def _load6(source, at, step):
-    x0, x1, x2 = load(source, at), load(source, at + step), load(source, at + 2 * step)
-    x3, x4 = load(source, at + 3 * step), load(source, at + 4 * step)
-    return x0, x1, x2, x3, x4, load(source, at + 5 * step)
-
-
-@njit
-def _store4(target, at, step, y0, y1, y2, y3):
-    store(target, at, y0)
-    store(target, at + step, y1)
-    store(target, at + 2 * step, y2)
-    store(target, at + 3 * step, y3)
-
-
-@njit
 def _analyse6(source, at, step, target, to, to_step):
     """Lavin and Gray's B^T: six inputs of a 3-tap filter at its six points."""
-    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    x0, x1, x2, x3, x4, x5 = load6(source, at, step)
     v0, v1, v2, v3, v4, v5 = _values6(x0, x1, x2, x3, x4, x5)
-    _store4(target, to, to_step, v0, v1, v2, v3)
-    store(target, to + 4 * to_step, v4)
-    store(target, to + 5 * to_step, v5)
+    store6(target, to, to_step, v0, v1, v2, v3, v4, v5)
 
 
 @njit
 def _analyse7(source, at, step, target, to, to_step):
     """Seven inputs of a 4-tap filter: the same of their differences, and the point 1/2."""
     minus_half = splat(_MINUS_HALF)
-    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    x0, x1, x2, x3, x4, x5 = load6(source, at, step)
     d0, d1, d2 = fma(minus_half, x0, x1), fma(minus_half, x1, x2), fma(minus_half, x2, x3)
     d3, d4 = fma(minus_half, x3, x4), fma(minus_half, x4, x5)
     d5 = fma(minus_half, x5, load(source, at + 6 * step))
     v0, v1, v2, v3, v4, v6 = _values6(d0, d1, d2, d3, d4, d5)
     v5 = fma(splat(_FOUR), x1, fma(splat(_MINUS_FIVE), x3, x5))
-    _store4(target, to, to_step, v0, v1, v2, v3)
-    store(target, to + 4 * to_step, v4)
-    store(target, to + 5 * to_step, v5)
+    store6(target, to, to_step, v0, v1, v2, v3, v4, v5)
     store(target, to + 6 * to_step, v6)
 
 
 @njit
 def _synthesise6(source, at, step):
     """Lavin and Gray's A^T: four outputs of the products at six points."""
-    m0, m1, m2, m3, m4, m5 = _load6(source, at, step)
-    return _outputs6(m0, m1, m2, m3, m4, m5)
+    m0, m1, m2, m3, m4, m5 = load6(source, at, step)
+    return outputs6(m0, m1, m2, m3, m4, m5)
 
 
 @njit
 def _synthesise7(source, at, step):
-    m0, m1, m2, m3, m4, m5 = _load6(source, at, step)
-    y0, y1, y2, y3 = _outputs6(m0, m1, m2, m3, m4, load(source, at + 6 * step))
+    m0, m1, m2, m3, m4, m5 = load6(source, at, step)
+    y0, y1, y2, y3 = outputs6(m0, m1, m2, m3, m4, load(source, at + 6 * step))
     return (
         y0 + m5,
         fma(splat(_HALF), m5, y1),
@@ -311,7 +281,7 @@ def _add4(factor, add, sums, at, x0, x1, x2, x3):
         x3 = fma(factor, x3, load(sums, at + 3 * LANES))
     else:
         x0, x1, x2, x3 = factor * x0, factor * x1, factor * x2, factor * x3
-    _store4(sums, at, LANES, x0, x1, x2, x3)
+    store4(sums, at, LANES, x0, x1, x2, x3)
 
 
 @compiled(nogil=True)
@@ -336,7 +306,7 @@ def from_points(p, factors, products, channels, sums, stamp=STAMP):
             at = tile * channels + min(start, channels - LANES)
             for i in range(side):
                 y0, y1, y2, y3 = _synthesise(side, products, at + i * point, side * point)
-                _store4(scratch, i * LANES, side * LANES, y0, y1, y2, y3)
+                store4(scratch, i * LANES, side * LANES, y0, y1, y2, y3)
             for j in range(TILE):
                 x0, x1, x2, x3 = _synthesise(side, scratch, j * side * LANES, LANES)
                 for s in range(TILE):

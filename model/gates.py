@@ -9,14 +9,14 @@ the shapes given; hidden is a multiple of `LANES`.
 import numpy as np
 from numba import njit, prange
 
-from arithmetic import activations, simd
+from arithmetic import activations, filtering, simd
 from arithmetic.activations import sigmoid, tanh
 from arithmetic.compiling import compiled, stamp
 from arithmetic.simd import LANES, fma, load, splat, store, subtract_product
 from model import winograd
 from model.winograd import CELLS, SCRATCH, map_points, result_cells_back
 
-STAMP = stamp(simd, activations, winograd)
+STAMP = stamp(simd, activations, filtering, winograd)
 BLOCKS = 16  # of windows: so many threads can take a step back
 _ZERO = np.float32(0)
 

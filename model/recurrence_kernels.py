@@ -10,7 +10,7 @@ that nothing but results leaves the caches. All arrays are flat float32.
 import numpy as np
 from numba import njit, prange
 
-from arithmetic import products, simd
+from arithmetic import filtering, products, simd
 from arithmetic.compiling import compiled, stamp
 from arithmetic.products import PAIR, multiply, multiply_pair, multiply_vector
 from arithmetic.simd import LANES, load, store
@@ -27,7 +27,7 @@ from model.winograd import (
     result_cells,
 )
 
-STAMP = stamp(simd, products, winograd)
+STAMP = stamp(simd, products, filtering, winograd)
 GATES = 4
 _GAP = 16
 # Rows and pairs of vectors in hand: the points of 60 rows and two pairs fill half of a second cache

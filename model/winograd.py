@@ -14,63 +14,37 @@ first cell (point, tap) begins, how far apart they lie; the same of the `target`
 import numpy as np
 from numba import njit
 
+from arithmetic.filtering import load4, load6, outputs6, store4, store6
 from arithmetic.simd import LANES, fma, load, splat, store
 
 GRID, KERNEL = 4, 3
 CELLS, POINTS, TAPS = GRID**2, 36, KERNEL**2
 SCRATCH = POINTS * LANES
 
-_ONE, _TWO, _FOUR, _FIVE, _EIGHT = (np.float32(x) for x in (1, 2, 4, 5, 8))
+_ONE, _TWO, _FOUR, _FIVE = (np.float32(x) for x in (1, 2, 4, 5))
 _QUARTER, _SIXTH, _TWELFTH, _24TH = (np.float32(1 / x) for x in (4, 6, 12, 24))
-
-
-@njit
-def _load4(source, at, step):
-    first, second = load(source, at), load(source, at + step)
-    return first, second, load(source, at + 2 * step), load(source, at + 3 * step)
-
-
-@njit
-def _load6(source, at, step):
-    x0, x1, x2, x3 = _load4(source, at, step)
-    return x0, x1, x2, x3, load(source, at + 4 * step), load(source, at + 5 * step)
-
-
-@njit
-def _store4(target, at, step, x0, x1, x2, x3):
-    store(target, at, x0)
-    store(target, at + step, x1)
-    store(target, at + 2 * step, x2)
-    store(target, at + 3 * step, x3)
-
-
-@njit
-def _store6(target, at, step, x0, x1, x2, x3, x4, x5):
-    _store4(target, at, step, x0, x1, x2, x3)
-    store(target, at + 4 * step, x4)
-    store(target, at + 5 * step, x5)
 
 
 @njit
 def _map(source, at, step, target, to, to_step):
     """The inner columns of B^T: 4 -> 6."""
-    x0, x1, x2, x3 = _load4(source, at, step)
+    x0, x1, x2, x3 = load4(source, at, step)
     minus_four, minus_five = splat(-_FOUR), splat(-_FIVE)
     even, odd = fma(minus_four, x1, x3), fma(minus_four, x0, x2)
     near, far = x3 - x1, splat(_TWO) * (x2 - x0)
     first = fma(minus_five, x1, x3)
     last = fma(minus_five, x2, splat(_FOUR) * x0)
-    _store6(target, to, to_step, first, even + odd, even - odd, near + far, near - far, last)
+    store6(target, to, to_step, first, even + odd, even - odd, near + far, near - far, last)
 
 
 @njit
 def _map_back(source, at, step, target, to, to_step):
     """Its transpose: 6 -> 4."""
-    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    x0, x1, x2, x3, x4, x5 = load6(source, at, step)
     four, minus_five, two = splat(_FOUR), splat(-_FIVE), splat(_TWO)
     sum1, difference1, sum2, difference2 = x1 + x2, x1 - x2, x3 + x4, x3 - x4
     twice = two * difference2
-    _store4(
+    store4(
         target,
         to,
         to_step,
@@ -84,26 +58,18 @@ def _map_back(source, at, step, target, to, to_step):
 @njit
 def _result(source, at, step, target, to, to_step):
     """A^T: 6 -> 4."""
-    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
-    sum1, difference1, sum2, difference2 = x1 + x2, x1 - x2, x3 + x4, x3 - x4
-    _store4(
-        target,
-        to,
-        to_step,
-        x0 + sum1 + sum2,
-        fma(splat(_TWO), difference2, difference1),
-        fma(splat(_FOUR), sum2, sum1),
-        fma(splat(_EIGHT), difference2, difference1) + x5,
-    )
+    x0, x1, x2, x3, x4, x5 = load6(source, at, step)
+    y0, y1, y2, y3 = outputs6(x0, x1, x2, x3, x4, x5)
+    store4(target, to, to_step, y0, y1, y2, y3)
 
 
 @njit
 def _result_back(source, at, step, target, to, to_step):
     """Its transpose: 4 -> 6."""
-    x0, x1, x2, x3 = _load4(source, at, step)
+    x0, x1, x2, x3 = load4(source, at, step)
     even, odd = x0 + x2, x1 + x3
     even2, odd2 = fma(splat(_FOUR), x2, x0), splat(_TWO) * fma(splat(_FOUR), x3, x1)
-    _store6(target, to, to_step, x0, even + odd, even - odd, even2 + odd2, even2 - odd2, x3)
+    store6(target, to, to_step, x0, even + odd, even - odd, even2 + odd2, even2 - odd2, x3)
 
 
 @njit
@@ -114,7 +80,7 @@ def _kernel(source, at, step, target, to, to_step):
     inner = splat(-_SIXTH) * x1
     ends = fma(splat(_SIXTH), x2, splat(_24TH) * x0)
     middle = splat(_TWELFTH) * x1
-    _store6(
+    store6(
         target,
         to,
         to_step,
@@ -130,7 +96,7 @@ def _kernel(source, at, step, target, to, to_step):
 @njit
 def _kernel_back(source, at, step, target, to, to_step):
     """Its transpose: 6 -> 3."""
-    x0, x1, x2, x3, x4, x5 = _load6(source, at, step)
+    x0, x1, x2, x3, x4, x5 = load6(source, at, step)
     sixth = splat(-_SIXTH) * (x1 + x2)
     sum2 = x3 + x4
     store(target, to, fma(splat(_QUARTER), x0, fma(splat(_24TH), sum2, sixth)))
