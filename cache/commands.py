@@ -70,7 +70,7 @@ def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
 @takes_cache
 @click.option(
     "--repair", is_flag=True,
-    help="Move bad shards to quarantine/ (nothing is deleted) and keep their sound records.",
+    help="Move damaged shards to quarantine/ (nothing is deleted) and keep their sound records.",
 )  # fmt: skip
 @json_option
 @click.pass_context

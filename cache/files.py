@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from data.errors import CacheError
+from data.errors import CacheError, StorageError
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -33,11 +33,11 @@ _ADVICE = {
 }
 
 
-def explain(action: str, path: Path, error: OSError) -> CacheError:
+def explain(action: str, path: Path, error: OSError) -> StorageError:
     """Return the one-line error for an operating system error: what, where, what to do."""
     advice = _ADVICE.get(error.errno or 0, "")
     reason = error.strerror or str(error)
-    return CacheError(f"{path}: cannot {action}: {reason}" + (f"; {advice}" if advice else ""))
+    return StorageError(f"{path}: cannot {action}: {reason}" + (f"; {advice}" if advice else ""))
 
 
 def temp_path(folder: Path) -> Path:

@@ -4,24 +4,32 @@ Our reader uses the table of contents alone. Somebody who opens a shard with h5p
 structure instead; `feat cache verify` makes sure that the two tell the same. The library was not
 written for hostile files, so it runs in a child process, with its memory and time limited.
 
-    python -m cache.hdf5_view < paths        one JSON string a line: "" or what is wrong
+    python -P -m cache.hdf5_view < paths
+
+The child prints one JSON object a line: {"difference": "" or what is wrong}, its verdict, or
+{"failure": why it could not look}, which is none.
 """
 
 import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from data.errors import CheckerError, FeatError
+
 logger = logging.getLogger(f"feat.{__name__}")
 
 MAX_MEMORY_BYTES = 4 << 30
 MAX_SECONDS = 60.0
+EXIT_SECONDS = 5.0
 
 
 class Hdf5Viewer:
@@ -31,6 +39,7 @@ class Hdf5Viewer:
         """Start nothing yet."""
         self._max_seconds = max_seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the viewer
 
     def __enter__(self) -> Self:
         return self
@@ -42,9 +51,14 @@ class Hdf5Viewer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        self._stderr.close()
 
     def compare(self, path: Path) -> str:
-        """Return how the HDF5 structure of a shard differs from its table, "" if it does not."""
+        """Return how the HDF5 structure of a shard differs from its table, "" if it does not.
+
+        Raises:
+            CheckerError: the child failed, so that nothing is known about the shard.
+        """
         child = self._child or self._start()
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the HDF5 viewer was started without pipes")
@@ -56,11 +70,18 @@ class Hdf5Viewer:
         except BrokenPipeError:
             answer, ready = b"", [child.stdout]
         if answer:
-            return str(json.loads(answer))
+            try:
+                return _difference(answer)
+            except CheckerError:
+                self.close()  # a new one is in step again, and has its memory free
+                raise
+        if ready:
+            with suppress(subprocess.TimeoutExpired):  # its pipes close before it has ended
+                child.wait(EXIT_SECONDS)
         self.close()
         if ready:
-            return f"the HDF5 library crashed on it (exit status {child.returncode})"
-        return f"the HDF5 library was not done with it in {self._max_seconds:.0f} s"
+            raise CheckerError(f"the process that opens it with h5py {self._end(child.returncode)}")
+        raise CheckerError(f"h5py was not done with it in {self._max_seconds:.0f} s")
 
     def close(self) -> None:
         """End the child."""
@@ -74,14 +95,45 @@ class Hdf5Viewer:
     def _start(self) -> "subprocess.Popen[bytes]":
         root = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "cache.hdf5_view"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+        self._stderr.seek(0)
+        self._stderr.truncate()
+        try:
+            self._child = subprocess.Popen(
+                # -P: a json.py in the current folder, which may be somebody's cache, is not run
+                [sys.executable, "-P", "-m", "cache.hdf5_view"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError as error:
+            raise CheckerError(f"cannot start a process to open it with h5py: {error}") from error
         return self._child
+
+    def _end(self, returncode: int) -> str:
+        """Return how the child ended, with the last line it wrote to stderr."""
+        if returncode < 0:
+            return f"was ended by {signal.Signals(-returncode).name}"
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
+        lines = self._stderr.read().decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "no message")
+        plain = "".join(char if char.isprintable() else "?" for char in last)
+        return f"ended with exit status {returncode}: {plain[:200]}"
+
+
+def _difference(line: bytes) -> str:
+    """Return the verdict in one line of the child.
+
+    Raises:
+        CheckerError: the line is none.
+    """
+    try:
+        answer = json.loads(line)
+    except ValueError as error:
+        raise CheckerError(f"its checker said {line[:80]!r}") from error
+    if "failure" in answer:
+        raise CheckerError(answer["failure"])
+    return str(answer["difference"])
 
 
 def find_difference(path: Path) -> str:
@@ -144,19 +196,27 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Answer the paths on stdin, one a line, until it ends."""
-    from data.errors import FeatError
-
     _limit_memory()
     for line in sys.stdin.buffer:
-        try:
-            answer = find_difference(Path(json.loads(line)))
-        except (
-            FeatError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
-            RecursionError, MemoryError,
-        ) as error:  # fmt: skip
-            answer = f"h5py cannot read it: {' '.join(str(error).split())[:200]}"
-        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.write(json.dumps(_answer(Path(json.loads(line)))) + "\n")
         sys.stdout.flush()
+
+
+def _answer(path: Path) -> dict[str, str]:
+    try:
+        return {"difference": find_difference(path)}
+    except (FeatError, MemoryError) as error:  # the caller could read its table
+        return {"failure": _one_line(error)}
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError,
+    ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno:  # not the library's, the system's
+            return {"failure": _one_line(error)}
+        return {"difference": f"h5py cannot read it: {_one_line(error)}"}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from cache.records import (
     SourceRecord,
     check_stream,
 )
-from data.errors import ShardError
+from data.errors import NewerLayoutError, ShardError
 
 LAYOUT_VERSION = 1
 SUFFIX = ".h5"
@@ -222,7 +222,7 @@ def parse_table(
         _refuse(path, "no feat shard: it does not begin with a table of contents")
     version, table_len = int(match[1]), int(match[2])
     if version > LAYOUT_VERSION:
-        raise ShardError(
+        raise NewerLayoutError(
             f"{path}: layout {version}, this build reads up to {LAYOUT_VERSION}; upgrade feat"
         )
     if table_len > min(MAX_TABLE_BYTES, file_size - HEADER_LEN):

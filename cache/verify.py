@@ -2,14 +2,15 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from cache.files import TEMP_PREFIX, explain, hash_fd, open_regular
+from cache.files import TEMP_PREFIX, explain, hash_fd, open_regular, sync_folder
 from cache.hdf5_view import Hdf5Viewer
 from cache.index import table_rows
 from cache.keys import JSON
@@ -17,7 +18,7 @@ from cache.names import read_manifest
 from cache.records import FLOW_STATS, ClipTable, FeatureRecord, SourceRecord
 from cache.shard import ShardTable, is_shard_name, read_array, read_record, read_table, shard_name
 from cache.store import QUARANTINE, FeatureCache
-from data.errors import CacheError, ShardError
+from data.errors import CacheError, CheckerError, NewerLayoutError, ShardError, StorageError
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -35,10 +36,11 @@ class Problem:
     problem: str
     video: str = ""
     stream: str = ""
+    checked: bool = True  # False: the check itself failed, the file may be sound
 
     def __str__(self) -> str:
         where = f"{self.file}: " + (f"{self.video} {self.stream}: " if self.video else "")
-        return where + self.problem
+        return where + ("" if self.checked else "could not be checked: ") + self.problem
 
 
 @dataclass(kw_only=True)
@@ -63,15 +65,22 @@ class _ShardResult:
     name: str
     problems: list[Problem]
     sound: list[str]  # keys
+    is_named_right: bool = False  # by the sha256 of its bytes
     nbytes: int = 0
     records: int = 0
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether all of it was looked at and something is wrong."""
+        return bool(self.problems) and all(problem.checked for problem in self.problems)
 
 
 def verify_cache(cache: FeatureCache, *, repair: bool = False) -> VerifyReport:
     """Read every byte of a cache again and report what is wrong.
 
-    With `repair`, shards and name files with a problem are moved to `quarantine/` (nothing is
-    ever deleted) and the sound records of such a shard are written to a new one.
+    With `repair`, shards and name files that are damaged are moved to `quarantine/` (nothing is
+    ever deleted), after the sound records of such a shard were written to a new one. A file that
+    could not be checked stays where it is.
 
     Raises:
         CacheError: the cache cannot be read, or somebody else is removing shards right now.
@@ -90,6 +99,7 @@ def verify_cache(cache: FeatureCache, *, repair: bool = False) -> VerifyReport:
 
 def _verify(cache: FeatureCache, report: VerifyReport, *, repair: bool) -> None:
     names = sorted(_list(cache.shards_dir))
+    damaged = []
     with (
         Hdf5Viewer() as viewer,
         ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool,
@@ -101,17 +111,16 @@ def _verify(cache: FeatureCache, report: VerifyReport, *, repair: bool) -> None:
             report.records += result.records
             report.nbytes += result.nbytes
             if not result.problems:
-                difference = viewer.compare(cache.shards_dir / result.name)
-                if difference:
-                    result.problems.append(_problem(result.name, difference))
+                result.problems += _view(viewer, cache.shards_dir / result.name)
             report.problems += result.problems
-            if result.problems and repair:
-                report.salvaged += _salvage(cache, result)
-                report.quarantined.append(_quarantine(cache, "shards", result.name))
+            if result.is_damaged:
+                damaged.append(result)
+    if repair and damaged:
+        _repair_shards(cache, damaged, report)
     for file, problem in _check_names(cache):
-        report.problems.append(Problem(file=f"names/{file}", problem=problem))
-        if repair:
-            report.quarantined.append(_quarantine(cache, "names", file))
+        report.problems.append(problem)
+        if repair and problem.checked:
+            report.quarantined.append(_set_aside(cache, "names", file, os.rename))
     if not repair:
         report.problems += _check_index(cache)
 
@@ -138,8 +147,20 @@ def _check_shard(cache: FeatureCache, name: str) -> _ShardResult | None:
     except FileNotFoundError:
         return None
     except CacheError as error:
-        result.problems.append(_problem(name, _without_path(error, path)))
+        newer = isinstance(error, NewerLayoutError) and result.is_named_right
+        checked = not (newer or isinstance(error, StorageError))
+        problem = _without_path(error, path)
+        result.problems.append(Problem(file=f"shards/{name}", problem=problem, checked=checked))
     return result
+
+
+def _view(viewer: Hdf5Viewer, path: Path) -> list[Problem]:
+    """Check the HDF5 structure of a shard that our own reader reads."""
+    try:
+        difference = viewer.compare(path)
+    except CheckerError as error:
+        return [Problem(file=f"shards/{path.name}", problem=str(error), checked=False)]
+    return [_problem(path.name, difference)] if difference else []
 
 
 def _check_bytes(path: Path, result: _ShardResult) -> ShardTable | None:
@@ -150,7 +171,8 @@ def _check_bytes(path: Path, result: _ShardResult) -> ShardTable | None:
     fd = open_regular(path)
     try:
         result.nbytes = os.fstat(fd).st_size
-        if shard_name(hash_fd(fd)) != path.name:
+        result.is_named_right = shard_name(hash_fd(fd)) == path.name
+        if not result.is_named_right:
             result.problems.append(
                 _problem(path.name, "its bytes' sha256 is not its name: damaged or exchanged")
             )
@@ -228,7 +250,7 @@ def _flow_flaws(stats: np.ndarray) -> Iterator[str]:
         yield "flow whose x equals its y: one component was read twice"
 
 
-def _check_names(cache: FeatureCache) -> Iterator[tuple[str, str]]:
+def _check_names(cache: FeatureCache) -> Iterator[tuple[str, Problem]]:
     for file in sorted(_list(cache.path / "names")):
         path = cache.path / "names" / file
         try:
@@ -236,7 +258,9 @@ def _check_names(cache: FeatureCache) -> Iterator[tuple[str, str]]:
         except FileNotFoundError:
             continue
         except CacheError as error:
-            yield file, _without_path(error, path)
+            checked = not isinstance(error, StorageError)
+            problem = _without_path(error, path)
+            yield file, Problem(file=f"names/{file}", problem=problem, checked=checked)
 
 
 def _check_index(cache: FeatureCache) -> list[Problem]:
@@ -254,24 +278,76 @@ def _check_index(cache: FeatureCache) -> list[Problem]:
     return [Problem(file="index", problem=f"{missing} records are missing; delete the folder")]
 
 
-def _salvage(cache: FeatureCache, result: _ShardResult) -> int:
-    """Write the sound records of a bad shard to a new one; return how many."""
-    if not result.sound:
-        return 0
-    table = read_table(cache.shards_dir / result.name)
-    cache.write([read_record(table, key) for key in result.sound])
-    return len(result.sound)
+def _repair_shards(
+    cache: FeatureCache, damaged: Sequence[_ShardResult], report: VerifyReport
+) -> None:
+    """Set damaged shards aside and keep their sound records in new ones.
 
-
-def _quarantine(cache: FeatureCache, folder: str, name: str) -> str:
-    """Move a file out of use; return its new place relative to the cache."""
-    target = cache.path / QUARANTINE
+    Every sound record is in `shards/` at every moment: the new shards are all written before the
+    first file moves, and are in place before a damaged one goes.
+    """
     try:
-        target.mkdir(exist_ok=True)
-        os.rename(cache.path / folder / name, target / name)
+        # where `feat cache gc` finds it after a kill
+        staging = tempfile.TemporaryDirectory(prefix=TEMP_PREFIX, dir=cache.path)
+    except OSError as error:
+        raise explain("write", cache.path, error) from error
+    with staging as folder:
+        going: set[str] = set()
+        rescued: dict[Path, int] = {}  # new shard -> its records
+        for result in damaged:
+            if result.sound:
+                path = _rescue(cache, result, Path(folder))
+                if path is None:
+                    continue
+                rescued[path] = len(result.sound)
+            going.add(result.name)
+        for path in rescued:
+            if path.name in going:  # names that were exchanged: a damaged file lies in its place
+                report.quarantined.append(_set_aside(cache, "shards", path.name, os.link))
+                going.remove(path.name)
+            try:
+                os.replace(path, cache.shards_dir / path.name)
+                sync_folder(cache.shards_dir)
+            except OSError as error:
+                raise explain("write", cache.shards_dir / path.name, error) from error
+    report.salvaged = sum(rescued.values())
+    report.quarantined += [_set_aside(cache, "shards", name, os.rename) for name in sorted(going)]
+
+
+def _rescue(cache: FeatureCache, result: _ShardResult, folder: Path) -> Path | None:
+    """Write the sound records of a damaged shard to a new one in `folder`.
+
+    None: it must stay where it is, because nothing better can be written.
+    """
+    from cache.shard_write import write_shard
+
+    table = read_table(cache.shards_dir / result.name)
+    try:
+        path = write_shard(folder, [read_record(table, key) for key in result.sound])
+    except ValueError as error:
+        logger.warning("%s: left where it is, cannot be written anew: %s", table.path, error)
+        return None
+    if path.name == result.name and result.is_named_right:  # the same bytes
+        logger.warning("%s: left where it is, this build writes the same", table.path)
+        return None
+    return path
+
+
+def _set_aside(
+    cache: FeatureCache, folder: str, name: str, action: Callable[[Path, Path], None]
+) -> str:
+    """Move or link a file to `quarantine/`; return its new place relative to the cache."""
+    target = cache.path / QUARANTINE / name
+    try:
+        target.parent.mkdir(exist_ok=True)
+        number = 1
+        while os.path.lexists(target):
+            number += 1
+            target = target.with_name(f"{name}.{number}")
+        action(cache.path / folder / name, target)
     except OSError as error:
         raise explain("quarantine", cache.path / folder / name, error) from error
-    return f"{QUARANTINE}/{name}"
+    return f"{QUARANTINE}/{target.name}"
 
 
 def _list(folder: Path) -> list[str]:

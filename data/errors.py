@@ -21,8 +21,20 @@ class CacheError(FeatError):
     """A feature cache as a whole is missing, unreadable, or asked for what it does not hold."""
 
 
+class StorageError(CacheError):
+    """The operating system refused to read or write; that says nothing about a file's content."""
+
+
+class CheckerError(CacheError):
+    """A check could not be done; that says nothing about the file that was to be checked."""
+
+
 class ShardError(CacheError):
     """One shard of a cache is damaged, hostile, or of another format version."""
+
+
+class NewerLayoutError(ShardError):
+    """One shard was written by a newer build, which can read it."""
 
 
 class LabelsError(FeatError):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -399,7 +400,7 @@ def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoResult:
 def _parallel(
     sources: Iterable[VideoSource], stamps: Mapping[str, Stamp], job: Job, workers: int
 ) -> Iterator[VideoResult]:
-    with tempfile.TemporaryDirectory(prefix="feat-workers-") as places:
+    with tempfile.TemporaryDirectory(prefix="feat-workers-") as places, _safe_path():
         pool = joblib.Parallel(
             n_jobs=workers,
             return_as="generator_unordered",
@@ -411,3 +412,21 @@ def _parallel(
         yield from pool(
             joblib.delayed(extract_one)(source, stamps[source.video_id], job) for source in sources
         )
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep the current folder off the module path of Python processes that start meanwhile.
+
+    joblib starts its workers with `python -m` and their resource trackers with `python -c`, which
+    would run a `json.py` that lies in the current folder. It takes no options for them.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before

@@ -214,6 +214,24 @@ def test_two_workers_give_the_same_features_as_one(
             )
 
 
+def test_nothing_in_the_current_folder_is_run_by_workers(
+    tmp_path: Path, random_rgb_weights: Path, make_video
+) -> None:
+    for num_frames in (1, 2):
+        make_video(tmp_path / "videos" / f"{num_frames}.mp4", num_frames=num_frames)
+    for module in ("json", "pickle", "joblib", "numpy", "data", "extract"):
+        code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)"
+        (tmp_path / f"{module}.py").write_text(code)
+    script = tmp_path / "bin" / "feat"  # as the installed command: its own folder is on the path
+    script.parent.mkdir()
+    script.write_text("from feat import main\nif __name__ == '__main__':\n    main()\n")
+    command = [sys.executable, str(script), "extract", "--videos", "videos"]
+    command += ["--rgb-weights", str(random_rgb_weights), "--streams", "rgb", "--workers", "2"]
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
+    assert not (tmp_path / "ran").exists(), done.stderr
+    assert json.loads(done.stdout)["done"] == 2
+
+
 @pytest.mark.slow
 def test_killed_run_goes_on_from_its_checkpoint(
     tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
