@@ -59,20 +59,23 @@ class FeatGroup(click.Group):
             # the reader of our stdout went away (`feat ... | head`): nothing left to say
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter exits
             ctx.exit(1)
-        except FeatError as error:
-            message = str(error)
-        except OSError as error:
-            # str() gives number, cause and path: what the user needs to mend it
-            message = f"the operating system refused: {error}"
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may leak past it
-            message = (
-                f"internal error, please report it: {type(error).__name__}: {error} "
-                "(run again with --debug for the traceback)"
-            )
-        if ctx.meta.get("feat.debug"):
-            traceback.print_exc()
-        click.echo(f"error: {message}", err=True)
-        ctx.exit(1)
+            if ctx.meta.get("feat.debug"):
+                traceback.print_exception(error)
+            click.echo(f"error: {_message(error)}", err=True)
+            ctx.exit(1)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, FeatError):
+        return str(error)
+    if isinstance(error, OSError):
+        # str() gives number, cause and path: what the user needs to mend it
+        return f"the operating system refused: {error}"
+    return (
+        f"internal error, please report it: {type(error).__name__}: {error} "
+        "(run again with --debug for the traceback)"
+    )
 
 
 @click.group(cls=FeatGroup, context_settings={"help_option_names": ["-h", "--help"]})
