@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from cache.commands import cache_group
-from cache.label_commands import check_command, stats_command
-from data.commands import data_group
+from cache.commands.labels import check_command, stats_command
+from cache.commands.upkeep import cache_group
+from data.commands.prepare import data_group
+from data.commands.sample import sample_command
 from data.errors import FeatError
-from data.sample_command import sample_command
 from extract.commands import extract_command
-from extract.weights_commands import weights_group
-from model.ablate_commands import ablate_command
-from model.commands import eval_command, train_command
-from model.compare_commands import compare_command
-from model.released_command import import_run_command
+from extract.weights.commands import weights_group
+from model.commands.ablate import ablate_command
+from model.commands.compare import compare_command
+from model.commands.import_run import import_run_command
+from model.commands.train import eval_command, train_command
 from predict import predict_command
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cache import FeatureCache
     from data.videos import VideoSource
     from extract.config import ExtractConfig
-    from extract.i3d_layers import Stream
-    from model.predict import Prediction
+    from extract.i3d.layers import Stream
+    from model.prediction.prediction import Prediction
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -121,7 +121,7 @@ def predict_command(
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
     """
-    from model.runs import newest_run
+    from model.runs.folder import newest_run
 
     run = run or newest_run(runs, seeds=True)
     options = ExtractOptions(
@@ -181,9 +181,9 @@ def run_prediction(
     from cache import FeatureCache
     from extract.config import ExtractConfig
     from extract.runner import refuse_second_config
-    from model.finished import load_run
-    from model.predict import predict_video
-    from model.train import resolve_device
+    from model.prediction.prediction import predict_video
+    from model.runs.finished import load_run
+    from model.training.train import resolve_device
 
     checkpoints = load_run(run, device=resolve_device(options.device))
     configs: dict[Any, dict[str, Any]] = {
@@ -218,8 +218,8 @@ def write_outputs(
     Raises:
         OSError: it cannot be written.
     """
-    from model.prediction_report import write_frame_scores
-    from model.runs import file_names
+    from model.prediction.report import write_frame_scores
+    from model.runs.folder import file_names
 
     as_file = csv_path is not None and csv_path.suffix == ".csv"
     for folder in (csv_path.parent if csv_path and as_file else csv_path, plot_dir):
@@ -241,7 +241,7 @@ def write_outputs(
 
 def report_json(sought: Sequence[Sought], run: Path, cache_dir: Path) -> dict[str, Any]:
     """Return what `feat predict --json` prints."""
-    from model.prediction_report import prediction_json
+    from model.prediction.report import prediction_json
 
     return {
         "run": str(run),
@@ -262,7 +262,7 @@ def report_json(sought: Sequence[Sought], run: Path, cache_dir: Path) -> dict[st
 
 def report_lines(sought: Sequence[Sought]) -> list[str]:
     """Return the same as a person reads it."""
-    from model.prediction_report import prediction_lines
+    from model.prediction.report import prediction_lines
 
     lines = []
     for each in sought:
@@ -305,9 +305,9 @@ def _extract_missing(
     """Extract the features of one video of every group; a failure is noted with all of it."""
     from data.videos import source_stamp
     from extract.config import recorded_weights
-    from extract.precision import precision_for
+    from extract.i3d.precision import precision_for
     from extract.runner import extract_videos, list_devices
-    from extract.weights_recorded import resolve_recorded
+    from extract.weights.recorded import resolve_recorded
 
     if not groups:
         return
@@ -358,9 +358,9 @@ def _draw(
     path: Path, each: Sought, prediction: "Prediction", *, fps: float | None, folder_fps: float
 ) -> None:
     """Draw the timeline with the frames at the highest peaks."""
-    from extract.stills import read_stills
-    from model.predict import highest_peaks
-    from model.timeline import MAX_STILLS, Still, draw_timeline
+    from extract.decode.stills import read_stills
+    from model.prediction.prediction import highest_peaks
+    from model.prediction.timeline import MAX_STILLS, Still, draw_timeline
 
     scores = prediction.scores
     # nearer to each other than this the pictures would show much the same

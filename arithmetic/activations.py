@@ -7,7 +7,7 @@ The polynomials are those of Cephes (Moshier; single/expf.c, single/tanhf.c).
 import numpy as np
 from numba import njit
 
-from arithmetic.simd import floor, fma, power_of_two, reciprocal, splat, where_less
+from extract.kernels.simd import floor, fma, power_of_two, reciprocal, splat, where_less
 
 _ONE, _TWO, _HALF = (np.float32(x) for x in (1, 2, 0.5))
 _LIMIT = np.float32(87)  # e to more than this, or its reciprocal, is no normal number

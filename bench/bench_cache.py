@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry, SourceRecord
-from cache.compact import compact_cache
+from cache.upkeep.compact import compact_cache
 
 NUM_CLIPS, DIM = 118, 1024  # a video of about a minute
 

@@ -1,4 +1,4 @@
-"""Speed of decoding: `extract.decode` against ffmpeg alone and against OpenCV.
+"""Speed of decoding: `extract.decode.open` against ffmpeg alone and against OpenCV.
 
 ffmpeg alone decodes and scales the same frames and throws them away (`-f null`): no reader can be
 faster. OpenCV reads and resizes frame by frame, the way people script it. Rounds alternate, so
@@ -20,10 +20,10 @@ from pathlib import Path
 import cv2
 
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
-from data.sample import draw_video
+from data.sample.videos import draw_video
 from data.videos import VideoSource
-from extract.decode import DecodeConfig, open_video
-from extract.video_stream import SCALE_FLAGS
+from extract.decode.open import DecodeConfig, open_video
+from extract.decode.video import SCALE_FLAGS
 
 SIZE = 224
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench.sides import in_processes
-from data.sample import draw_video
+from data.sample.videos import draw_video
 
 if TYPE_CHECKING:
     from extract.worker import Job
@@ -58,7 +58,7 @@ def serve_reference(pipe: Connection, threads: int) -> None:
     import torch
 
     from bench.reference import extract, load_networks, read_frames
-    from extract.weights import resolve_weights
+    from extract.weights.resolve import resolve_weights
 
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
@@ -73,7 +73,7 @@ def serve_reference(pipe: Connection, threads: int) -> None:
 def our_frames(video: Path) -> list[np.ndarray]:
     """Return the frames (224, 224, 3) uint8 that `feat extract` works on."""
     from data.videos import VideoSource
-    from extract.decode import DecodeConfig, open_video
+    from extract.decode.open import DecodeConfig, open_video
 
     source = VideoSource(video_id=video.name, path=video, kind="file")
     frames: list[np.ndarray] = []
@@ -88,7 +88,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from cache import FeatureCache
     from data.videos import VideoSource, source_stamp
     from extract.config import ExtractConfig
-    from extract.weights import resolve_weights
+    from extract.weights.resolve import resolve_weights
     from extract.worker import Job, extract_one
 
     weights = resolve_weights(streams=STREAMS, flow="crossmodal")

@@ -21,10 +21,10 @@ import torch
 
 from bench.reference import load_networks
 from bench.sides import in_processes
-from extract.i3d import prepare_network
-from extract.i3d_layers import conv_units
-from extract.precision import precision_for
-from extract.weights import load_state_dict, resolve_weights
+from extract.i3d.layers import conv_units
+from extract.i3d.network import prepare_network
+from extract.i3d.precision import precision_for
+from extract.weights.resolve import load_state_dict, resolve_weights
 
 # output cells of the stages of the network, for 16 frames of 224x224
 CELLS = {"conv1a": 8 * 112**2, "conv2": 8 * 56**2, "mixed3": 8 * 28**2, "mixed4": 4 * 14**2}

@@ -21,9 +21,9 @@ from bench.bench_train import CLIP_LEN, make_data
 from bench.sides import in_processes
 from data.memory import ask_for_huge_pages
 from model.config import choose_preset
-from model.network import AnomalyNetwork
-from model.standardize import Standardizer
-from model.trainer import Trainer, make_window_data
+from model.features.standardize import Standardizer
+from model.network.multitask import AnomalyNetwork
+from model.training.step import Trainer, make_window_data
 
 DIM, CLIPS = 4096, 250
 SIDES = {"in memory": 1 << 60, "mapped": 0}

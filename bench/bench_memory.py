@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from data.ffmpeg import find_ffmpeg
-from data.sample import draw_video
+from data.sample.videos import draw_video
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry, SourceRecord
 from data.videos import VideoSource, source_stamp
 from extract.config import ExtractConfig
-from extract.weights import resolve_weights
+from extract.weights.resolve import resolve_weights
 
 CONFIG = ExtractConfig()
 NUM_CLIPS, DIM = 20, 1024

@@ -34,11 +34,11 @@ from bench.sides import in_processes
 from data.labels import VideoLabel
 from data.memory import ask_for_huge_pages
 from model.config import Precision, choose_preset
-from model.feature_array import empty_features
-from model.features import FeatureSet, StreamFeatures
-from model.network import AnomalyNetwork
-from model.standardize import Standardizer
-from model.trainer import Trainer, make_window_data
+from model.features.array import empty_features
+from model.features.load import FeatureSet, StreamFeatures
+from model.features.standardize import Standardizer
+from model.network.multitask import AnomalyNetwork
+from model.training.step import Trainer, make_window_data
 
 DIM, CLIPS, CLIP_LEN, VIDEOS, CATEGORIES = 2048, 40, 16, 80, 13
 HIDDEN, SIDE, K = 128, 4, 5

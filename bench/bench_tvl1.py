@@ -1,4 +1,4 @@
-"""Speed and accuracy of TV-L1: `extract.tvl1` against OpenCV's DualTVL1OpticalFlow.
+"""Speed and accuracy of TV-L1: `extract.flow.tvl1` against OpenCV's DualTVL1OpticalFlow.
 
 Both sides get the same number of threads and the same pairs, in alternating rounds, so that other
 load on the machine hits both; a ratio is the result. A round's ratio uses elapsed time; next to it
@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 from numba import njit
 
-from arithmetic import simd
-from data.sample import draw_video
-from extract.tvl1 import TVL1Config, _Solver, compile_kernels, rgb_to_gray, tvl1_flow
-from extract.tvl1_kernels import solve_pair
-from extract.tvl1_sweep import dual_then_flow, num_vectors, row_stride
+from data.sample.videos import draw_video
+from extract.flow.pair import solve_pair
+from extract.flow.sweep import dual_then_flow, num_vectors, row_stride
+from extract.flow.tvl1 import TVL1Config, _Solver, compile_kernels, rgb_to_gray, tvl1_flow
+from extract.kernels import simd
 
 SIZE = 224
 

@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cache import FeatureCache
 from data.labels import read_labels
-from model.features import load_features
+from model.features.load import load_features
 
 REPEATS = 100
 TEST_SHARE = 0.2

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache import FeatureCache
-from cache.importing import ImportConfig, import_features, read_frame_counts
+from cache.exchange.importing import ImportConfig, import_features, read_frame_counts
+from data.datasets.ucf_crime import prepare_ucf_crime
 from data.labels import VideoLabel, write_labels
-from data.splits import k_fold
-from data.ucf_crime import prepare_ucf_crime
+from data.splits.divide import k_fold
 
 STREAM = "c3d"
 ORIGIN = "C3D fc6, 32 segments a video, third party"

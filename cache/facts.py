@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from cache.keys import JSON
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
-from data.alignment import VideoFacts
+from data.annotation.alignment import VideoFacts
 
 
 def video_facts(cache: FeatureCache) -> dict[str, VideoFacts]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from cache.files import TEMP_PREFIX, explain, read_limited, write_whole
 from cache.keys import config_digest
-from cache.shard import SUFFIX, ShardTable, is_shard_name, read_table
+from cache.shard.read import SUFFIX, ShardTable, is_shard_name, read_table
 from data.errors import CacheError
 
 logger = logging.getLogger(f"feat.{__name__}")

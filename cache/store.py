@@ -27,7 +27,7 @@ from cache.keys import JSON, config_difference, feature_key, is_sha256
 from cache.marker import MARKER, MARKER_TEXT, check_marker
 from cache.names import NameStore
 from cache.records import ClipTable, FeatureEntry, FeatureRecord, NameEntry
-from cache.shard import (
+from cache.shard.read import (
     SUFFIX,
     ShardTable,
     StoredRecord,
@@ -298,7 +298,7 @@ class FeatureCache:
             ValueError: there are no records, or one twice.
             CacheError: the disk is full, read-only, or fails.
         """
-        from cache.shard_write import write_shard
+        from cache.shard.write import write_shard
 
         path = write_shard(self.shards_dir, records)
         self.added(path.name)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 
-from cache.shard import ShardTable, read_table
+from cache.shard.read import ShardTable, read_table
 
 #: Records in the tables that are kept, a few kilobytes each.
 MAX_RECORDS = 20_000

@@ -8,10 +8,10 @@ from typing import Any, Self, TypeVar, get_args
 
 from cache import config_difference
 from data.errors import ConfigError, FeatError
-from extract.decode import DecodeConfig
-from extract.i3d_layers import Stream
-from extract.tvl1 import TVL1Config
-from extract.weights import Weights
+from extract.decode.open import DecodeConfig
+from extract.flow.tvl1 import TVL1Config
+from extract.i3d.layers import Stream
+from extract.weights.resolve import Weights
 
 _Config = TypeVar("_Config", DecodeConfig, TVL1Config)
 

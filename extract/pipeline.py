@@ -30,12 +30,12 @@ from data.memory import release_freed_memory
 from data.videos import VideoSource
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
-from extract.decode import FrameStream, StreamInfo, open_video
-from extract.i3d import prepare_network
-from extract.i3d_layers import Stream
-from extract.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
-from extract.tvl1_torch import tvl1_flow_torch
-from extract.weights import Weights, load_state_dict
+from extract.decode.open import FrameStream, StreamInfo, open_video
+from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
+from extract.flow.tvl1_torch import tvl1_flow_torch
+from extract.i3d.layers import Stream
+from extract.i3d.network import prepare_network
+from extract.weights.resolve import Weights, load_state_dict
 
 # Clips that go through flow and network together on a GPU: enough to fill its multiprocessors, few
 # enough for their activations to stay under 4 GB.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from extract.i3d_layers import Stream
+from extract.i3d.layers import Stream
 
 Status = Literal["done", "skipped", "busy", "failed"]
 STAGES = ("decode", "flow", "network", "write")

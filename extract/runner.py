@@ -24,10 +24,10 @@ from data.errors import ConfigError
 from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from extract.config import ExtractConfig
-from extract.i3d_layers import Stream
+from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoResult
-from extract.weights import Weights, resolve_weights
+from extract.weights.resolve import Weights, resolve_weights
 from extract.worker import Job, Turn, extract_one, start_worker
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -58,7 +58,7 @@ def run_extraction(
         videos_dir: searched recursively for video files and folders of frames.
         cache_dir: the feature cache; made if it does not exist.
         config: how features are made.
-        rgb_weights: `auto` or a file; see `extract.weights.resolve_weights`.
+        rgb_weights: `auto` or a file; see `extract.weights.resolve.resolve_weights`.
         flow_weights: `auto`, `crossmodal` or a file.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; `auto` and `cuda` use every GPU there is.
         workers: videos at a time; by default one a GPU, else one for every four cores.

@@ -21,10 +21,10 @@ from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from data.errors import FeatError
 from data.videos import Stamp, VideoSource, content_sha256
 from extract.config import ExtractConfig
-from extract.i3d_layers import Stream
+from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoResult
-from extract.weights import Weights
+from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
     from extract.pipeline import Arrays, Extractor, VideoFeatures
@@ -285,7 +285,7 @@ def _records(
 
 def _provenance(job: Job) -> dict[str, Any]:
     """Return what made the features but, as far as is known, does not change them."""
-    from extract.decode import ffmpeg_version
+    from extract.decode.open import ffmpeg_version
 
     return {
         "feat": version("feat"),

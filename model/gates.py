@@ -9,10 +9,11 @@ the shapes given; hidden is a multiple of `LANES`.
 import numpy as np
 from numba import njit, prange
 
-from arithmetic import activations, filtering, simd
+from arithmetic import activations
 from arithmetic.activations import sigmoid, tanh
-from arithmetic.compiling import compiled, stamp
-from arithmetic.simd import LANES, fma, load, splat, store, subtract_product
+from extract.kernels import filtering, simd
+from extract.kernels.compiling import compiled, stamp
+from extract.kernels.simd import LANES, fma, load, splat, store, subtract_product
 from model import winograd
 from model.winograd import CELLS, SCRATCH, map_points, result_cells_back
 

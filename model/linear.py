@@ -1,4 +1,4 @@
-"""Fully connected layers whose products, on a CPU, are those of `arithmetic.products`."""
+"""Fully connected layers whose products, on a CPU, are those of `extract.kernels.products`."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from arithmetic.compiling import flat, use_threads_of_torch
-from arithmetic.simd import LANES
+from extract.kernels.compiling import flat, use_threads_of_torch
+from extract.kernels.simd import LANES
 from model.linear_kernels import share_columns, share_rows
 
 

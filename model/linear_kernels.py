@@ -3,10 +3,10 @@
 
 from numba import prange
 
-from arithmetic import products, simd
-from arithmetic.compiling import compiled, stamp
-from arithmetic.products import PAIR, multiply
-from arithmetic.simd import LANES
+from extract.kernels import products, simd
+from extract.kernels.compiling import compiled, stamp
+from extract.kernels.products import PAIR, multiply
+from extract.kernels.simd import LANES
 
 STAMP = stamp(simd, products)
 _ROWS = 48  # a thread's share

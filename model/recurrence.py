@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from arithmetic.compiling import flat, use_threads_of_torch
-from arithmetic.simd import LANES
+from extract.kernels.compiling import flat, use_threads_of_torch
+from extract.kernels.simd import LANES
 from model.gates import BLOCKS, take_step, take_step_back
 from model.recurrence_kernels import (
     GATES,

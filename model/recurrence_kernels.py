@@ -10,10 +10,10 @@ that nothing but results leaves the caches. All arrays are flat float32.
 import numpy as np
 from numba import njit, prange
 
-from arithmetic import filtering, products, simd
-from arithmetic.compiling import compiled, stamp
-from arithmetic.products import PAIR, multiply, multiply_pair, multiply_vector
-from arithmetic.simd import LANES, load, store
+from extract.kernels import filtering, products, simd
+from extract.kernels.compiling import compiled, stamp
+from extract.kernels.products import PAIR, multiply, multiply_pair, multiply_vector
+from extract.kernels.simd import LANES, load, store
 from model import winograd
 from model.winograd import (
     CELLS,

@@ -14,8 +14,8 @@ first cell (point, tap) begins, how far apart they lie; the same of the `target`
 import numpy as np
 from numba import njit
 
-from arithmetic.filtering import load4, load6, outputs6, store4, store6
-from arithmetic.simd import LANES, fma, load, splat, store
+from extract.kernels.filtering import load4, load6, outputs6, store4, store6
+from extract.kernels.simd import LANES, fma, load, splat, store
 
 GRID, KERNEL = 4, 3
 CELLS, POINTS, TAPS = GRID**2, 36, KERNEL**2

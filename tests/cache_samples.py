@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cache import ClipTable, FeatureRecord, SourceRecord
-from cache.checksums import Checksums
-from cache.shard import HEADER, Place, structure_crc32
+from cache.shard.checksums import Checksums
+from cache.shard.read import HEADER, Place, structure_crc32
 
 CLIP_LEN = 16
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from extract.ffmpeg import find_ffmpeg
-from extract.i3d_layers import expected_shapes
+from extract.decode.ffmpeg_log import find_ffmpeg
+from extract.i3d.layers import expected_shapes
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 
 from arithmetic import activations
-from arithmetic.simd import LANES, load, store
+from extract.kernels.simd import LANES, load, store
 
 
 def apply(function, values: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ from cache_samples import make_config, make_record, sha256_of
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry
-from cache.commands import cache_group
-from cache.summary import human_size
+from cache.commands.upkeep import cache_group
+from cache.upkeep.summary import human_size
 from data.errors import CacheError
 
 

@@ -8,8 +8,8 @@ import pytest
 from cache_samples import make_record, sha256_of
 
 from cache import FeatureCache, NameEntry
-from cache.compact import compact_cache
-from cache.verify import verify_cache
+from cache.upkeep.compact import compact_cache
+from cache.upkeep.verify import verify_cache
 
 NUM_VIDEOS = 60
 FORK = multiprocessing.get_context("fork")

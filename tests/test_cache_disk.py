@@ -14,10 +14,10 @@ from cache_samples import make_record, sha256_of
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry
-from cache.commands import cache_group
-from cache.compact import compact_cache
-from cache.merge import merge_caches
-from cache.verify import verify_cache
+from cache.commands.upkeep import cache_group
+from cache.exchange.merge import merge_caches
+from cache.upkeep.compact import compact_cache
+from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 
 FORK = multiprocessing.get_context("fork")

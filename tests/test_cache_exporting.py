@@ -7,8 +7,8 @@ from cache_samples import altered, make_clips, make_config, make_record
 from click.testing import CliRunner
 
 from cache import FeatureCache
-from cache.commands import cache_group
-from cache.exporting import export_npy, export_parquet
+from cache.commands.upkeep import cache_group
+from cache.exchange.exporting import export_npy, export_parquet
 from data.errors import CacheError
 
 

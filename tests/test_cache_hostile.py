@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from cache_samples import make_record
 
-from cache.shard import HEADER
-from cache.shard_write import write_shard
+from cache.shard.read import HEADER
+from cache.shard.write import write_shard
 
 # Run in a child of its own, so that a crash, a hang or memory out of bounds is seen.
 READER = """
 import json, resource, sys
 from pathlib import Path
-from cache.shard import read_record, read_table
+from cache.shard.read import read_record, read_table
 from data.errors import CacheError
 
 limit = int(sys.argv[1])

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import FeatureCache, NameEntry
-from cache.arrays import iter_arrays
-from cache.commands import cache_group
-from cache.importing import ImportConfig, clip_table, import_features, read_frame_counts
-from cache.verify import verify_cache
+from cache.commands.upkeep import cache_group
+from cache.exchange.arrays import iter_arrays
+from cache.exchange.importing import ImportConfig, clip_table, import_features, read_frame_counts
+from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 
 RNG = np.random.default_rng(0)

@@ -12,12 +12,12 @@ import pytest
 from cache_samples import make_record, sha256_of
 
 from cache import FeatureCache, NameEntry
-from cache.compact import compact_cache
-from cache.gc import collect_garbage
-from cache.merge import merge_caches
-from cache.remote import Remote
-from cache.transfer import pull_cache, push_cache
-from cache.verify import verify_cache
+from cache.exchange.merge import merge_caches
+from cache.exchange.remote import Remote
+from cache.exchange.transfer import pull_cache, push_cache
+from cache.upkeep.compact import compact_cache
+from cache.upkeep.gc import collect_garbage
+from cache.upkeep.verify import verify_cache
 
 NUM_VIDEOS = 40
 BLOCK = 2  # clips a checkpoint

@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry, SourceRecord
+from cache.commands.labels import check_command, stats_command
 from cache.facts import video_facts
-from cache.label_commands import check_command, stats_command
-from data.alignment import VideoFacts
+from data.annotation.alignment import VideoFacts
 from data.errors import CacheError
 from data.labels import VideoLabel, write_labels
 

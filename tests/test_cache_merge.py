@@ -6,10 +6,10 @@ from cache_samples import altered, make_config, make_record, sha256_of
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry
-from cache.commands import cache_group
-from cache.compare import Closeness, diff_caches
-from cache.merge import merge_caches
-from cache.verify import verify_cache
+from cache.commands.upkeep import cache_group
+from cache.exchange.compare import Closeness, diff_caches
+from cache.exchange.merge import merge_caches
+from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
 

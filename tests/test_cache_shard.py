@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cache import ClipTable, FeatureRecord
-from cache.shard import HEADER, read_array, read_record, read_table
-from cache.shard_write import write_shard
+from cache.shard.read import HEADER, read_array, read_record, read_table
+from cache.shard.write import write_shard
 from data.errors import CacheError, ShardError
 
 
@@ -309,7 +309,7 @@ def test_clip_tables_check_themselves(change, match) -> None:
 
 def test_without_xxhash_the_crc_protects(tmp_path, monkeypatch) -> None:
     with_both = write_shard(tmp_path, [make_record("both.mp4")])
-    monkeypatch.setattr("cache.checksums.xxh3_64_hexdigest", None)
+    monkeypatch.setattr("cache.shard.checksums.xxh3_64_hexdigest", None)
     crc_only = write_shard(tmp_path, [make_record("crc.mp4")])
     for path in (with_both, crc_only):
         table = read_table(path)

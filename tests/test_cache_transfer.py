@@ -8,11 +8,11 @@ from cache_samples import make_config, make_record, reseal, reseal_structure, sh
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry
-from cache.commands import cache_group
-from cache.compact import compact_cache
-from cache.remote import Remote
-from cache.transfer import pull_cache, push_cache
-from cache.verify import verify_cache
+from cache.commands.upkeep import cache_group
+from cache.exchange.remote import Remote
+from cache.exchange.transfer import pull_cache, push_cache
+from cache.upkeep.compact import compact_cache
+from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
 

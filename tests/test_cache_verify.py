@@ -13,9 +13,9 @@ from cache_samples import altered, make_clips, make_record, reseal, reseal_struc
 from click.testing import CliRunner
 
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry
-from cache.commands import cache_group
-from cache.hdf5_view import Hdf5Viewer
-from cache.verify import verify_cache
+from cache.commands.upkeep import cache_group
+from cache.shard.hdf5_view import Hdf5Viewer
+from cache.upkeep.verify import verify_cache
 from data.errors import CacheError, CheckerError
 
 

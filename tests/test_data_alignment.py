@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from data.alignment import Finding, VideoFacts, check_alignment
+from data.annotation.alignment import Finding, VideoFacts, check_alignment
 from data.errors import LabelsError
 from data.labels import VideoLabel
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data.annotations import read_array_pickle, read_frame_mask, read_mat
+from data.datasets.annotations import read_array_pickle, read_frame_mask, read_mat
 from data.errors import LabelsError
 
 

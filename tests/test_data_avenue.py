@@ -5,8 +5,8 @@ import pytest
 import scipy.io
 from click.testing import CliRunner
 
-from data.avenue import prepare_avenue
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.avenue import prepare_avenue
 from data.errors import LabelsError
 from data.labels import read_labels
 
@@ -103,7 +103,7 @@ def test_halves_are_those_of_the_paper(tmp_path: Path) -> None:
 def test_real_masks_have_as_many_frames_as_the_videos(shared_data: Path) -> None:
     from data.videos import find_videos
 
-    decode = pytest.importorskip("extract.decode")
+    decode = pytest.importorskip("extract.decode.open")
     prepared = prepare_avenue(shared_data / "avenue", split="official")
     assert {x.video: x.num_frames for x in prepared.labels} == {"17.avi": 426, "21.avi": 76}
     # counted with scipy: frames with a non-zero pixel in 17_label.mat and 21_label.mat

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.commands import data_group
-from data.consensus import consensus, fleiss_kappa
+from data.annotation.consensus import consensus, fleiss_kappa
+from data.commands.prepare import data_group
 from data.errors import LabelsError
 from data.labels import VideoLabel, read_labels, write_labels
 

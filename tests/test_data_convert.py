@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.commands import data_group
-from data.convert import read_format, write_format
+from data.annotation.convert import read_format, write_format
+from data.commands.prepare import data_group
 from data.errors import LabelsError
 from data.labels import VideoLabel, read_labels, write_labels
 
@@ -102,7 +102,7 @@ def test_ucf_text_is_that_of_the_official_file(tmp_path: Path) -> None:
     assert path.read_text() == (
         "Fire/a.mp4  Fire  61  180  201  221\nb.mp4  Normal  -1  -1  -1  -1\n"
     )
-    from data.ucf_crime import read_marked_frames
+    from data.datasets.ucf_crime import read_marked_frames
 
     assert read_marked_frames(path)["a"] == (((60, 180), (200, 221)), None)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.folders import prepare_folders
 from data.errors import LabelsError
-from data.folders import prepare_folders
 from data.labels import read_labels
 
 

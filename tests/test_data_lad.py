@@ -7,10 +7,10 @@ import pytest
 import scipy.io
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.lad import CATEGORIES, is_normal_name, prepare_lad
 from data.errors import LabelsError
 from data.labels import read_labels
-from data.lad import CATEGORIES, is_normal_name, prepare_lad
 
 # name -> category, frames; the third part from the end says normal or abnormal
 VIDEOS = {

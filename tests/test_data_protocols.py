@@ -6,12 +6,12 @@ from click.testing import CliRunner, Result
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.lad import CATEGORIES
 from data.errors import LabelsError
 from data.labels import VideoLabel, read_labels, write_labels
-from data.lad import CATEGORIES
-from data.leaks import check_leaks, content_marks, find_leaks, linked_videos
-from data.protocols import apply_protocol, lad_recipe
+from data.splits.leaks import check_leaks, content_marks, find_leaks, linked_videos
+from data.splits.protocols import apply_protocol, lad_recipe
 
 
 def row(video: str, split: str = "train", extent: str = "normal", **fields) -> VideoLabel:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from data.commands.sample import sample_command
 from data.errors import ConfigError, FeatError
 from data.labels import read_labels
-from data.sample import draw_video, make_samples, plan_video
-from data.sample_command import sample_command
-from data.sample_events import CATEGORIES, PersonTrack
+from data.sample.events import CATEGORIES, PersonTrack
+from data.sample.videos import draw_video, make_samples, plan_video
 from data.videos import find_videos
-from extract.decode import DecodeConfig, open_video
+from extract.decode.open import DecodeConfig, open_video
 
 TINY = (64, 48)
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.shanghaitech import prepare_shanghaitech
 from data.errors import LabelsError
 from data.labels import read_labels
-from data.shanghaitech import prepare_shanghaitech
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data.errors import LabelsError
 from data.labels import VideoLabel
-from data.splits import assign_parts, k_fold, random_halves, validation_part
+from data.splits.divide import assign_parts, k_fold, random_halves, validation_part
 
 
 def videos(normal: int, abnormal: int, category: str = "") -> list[VideoLabel]:

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.label_commands import stats_command
-from data.errors import LabelsError
-from data.labels import VideoLabel, write_labels
-from data.stats import (
+from cache.commands.labels import stats_command
+from data.annotation.stats import (
     category_shares,
     category_table,
     database_table,
@@ -17,7 +15,9 @@ from data.stats import (
     render_table,
     video_stats,
 )
-from data.stats_plots import plot_stats
+from data.annotation.stats_plots import plot_stats
+from data.errors import LabelsError
+from data.labels import VideoLabel, write_labels
 
 
 def row(video: str, split: str, category: str, intervals=(), **fields) -> VideoLabel:

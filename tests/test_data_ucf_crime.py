@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.ucf_crime import prepare_ucf_crime
 from data.errors import LabelsError
 from data.labels import read_labels
-from data.ucf_crime import prepare_ucf_crime
 
 TRAIN = """\
 Abuse/Abuse001_x264.mp4

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.ucsd import prepare_ucsd, read_ucsd_list
 from data.errors import LabelsError
 from data.labels import read_labels
-from data.ucsd import prepare_ucsd, read_ucsd_list
 
 LIST = """\
 TestVideoFile = {};

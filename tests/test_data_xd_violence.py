@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from data.commands import data_group
+from data.commands.prepare import data_group
+from data.datasets.xd_violence import parse_name, prepare_xd_violence, read_annotations
 from data.errors import LabelsError
 from data.labels import read_labels
-from data.xd_violence import parse_name, prepare_xd_violence, read_annotations
 
 ANNOTATIONS = """\
 v=abc__#1_label_B6-0-0 26 80 210 288

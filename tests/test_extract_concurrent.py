@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cache import FeatureCache
-from cache.verify import verify_cache
+from cache.upkeep.verify import verify_cache
 
 NUM_VIDEOS = 8
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from data.errors import ConfigError
 from extract.config import ExtractConfig, recorded_weights
-from extract.decode import DecodeConfig
-from extract.tvl1 import TVL1Config
-from extract.weights import Weights
+from extract.decode.open import DecodeConfig
+from extract.flow.tvl1 import TVL1Config
+from extract.weights.resolve import Weights
 
 
 def weights(stream: str, kind: str = "published", digest: str = "d" * 64) -> Weights:

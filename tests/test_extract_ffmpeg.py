@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.ffmpeg import ffmpeg_version, passthrough_options
-from extract.ffmpeg import FFmpegLog
+from extract.decode.ffmpeg_log import FFmpegLog
 
 # ffmpeg 9.0 on a phone video with a picture before it; then the log of 4.2, which names the
 # filter's input differently and numbers no inputs

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import ConfigError, WeightsError
-from extract.i3d import I3D, max_pool_same, pad_same, prepare_network, same_padding
-from extract.i3d_layers import NUM_CLASSES, Triple, expected_shapes
-from extract.i3d_pool import max_pool
-from extract.i3d_prepared import pad_input
-from extract.precision import cpu_flags, precision_for
-from extract.weights import load_state_dict, resolve_weights
+from extract.i3d.layers import NUM_CLASSES, Triple, expected_shapes
+from extract.i3d.network import I3D, max_pool_same, pad_same, prepare_network, same_padding
+from extract.i3d.pool import max_pool
+from extract.i3d.precision import cpu_flags, precision_for
+from extract.i3d.prepared import pad_input
+from extract.weights.resolve import load_state_dict, resolve_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -250,7 +250,7 @@ def test_auto_takes_bfloat16_only_where_the_cpu_multiplies_it(
         ("amx_bf16", "bfloat16"),
     ):
         found = cpu_flags(write_cpuinfo(tmp_path / flags.replace(" ", "-"), flags))
-        monkeypatch.setattr("extract.precision.cpu_flags", lambda found=found: found)
+        monkeypatch.setattr("extract.i3d.precision.cpu_flags", lambda found=found: found)
         assert precision_for("cpu", "auto") == expected
 
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.i3d import I3D, pad_same, prepare_network
-from extract.i3d_prepared import PreparedI3D
-from extract.i3d_stem import StemConv, suits_stem
+from extract.i3d.network import I3D, pad_same, prepare_network
+from extract.i3d.prepared import PreparedI3D
+from extract.i3d.stem import StemConv, suits_stem
 
 
 @settings(max_examples=15, deadline=None)

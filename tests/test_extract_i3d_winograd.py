@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arithmetic.simd import LANES
-from extract.i3d_prepared import FusedConv, has_fused_conv
-from extract.i3d_winograd import WinogradConv, suits_winograd
+from extract.i3d.prepared import FusedConv, has_fused_conv
+from extract.i3d.winograd import WinogradConv, suits_winograd
+from extract.kernels.simd import LANES
 
 pytestmark = pytest.mark.skipif(not has_fused_conv(), reason="this PyTorch has no oneDNN")
 

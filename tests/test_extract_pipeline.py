@@ -14,9 +14,9 @@ import extract.pipeline
 from cache.records import FLOW_STATS
 from data.videos import VideoSource
 from extract.config import STREAMS, ExtractConfig
+from extract.flow.tvl1 import TVL1Config
 from extract.pipeline import Extractor, Rows, flow_statistics
-from extract.tvl1 import TVL1Config
-from extract.weights import resolve_weights
+from extract.weights.resolve import resolve_weights
 
 # a tenth of the iterations: nothing here is about the flow's accuracy
 QUICK = ExtractConfig(tvl1=TVL1Config(num_warps=1, outer_iterations=1))

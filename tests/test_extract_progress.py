@@ -7,7 +7,7 @@ import pytest
 
 import extract.progress
 from data.videos import VideoSource
-from extract.decode import DecodeConfig, open_video
+from extract.decode.open import DecodeConfig, open_video
 from extract.progress import ExtractProgress
 from extract.report import VideoResult
 

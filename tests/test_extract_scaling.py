@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.ffmpeg import find_ffmpeg
-from extract.scaling import bicubic_weights, scale_bicubic
+from extract.decode.scaling import bicubic_weights, scale_bicubic
 
 SIDES = st.integers(1, 400)
 

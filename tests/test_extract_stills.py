@@ -9,8 +9,8 @@ from PIL import Image
 
 from data.errors import DecodeError
 from data.videos import VideoSource, find_videos
-from extract.ffmpeg import find_ffmpeg
-from extract.stills import read_stills
+from extract.decode.ffmpeg_log import find_ffmpeg
+from extract.decode.stills import read_stills
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract import tvl1
-from extract.tvl1 import TVL1Config, compile_kernels, pyramid_shapes, rgb_to_gray, tvl1_flow
+from extract.flow import tvl1
+from extract.flow.tvl1 import TVL1Config, compile_kernels, pyramid_shapes, rgb_to_gray, tvl1_flow
 
 cv2 = pytest.importorskip("cv2", reason="opencv-contrib is the reference of these tests")
 
@@ -217,7 +217,7 @@ def test_pyramid_sizes_are_opencvs():
 def test_a_second_process_loads_the_compiled_kernels():
     compile_kernels()  # fills numba's cache
     code = (
-        "import time, extract.tvl1_kernels as k; from extract.tvl1 import compile_kernels;"
+        "import time, extract.flow.pair as k; from extract.flow.tvl1 import compile_kernels;"
         "compile_kernels(); print(sum(k.solve_pair.stats.cache_hits.values()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -225,23 +225,23 @@ def test_a_second_process_loads_the_compiled_kernels():
 
 
 def test_reading_a_configuration_does_not_import_numba():
-    code = "import sys, extract.tvl1 as t; t.TVL1Config(); sys.exit('numba' in sys.modules)"
+    code = "import sys, extract.flow.tvl1 as t; t.TVL1Config(); sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
 def test_editing_any_kernel_file_compiles_anew(tmp_path):
     """Numba's own cache would not notice a change in a function that a cached one calls."""
-    source = Path(tvl1.__file__).parent
+    source = Path(tvl1.__file__).parents[1]
     shutil.copytree(source, tmp_path / "extract", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
-        "import extract.tvl1_kernels as k; from extract.tvl1 import compile_kernels;"
+        "import extract.flow.pair as k; from extract.flow.tvl1 import compile_kernels;"
         "compile_kernels(); print(sum(k.solve_pair.stats.cache_misses.values()))"
     )
     misses = []
     for edit in (False, False, True):
         if edit:
-            path = tmp_path / "extract" / "tvl1_sweep.py"
+            path = tmp_path / "extract" / "flow" / "sweep.py"
             path.write_text(path.read_text() + "\n# edited\n")
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -9,13 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numba import njit
 
-from arithmetic import simd
-from arithmetic.simd import LANES, aligned_zeros
-from extract.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE
-from extract.tvl1_frames import BORDER, image_start, level_size, level_stride, resize_linear
-from extract.tvl1_kernels import fill_frame
-from extract.tvl1_median import SCRATCH_ROWS, median5, scratch_stride
-from extract.tvl1_sweep import (
+from extract.flow.median import SCRATCH_ROWS, median5, scratch_stride
+from extract.flow.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE
+from extract.flow.pair import fill_frame
+from extract.flow.pyramid import BORDER, image_start, level_size, level_stride, resize_linear
+from extract.flow.sweep import (
     CHANNELS,
     GX,
     GY,
@@ -27,8 +25,10 @@ from extract.tvl1_sweep import (
     repeat_last_column,
     row_stride,
 )
-from extract.tvl1_warp import SCRATCH_ROWS as WARP_ROWS
-from extract.tvl1_warp import warp
+from extract.flow.warp import SCRATCH_ROWS as WARP_ROWS
+from extract.flow.warp import warp
+from extract.kernels import simd
+from extract.kernels.simd import LANES, aligned_zeros
 
 cv2 = pytest.importorskip("cv2", reason="opencv-contrib is the reference of these tests")
 

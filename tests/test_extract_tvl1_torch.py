@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_extract_tvl1 import endpoint_errors, moving_square, texture
 
-from extract import tvl1_torch
-from extract.tvl1 import TVL1Config, tvl1_flow
-from extract.tvl1_torch import median5, resize_linear, tvl1_flow_torch, warp_cubic
+from extract.flow import tvl1_torch
+from extract.flow.tvl1 import TVL1Config, tvl1_flow
+from extract.flow.tvl1_torch import median5, resize_linear, tvl1_flow_torch, warp_cubic
 
 cv2 = pytest.importorskip("cv2", reason="opencv is the reference of these tests")
 

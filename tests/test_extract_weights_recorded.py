@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import WeightsError
-from extract.weights import Weights, load_state_dict, resolve_weights
-from extract.weights_fetch import RGB_SHA256
-from extract.weights_recorded import resolve_recorded
+from extract.weights.fetch import RGB_SHA256
+from extract.weights.recorded import resolve_recorded
+from extract.weights.resolve import Weights, load_state_dict, resolve_weights
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from data.labels import write_labels
 from feat import cli
-from model.ablate import run_ablation
-from model.ablate_plan import Part, Variant, plan_parts
-from model.ablate_table import FinishedPart, Run
 from model.config import ModelConfig, Preset, TrainConfig
-from model.experiment import Terms
+from model.experiments.ablate import run_ablation
+from model.experiments.ablate_plan import Part, Variant, plan_parts
+from model.experiments.ablate_table import FinishedPart, Run
+from model.experiments.folder import Terms
 
 PRESET = Preset(
     model=ModelConfig(hidden=4, head_widths=(16,), readout="each"),

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from model_cache import demo_rows, make_cache
 
 from feat import cli
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--steps", "60", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]

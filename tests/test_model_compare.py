@@ -16,14 +16,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
-from model.bootstrap import MEASURES, bootstrap_intervals
-from model.commands import eval_command, train_command
-from model.compare import run_comparison
-from model.compare_commands import compare_command
-from model.compare_table import to_markdown
+from model.commands.compare import compare_command
+from model.commands.train import eval_command, train_command
 from model.config import ModelConfig, Preset, TrainConfig
-from model.experiment import Terms, read_results
-from model.metrics import VideoResult, compute_metrics
+from model.experiments.compare import run_comparison
+from model.experiments.compare_table import to_markdown
+from model.experiments.folder import Terms, read_results
+from model.measures.bootstrap import MEASURES, bootstrap_intervals
+from model.measures.metrics import VideoResult, compute_metrics
 
 TERMS = Terms(
     preset=Preset(
@@ -166,7 +166,7 @@ def random_results(rng: np.random.Generator, num_videos: int) -> list[VideoResul
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_measures_of_a_drawn_set_are_those_of_the_repeated_videos(seed, num_videos):
-    from model.bootstrap import _Table
+    from model.measures.bootstrap import _Table
 
     rng = np.random.default_rng(seed)
     results = random_results(rng, num_videos)

@@ -10,13 +10,13 @@ from test_model_released import published, save
 
 from data.errors import ModelError
 from feat import cli
-from model.compat import COLUMNS, NAMES, Shortcuts
 from model.config import ModelConfig, TrainConfig
-from model.evaluate import run_evaluation
+from model.evaluation.evaluate import run_evaluation
+from model.evaluation.released import COLUMNS, NAMES, Shortcuts
 from model.methods.registry import choose_method
 from model.methods.runs import train_method
-from model.released import import_released
-from model.train import run_training
+from model.runs.released import import_released
+from model.training.train import run_training
 
 CATEGORIES = ("fall", "run")
 # 4 clips and less than a window; windows that fit and that do not; tails of 1 to 15 frames
@@ -131,7 +131,7 @@ def test_each_shortcut_changes_what_it_should(report):
 
 def test_scrambled_windows_by_hand():
     """Seven clips, K = 5: three windows, read as five steps of three."""
-    from model.compat import _lay_windows
+    from model.evaluation.released import _lay_windows
 
     windows, mask = _lay_windows(np.arange(7), 5, Shortcuts(scramble=True))
     # laid out 01234 12345 23456, then read in threes: 012 341 234 523 456

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from arithmetic.simd import LANES
+from extract.kernels.simd import LANES
 from model import recurrence
 from model.config import ModelConfig
-from model.convlstm import ConvLSTM, ConvLSTMLayer
-from model.network import AnomalyNetwork
+from model.network.convlstm import ConvLSTM, ConvLSTMLayer
+from model.network.multitask import AnomalyNetwork
 
 SIDE = 4
 
@@ -188,7 +188,7 @@ def test_four_threads_compute_what_one_does():
     """In a process of its own, where numba may have more threads than there are cores."""
     program = (
         "import torch\n"
-        "from model.convlstm import ConvLSTM\n"
+        "from model.network.convlstm import ConvLSTM\n"
         "torch.manual_seed(0)\n"
         "stack = ConvLSTM(32, 64)\n"
         "for layer in stack.layers: torch.nn.init.normal_(layer.peepholes)\n"
@@ -405,7 +405,7 @@ def test_a_gradient_leaves_the_number_of_threads_as_it_is(threads):
     """In a process of its own: what numba does to OpenMP it does when it is first called."""
     program = (
         "import numba, torch\n"
-        "from model.convlstm import ConvLSTM\n"
+        "from model.network.convlstm import ConvLSTM\n"
         f"torch.set_num_threads({threads})\n"
         "states = ConvLSTM(16, 16, grid=4, kernel=3)(torch.randn(1, 2, 16, 4, 4))\n"
         "torch.autograd.backward(states.sum())\n"
@@ -427,7 +427,7 @@ def test_a_gradient_needs_no_place_to_keep_compiled_code_in():
             sys.executable,
             "-c",
             "import torch\n"
-            "from model.convlstm import ConvLSTM\n"
+            "from model.network.convlstm import ConvLSTM\n"
             "states = ConvLSTM(16, 16, grid=4, kernel=3)(torch.randn(1, 2, 16, 4, 4))\n"
             "torch.autograd.backward(states.sum())\n",
         ],

@@ -14,11 +14,11 @@ from model_cache import add_video, clip_table, demo_rows, label, make_cache
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from data.labels import write_labels
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import ModelConfig, TrainConfig
-from model.evaluate import evaluate_videos, run_evaluation
-from model.runs import file_names
-from model.train import run_training
+from model.evaluation.evaluate import evaluate_videos, run_evaluation
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.runs.folder import file_names
+from model.training.train import run_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
 QUICK = TrainConfig(max_steps=40, eval_every=20, learning_rate=2e-2, batch_size=16, patience=0)

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cache import FeatureCache
 from model.config import ModelConfig, TrainConfig
-from model.train import resume_training, run_training
+from model.training.train import resume_training, run_training
 
 MODEL = ModelConfig(hidden=4, head_widths=(16, 8), readout="each")
 TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8)

@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as npst
 from model_cache import demo_rows, label, make_cache
 
 from data.errors import ModelError
-from model.feature_array import available_memory, empty_features
-from model.features import load_features
-from model.standardize import Standardizer
+from model.features.array import available_memory, empty_features
+from model.features.load import load_features
+from model.features.standardize import Standardizer
 
 MB = 1 << 20
 
@@ -106,7 +106,7 @@ def test_a_control_groups_limit_is_what_is_available(control_group):
     found = int(
         in_group(
             group,
-            "from model.feature_array import available_memory\n"
+            "from model.features.array import available_memory\n"
             "held = bytearray(100 << 20)\n"
             "print(available_memory())\n",
         )
@@ -133,8 +133,8 @@ def test_features_larger_than_the_limit_can_be_trained_on_all_the_same(control_g
         "from cache import FeatureCache\n"
         "from data.labels import read_labels\n"
         "from model.config import ModelConfig, TrainConfig\n"
-        "from model.material import gather_material\n"
-        "from model.train import run_training\n"
+        "from model.training.material import gather_material\n"
+        "from model.training.train import run_training\n"
         "torch.set_num_threads(1)\n"
         "cache, labels, out = FeatureCache(Path(sys.argv[1])), *map(Path, sys.argv[2:])\n"
         "model = ModelConfig(hidden=4, head_widths=(8,), readout='each')\n"
@@ -224,7 +224,7 @@ def test_rows_picked_are_rows_of_all_standardised(features, limit):
 
 def test_many_rows_are_measured_as_few(monkeypatch):
     features = np.random.default_rng(0).gamma(2, 3, size=(1000, 7)).astype(np.float32) + 100
-    monkeypatch.setattr("model.standardize.BLOCK_ROWS", 64)
+    monkeypatch.setattr("model.features.standardize.BLOCK_ROWS", 64)
     found = Standardizer.fit(features)
     np.testing.assert_allclose(found.mean, features.astype(np.float64).mean(axis=0), rtol=1e-7)
     np.testing.assert_allclose(found.std, features.astype(np.float64).std(axis=0), rtol=1e-6)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.losses import NO_CATEGORY, category_loss, combine, score_loss, smooth_l1
+from model.training.losses import NO_CATEGORY, category_loss, combine, score_loss, smooth_l1
 
 
 def test_smooth_l1_is_equation_7():

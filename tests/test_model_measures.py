@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from model.bootstrap import (
+from model.measures.bootstrap import (
     MEASURES,
     _Table,
     bootstrap_intervals,
     category_measure,
 )
-from model.detection import detection_tables, match, overlap, propose
-from model.measures import MEANINGS, measure_all, metrics_text
-from model.metrics import VideoResult, category_aucs, compute_metrics
-from model.ranking import latency_aware_precision, rank_frames
+from model.measures.detection import detection_tables, match, overlap, propose
+from model.measures.metrics import VideoResult, category_aucs, compute_metrics
+from model.measures.ranking import latency_aware_precision, rank_frames
+from model.measures.table import MEANINGS, measure_all, metrics_text
 
 
 def result(video, scores, labels=None, **more):

@@ -12,11 +12,11 @@ from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
 from cache import FeatureCache, FeatureRecord
-from cache.importing import ImportConfig, import_features
+from cache.exchange.importing import ImportConfig, import_features
 from data.errors import ConfigError, ModelError
 from model.config import ModelConfig, TrainConfig
-from model.evaluate import run_evaluation
-from model.features import load_features
+from model.evaluation.evaluate import run_evaluation
+from model.features.load import load_features
 from model.methods.ar_net import ARNet, center_loss, dynamic_mil_loss
 from model.methods.base import Clips, clip_targets, frame_scores, with_settings
 from model.methods.deepmil import DeepMIL, ranking_loss, segment_clips
@@ -26,7 +26,7 @@ from model.methods.knn import NearestNeighbourMethod
 from model.methods.mil import bags_of, draw_bags
 from model.methods.registry import METHODS, choose_method
 from model.methods.runs import load_method, train_method
-from model.train import run_training
+from model.training.train import run_training
 
 QUICK = {"deepmil": {"steps": 60}, "ar-net": {"steps": 150, "learning_rate": 1e-3}}
 FOUND = ["gmm", "sparse", "knn", "autoencoder", "logistic"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.metrics import VideoResult, compute_metrics, confusion
+from model.measures.metrics import VideoResult, compute_metrics, confusion
 
 
 def result(video, scores, labels=None, category="", predicted=""):

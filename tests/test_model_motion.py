@@ -11,11 +11,11 @@ from model_cache import clip_table, demo_rows, make_cache, stream_config
 from cache import FeatureCache, FeatureRecord, SourceRecord
 from cache.records import FLOW_STATS
 from data.errors import ModelError
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import ModelConfig, TrainConfig
-from model.evaluate import run_evaluation
-from model.features import MOTION_DIM, load_features
-from model.train import run_training
+from model.evaluation.evaluate import run_evaluation
+from model.features.load import MOTION_DIM, load_features
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.training.train import run_training
 
 MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", skip=True, motion=True)
 TRAIN = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)

@@ -16,11 +16,11 @@ from torch import nn
 from cache import FeatureCache
 from data.errors import ModelError
 from feat import cli
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import PRESETS, ModelConfig
-from model.network import AnomalyNetwork
-from model.predict import predict_video
-from model.released import import_released, read_released
+from model.network.multitask import AnomalyNetwork
+from model.prediction.prediction import predict_video
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.runs.released import import_released, read_released
 
 LAD = [
     "Crash",

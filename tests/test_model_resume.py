@@ -15,10 +15,10 @@ from model_cache import demo_rows, make_cache
 
 from cache import FeatureCache
 from data.errors import ModelError
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from model.config import ModelConfig, TrainConfig
-from model.resume import STATE_NAME
-from model.train import resume_training, run_training
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
+from model.training.resume import STATE_NAME
+from model.training.train import resume_training, run_training
 
 MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", dropout=0.3)
 TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8, average_decay=0.9)
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from cache import FeatureCache
 from data.labels import read_labels
-from model.train import run_training
+from model.training.train import run_training
 sys.path.insert(0, {tests!r})
 from test_model_resume import MODEL, TRAIN
 torch.set_num_threads(1)
@@ -147,7 +147,7 @@ def test_kills_while_a_checkpoint_is_written_leave_nothing_that_the_next_does_no
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from model.checkpoint import load_checkpoint, save_checkpoint\n"
+        "from model.runs.checkpoint import load_checkpoint, save_checkpoint\n"
         "checkpoint = load_checkpoint(Path(sys.argv[1]))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"  # death, in the middle of the file
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"

@@ -17,11 +17,11 @@ from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from feat import cli
 from model.config import ModelConfig, Preset, TrainConfig
-from model.evaluate import evaluate_videos, run_evaluation
-from model.experiment import spread_of
-from model.finished import load_run
-from model.seeds import evaluate_seeds, resume_seeds, train_seeds
-from model.train import run_training
+from model.evaluation.evaluate import evaluate_videos, run_evaluation
+from model.experiments.folder import spread_of
+from model.experiments.seeds import evaluate_seeds, resume_seeds, train_seeds
+from model.runs.finished import load_run
+from model.training.train import run_training
 
 PRESET = Preset(
     model=ModelConfig(hidden=4, head_widths=(16,), readout="each"),

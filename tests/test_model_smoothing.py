@@ -12,15 +12,15 @@ from scipy.stats import norm
 from cache import FeatureCache
 from data.errors import ConfigError
 from feat import cli
-from model.compare import run_comparison
 from model.config import PRESETS, ModelConfig, Preset, TrainConfig
-from model.evaluate import run_evaluation
-from model.experiment import Terms, read_results
-from model.features import load_features
+from model.evaluation.evaluate import run_evaluation
+from model.experiments.compare import run_comparison
+from model.experiments.folder import Terms, read_results
+from model.features.load import load_features
+from model.measures.smoothing import smooth_scores
 from model.methods.registry import choose_method
 from model.methods.runs import train_method
-from model.smoothing import smooth_scores
-from model.train import run_training
+from model.training.train import run_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each", smoothing=1.0)
 QUICK = TrainConfig(max_steps=20, eval_every=20, learning_rate=1e-2, batch_size=24)

@@ -10,15 +10,15 @@ from model_cache import add_video, clip_table, demo_rows, label, make_cache, seg
 
 from cache import FeatureCache
 from data.errors import ConfigError, LabelsError, ModelError
-from model.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from model.config import PRESETS, ModelConfig, TrainConfig, choose_preset
-from model.evaluate import run_evaluation
-from model.features import load_features
-from model.material import gather_material
-from model.standardize import Standardizer
-from model.train import run_training
-from model.trainer import make_window_data
-from model.validation import split_training
+from model.evaluation.evaluate import run_evaluation
+from model.features.load import load_features
+from model.features.standardize import Standardizer
+from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.training.material import gather_material
+from model.training.step import make_window_data
+from model.training.train import run_training
+from model.training.validation import split_training
 
 SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
 QUICK = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)

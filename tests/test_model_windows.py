@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.windows import (
+from model.features.windows import (
     BalancedBatches,
     average_windows,
     make_windows,

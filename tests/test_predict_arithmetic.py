@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from cache import ClipTable
 from extract.clips import clip_table
-from model.predict import Prediction, frame_edges, highest_peaks
-from model.prediction_report import prediction_json, prediction_lines
-from model.timeline import clock, spread
+from model.prediction.prediction import Prediction, frame_edges, highest_peaks
+from model.prediction.report import prediction_json, prediction_lines
+from model.prediction.timeline import clock, spread
 
 # few different values, so that plateaus and ties with the threshold are common
 coarse = st.integers(0, 4).map(lambda value: value / 4)

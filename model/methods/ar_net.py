@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data.protocols import Protocol as Supervision
+from data.splits.protocols import Protocol as Supervision
 from model.methods.base import Clips, Material, Parameters
 from model.methods.mil import Bags, Score, bags_of, draw_bags, parameters_of, score_instances
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from data.errors import ConfigError
 from data.labels import VideoLabel
-from data.protocols import Protocol as Supervision
-from model.features import FeatureSet
-from model.smoothing import smooth_scores
-from model.windows import slot_bounds, slot_targets, spread_on_frames
+from data.splits.protocols import Protocol as Supervision
+from model.features.load import FeatureSet
+from model.features.windows import slot_bounds, slot_targets, spread_on_frames
+from model.measures.smoothing import smooth_scores
 
 Parameters = Mapping[str, NDArray[Any]]
 """Everything a fitted method needs to score, as named arrays: what its checkpoint holds."""
@@ -111,7 +111,7 @@ def frame_scores(
     Args:
         scores: (N,) of the clips.
         data: the videos.
-        smoothing: standard deviation in clips, see `model.smoothing`.
+        smoothing: standard deviation in clips, see `model.measures.smoothing`.
     """
     frames = [
         spread_on_frames(

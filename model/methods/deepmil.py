@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.protocols import Protocol as Supervision
-from model.features import FeatureSet
+from data.splits.protocols import Protocol as Supervision
+from model.features.load import FeatureSet
 from model.methods.base import Clips, Material, Parameters
 from model.methods.logistic import unit_rows
 from model.methods.mil import Score, draw_bags, parameters_of, score_instances

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from cache.records import FLOW_STATS
 from data.errors import ModelError
-from data.protocols import Protocol as Supervision
+from data.splits.protocols import Protocol as Supervision
 from model.methods.base import Clips, Material, Parameters, clip_targets
 from model.methods.linear import fit_linear, score_linear
 

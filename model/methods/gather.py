@@ -10,8 +10,8 @@ from cache import FeatureCache
 from cache.records import FLOW_STATS
 from data.errors import ModelError
 from data.labels import Split, VideoLabel
-from data.protocols import apply_protocol
-from model.features import (
+from data.splits.protocols import apply_protocol
+from model.features.load import (
     FeatureSet,
     StreamFeatures,
     available_streams,
@@ -20,8 +20,8 @@ from model.features import (
     load_features,
     named,
 )
-from model.material import check_labels
 from model.methods.base import Clips, Material, Method
+from model.training.material import check_labels
 
 logger = logging.getLogger(f"feat.{__name__}")
 

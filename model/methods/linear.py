@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from data.errors import ModelError
+from model.features.standardize import Standardizer
 from model.methods.base import Parameters
-from model.standardize import Standardizer
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data.protocols import Protocol as Supervision
+from data.splits.protocols import Protocol as Supervision
 from model.methods.base import Clips, Material, Parameters, clip_targets
 from model.methods.linear import fit_linear, score_linear
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from data.errors import ModelError
-from data.protocols import Protocol as Supervision
+from data.splits.protocols import Protocol as Supervision
+from model.features.standardize import Standardizer
 from model.methods.base import Clips, Material, Parameters
-from model.standardize import Standardizer
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -16,8 +16,8 @@ from safetensors.numpy import save
 from cache import FeatureCache
 from data.errors import FeatError, ModelError
 from data.labels import Split, VideoLabel, write_labels
-from model.features import FeatureSet, StreamFeatures, load_features
-from model.files import write_whole
+from model.features.load import FeatureSet, StreamFeatures, load_features
+from model.measures.metrics import VideoResult
 from model.methods.base import (
     Method,
     Parameters,
@@ -27,8 +27,8 @@ from model.methods.base import (
 )
 from model.methods.gather import gather, load_clips
 from model.methods.registry import choose_method
-from model.metrics import VideoResult
-from model.runs import (
+from model.runs.files import write_whole
+from model.runs.folder import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
     LABELS_NAME,

@@ -1,0 +1,1 @@
+"""`feat cache ...`, and the commands that hold labels against a cache."""

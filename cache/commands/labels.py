@@ -1,0 +1,114 @@
+"""The commands `feat data check` and `feat data stats`: labels against a cache.
+
+They live here because a cache knows of labels and labels know nothing of a cache.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+
+LABELS_FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+labels_option = click.option(
+    "--labels",
+    "labels_file",
+    type=LABELS_FILE,
+    help="Labels file.  [default: labels.csv in the cache]",
+)
+
+
+@click.command()
+@labels_option
+@click.option(
+    "--cache",
+    "cache_dir",
+    type=FOLDER,
+    default=Path("features"),
+    show_default=True,
+    help="The feature cache to check them against.",
+)
+@click.option("--category", "categories", multiple=True, help="A known category. Repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def check_command(
+    context: click.Context,
+    labels_file: Path | None,
+    cache_dir: Path,
+    categories: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check labels against the cached features: lengths, missing videos, leaks, balance.
+
+    Exits with 1 if there is an error, that is, something that makes training wrong.
+    """
+    from cache.facts import video_facts
+    from cache.store import FeatureCache
+    from data.annotation.alignment import check_alignment
+    from data.labels import read_labels
+
+    cache = FeatureCache(cache_dir)
+    labels = read_labels(labels_file or cache.labels_path)
+    report = check_alignment(labels, video_facts(cache), categories=categories or None)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        for finding in report.findings:
+            click.echo(str(finding))
+        click.echo(
+            f"{report.num_aligned} of {report.num_videos} videos aligned,"
+            f" {len(report.errors)} errors, {len(report.warnings)} warnings"
+        )
+    if report.errors:
+        context.exit(1)
+
+
+@click.command()
+@labels_option
+@click.option(
+    "--cache", "cache_dir", type=FOLDER, help="Take the numbers of frames from this feature cache."
+)
+@click.option("--name", default="", help="The database's name in title and table.")
+@click.option("--plot", type=LABELS_FILE, help="Write the three panels here (.png, .svg or .pdf).")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv", "markdown"]),
+    default="text",
+    show_default=True,
+)
+def stats_command(
+    labels_file: Path | None,
+    cache_dir: Path | None,
+    name: str,
+    plot: Path | None,
+    form: Literal["text", "csv", "markdown"],
+) -> None:
+    """Count videos, frames and protocols, and draw the shares of abnormal frames."""
+    from data.annotation import stats
+    from data.labels import read_labels
+
+    num_frames = {}
+    if cache_dir is not None:
+        from cache.facts import video_facts
+        from cache.store import FeatureCache
+
+        cache = FeatureCache(cache_dir)
+        labels_file = labels_file or cache.labels_path
+        num_frames = {video: fact.num_frames for video, fact in video_facts(cache).items()}
+    if labels_file is None:
+        raise click.UsageError("Give --labels, --cache, or both.")
+    rows = stats.video_stats(read_labels(labels_file), num_frames)
+    tables = [
+        stats.database_table(rows, name or labels_file.stem),
+        stats.protocol_table(rows),
+        stats.category_table(rows),
+    ]
+    click.echo("\n".join(stats.render_table(table, form) for table in tables), nl=False)
+    if plot is not None:
+        from data.annotation.stats_plots import plot_stats
+
+        plot_stats(rows, plot, title=name)
+        click.echo(f"wrote {plot}", err=True)

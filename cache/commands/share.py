@@ -1,0 +1,295 @@
+"""The commands of `feat cache` that bring caches together or take them elsewhere."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache.commands.options import cache_option, echo_json, json_option
+
+path_argument = click.Path(path_type=Path)
+mixed_option = click.option(
+    "--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache."
+)
+latest_option = click.option(
+    "--latest-names", is_flag=True,
+    help="Where a name stands for different contents, let the later one decide.",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=path_argument)
+@click.argument("target", metavar="DST", type=path_argument)
+@mixed_option
+@latest_option
+@json_option
+@click.pass_context
+def merge_command(
+    ctx: click.Context,
+    sources: tuple[Path, ...],
+    target: Path,
+    allow_mixed: bool,
+    latest_names: bool,
+    as_json: bool,
+) -> None:
+    """Add what the caches SRC hold to DST, which is made if need be; refuse contradictions."""
+    from cache.exchange.merge import merge_caches
+    from cache.store import FeatureCache
+
+    report = merge_caches(
+        [FeatureCache(source) for source in sources],
+        FeatureCache.create(target),
+        allow_mixed=allow_mixed,
+        latest_names=latest_names,
+    )
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        click.echo(
+            f"{target}: {report.records} records added ({report.shards} shards copied), "
+            f"{report.duplicates} were there, {report.names} names, {report.labels} labels"
+        )
+    _exit_if_damaged(ctx, report.damaged)
+
+
+@click.command()
+@click.argument("a", metavar="A", type=path_argument)
+@click.argument("b", metavar="B", type=path_argument)
+@json_option
+def diff_command(a: Path, b: Path, as_json: bool) -> None:
+    """Compare the caches A and B: what each lacks, the cosine of what both have."""
+    from cache.exchange.compare import diff_caches
+    from cache.store import FeatureCache
+
+    diffs = diff_caches(FeatureCache(a), FeatureCache(b))
+    if as_json:
+        echo_json({"a": str(a), "b": str(b), "streams": [diff.to_json() for diff in diffs]})
+        return
+    for diff in diffs:
+        click.echo(
+            f"{diff.stream}: {len(diff.only_a)} only in A, {len(diff.only_b)} only in B, "
+            f"{diff.both} in both, {diff.identical} of them identical"
+        )
+        if diff.mean_cosine is not None and diff.min_cosine is not None:
+            click.echo(
+                f"  cosine: mean {diff.mean_cosine:.6f}, lowest {diff.min_cosine:.6f} "
+                f"({diff.min_cosine_video})"
+            )
+        if diff.config_difference:
+            click.echo(f"  made otherwise: {diff.config_difference}")
+        for mark, videos in (("A", diff.only_a), ("B", diff.only_b)):
+            for video in videos:
+                click.echo(f"  only in {mark}: {video}")
+        for video in diff.other_shape:
+            click.echo(f"  other shape: {video}")
+
+
+@click.command()
+@cache_option
+@click.option("--out", required=True, type=path_argument, help="Folder, or the Parquet file.")
+@click.option(
+    "--format", "layout", type=click.Choice(["npy", "lad", "rtfm", "parquet"]), default="npy",
+    show_default=True,
+    help="npy: <video>.npy (S, D). lad: <video>/feature.npy, as the LAD2000 authors' code reads. "
+    "rtfm: <video>_i3d.npy (S, 1, D) and features.list. parquet: one file, a row a clip.",
+)  # fmt: skip
+@click.option("--streams", default="", help="By comma.  [default: all, rgb before flow]")
+@json_option
+def export_command(cache_dir: Path, out: Path, layout: str, streams: str, as_json: bool) -> None:
+    """Write features as other people's code reads them, streams side by side."""
+    from cache.exchange.exporting import export_npy, export_parquet
+    from cache.store import FeatureCache
+
+    cache = FeatureCache(cache_dir)
+    chosen = [stream for stream in streams.split(",") if stream]
+    if layout == "parquet":
+        report = export_parquet(cache, out, streams=chosen)
+    else:
+        names: dict[str, Any] = {"npy": "plain"}
+        report = export_npy(cache, out, streams=chosen, layout=names.get(layout, layout))
+    if as_json:
+        echo_json(report.to_json())
+        return
+    click.echo(f"{out}: {report.videos} videos, {report.clips} clips of {report.dim} values")
+    if report.left_out:
+        click.echo(f"{len(report.left_out)} videos lack a stream and were left out")
+
+
+@click.command()
+@click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=path_argument)
+@cache_option
+@click.option("--stream", required=True, help="Name of the stream to make, such as c3d.")
+@click.option("--origin", required=True, help="Who made the features, with what; free text.")
+@click.option(
+    "--layout", type=click.Choice(["clips", "segments"]), default="clips", show_default=True,
+    help="A row is a clip of --clip-len frames, or one of equal parts of the video.",
+)  # fmt: skip
+@click.option("--clip-len", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--frames", "frames_file", type=path_argument,
+    help="JSON lines or CSV with video and num_frames.",
+)  # fmt: skip
+@click.option(
+    "--labels", "labels_file", type=path_argument,
+    help="labels.csv: its names are used (matched by stem), and it is copied to the cache.",
+)  # fmt: skip
+@click.option("--fps", type=click.FloatRange(0), default=0.0, help="Frame rate, if it is known.")
+@json_option
+def import_command(
+    paths: tuple[Path, ...],
+    cache_dir: Path,
+    stream: str,
+    origin: str,
+    layout: Any,
+    clip_len: int,
+    frames_file: Path | None,
+    labels_file: Path | None,
+    fps: float,
+    as_json: bool,
+) -> None:
+    """Take in features somebody else made: .npy, .npz, .csv, or folders of them."""
+    from cache.exchange.importing import ImportConfig, import_features, read_frame_counts
+    from cache.exchange.merge import add_labels
+    from cache.store import FeatureCache
+    from data.labels import read_labels
+
+    try:
+        config = ImportConfig(stream=stream, origin=origin, layout=layout, clip_len=clip_len)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    labels = read_labels(labels_file) if labels_file else []
+    cache = FeatureCache.create(cache_dir)
+    report = import_features(
+        paths,
+        cache,
+        config,
+        frames=read_frame_counts(frames_file) if frames_file else {},
+        names=[label.video for label in labels],
+        frame_rate=fps,
+    )
+    num_labels = add_labels(labels_file, cache) if labels_file else 0
+    if as_json:
+        echo_json({**report.to_json(), "labels": num_labels})
+        return
+    click.echo(
+        f"{cache_dir}: {report.videos} videos, {report.rows} rows of {stream} added, "
+        f"{report.skipped} were there, {num_labels} labels"
+    )
+    for what, videos in (
+        ("without a frame count", report.without_frames),
+        ("with another number of rows", report.odd_rows),
+        ("with a frame count but no features", report.without_features),
+    ):
+        if videos:
+            click.echo(f"{len(videos)} videos {what}: {', '.join(videos[:10])}"
+                       + (", ..." if len(videos) > 10 else ""))  # fmt: skip
+
+
+remote_options = [
+    click.option(
+        "--option", "options", metavar="KEY=VALUE", multiple=True,
+        help="For the fsspec file system, such as port=2222 or endpoint_url=http://...",
+    ),
+    click.option(
+        "--new-host-keys", is_flag=True, help="SFTP: accept servers that are not in known_hosts."
+    ),
+]  # fmt: skip
+
+
+def takes_remote(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a connection."""
+    for option in reversed(remote_options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("url")
+@cache_option
+@takes_remote
+@click.option("--reread", is_flag=True, help="Read back what was sent and compare it.")
+@json_option
+@click.pass_context
+def push_command(
+    ctx: click.Context,
+    url: str,
+    cache_dir: Path,
+    options: tuple[str, ...],
+    new_host_keys: bool,
+    reread: bool,
+    as_json: bool,
+) -> None:
+    """Send to URL what it lacks: a path, sftp://user@host/path, s3://bucket/path, ..."""
+    from cache.exchange.remote import Remote
+    from cache.exchange.transfer import push_cache
+    from cache.store import FeatureCache
+
+    cache = FeatureCache(cache_dir)
+    remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
+    _tell_transfer(ctx, push_cache(cache, remote, reread=reread), "sent", as_json)
+
+
+@click.command()
+@click.argument("url")
+@cache_option
+@takes_remote
+@mixed_option
+@latest_option
+@json_option
+@click.pass_context
+def pull_command(
+    ctx: click.Context,
+    url: str,
+    cache_dir: Path,
+    options: tuple[str, ...],
+    new_host_keys: bool,
+    allow_mixed: bool,
+    latest_names: bool,
+    as_json: bool,
+) -> None:
+    """Fetch from URL what the cache lacks; it is made if need be. https:// works too."""
+    from cache.exchange.remote import Remote
+    from cache.exchange.transfer import pull_cache
+    from cache.store import FeatureCache
+
+    remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
+    report = pull_cache(
+        FeatureCache.create(cache_dir), remote, allow_mixed=allow_mixed, latest_names=latest_names
+    )
+    _tell_transfer(ctx, report, "fetched", as_json)
+
+
+def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """Return `KEY=VALUE` texts as a dict; values that are JSON are read as JSON."""
+    values: dict[str, Any] = {}
+    for text in options:
+        name, mark, value = text.partition("=")
+        if not mark or not name:
+            raise click.UsageError(f"--option {text}: expected KEY=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def _tell_transfer(ctx: click.Context, report: Any, verb: str, as_json: bool) -> None:
+    from cache.upkeep.summary import human_size
+
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        click.echo(
+            f"{report.shards} shards ({human_size(report.nbytes)}) {verb}, {report.already} were "
+            f"there, {report.names} files of names, {report.labels} labels"
+        )
+    _exit_if_damaged(ctx, report.damaged)
+
+
+def _exit_if_damaged(ctx: click.Context, damaged: list[str]) -> None:
+    for name in damaged:
+        click.echo(f"refused, damaged: {name}", err=True)
+    if damaged:
+        ctx.exit(1)

@@ -1,0 +1,166 @@
+"""`feat cache ...`: looking at a cache, checking it, cleaning it up."""
+
+from pathlib import Path
+
+import click
+
+from cache.commands.options import cache_option, echo_json, json_option, takes_cache
+from cache.commands.share import (
+    diff_command,
+    export_command,
+    import_command,
+    merge_command,
+    pull_command,
+    push_command,
+)
+
+
+@click.group("cache")
+def cache_group() -> None:
+    """Look at, check, merge and share feature caches."""
+
+
+@cache_group.command()
+@takes_cache
+@json_option
+def ls_command(cache_dir: Path, as_json: bool) -> None:
+    """List the videos in CACHE."""
+    from cache.store import FeatureCache
+    from cache.upkeep.summary import format_table, human_size, iter_videos
+
+    videos = list(iter_videos(FeatureCache(cache_dir)))
+    if as_json:
+        echo_json({"cache": str(cache_dir), "videos": [video.to_json() for video in videos]})
+        return
+    rows = [
+        [
+            video.video,
+            str(video.num_frames),
+            str(video.num_clips),
+            ",".join(video.streams),
+            ",".join(video.configs),
+            human_size(video.nbytes),
+        ]
+        for video in videos
+    ]
+    header = ["video", "frames", "clips", "streams", "configurations", "size"]
+    for line in format_table(header, rows, right={1, 2, 5}):
+        click.echo(line)
+
+
+@cache_group.command()
+@cache_option
+@click.argument("video", required=False)
+@json_option
+def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
+    """Tell all about one VIDEO (name or sha256), or about the whole cache."""
+    from cache.store import FeatureCache
+    from cache.upkeep.summary import describe_cache, describe_video, format_tree
+
+    cache = FeatureCache(cache_dir)
+    about = describe_video(cache, video) if video else describe_cache(cache)
+    if as_json:
+        echo_json(about)
+        return
+    for line in format_tree(about):
+        click.echo(line)
+
+
+@cache_group.command()
+@takes_cache
+@click.option(
+    "--repair", is_flag=True,
+    help="Move damaged shards to quarantine/ (nothing is deleted) and keep their sound records.",
+)  # fmt: skip
+@json_option
+@click.pass_context
+def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: bool) -> None:
+    """Read everything in CACHE again, say what is wrong, exit 1 if anything is."""
+    from cache.store import FeatureCache
+    from cache.upkeep.summary import human_size
+    from cache.upkeep.verify import verify_cache
+
+    report = verify_cache(FeatureCache(cache_dir), repair=repair)
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        for problem in report.problems:
+            click.echo(str(problem))
+        for place in report.quarantined:
+            click.echo(f"set aside: {place}")
+        if report.salvaged:
+            click.echo(f"kept {report.salvaged} sound records of the shards set aside")
+        click.echo(
+            f"{report.shards} shards, {report.records} records, {human_size(report.nbytes)} read: "
+            + (f"{len(report.problems)} problems" if report.problems else "all is well")
+        )
+    if report.problems:
+        ctx.exit(1)
+
+
+@cache_group.command()
+@takes_cache
+@click.option(
+    "--target-mb", type=click.IntRange(1, 4096), default=64, show_default=True,
+    help="Size of the new shards, in MiB.",
+)  # fmt: skip
+@json_option
+def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
+    """Pack the small shards of CACHE into larger ones and drop second copies."""
+    from cache.store import FeatureCache
+    from cache.upkeep.compact import compact_cache
+    from cache.upkeep.summary import human_size
+
+    report = compact_cache(FeatureCache(cache_dir), target_bytes=target_mb << 20)
+    if as_json:
+        echo_json(report.to_json())
+        return
+    click.echo(
+        f"{report.shards_before} shards ({human_size(report.bytes_before)}) -> "
+        f"{report.shards_after} ({human_size(report.bytes_after)}), "
+        f"{report.duplicates} second copies dropped"
+    )
+    if report.damaged:
+        click.echo(f"{report.damaged} damaged shards left alone: feat cache verify --repair")
+
+
+@cache_group.command()
+@takes_cache
+@click.option(
+    "--days", type=click.FloatRange(0), default=7.0, show_default=True,
+    help="Remove leftovers older than this.",
+)  # fmt: skip
+@click.option(
+    "--unnamed", is_flag=True,
+    help="Also remove the features of contents that no name stands for any more.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove unfinished files, checkpoints and claims of dead workers from CACHE."""
+    from cache.store import FeatureCache
+    from cache.upkeep.gc import collect_garbage
+    from cache.upkeep.summary import human_size
+
+    report = collect_garbage(FeatureCache(cache_dir), days=days, unnamed=unnamed, dry_run=dry_run)
+    if as_json:
+        echo_json(report.to_json())
+        return
+    for place in report.removed:
+        click.echo(place)
+    verb = "would be removed" if dry_run else "removed"
+    click.echo(
+        f"{len(report.removed)} leftovers ({human_size(report.nbytes)}) and "
+        f"{report.unnamed_records} unnamed records {verb}"
+    )
+
+
+for command in (
+    merge_command,
+    diff_command,
+    export_command,
+    import_command,
+    push_command,
+    pull_command,
+):
+    cache_group.add_command(command)

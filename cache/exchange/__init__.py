@@ -1,0 +1,1 @@
+"""Between caches, and between a cache and other people's files."""

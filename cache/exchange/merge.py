@@ -1,0 +1,260 @@
+"""Bringing caches together: what is there already is skipped, what contradicts is refused."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cache.exchange.compare import Closeness
+from cache.files import new_file, open_regular, pread_exact, publish
+from cache.keys import JSON, config_difference
+from cache.records import NameEntry
+from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
+from cache.store import FeatureCache
+from data.errors import CacheError, ShardError
+from data.labels import VideoLabel, read_labels, write_labels
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+#: Two computations of the same features differ by float noise; below this they contradict.
+MIN_COSINE = 0.999
+_BLOCK = 1 << 20
+_MAX_CONFLICTS_SHOWN = 5
+
+
+@dataclass(kw_only=True)
+class MergeReport:
+    """What `merge_caches` did."""
+
+    target: str
+    shards: int = 0  # copied whole
+    records: int = 0  # new in the target
+    duplicates: int = 0  # records it had
+    names: int = 0  # new or changed
+    labels: int = 0  # videos added to labels.csv
+    damaged: list[str] = field(default_factory=list)  # shards of the sources that were refused
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+def merge_caches(
+    sources: Sequence[FeatureCache],
+    target: FeatureCache,
+    *,
+    allow_mixed: bool = False,
+    latest_names: bool = False,
+) -> MergeReport:
+    """Add what `sources` hold to `target`; nothing is written if anything contradicts.
+
+    Args:
+        sources: caches that need not be trusted; they are only read.
+        target: the cache to add to.
+        allow_mixed: admit a second configuration of a stream.
+        latest_names: where a name stands for different contents, let the later source decide.
+
+    Raises:
+        CacheError: there are conflicts (all are found first, the first few are told), or a cache
+            cannot be read or written.
+    """
+    conflicts: list[str] = []
+    for number, source in enumerate(sources):
+        for other in (target, *sources[:number]):
+            if not allow_mixed:
+                conflicts += config_conflicts(source, other)
+            conflicts += _feature_conflicts(source, other)
+            if not latest_names:
+                conflicts += name_conflicts(source, other)
+    labels, label_conflicts = merged_labels([cache.labels_path for cache in (target, *sources)])
+    conflicts += label_conflicts
+    if conflicts:
+        raise CacheError(_conflict_text(target, conflicts))
+    report = MergeReport(target=os.fspath(target.path))
+    for source in sources:
+        copy_records(source, target, report)
+        _copy_names(source.names(), target, report)
+    report.labels = write_merged_labels(labels, target)
+    return report
+
+
+def copy_records(source: FeatureCache, target: FeatureCache, report: MergeReport) -> None:
+    """Copy those features that `target` lacks, every byte checked on the way."""
+    for name in sorted(source.shards()):
+        path = source.shards_dir / name
+        try:
+            table = read_table(path)
+            missing = [key for key in table.records if not target.has(key)]
+            if len(missing) == len(table.records):
+                copy_shard(path, target)
+                report.shards += 1
+            elif missing:
+                target.write([read_record(table, key) for key in missing])
+        except FileNotFoundError:
+            # compacted away since: its records are in a shard of another name, which comes later
+            # in a second round
+            source.refresh()
+            copy_records(source, target, report)
+            return
+        except ShardError as error:
+            logger.warning("not merged: %s", error)
+            report.damaged.append(os.fspath(path))
+            continue
+        report.records += len(missing)
+        report.duplicates += len(table.records) - len(missing)
+    for name, why in source.bad_shards.items():
+        logger.warning("not merged: %s", why)
+        report.damaged.append(os.fspath(source.shards_dir / name))
+
+
+def copy_shard(path: Path, target: FeatureCache) -> None:
+    """Copy a whole shard into `target`, if its bytes are what its name says.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        ShardError: it is damaged.
+        CacheError: it cannot be read or written.
+    """
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        blocks = (
+            pread_exact(fd, min(_BLOCK, size - offset), offset, path)
+            for offset in range(0, size, _BLOCK)
+        )
+        receive_shard(blocks, path.name, target, origin=os.fspath(path))
+    finally:
+        os.close(fd)
+
+
+def receive_shard(blocks: Iterable[bytes], name: str, target: FeatureCache, *, origin: str) -> None:
+    """Write a shard that comes from elsewhere, if its bytes are what its name says.
+
+    Raises:
+        ShardError: they are not, or make no shard.
+        CacheError: it cannot be written.
+    """
+    if not is_shard_name(name):
+        raise ShardError(f"{origin}: no shard's name")
+    digest = hashlib.sha256()
+    with new_file(target.shards_dir) as (temp, file):
+        for block in blocks:
+            digest.update(block)
+            file.write(block)
+        if digest.hexdigest() + SUFFIX != name:
+            raise ShardError(f"{origin}: its bytes' sha256 is not its name: damaged or exchanged")
+        file.flush()
+        try:
+            read_table(temp)
+        except ShardError as error:
+            raise ShardError(f"{origin}: {str(error).removeprefix(f'{temp}: ')}") from error
+        publish(temp, file, target.shards_dir / name)
+    target.added(name)
+
+
+def config_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
+    """Return how the configurations of `source` differ from those of `target`, by stream."""
+    conflicts = []
+    for config in source.configs():
+        stream = str(config["stream"])
+        there = target.configs(stream)
+        if there and config not in there:
+            difference = config_difference(config, there[0])
+            conflicts.append(f"{source.path}: {stream} made otherwise: {difference}")
+    return conflicts
+
+
+def _feature_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
+    """Return which keys both have with features that are not the same."""
+    conflicts = []
+    for entry in source.entries():
+        if not target.has(entry.key):
+            continue
+        ours = target.entry(entry.key)
+        where = f"{source.path}: {entry.source.name} {entry.stream}"
+        if ours.feature_shape != entry.feature_shape:
+            conflicts.append(
+                f"{where}: shape {entry.feature_shape}, but {ours.feature_shape} in {target.path}"
+            )
+        elif (ours.crc32, ours.dtype) != (entry.crc32, entry.dtype):
+            try:
+                close = Closeness.of(source.read_key(entry.key), target.read_key(entry.key))
+            except ShardError as error:
+                logger.warning("not compared: %s", error)
+                continue
+            if not close.min_cosine >= MIN_COSINE:
+                conflicts.append(
+                    f"{where}: same key, other features than in {target.path} "
+                    f"(lowest cosine {close.min_cosine:.4f})"
+                )
+    return conflicts
+
+
+def name_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
+    """Return which names stand for other contents in `target`."""
+    ours = target.names()
+    return [
+        f"{name}: content {entry.sha256[:12]} in {source.path}, {ours[name].sha256[:12]} in "
+        f"{target.path} (--latest-names takes the one merged last)"
+        for name, entry in sorted(source.names().items())
+        if name in ours and ours[name].sha256 != entry.sha256
+    ]
+
+
+def merged_labels(paths: Sequence[Path]) -> tuple[list[VideoLabel], list[str]]:
+    """Return the labels of all files together, and which of them contradict each other."""
+    merged: dict[str, tuple[VideoLabel, Path]] = {}
+    conflicts = []
+    for path in paths:
+        for label in read_labels(path) if path.exists() else []:
+            first, where = merged.setdefault(label.video, (label, path))
+            if first != label:
+                conflicts.append(f"{path}: {label.video}: {_label_text(label)}, in {where}: "
+                                 f"{_label_text(first)}")  # fmt: skip
+    return [label for label, _ in merged.values()], conflicts
+
+
+def _label_text(label: VideoLabel) -> str:
+    return f"{label.split} {label.category!r} {label.anomaly!r}"
+
+
+def write_merged_labels(labels: list[VideoLabel], target: FeatureCache) -> int:
+    """Write the labels if they are more than the cache has; return how many more."""
+    path = target.labels_path
+    before = len(read_labels(path)) if path.exists() else 0
+    if len(labels) > before:
+        write_labels(path, labels)
+    return len(labels) - before
+
+
+def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: MergeReport) -> None:
+    ours = target.names()
+    # a recorded name (mtime -1) is no statement about a file: it is in the shard anyway
+    fresh = {
+        name: entry
+        for name, entry in names.items()
+        if entry.mtime_ns != -1 and ours.get(name) != entry
+    }
+    target.set_names(fresh)
+    report.names += len(fresh)
+
+
+def _conflict_text(target: FeatureCache, conflicts: list[str]) -> str:
+    shown = "; ".join(conflicts[:_MAX_CONFLICTS_SHOWN])
+    more = len(conflicts) - _MAX_CONFLICTS_SHOWN
+    rest = f"; and {more} more" if more > 0 else ""
+    return f"{target.path}: nothing merged, {len(conflicts)} conflicts: {shown}{rest}"
+
+
+def add_labels(path: Path, target: FeatureCache) -> int:
+    """Add a labels file to the cache's; return how many videos are new.
+
+    Raises:
+        CacheError: the two contradict each other.
+    """
+    labels, conflicts = merged_labels([target.labels_path, path])
+    if conflicts:
+        raise CacheError(_conflict_text(target, conflicts))
+    return write_merged_labels(labels, target)

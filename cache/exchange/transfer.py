@@ -1,0 +1,375 @@
+"""`feat cache push` and `pull`: only what the other side lacks, every byte checked on arrival."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.exchange.merge import merged_labels, receive_shard, write_merged_labels
+from cache.exchange.remote import Remote
+from cache.files import hash_fd, open_regular, write_whole
+from cache.keys import JSON, config_difference
+from cache.marker import FORMAT, FORMAT_VERSION, MARKER
+from cache.names import MAX_BYTES as MAX_NAMES_BYTES
+from cache.names import Line, is_manifest_name, read_manifest
+from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
+from cache.store import FeatureCache
+from data.errors import CacheError, LabelsError, ShardError
+from data.labels import VideoLabel
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+LISTING = "listing.json"
+MAX_LISTING_BYTES = 1 << 28
+MAX_LABELS_BYTES = 1 << 26
+MAX_SHARD_BYTES = 1 << 36
+
+
+@dataclass(kw_only=True)
+class TransferReport:
+    """What `push_cache` or `pull_cache` did."""
+
+    cache: str
+    url: str
+    shards: int = 0  # sent or received
+    nbytes: int = 0
+    already: int = 0  # shards whose records the other side had
+    names: int = 0  # files of names
+    labels: int = 0  # videos added to labels.csv
+    damaged: list[str] = field(default_factory=list)  # refused
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+def push_cache(cache: FeatureCache, remote: Remote, *, reread: bool = False) -> TransferReport:
+    """Send what the other side lacks. A shard damaged here is not sent.
+
+    Args:
+        cache: where from.
+        remote: where to; a cache, or an empty or absent folder.
+        reread: read back every shard that was sent and compare its sha256, not only its size.
+
+    Raises:
+        CacheError: the connection failed for good; what has arrived is kept.
+    """
+    if remote.is_http:
+        raise CacheError(f"{remote.url}: HTTP servers are read-only; push by sftp or s3")
+    report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
+    if not _check_marker(remote):
+        remote.upload(cache.path / MARKER, MARKER)
+    there = _shards_there(remote)
+    here = cache.shards()
+    keys_there = _remote_keys(remote, {n: s for n, s in there.items() if n not in here})
+    for name in sorted(here):
+        path = cache.shards_dir / name
+        try:
+            size = path.stat().st_size
+            keys = set(cache.keys_of(name))
+            if there.get(name) == size or keys <= keys_there:
+                report.already += 1
+                continue
+            _check_local(path)
+            remote.upload(path, f"shards/{name}")
+        except FileNotFoundError:
+            continue  # compacted away; its records are in another shard, or go next time
+        except ShardError as error:
+            logger.warning("not sent: %s", error)
+            report.damaged.append(name)
+            continue
+        if reread:
+            _check_remote(remote, name, size)
+        report.shards += 1
+        report.nbytes += size
+    report.damaged += [name for name in cache.bad_shards if name not in report.damaged]
+    report.names = _push_names(cache, remote)
+    if cache.labels_path.exists():
+        report.labels = _push_labels(cache, remote)
+    _push_listing(remote)
+    return report
+
+
+def pull_cache(
+    cache: FeatureCache, remote: Remote, *, allow_mixed: bool = False, latest_names: bool = False
+) -> TransferReport:
+    """Fetch what this side lacks; nothing of the other side is trusted.
+
+    Raises:
+        CacheError: there is no cache, it contradicts this one (nothing is fetched then), or the
+            connection failed for good; what has arrived is kept.
+    """
+    report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
+    if not _check_marker(remote):
+        raise CacheError(f"{remote.url}: no feature cache there (no {MARKER})")
+    there = _shards_there(remote)
+    missing = {name: size for name, size in there.items() if name not in cache.shards()}
+    tables = _remote_tables(remote, missing, report)
+    with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
+        manifests = _fetch_names(cache, remote, Path(folder), report)
+        labels = _fetch_labels(cache, remote, Path(folder))
+        conflicts = [] if allow_mixed else _config_conflicts(cache, tables.values())
+        if not latest_names:
+            conflicts += _name_conflicts(cache, manifests)
+        if conflicts:
+            raise CacheError(
+                f"{remote.url}: nothing pulled, {len(conflicts)} conflicts: "
+                + "; ".join(conflicts[:5])
+            )
+        for name in sorted(tables):
+            if all(cache.has(key) for key in tables[name].records):
+                report.already += 1
+                continue
+            _fetch_shard(cache, remote, name, missing[name], report)
+        for file in manifests:
+            write_whole(cache.path / "names" / file, (Path(folder) / file).read_bytes())
+            report.names += 1
+        report.labels = write_merged_labels(labels, cache) if labels else 0
+    report.already += len(there) - len(missing)
+    cache.refresh()
+    return report
+
+
+def _check_marker(remote: Remote) -> bool:
+    """Return whether there is a cache.
+
+    Raises:
+        CacheError: it is something else, or of a newer version.
+    """
+    data = remote.read_small(MARKER, 4096)
+    if data is None:
+        return False
+    try:
+        value: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CacheError(f"{remote.url}/{MARKER}: no feature cache")
+    if value.get("version") != FORMAT_VERSION:
+        raise CacheError(
+            f"{remote.url}: cache format {value.get('version')!r:.20}, this build reads "
+            f"{FORMAT_VERSION}; upgrade feat"
+        )
+    return True
+
+
+def _shards_there(remote: Remote) -> dict[str, int]:
+    """Return the other side's shards and their sizes."""
+    listed: dict[str, Any] = {}
+    if remote.is_http:
+        listed = _read_listing(remote).get("shards", {})
+    if not listed:
+        listed = dict(remote.list("shards"))
+    sizes = {}
+    for name, size in sorted(listed.items()):
+        if not is_shard_name(name):
+            if not name.startswith("."):
+                logger.warning("%s: ignored %r, no shard's name", remote.url, name[:80])
+            continue
+        known = size if isinstance(size, int) else remote.size(f"shards/{name}")
+        if known is not None and 0 < known <= MAX_SHARD_BYTES:
+            sizes[name] = known
+    return sizes
+
+
+def _read_listing(remote: Remote) -> dict[str, Any]:
+    data = remote.read_small(LISTING, MAX_LISTING_BYTES)
+    try:
+        value = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("shards", {}), dict):
+        raise CacheError(f"{remote.url}/{LISTING}: damaged; push to it again")
+    return value
+
+
+def _remote_tables(
+    remote: Remote, shards: dict[str, int], report: TransferReport
+) -> dict[str, ShardTable]:
+    """Return the tables of some of the other side's shards, read without the arrays."""
+    tables = {}
+    for name, size in shards.items():
+        place = f"shards/{name}"
+
+        def read(count: int, offset: int, place: str = place) -> bytes:
+            return remote.read_range(place, count, offset)
+
+        try:
+            tables[name] = parse_table(read, Path(remote.url) / place, size)[0]
+        except ShardError as error:
+            logger.warning("refused: %s", error)
+            report.damaged.append(name)
+    return tables
+
+
+def _remote_keys(remote: Remote, shards: dict[str, int]) -> set[str]:
+    """Return the keys in shards that the other side has and we have not, by name."""
+    ignored = TransferReport(cache="", url=remote.url)
+    tables = _remote_tables(remote, shards, ignored)
+    return {key for table in tables.values() for key in table.records}
+
+
+def _config_conflicts(cache: FeatureCache, tables: Iterable[ShardTable]) -> list[str]:
+    conflicts: dict[str, None] = {}
+    ours: dict[str, list[dict[str, JSON]]] = {}
+    for table in tables:
+        for stored in table.records.values():
+            stream = stored.entry.stream
+            there = ours.setdefault(stream, cache.configs(stream))
+            if there and dict(stored.entry.config) not in there:
+                difference = config_difference(stored.entry.config, there[0])
+                conflicts[f"{stream} made otherwise: {difference}"] = None
+    return list(conflicts)
+
+
+def _check_local(path: Path) -> None:
+    fd = open_regular(path)
+    try:
+        if shard_name(hash_fd(fd)) != path.name:
+            raise ShardError(f"{path}: its bytes' sha256 is not its name; feat cache verify")
+    finally:
+        os.close(fd)
+
+
+def _check_remote(remote: Remote, name: str, size: int) -> None:
+    digest = hashlib.sha256()
+    for block in remote.blocks(f"shards/{name}", size):
+        digest.update(block)
+    if shard_name(digest.hexdigest()) != name:
+        raise CacheError(f"{remote.url}: shards/{name} was damaged on its way; push again")
+
+
+def _fetch_shard(
+    cache: FeatureCache, remote: Remote, name: str, size: int, report: TransferReport
+) -> None:
+    free = shutil.disk_usage(cache.path).free
+    if size > free:
+        raise CacheError(f"{cache.path}: {free} bytes free, shards/{name} needs {size}; make room")
+    place = f"shards/{name}"
+    try:
+        receive_shard(remote.blocks(place, size), name, cache, origin=f"{remote.url}/{place}")
+    except ShardError as error:
+        logger.warning("refused: %s", error)
+        report.damaged.append(name)
+        return
+    report.shards += 1
+    report.nbytes += size
+
+
+def _push_names(cache: FeatureCache, remote: Remote) -> int:
+    there = remote.list("names")
+    sent = 0
+    for path in sorted((cache.path / "names").glob("*.jsonl")):
+        if is_manifest_name(path.name) and there.get(path.name) is None:
+            remote.upload(path, f"names/{path.name}")
+            sent += 1
+    return sent
+
+
+def _fetch_names(
+    cache: FeatureCache, remote: Remote, folder: Path, report: TransferReport
+) -> dict[str, dict[str, Line]]:
+    """Fetch the files of names that are new here, checked, into `folder`; return their lines."""
+    names: Iterable[str] = remote.list("names")
+    if remote.is_http:
+        listed = _read_listing(remote).get("names", [])
+        names = listed if isinstance(listed, list) and listed else names
+    manifests = {}
+    for name in names:
+        if not isinstance(name, str) or not is_manifest_name(name):
+            continue
+        if (cache.path / "names" / name).exists():
+            continue
+        data = remote.read_small(f"names/{name}", MAX_NAMES_BYTES)
+        if data is None:
+            continue
+        (folder / name).write_bytes(data)
+        try:
+            manifests[name] = read_manifest(folder / name)
+        except CacheError as error:
+            text = str(error).replace(str(folder), f"{remote.url}/names")
+            logger.warning("refused: %s", text)
+            report.damaged.append(name)
+    return manifests
+
+
+def _name_conflicts(cache: FeatureCache, manifests: dict[str, dict[str, Line]]) -> list[str]:
+    ours = cache.names()
+    latest: dict[str, Line] = {}
+    for lines in manifests.values():
+        for name, line in lines.items():
+            if name not in latest or line.time_ns > latest[name].time_ns:
+                latest[name] = line
+    return [
+        f"{name}: content {line.sha256[:12]} there, {ours[name].sha256[:12]} here "
+        "(--latest-names lets the later entry decide)"
+        for name, line in sorted(latest.items())
+        if line.sha256 and name in ours and ours[name].sha256 != line.sha256
+    ]
+
+
+def _push_labels(cache: FeatureCache, remote: Remote) -> int:
+    with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        labels, added = _merge_with_remote(cache, remote, Path(folder))
+        if added:
+            from data.labels import write_labels
+
+            path = Path(folder) / "merged.csv"
+            write_labels(path, labels)
+            remote.upload(path, "labels.csv")
+        return added
+
+
+def _fetch_labels(cache: FeatureCache, remote: Remote, folder: Path) -> list[VideoLabel]:
+    """Return the labels of both sides together, [] if the other side has none."""
+    path = _download_labels(remote, folder)
+    return [] if path is None else _merge_labels([cache.labels_path, path], remote)
+
+
+def _merge_with_remote(
+    cache: FeatureCache, remote: Remote, folder: Path
+) -> tuple[list[VideoLabel], int]:
+    """Return the labels of both sides together, and how many the other side lacks."""
+    path = _download_labels(remote, folder)
+    theirs = [] if path is None else [path]
+    labels = _merge_labels([*theirs, cache.labels_path], remote)
+    return labels, len(labels) - len(_merge_labels(theirs, remote))
+
+
+def _download_labels(remote: Remote, folder: Path) -> Path | None:
+    data = remote.read_small("labels.csv", MAX_LABELS_BYTES)
+    if data is None:
+        return None
+    path = folder / "labels.csv"
+    path.write_bytes(data)
+    return path
+
+
+def _merge_labels(paths: list[Path], remote: Remote) -> list[VideoLabel]:
+    try:
+        labels, conflicts = merged_labels(paths)
+    except LabelsError as error:
+        first = str(error).splitlines()[0]
+        raise CacheError(f"{remote.url}: labels.csv cannot be used: {first}") from error
+    if conflicts:
+        raise CacheError(f"{remote.url}: {len(conflicts)} labels differ: {conflicts[0]}")
+    return labels
+
+
+def _push_listing(remote: Remote) -> None:
+    """Leave a list of what is there: HTTP servers need not list their folders."""
+    listing = {
+        "format": "feat listing",
+        "shards": _shards_there(remote),
+        "names": sorted(name for name in remote.list("names") if is_manifest_name(name)),
+    }
+    with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        path = Path(folder) / LISTING
+        path.write_text(json.dumps(listing) + "\n")
+        remote.upload(path, LISTING)

@@ -1,0 +1,1 @@
+"""One shard: an immutable HDF5 file."""

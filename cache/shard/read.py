@@ -1,0 +1,357 @@
+"""One shard: an immutable HDF5 file with the features of one to many videos.
+
+The file starts with a table of contents in HDF5's user block, which HDF5 readers skip and this
+one reads instead: where each array lies, its type, shape and checksum. Reading a shard that
+somebody else made therefore means parsing JSON and reading bytes at checked offsets; the HDF5
+library, which was not written for hostile input, never sees it. docs/CACHE_FORMAT.md has it all.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from cache.files import explain, open_regular, pread_exact
+from cache.keys import JSON, KeyMaker, is_sha256
+from cache.records import (
+    CLIP_DTYPE,
+    FLOW_STATS,
+    ClipTable,
+    FeatureEntry,
+    FeatureRecord,
+    SourceRecord,
+    check_stream,
+)
+from cache.shard.checksums import Checksums
+from data.errors import NewerLayoutError, ShardError
+
+LAYOUT_VERSION = 1
+SUFFIX = ".h5"
+#: Arrays start at multiples of this, so that a memory map of them is aligned.
+ALIGNMENT = 64
+HEADER = "feat-shard {version:04d} {table_len:010d} {table_sha256}\n"
+HEADER_LEN = 92
+
+MAX_TABLE_BYTES = 16 << 20
+MAX_RECORDS = 65536
+MAX_DIM = 1 << 20
+
+_HEADER = re.compile(rb"feat-shard ([0-9]{4}) ([0-9]{10}) ([0-9a-f]{64})\n")
+_DTYPES: dict[object, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one array's bytes lie in a shard."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+    checksums: Checksums
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """One record of a shard's table: what it is, and where its arrays lie."""
+
+    entry: FeatureEntry
+    places: Mapping[str, Place]  # "features", "clips", and "flow_stats" where there are any
+
+
+@dataclass(frozen=True)
+class ShardTable:
+    """A shard's checked table of contents."""
+
+    path: Path
+    file_size: int
+    records: Mapping[str, StoredRecord]  # by key
+
+
+def shard_name(sha256: str) -> str:
+    """Return the file name of the shard whose bytes have this sha256."""
+    return sha256 + SUFFIX
+
+
+def is_shard_name(name: str) -> bool:
+    """Return whether a file of this name in `shards/` can be a finished shard."""
+    return name.endswith(SUFFIX) and is_sha256(name[: -len(SUFFIX)])
+
+
+def read_table(path: Path) -> ShardTable:
+    """Read and check a shard's table, and that nothing between its arrays was changed.
+
+    Reads a few kilobytes a record; the arrays' own bytes are checked when they are read.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+        ShardError: it is damaged, hostile, or of a newer layout.
+    """
+    fd = open_regular(path)
+    try:
+        return _read_table(fd, path)
+    finally:
+        os.close(fd)
+
+
+def read_array(table: ShardTable, place: Place) -> np.ndarray:
+    """Return one array of a shard, its checksum verified.
+
+    Raises:
+        FileNotFoundError: the shard is gone.
+        ShardError: its bytes are not what was written.
+    """
+    fd = open_regular(table.path)
+    try:
+        if os.fstat(fd).st_size != table.file_size:  # so that the array is no larger than the file
+            _refuse(table.path, "its size changed while it was in use")
+        array = np.empty(place.shape, place.dtype)
+        _read_into(fd, array, place, table.path)
+        return array
+    finally:
+        os.close(fd)
+
+
+def _read_into(fd: int, array: np.ndarray, place: Place, path: Path) -> None:
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        try:
+            count = os.preadv(fd, [view[done:]], place.offset + done)
+        except OSError as error:
+            raise explain("read", path, error) from error
+        if count == 0:
+            _refuse(path, f"ends at byte {place.offset + done}")
+        done += count
+    if not place.checksums.match(view):
+        _refuse(path, f"checksum of {place.nbytes} bytes at {place.offset} is wrong")
+
+
+def read_record(table: ShardTable, key: str) -> FeatureRecord:
+    """Return one whole record of a shard, arrays included, everything checked.
+
+    Raises:
+        ShardError: an array is damaged or the clip table makes no sense.
+    """
+    stored = table.records[key]
+    stats = stored.places.get("flow_stats")
+    return FeatureRecord(
+        stream=stored.entry.stream,
+        config=stored.entry.config,
+        source=stored.entry.source,
+        provenance=stored.entry.provenance,
+        features=read_array(table, stored.places["features"]),
+        clips=read_clips(table, key),
+        flow_stats=None if stats is None else read_array(table, stats),
+    )
+
+
+def read_clips(table: ShardTable, key: str) -> ClipTable:
+    """Return the clip table of one record of a shard.
+
+    Raises:
+        ShardError: it is damaged or makes no sense.
+    """
+    stored = table.records[key]
+    array = read_array(table, stored.places["clips"])
+    try:
+        return ClipTable.from_array(array, stored.entry.clip_len)
+    except ValueError as error:
+        raise ShardError(f"{table.path}: record {key[:12]}: {error}") from error
+
+
+def structure_crc32(fd: int, path: Path, places: Sequence[Place], userblock: int, end: int) -> int:
+    """Return the CRC-32 of all bytes from the user block's end that are in no array.
+
+    Raises:
+        ShardError: two arrays overlap, or one lies outside.
+    """
+    crc, position = 0, userblock
+    for place in [*sorted(places, key=lambda place: place.offset), None]:
+        start = place.offset if place else end
+        if start < position:
+            _refuse(path, "arrays overlap or lie outside the file")
+        while position < start:  # in pieces: a hostile gap may be as large as the file
+            size = min(start - position, 1 << 20)
+            crc = zlib.crc32(pread_exact(fd, size, position, path), crc)
+            position += size
+        if place:
+            position += place.nbytes
+    return crc
+
+
+def _read_table(fd: int, path: Path) -> ShardTable:
+    file_size = os.fstat(fd).st_size
+    table, userblock, crc = parse_table(
+        lambda size, offset: pread_exact(fd, size, offset, path), path, file_size
+    )
+    places = [place for item in table.records.values() for place in item.places.values()]
+    if structure_crc32(fd, path, places, userblock, file_size) != crc:
+        _refuse(path, "the checksum of its HDF5 structure is wrong")
+    return table
+
+
+def parse_table(
+    read: Callable[[int, int], bytes], path: Path, file_size: int
+) -> tuple[ShardTable, int, int]:
+    """Return a shard's table, its user block's size and its structure's CRC-32.
+
+    Args:
+        read: returns exactly so many bytes from an offset on.
+        path: for messages.
+        file_size: bytes of the whole shard.
+
+    Raises:
+        ShardError: the table is damaged, hostile, or of a newer layout.
+    """
+    head = read(min(4096, file_size), 0)
+    match = _HEADER.match(head)
+    if match is None:
+        _refuse(path, "no feat shard: it does not begin with a table of contents")
+    version, table_len = int(match[1]), int(match[2])
+    if version > LAYOUT_VERSION:
+        raise NewerLayoutError(
+            f"{path}: layout {version}, this build reads up to {LAYOUT_VERSION}; upgrade feat"
+        )
+    if table_len > min(MAX_TABLE_BYTES, file_size - HEADER_LEN):
+        _refuse(path, f"a table of {table_len} bytes in a file of {file_size}")
+    rest = read(max(0, HEADER_LEN + table_len - len(head)), len(head))
+    text = (head + rest)[HEADER_LEN : HEADER_LEN + table_len]
+    if hashlib.sha256(text).hexdigest() != match[3].decode():
+        _refuse(path, "the table's checksum is wrong")
+    try:
+        raw = json.loads(text, parse_constant=_no_constant)
+        return _parse_table(path, raw, file_size, HEADER_LEN + table_len)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ShardError(f"{path}: {_one_line(error)}; quarantine it: {_NEXT}") from error
+
+
+def _parse_table(
+    path: Path, raw: Any, file_size: int, table_end: int
+) -> tuple[ShardTable, int, int]:
+    """Return the table, the user block's size and the structure's checksum."""
+    userblock = _integer(raw["userblock"], table_end, table_end)
+    if _integer(raw["file_size"], 0, 2**62) != file_size:
+        raise ValueError(f"{file_size} bytes, expected {raw['file_size']}: truncated or extended")
+    rows = raw["records"]
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_RECORDS:
+        raise ValueError(f"a table must have 1 to {MAX_RECORDS} records")
+    configs = {digest: _Config(config) for digest, config in raw["configs"].items()}
+    records = {}
+    for row in rows:
+        stored = _parse_record(path.name, row, configs[row["config"]])
+        for place in stored.places.values():
+            if place.offset < userblock or place.offset + place.nbytes > file_size:
+                raise ValueError(f"an array of shape {place.shape} does not fit in the file")
+        records[stored.entry.key] = stored
+    if len(records) != len(rows):
+        raise ValueError("a key occurs twice")
+    crc = _integer(raw["structure_crc32"], 0, 2**32)
+    return ShardTable(path, file_size, records), userblock, crc
+
+
+class _Config:
+    """One configuration of a table, checked once for all its records."""
+
+    def __init__(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise ValueError("a configuration is no object")
+        self.value = value
+        self.stream = check_stream(value.get("stream"))
+        self.key = KeyMaker(value).key
+
+
+def _parse_record(shard: str, row: Any, config: _Config) -> StoredRecord:
+    provenance = row["provenance"]
+    if not isinstance(provenance, dict):
+        raise ValueError("a provenance is no object")
+    source = SourceRecord.from_json(row["source"])
+    key = config.key(source.sha256)
+    if row["key"] != key:
+        raise ValueError(f"key {row['key']!r:.80} does not follow from its configuration")
+    places = {"features": _parse_features(row["features"])}
+    num_clips, dim = places["features"].shape
+    places["clips"] = _parse_place(row["clips"], CLIP_DTYPE, (num_clips,))
+    if row["flow_stats"] is not None:
+        shape = (num_clips, len(FLOW_STATS))
+        places["flow_stats"] = _parse_place(row["flow_stats"], _DTYPES["float32"], shape)
+    entry = FeatureEntry(
+        key=key,
+        stream=config.stream,
+        config=config.value,
+        source=source,
+        provenance=provenance,
+        shard=shard,
+        feature_shape=(num_clips, dim),
+        dtype=row["features"]["dtype"],
+        clip_len=_integer(row["clip_len"], 0, 2**31),
+        offset=places["features"].offset,
+        crc32=places["features"].checksums.crc32,
+        has_flow_stats="flow_stats" in places,
+    )
+    return StoredRecord(entry, places)
+
+
+def _parse_features(raw: Any) -> Place:
+    dtype = _DTYPES.get(raw["dtype"])
+    if dtype is None:
+        raise ValueError(f"features of type {raw['dtype']!r:.80}, expected one of {list(_DTYPES)}")
+    num_clips, dim = raw["shape"]
+    shape = (_integer(num_clips, 1, 2**40), _integer(dim, 1, MAX_DIM))
+    return _parse_place(raw, dtype, shape)
+
+
+def _parse_place(raw: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Place:
+    xxh3 = raw.get("xxh3", "")
+    if not isinstance(xxh3, str) or len(xxh3) not in (0, 16):
+        raise ValueError(f"xxh3 {xxh3!r:.80} is no checksum")
+    checksums = Checksums(_integer(raw["crc32"], 0, 2**32), xxh3)
+    return Place(dtype, shape, _integer(raw["offset"], 0, 2**62), checksums)
+
+
+def _integer(value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{value!r:.80} is not an integer from {low} to {high}")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def table_row(record: FeatureRecord, config: str, places: Mapping[str, JSON]) -> dict[str, JSON]:
+    """Return one record's row of the table; `config` is its configuration's digest."""
+    return {
+        "key": record.key,
+        "config": config,
+        "source": record.source.to_json(),
+        "provenance": dict(record.provenance),
+        "clip_len": record.clips.clip_len,
+        "flow_stats": None,
+        **places,
+    }
+
+
+_NEXT = "feat cache verify --repair"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the table lacks {error.args[0]!r:.80}"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _refuse(path: Path, problem: str) -> NoReturn:
+    raise ShardError(f"{path}: {problem}; quarantine it: {_NEXT}")

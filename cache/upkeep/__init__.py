@@ -1,0 +1,1 @@
+"""Checking a cache, tidying it, saying what is in it."""

@@ -1,0 +1,126 @@
+"""Removing what nobody needs any more: leftovers of dead workers, never a finished shard."""
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cache.files import explain, folder_clock
+from cache.keys import JSON
+from cache.store import FOLDERS, FeatureCache
+from cache.upkeep.compact import rewrite_shard
+from data.errors import CacheError
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+DAY = 24 * 3600.0
+
+
+@dataclass(kw_only=True)
+class GcReport:
+    """What `collect_garbage` removed, or would remove."""
+
+    cache: str
+    dry_run: bool
+    removed: list[str] = field(default_factory=list)  # relative to the cache
+    nbytes: int = 0
+    unnamed_records: int = 0  # dropped features of contents that no name stands for
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the report as JSON."""
+        return asdict(self)
+
+
+def collect_garbage(
+    cache: FeatureCache, *, days: float = 7.0, unnamed: bool = False, dry_run: bool = False
+) -> GcReport:
+    """Remove unfinished files, checkpoints and claims that are older than `days`.
+
+    Args:
+        cache: the cache to clean.
+        days: age by the clock of the machine that holds the files.
+        unnamed: also remove the features of contents that no name stands for any more: of videos
+            that were changed or removed with `set_names`. Without, no feature is ever removed.
+        dry_run: only report.
+
+    Raises:
+        CacheError: somebody else removes shards right now, or a file cannot be removed.
+    """
+    report = GcReport(cache=os.fspath(cache.path), dry_run=dry_run)
+    with cache.maintenance() as mine:
+        if not mine:
+            raise CacheError(f"{cache.path}: {mine.owner} is compacting or repairing; try later")
+        now = folder_clock(cache.path)
+        for path in _leftovers(cache, now - days * DAY):
+            _remove(cache, path, report)
+        if unnamed:
+            _remove_unnamed(cache, report)
+    return report
+
+
+def _leftovers(cache: FeatureCache, before: float) -> list[Path]:
+    found = []
+    for folder in (cache.path, *(cache.path / name for name in FOLDERS)):
+        with suppress(FileNotFoundError):
+            found += [item for item in folder.iterdir() if _is_leftover(item, folder.name)]
+    return [path for path in sorted(found) if _newest(path) < before]
+
+
+def _is_leftover(path: Path, folder: str) -> bool:
+    if path.name.startswith(".tmp-"):
+        return True
+    if folder == "claims":
+        return path.name.endswith(".claim") and path.name != "maintenance.claim"
+    return folder == "partial"
+
+
+def _newest(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last changed."""
+    with suppress(OSError):
+        times = [path.lstat().st_mtime]
+        if path.is_dir() and not path.is_symlink():
+            times += [item.lstat().st_mtime for item in path.iterdir()]
+        return max(times)
+    return float("inf")
+
+
+def _remove(cache: FeatureCache, path: Path, report: GcReport) -> None:
+    is_folder = path.is_dir() and not path.is_symlink()
+    files = list(path.iterdir()) if is_folder else [path]
+    report.nbytes += sum(file.lstat().st_size for file in files)
+    report.removed.append(path.relative_to(cache.path).as_posix())
+    if report.dry_run:
+        return
+    try:
+        if is_folder:
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain("remove", path, error) from error
+
+
+def _remove_unnamed(cache: FeatureCache, report: GcReport) -> None:
+    cache.refresh()
+    named = {entry.sha256 for entry in cache.names().values() if entry.mtime_ns != -1}
+    rows = cache.rows()
+    drop: dict[str, list[str]] = {}
+    keep: dict[str, set[str]] = {}
+    columns = (rows["shard"].tolist(), rows["video"].tolist(), rows["key"].tolist())
+    for shard, video, key in zip(*columns, strict=True):
+        name = shard.hex() + ".h5"
+        if video.hex() in named:
+            keep.setdefault(name, set()).add(key.hex())
+        else:
+            drop.setdefault(name, []).append(key.hex())
+    for name in sorted(drop):
+        report.unnamed_records += len(drop[name])
+        if not report.dry_run:
+            size = (cache.shards_dir / name).stat().st_size
+            rewrite_shard(cache, name, keep.get(name, set()))
+            if name not in keep:
+                report.removed.append(f"shards/{name}")
+                report.nbytes += size
+    cache.refresh()

@@ -1,0 +1,1 @@
+"""Labels as they come from people: formats, several annotators, checks, statistics."""

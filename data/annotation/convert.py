@@ -1,0 +1,319 @@
+"""Frame labels in the formats that people pass around, to and from `labels.csv`.
+
+- "ucf": UCF-Crime's text, `NAME  CATEGORY  FIRST LAST ...` a line, from 1, the last included.
+- "masks": a folder of `<video>.npy`, one number a frame, as ShanghaiTech's.
+- "npy": one array for all videos, one after the other; only a labels file tells where each begins.
+- "activitynet": JSON with `database`, in which a video has segments in seconds.
+
+Frames survive a round trip in each of them. What a format has no place for (split, category of a
+normal video, scene) is taken from a labels file like it, if one is given.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from data.datasets.annotations import read_frame_mask, read_lines
+from data.datasets.ucf_crime import parse_annotation_line
+from data.errors import LabelsError
+from data.intervals import Intervals, intervals_from_frames, merge_intervals
+from data.labels import (
+    Split,
+    VideoLabel,
+    join_problems,
+    read_labels,
+    write_bytes_atomic,
+    write_labels,
+    write_text_atomic,
+)
+from data.videos import VIDEO_SUFFIXES
+
+Format = Literal["labels", "ucf", "masks", "npy", "activitynet"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+NO_CATEGORY = "Anomaly"  # what is written for an abnormal video without a category
+SUBSETS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
+
+
+def read_format(
+    path: Path,
+    kind: Format,
+    *,
+    split: Split = "test",
+    fps: float | None = None,
+    like: Sequence[VideoLabel] | None = None,
+) -> list[VideoLabel]:
+    """Return the labels of a file or folder in one of the formats.
+
+    Args:
+        path: the file, or for "masks" the folder.
+        kind: the format.
+        split: for videos whose split neither the format nor `like` tells.
+        fps: frames a second, where an ActivityNet file does not give them.
+        like: labels of the same videos, whose names, splits, categories, scenes and numbers of
+            frames are taken over; the order of "npy" is theirs.
+
+    Raises:
+        LabelsError: the file is not in this format, or does not fit `like`.
+    """
+    if kind == "npy":
+        return _read_flat(path, like)
+    readers: Mapping[str, Callable[[], list[VideoLabel]]] = {
+        "labels": lambda: read_labels(path),
+        "ucf": lambda: _read_ucf(path, split),
+        "masks": lambda: _read_masks(path, split),
+        "activitynet": lambda: _read_activitynet(path, split, fps),
+    }
+    labels = readers[kind]()
+    return labels if like is None else _take_over(path, labels, like)
+
+
+def write_format(
+    path: Path, labels: Sequence[VideoLabel], kind: Format, *, fps: float | None = None
+) -> None:
+    """Write labels in one of the formats; "masks" makes or fills a folder.
+
+    Args:
+        path: the file or folder.
+        labels: what to write.
+        kind: the format.
+        fps: frames a second of the videos, for "activitynet".
+
+    Raises:
+        LabelsError: a label has unknown frames (`?`), or the format needs the number of frames
+            or the frame rate and it is not known.
+    """
+    if kind == "labels":
+        write_labels(path, labels)
+        return
+    weak = [label.video for label in labels if label.is_weak]
+    if weak:
+        raise LabelsError(
+            f"{path}: {len(weak)} videos with unknown frames ('?'), {weak[0]} the first; the"
+            f" format {kind} has no word for that"
+        )
+    if kind == "ucf":
+        write_text_atomic(path, "".join(_ucf_line(label) for label in labels))
+    elif kind == "activitynet":
+        write_text_atomic(path, _activitynet_text(path, labels, fps))
+    elif kind == "npy":
+        frames = [label.frame_labels(_need_frames(label, kind)) for label in labels]
+        _write_npy(path, np.concatenate([*frames, np.zeros(0, dtype=np.uint8)]))
+    else:
+        _write_masks(path, labels)
+
+
+def _need_frames(label: VideoLabel, kind: Format) -> int:
+    if label.num_frames is None:
+        raise LabelsError(
+            f"{label.video}: number of frames unknown, {kind} needs it; add the column 'frames'"
+        )
+    return label.num_frames
+
+
+def _spans(label: VideoLabel, kind: Format) -> Intervals:
+    return ((0, _need_frames(label, kind)),) if label.extent == "all" else label.intervals
+
+
+def _label(
+    video: str, split: Split, category: str, intervals: Intervals, num_frames: int | None = None
+) -> VideoLabel:
+    return VideoLabel(
+        video=video,
+        split=split,
+        category=category,
+        extent="intervals" if intervals else "normal",
+        intervals=intervals,
+        num_frames=num_frames,
+    )
+
+
+# UCF-Crime's text
+
+
+def _read_ucf(path: Path, split: Split) -> list[VideoLabel]:
+    labels = []
+    for line, text in read_lines(path):
+        video, category, intervals = parse_annotation_line(path, line, text)
+        category = "" if category == NO_CATEGORY else category
+        labels.append(_label(video, split, category, intervals))
+    return labels
+
+
+def _ucf_line(label: VideoLabel) -> str:
+    category = (label.category or NO_CATEGORY) if label.is_abnormal else "Normal"
+    if re.search(r"\s", label.video + category):
+        raise LabelsError(
+            f"{label.video}: blank in name or category '{category}'; UCF-Crime's text has none"
+        )
+    pairs = [f"{start + 1}  {end}" for start, end in _spans(label, "ucf")]
+    pairs += ["-1  -1"] * (2 - len(pairs))  # the official file has two pairs in every line
+    return "  ".join([label.video, category, *pairs]) + "\n"
+
+
+# Arrays
+
+
+def _read_masks(path: Path, split: Split) -> list[VideoLabel]:
+    files = sorted(path.rglob("*.npy"))
+    if not files:
+        raise LabelsError(f"{path}: no .npy file in this folder")
+    labels = []
+    for file in files:
+        mask = read_frame_mask(file)
+        video = file.relative_to(path).with_suffix("").as_posix()
+        labels.append(_label(video, split, "", intervals_from_frames(mask), mask.size))
+    return labels
+
+
+def _write_masks(path: Path, labels: Sequence[VideoLabel]) -> None:
+    names: dict[str, str] = {}
+    for label in labels:
+        name = _bare(label.video)
+        if name in names:
+            raise LabelsError(f"{label.video} and {names[name]} would both become {name}.npy")
+        names[name] = label.video
+        file = path / f"{name}.npy"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LabelsError(f"{file.parent}: cannot be made: {error.strerror}") from error
+        _write_npy(file, label.frame_labels(_need_frames(label, "masks")))
+
+
+def _write_npy(path: Path, array: npt.NDArray[np.uint8]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel]:
+    if like is None:
+        raise LabelsError(f"{path}: where does each video begin? give a labels file by --like")
+    flat = read_frame_mask(path)
+    total = sum(_need_frames(label, "npy") for label in like)
+    if flat.size != total:
+        raise LabelsError(f"{path}: {flat.size} frames, expected {total}, those of --like")
+    labels, start = [], 0
+    for label in like:
+        end = start + _need_frames(label, "npy")
+        intervals = intervals_from_frames(flat[start:end])
+        labels.append(
+            replace(label, extent="intervals" if intervals else "normal", intervals=intervals)
+        )
+        start = end
+    return labels
+
+
+# ActivityNet's JSON
+
+
+def _read_activitynet(path: Path, split: Split, fps: float | None) -> list[VideoLabel]:
+    try:
+        database = json.loads(path.read_text(encoding="utf-8"))["database"]
+        items = list(database.items())
+    except OSError as error:
+        raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LabelsError(f"{path}: expected JSON with an object 'database'") from error
+    labels, problems = [], []
+    for video, entry in items:
+        try:
+            labels.append(_parse_entry(video, entry, split, fps))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path}: {video}: {type(error).__name__}: {error}")
+    if problems:
+        raise LabelsError(join_problems(problems))
+    return labels
+
+
+def _parse_entry(video: str, entry: Any, split: Split, fps: float | None) -> VideoLabel:
+    rate = float(entry["fps"]) if "fps" in entry else fps
+    if rate is None or not 0 < rate < float("inf"):
+        raise ValueError("frame rate unknown, expected a key 'fps' or --fps")
+    annotations = entry.get("annotations") or []
+    spans = []
+    for annotation in annotations:
+        start, end = (round(float(second) * rate) for second in annotation["segment"])
+        spans.append((start, max(end, start + 1)))  # shorter than half a frame is still a frame
+    num_frames = entry.get("num_frames")
+    names = [str(annotation.get("label", "")) for annotation in annotations]
+    category = str(entry.get("category", names[0] if names else ""))
+    subset = {name: part for part, name in SUBSETS.items()}.get(entry.get("subset", ""), split)
+    label = _label(
+        video,
+        subset,
+        "" if category == NO_CATEGORY else category,
+        merge_intervals(spans),
+        None if num_frames is None else int(num_frames),
+    )
+    return replace(label, scene=str(entry.get("scene", "")))
+
+
+def _activitynet_text(path: Path, labels: Sequence[VideoLabel], fps: float | None) -> str:
+    if fps is None or not 0 < fps < float("inf"):
+        raise LabelsError(f"{path}: segments are in seconds; give the frame rate by --fps")
+    database = {}
+    for label in labels:
+        entry: dict[str, Any] = {"subset": SUBSETS[label.split], "fps": fps}
+        if label.num_frames is not None:
+            entry |= {"num_frames": label.num_frames, "duration": label.num_frames / fps}
+        entry |= {key: getattr(label, key) for key in ("category", "scene") if getattr(label, key)}
+        entry["annotations"] = [
+            {"segment": [start / fps, end / fps], "label": label.category or NO_CATEGORY}
+            for start, end in _spans(label, "activitynet")
+        ]
+        database[label.video] = entry
+    return json.dumps({"version": "feat 1", "database": database}, indent=1) + "\n"
+
+
+# A labels file that knows more
+
+
+def _take_over(
+    path: Path, labels: Iterable[VideoLabel], like: Sequence[VideoLabel]
+) -> list[VideoLabel]:
+    """Return `labels` under the names of `like` and with what only `like` knows, in its order."""
+    read = list(labels)
+    exact = {label.video: label for label in read}
+    alike: dict[str, list[VideoLabel]] = {}  # by path without suffix, and by name alone
+    for label in read:
+        path_key, name_key = _bare(label.video), PurePosixPath(_bare(label.video)).name
+        alike.setdefault(path_key, []).append(label)
+        if name_key != path_key:
+            alike.setdefault(name_key, []).append(label)
+    merged, problems, used = [], [], set()
+    for row in like:
+        candidates = [exact[row.video]] if row.video in exact else []
+        candidates = candidates or alike.get(_bare(row.video), [])
+        candidates = candidates or alike.get(PurePosixPath(_bare(row.video)).name, [])
+        if len(candidates) != 1:
+            found = "not there" if not candidates else f"{len(candidates)} of that name"
+            problems.append(f"{path}: {row.video}: {found}, expected one")
+            continue
+        label = candidates[0]
+        used.add(label.video)
+        merged.append(
+            replace(
+                row,
+                extent=label.extent,
+                intervals=label.intervals,
+                num_frames=label.num_frames if label.num_frames is not None else row.num_frames,
+            )
+        )
+    problems += [f"{path}: {video}: not in --like" for video in exact if video not in used]
+    if problems:
+        raise LabelsError(join_problems(problems))
+    return merged
+
+
+def _bare(video: str) -> str:
+    """Return the path without a video file's suffix; a frame folder's name may have dots in it."""
+    path = PurePosixPath(video)
+    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else video

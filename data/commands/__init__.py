@@ -1,0 +1,1 @@
+"""`feat data ...` and `feat sample`."""

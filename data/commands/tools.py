@@ -1,0 +1,170 @@
+"""The commands that work on labels of any dataset: `feat data split`, `consensus`, `convert`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from data.annotation.convert import Format
+    from data.labels import Split, VideoLabel
+    from data.splits.protocols import Protocol
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+ANY = click.Path(path_type=Path)
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+FORMAT = click.Choice(["labels", "ucf", "masks", "npy", "activitynet"])
+
+
+@click.command()
+@click.option("--labels", "labels_file", type=FILE, required=True, help="The labels to divide.")
+@click.option("--out", type=OUT_FILE, required=True, help="The labels file to write.")
+@click.option(
+    "--scheme",
+    type=click.Choice(["keep", "halves", "folds", "lad"]),
+    default="keep",
+    show_default=True,
+    help="keep: the parts as they are. halves: random halves of the normal and of the abnormal"
+    " videos. folds: k-fold, stratified. lad: a fixed number of abnormal and normal test videos"
+    " of each category.",
+)
+@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
+@click.option(
+    "--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Test on it, from 0."
+)
+@click.option(
+    "--per-category",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="lad: test videos of each kind in each category.",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["fully", "weakly", "unsupervised"]),
+    default="fully",
+    show_default=True,
+    help="fully: frame labels reach training. weakly: video labels only ('?'). unsupervised: normal"
+    " training videos only.",
+)
+@click.option(
+    "--val",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of the training videos to set aside for validation.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--videos",
+    type=FOLDER,
+    help="The videos, to find copies under two names.  [default: the labels file's folder]",
+)
+@click.option(
+    "--ignore-scenes",
+    is_flag=True,
+    help="Let videos of one scene be in two parts (official splits do).",
+)
+def split_command(
+    labels_file: Path,
+    out: Path,
+    scheme: str,
+    folds: int,
+    fold: int,
+    per_category: int,
+    protocol: "Protocol",
+    val: float | None,
+    seed: int,
+    videos: Path | None,
+    ignore_scenes: bool,
+) -> None:
+    """Divide videos into train, val and test, and check that the parts share nothing.
+
+    Videos of one scene (column scene) and copies of one video stay together.
+    """
+    from data.labels import read_labels, write_labels
+    from data.splits import divide as splits
+    from data.splits import leaks, protocols
+
+    if scheme == "folds" and fold >= folds:
+        raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
+    labels = read_labels(labels_file)
+    content = leaks.content_marks(labels, videos or labels_file.parent)
+    if len(content) < len(labels):
+        click.echo(
+            f"warning: {len(labels) - len(content)} videos not found under"
+            f" {videos or labels_file.parent}: copies among them would not be noticed (--videos)",
+            err=True,
+        )
+    groups = leaks.linked_videos(labels, content=content, scenes=not ignore_scenes)
+    schemes: dict[str, Callable[[], list[VideoLabel]]] = {
+        "keep": lambda: labels,
+        "halves": lambda: splits.random_halves(labels, seed=seed, groups=groups),
+        "folds": lambda: splits.k_fold(labels, folds=folds, fold=fold, seed=seed, groups=groups),
+        "lad": lambda: protocols.lad_recipe(
+            labels, seed=seed, per_category=per_category, groups=groups
+        ),
+    }
+    divided = schemes[scheme]()
+    if val is not None:
+        divided = splits.validation_part(divided, share=val, seed=seed, groups=groups)
+    leaks.check_leaks(divided, content=content, scenes=not ignore_scenes)
+    divided = protocols.apply_protocol(divided, protocol)
+    write_labels(out, divided)
+    click.echo(f"{splits.split_summary(divided)}\n{out}: {len(divided)} videos")
+
+
+@click.command()
+@click.argument("annotators", nargs=-1, required=True, type=FILE)
+@click.option("--out", type=OUT_FILE, required=True, help="The labels file to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the agreement as one JSON object.")
+def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Make one labels file from those of several annotators, as LAD was labelled.
+
+    The frames' labels are averaged and binarised at 0.5; agreement is printed for each video.
+    """
+    from data.annotation.consensus import agreement_records, agreement_table, consensus
+    from data.labels import read_labels, write_labels
+
+    labels, agreements = consensus([read_labels(path) for path in annotators])
+    write_labels(out, labels)
+    if as_json:
+        click.echo(json.dumps({"labels": str(out), "videos": agreement_records(agreements)}))
+    else:
+        click.echo(f"{agreement_table(agreements)}\n{out}: {len(labels)} videos")
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=ANY)
+@click.option("--from", "source_format", type=FORMAT, default="labels", show_default=True)
+@click.option("--to", "target_format", type=FORMAT, default="labels", show_default=True)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Of the videos, where the format does not tell.",
+)
+@click.option("--fps", type=float, help="Frames a second, for activitynet.")
+@click.option(
+    "--like", type=FILE, help="A labels file of the same videos: names, splits, lengths, order."
+)
+def convert_command(
+    source: Path,
+    target: Path,
+    source_format: "Format",
+    target_format: "Format",
+    split: "Split",
+    fps: float | None,
+    like: Path | None,
+) -> None:
+    """Convert between labels.csv, UCF-Crime's text, frame masks and ActivityNet's JSON."""
+    from data.annotation.convert import read_format, write_format
+    from data.labels import read_labels
+
+    known = read_labels(like) if like else None
+    labels = read_format(source, source_format, split=split, fps=fps, like=known)
+    write_format(target, labels, target_format, fps=fps)
+    click.echo(f"{target}: {len(labels)} videos")

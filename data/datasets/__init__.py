@@ -1,0 +1,1 @@
+"""Public datasets: from their own files to `labels.csv`."""

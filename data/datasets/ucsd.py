@@ -1,0 +1,160 @@
+"""UCSD Ped1 and Ped2 (Li, Mahadevan, Vasconcelos 2014): frame folders and a MATLAB list.
+
+Both layouts in use are read: the archive's own (`Train/Train001`, `Test/Test001`, with the list in
+`Test/UCSDped2.m`) and the re-packed one (`training/frames/01`, `testing/frames/01`, with the list
+beside them). The list has one line a test clip, frames from 1 and the last one included:
+`TestVideoFile{end+1}.gt_frame = [5:90, 140:200];`
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from data.datasets.prepared import Prepared, count_problems, first_existing
+from data.errors import LabelsError
+from data.intervals import Intervals, merge_intervals
+from data.labels import Split, VideoLabel
+from data.splits.divide import random_halves
+from data.videos import find_videos, frame_paths
+
+UcsdSplit = Literal["halves", "official"]
+LAYOUTS = (("Train", "Test"), ("training/frames", "testing/frames"))
+PUBLISHED: Mapping[str, Mapping[str, int]] = {
+    # the dataset's README, and its lists as counted by hand
+    "ped1": {"training clips": 34, "test clips": 36},
+    "ped2": {
+        "training clips": 16,
+        "test clips": 12,
+        "training frames": 2550,
+        "test frames": 2010,
+        "abnormal test frames": 1648,
+    },
+}
+
+_LIST_LINE = re.compile(r"TestVideoFile\{end\s*\+\s*1\}\.gt_frame\s*=\s*\[([^\]]*)\]\s*;?")
+_RANGE = re.compile(r"([0-9]+)(?:\s*:\s*([0-9]+))?")
+
+
+def prepare_ucsd(
+    root: Path,
+    *,
+    name: str,
+    split: UcsdSplit = "halves",
+    seed: int = 0,
+    list_path: Path | None = None,
+) -> Prepared:
+    """Return the labels of UCSD Ped1 or Ped2.
+
+    Args:
+        root: the folder with `Train` and `Test`, or `training` and `testing`.
+        name: "ped1" or "ped2".
+        split: "halves": half of the abnormal and half of the normal clips to train, drawn by
+            `seed` (the paper's section 5.1); "official": normal clips to train, the others to test.
+        seed: any integer; for "halves" only.
+        list_path: the `.m` file, where it is not in one of the usual places.
+
+    Raises:
+        LabelsError: a folder or the list is absent or does not fit the clips.
+    """
+    folders = _find_layout(root)
+    list_path = list_path or first_existing(
+        root, _list_places(name, folders[1]), f"the list of abnormal frames of {name}"
+    )
+    train = _clips(root, folders[0])
+    test = _clips(root, folders[1])
+    intervals = read_ucsd_list(list_path)
+    if len(intervals) != len(test):
+        raise LabelsError(
+            f"{list_path}: {len(intervals)} clips listed, {len(test)} folders under"
+            f" {root / folders[1]}, expected as many; complete the download"
+        )
+    labels = [_label(video, "train", (), num_frames) for video, num_frames in train.items()]
+    for (video, num_frames), spans in zip(test.items(), intervals, strict=True):
+        if spans and spans[-1][1] > num_frames:
+            raise LabelsError(
+                f"{list_path}: abnormal to frame {spans[-1][1]} in {video}, which has"
+                f" {num_frames} images; complete the download"
+            )
+        labels.append(_label(video, "test", spans, num_frames))
+    found = {
+        "training clips": len(train),
+        "test clips": len(test),
+        "training frames": sum(train.values()),
+        "test frames": sum(test.values()),
+        "abnormal test frames": sum(end - start for spans in intervals for start, end in spans),
+    }
+    if split == "halves":
+        labels = random_halves(labels, seed=seed)
+    return Prepared(
+        labels=labels,
+        problems=tuple(count_problems(name, found, PUBLISHED[name])),
+    )
+
+
+def read_ucsd_list(path: Path) -> list[Intervals]:
+    """Return the abnormal frames of each test clip of a `UCSDped?.m` file, in the file's order.
+
+    Raises:
+        LabelsError: the file cannot be read, or a line is not understood.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{path}: cannot be read as text: {error}") from error
+    clips = []
+    for number, text in enumerate(lines, start=1):
+        line = text.split("%")[0].strip()
+        if not line or re.fullmatch(r"TestVideoFile\s*=\s*\{\s*\}\s*;?", line):
+            continue
+        match = _LIST_LINE.fullmatch(line)
+        if match is None:
+            raise LabelsError(
+                f"{path}:{number}: found '{line}', expected"
+                " 'TestVideoFile{end+1}.gt_frame = [first:last];'"
+            )
+        clips.append(_parse_ranges(match[1], path, number))
+    return clips
+
+
+def _parse_ranges(text: str, path: Path, number: int) -> Intervals:
+    spans = []
+    for part in filter(None, re.split(r"\s*[,;]\s*|(?<=[0-9])\s+(?=[0-9])", text.strip())):
+        match = _RANGE.fullmatch(part)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else -1
+        if not 1 <= first <= last:
+            raise LabelsError(
+                f"{path}:{number}: frames '{part}', expected first:last, counted from 1"
+            )
+        spans.append((first - 1, last))
+    return merge_intervals(spans)
+
+
+def _find_layout(root: Path) -> tuple[str, str]:
+    for train, test in LAYOUTS:
+        if (root / train).is_dir() and (root / test).is_dir():
+            return train, test
+    places = " or ".join(f"{train} and {test}" for train, test in LAYOUTS)
+    raise LabelsError(f"{root}: neither {places} found; give the folder that holds them as --root")
+
+
+def _list_places(name: str, test: str) -> list[str]:
+    file = f"UCSD{name}.m"
+    return [f"{test}/{file}", file, f"{test.split('/')[0]}/{file}"]
+
+
+def _clips(root: Path, folder: str) -> dict[str, int]:
+    """Return video -> number of images; the pixel masks beside the clips (`..._gt`) are none."""
+    clips: dict[str, int] = {}
+    for source in find_videos(root / folder):
+        if source.kind == "frames" and not source.video_id.endswith("_gt"):
+            clips[f"{folder}/{source.video_id}"] = len(frame_paths(source))
+    return clips
+
+
+def _label(video: str, split: Split, intervals: Intervals, num_frames: int) -> VideoLabel:
+    extent: Literal["intervals", "normal"] = "intervals" if intervals else "normal"
+    return VideoLabel(
+        video=video, split=split, extent=extent, intervals=intervals, num_frames=num_frames
+    )

@@ -1,0 +1,1 @@
+"""I3D: the network, and the same function prepared for a fast CPU."""

@@ -1,0 +1,1 @@
+"""What the compiled kernels of extraction are made of."""

@@ -1,0 +1,1 @@
+"""The networks' weights: found, fetched, converted, recorded."""

@@ -1,0 +1,41 @@
+"""`feat weights`: fetch the networks' weights, and see which are there."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group("weights")
+def weights_group() -> None:
+    """Fetch the networks' weights, and list them."""
+
+
+@weights_group.command("fetch")
+@click.option(
+    "--stream", type=click.Choice(["rgb", "flow", "all"]), default="all", show_default=True,
+    help="Which network. With `all`, a flow network that cannot be had is no error.",
+)  # fmt: skip
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path, dir_okay=False), default=None,
+    help="Take a published file that was downloaded by hand; its digest says which it is.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
+    """Get the published Kinetics-400 networks, check their digests, and convert them.
+
+    They go to $FEAT_WEIGHTS, by default the user's cache folder. `feat extract` does the same by
+    itself the first time.
+    """
+    from extract.weights.listing import fetch_weights, listing_json, listing_lines
+
+    fetch_weights(stream, source)
+    click.echo(listing_json() if as_json else "\n".join(listing_lines()))
+
+
+@weights_group.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def ls_command(as_json: bool) -> None:
+    """List the weights that are there: stream, kind, digest, origin."""
+    from extract.weights.listing import listing_json, listing_lines
+
+    click.echo(listing_json() if as_json else "\n".join(listing_lines()))

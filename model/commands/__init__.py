@@ -1,0 +1,1 @@
+"""The commands of the second stage: parse, one call, print."""

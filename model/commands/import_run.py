@@ -1,0 +1,68 @@
+"""The command `feat import-run`."""
+
+import json
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command(name="import-run")
+@click.argument("checkpoint", type=FILE)
+@click.option(
+    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
+    help="The feature cache to use it on.",
+)  # fmt: skip
+@click.option(
+    "--out", type=FOLDER, default=Path("runs/released"), show_default=True, help="The run folder."
+)
+@click.option(
+    "--categories", help="Names by number, such as fight,fall.  [default: the 14 of LAD2000]"
+)
+@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+@click.option(
+    "--labels", "labels_file", type=FILE,
+    help="For feat eval.  [default: labels.csv in the cache, if it has one]",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def import_run_command(
+    checkpoint: Path,
+    cache_dir: Path,
+    out: Path,
+    categories: str | None,
+    streams: str | None,
+    labels_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a run folder of a CHECKPOINT of the authors' published code (LAD2000).
+
+    feat eval and feat predict then take it like any other.
+    """
+    from cache import FeatureCache
+    from data.labels import read_labels
+    from model.runs.released import import_released
+
+    cache = FeatureCache(cache_dir)
+    path = labels_file or (cache.labels_path if cache.labels_path.exists() else None)
+    info = import_released(
+        checkpoint,
+        cache,
+        out=out,
+        categories=_names(categories),
+        streams=_names(streams),
+        labels=read_labels(path) if path else (),
+    )
+    if as_json:
+        click.echo(json.dumps({"run": str(out), **info.to_dict()}))
+        return
+    click.echo(
+        f"{info.model.layers} ConvLSTM layers, windows of {info.model.num_clips} clips of "
+        f"{' + '.join(stream.name for stream in info.streams)}, {len(info.categories)} categories"
+    )
+    click.echo(f"run: {out}")
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []

@@ -1,0 +1,1 @@
+"""A run against labelled videos: scores, measures, pictures, a report."""

@@ -1,0 +1,141 @@
+"""The table of a comparison: one row a method, as Markdown and CSV."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.splits.protocols import Protocol as Supervision
+from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
+from model.measures.metrics import VideoResult
+from model.runs.files import write_rows
+
+SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "accuracy_video")
+WITH_INTERVAL = ("auc", "ap")
+HEAD = {
+    "auc": "AUC",
+    "ap": "AP",
+    "auc_abnormal": "AUC, abnormal videos",
+    "auc_macro": "AUC, mean of videos",
+    "far": "false alarms",
+    "accuracy_video": "category accuracy",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method's line of the table."""
+
+    method: str
+    supervision: Supervision
+    seeds: int
+    """Runs averaged: 1 for a method that draws nothing."""
+    values: dict[str, float | None]
+    """Mean over the runs of each measure of `SHOWN`; None where a run has none."""
+    auc_spread: float | None
+    """Standard deviation of the AUC over the runs (n - 1); None for a single run."""
+    intervals: dict[str, Interval | None]
+    """Of the means of `WITH_INTERVAL`, over test videos and runs."""
+    seconds: float
+    """Mean time of a training."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat dictionary of JSON types."""
+        flat: dict[str, Any] = {
+            "method": self.method,
+            "supervision": self.supervision,
+            "seeds": self.seeds,
+        }
+        for name, value in self.values.items():
+            flat[name] = value
+            if name in WITH_INTERVAL:
+                interval = self.intervals[name]
+                flat[f"{name}_low"] = interval.low if interval else None
+                flat[f"{name}_high"] = interval.high if interval else None
+        return {**flat, "auc_spread": self.auc_spread, "seconds": round(self.seconds, 2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A finished comparison."""
+
+    out: Path
+    cache: Path
+    rows: tuple[Row, ...]
+    num_test_videos: int
+    num_test_frames: int
+    labels_sha256: str
+    streams: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "out": str(self.out),
+            "cache": str(self.cache),
+            "streams": list(self.streams),
+            "labels_sha256": self.labels_sha256,
+            "num_test_videos": self.num_test_videos,
+            "num_test_frames": self.num_test_frames,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def make_row(
+    method: str,
+    supervision: Supervision,
+    measures: Sequence[dict[str, Any]],
+    results: Sequence[Sequence[VideoResult]],
+    seconds: Sequence[float],
+) -> Row:
+    """Return the line of one method from the measures and scores of its runs."""
+    values = {name: [run[name] for run in measures] for name in SHOWN}
+    aucs = [value for value in values["auc"] if value is not None]
+    return Row(
+        method=method,
+        supervision=supervision,
+        seeds=len(measures),
+        values={
+            name: None if None in found else float(np.mean(found)) for name, found in values.items()
+        },
+        auc_spread=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
+        intervals=bootstrap_intervals(results, measures=WITH_INTERVAL),
+        seconds=float(np.mean(seconds)),
+    )
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Return the table and what must be known to read it."""
+    shown = [name for name in SHOWN if any(row.values[name] is not None for row in comparison.rows)]
+    head = ["method", "supervision", "seeds"]
+    for name in shown:
+        head += [HEAD[name], f"{COVERAGE:.0%} interval"] if name in WITH_INTERVAL else [HEAD[name]]
+    head += ["spread of AUC", "s"]
+    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
+    for row in comparison.rows:
+        cells = [row.method, row.supervision, str(row.seeds)]
+        for name in shown:
+            cells.append(_number(row.values[name]))
+            if name in WITH_INTERVAL:
+                interval = row.intervals[name]
+                cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
+        lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return (
+        f"{table}\n\n"
+        f"{comparison.num_test_videos} test videos, {comparison.num_test_frames} frames; features "
+        f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
+        "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "
+        "frames of normal videos that score 0.5 or more. Numbers of different supervision were "
+        "not won with the same labels."
+    )
+
+
+def write_csv(path: Path, comparison: Comparison) -> None:
+    """Write the rows with all their digits."""
+    write_rows(path, [row.to_dict() for row in comparison.rows])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

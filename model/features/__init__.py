@@ -1,0 +1,1 @@
+"""From the cache to arrays: what training and evaluation both read."""

@@ -1,0 +1,265 @@
+"""The features of some labelled videos as one array, read from a cache once."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, config_digest
+from cache.records import FLOW_STATS
+from data.errors import ConfigError, ModelError
+from data.labels import VideoLabel
+from model.features.array import empty_features
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+STREAM_ORDER = ("rgb", "flow")
+"""Streams are concatenated in this order, then any others by name."""
+SEGMENT_SLOTS = 16
+"""Scores a clip where the cache's clips have no fixed length (imported segments)."""
+MAX_NAMED = 5
+MOTION_STATS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
+"""Statistics of the flow, pixels a frame, that the cache holds beside the flow features."""
+MOTION_REPEAT = 64
+"""Columns of each: four maps of 4x4. Three columns among two thousand would go unheard."""
+MOTION_DIM = len(MOTION_STATS) * MOTION_REPEAT
+_MOTION_FLOOR = 1e-3  # pixels: below it a logarithm tells noise from noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamFeatures:
+    """One stream's part of the feature vectors and how it was made."""
+
+    name: str
+    dim: int
+    config: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the configuration."""
+        return str(config_digest(self.config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet:
+    """The features of V videos, N clips in all, video after video."""
+
+    labels: tuple[VideoLabel, ...]
+    features: NDArray[np.float32]
+    """(N, D), the streams side by side; a memory map where they are too many for memory."""
+    first_clip: NDArray[np.int64]
+    """(V + 1,): first row of each video, then N."""
+    start_frame: NDArray[np.int64]
+    """(N,) first frame of each clip within its video."""
+    end_frame: NDArray[np.int64]
+    """(N,) frame after the last real one."""
+    num_frames: NDArray[np.int64]
+    """(V,) frames decoded."""
+    frame_rate: NDArray[np.float64]
+    """(V,) frames a second."""
+    sha256: tuple[str, ...]
+    """Of each video's content."""
+    clip_len: int
+    """Nominal frames a clip; 0 if it varies."""
+    streams: tuple[StreamFeatures, ...]
+
+    def rows(self, video: int) -> slice:
+        """Return the rows of one video."""
+        return slice(int(self.first_clip[video]), int(self.first_clip[video + 1]))
+
+
+def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:
+    """Return the streams that the cache holds of each video, an empty set where none."""
+    known = set(cache.videos())
+    return {video: set(cache.streams(video)) if video in known else set() for video in videos}
+
+
+def choose_streams(available: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return the streams that all videos have, in the order they are concatenated.
+
+    Raises:
+        ModelError: they have no stream in common.
+    """
+    everywhere = set.intersection(*available.values())
+    somewhere = set.union(*available.values())
+    if not everywhere:
+        raise ModelError(
+            f"no stream is there for all {len(available)} videos: "
+            + "; ".join(_lacking(available, stream) for stream in _ordered(somewhere))
+            + "; run `feat extract` again"
+        )
+    for stream in _ordered(somewhere - everywhere):
+        logger.warning(
+            "%s: the model goes without this stream; `feat extract` adds what is missing",
+            _lacking(available, stream),
+        )
+    return _ordered(everywhere)
+
+
+def drop_missing(
+    labels: Sequence[VideoLabel], available: Mapping[str, set[str]], *, skip_missing: bool
+) -> list[VideoLabel]:
+    """Return the labels of the videos that the cache holds.
+
+    Raises:
+        ModelError: some are missing and `skip_missing` is not set.
+    """
+    missing = [label.video for label in labels if not available[label.video]]
+    if missing and not skip_missing:
+        raise ModelError(
+            f"{len(missing)} of {len(labels)} labelled videos are not in the cache: "
+            f"{named(missing)}; run `feat extract`, remove their rows, or pass --skip-missing"
+        )
+    if missing:
+        logger.warning(
+            "%d labelled videos are not in the cache and are left out: %s",
+            len(missing),
+            named(missing),
+        )
+    return [label for label in labels if available[label.video]]
+
+
+def load_features(
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    streams: Sequence[str],
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    motion: bool = False,
+    memory_bytes: int | None = None,
+) -> FeatureSet:
+    """Return the features of the labelled videos, in the order of the labels.
+
+    Args:
+        cache: where they are.
+        labels: one for each video wanted; at least one.
+        streams: which streams to put side by side.
+        configs: the configuration of each stream, as a checkpoint names it; without it the
+            videos must agree on one.
+        motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
+            include flow and the cache hold its statistics, see `has_motion`.
+        memory_bytes: features that need more are mapped from a file; default: half of the memory
+            that is available.
+
+    Raises:
+        ModelError: a stream is missing, its clips differ from another stream's, a value is not a
+            number, or there is no room for the features.
+        ConfigError: features of several configurations, or of another than `configs` says.
+    """
+    per_stream = [
+        [cache.find(label.video, stream, (configs or {}).get(stream)) for label in labels]
+        for stream in streams
+    ]
+    parts = tuple(
+        _same_config(stream, entries) for stream, entries in zip(streams, per_stream, strict=True)
+    )
+    lead = per_stream[0]
+    clips = _common_clips(cache, streams, per_stream)
+    first_clip = np.cumsum([0] + [len(table) for table in clips])
+    dim = sum(part.dim for part in parts) + motion * MOTION_DIM
+    features = empty_features((int(first_clip[-1]), dim), memory_bytes=memory_bytes)
+    for video, label in enumerate(labels):
+        rows = features[first_clip[video] : first_clip[video + 1]]
+        left = 0
+        for part, entries in zip(parts, per_stream, strict=True):
+            rows[:, left : left + part.dim] = cache.read_key(entries[video].key)
+            left += part.dim
+        if motion:
+            flow = per_stream[list(streams).index("flow")]
+            rows[:, left:] = _motion_columns(cache, flow[video])
+        if not np.isfinite(rows).all():
+            raise ModelError(
+                f"{label.video}: features hold NaN or infinity; run `feat cache verify`"
+            )
+    return FeatureSet(
+        labels=tuple(labels),
+        features=features,
+        first_clip=first_clip,
+        start_frame=np.concatenate([table.start_frame for table in clips]),
+        end_frame=np.concatenate([table.end_frame for table in clips]),
+        num_frames=np.array([entry.source.num_frames for entry in lead], dtype=np.int64),
+        frame_rate=np.array([entry.source.frame_rate for entry in lead], dtype=np.float64),
+        sha256=tuple(entry.source.sha256 for entry in lead),
+        clip_len=lead[0].clip_len,
+        streams=parts,
+    )
+
+
+def has_motion(cache: FeatureCache, videos: Sequence[str], streams: Sequence[str]) -> bool:
+    """Return whether flow is among `streams` and the cache holds its statistics of all videos."""
+    return "flow" in streams and all(cache.find(video, "flow").has_flow_stats for video in videos)
+
+
+def _motion_columns(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]:
+    """Return (S, MOTION_DIM) from the statistics stored with one video's flow features."""
+    stats = cache.read_record(entry.key).flow_stats
+    if stats is None:
+        raise ModelError(
+            f"{entry.source.name}: the model wants the flow's statistics, which the cache lacks; "
+            "run `feat extract` again"
+        )
+    columns = [FLOW_STATS.index(name) for name in MOTION_STATS]
+    logarithms = np.log(np.maximum(stats[:, columns], 0.0) + _MOTION_FLOOR)
+    return np.repeat(logarithms, MOTION_REPEAT, axis=1).astype(np.float32)
+
+
+def named(videos: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = f" and {len(videos) - MAX_NAMED} more" if len(videos) > MAX_NAMED else ""
+    return ", ".join(videos[:MAX_NAMED]) + more
+
+
+def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures:
+    first = entries[0]
+    for entry in entries[1:]:
+        if config_digest(entry.config) != config_digest(first.config):
+            raise ConfigError(
+                f"{stream} features of {first.source.name} and {entry.source.name} were made "
+                f"differently: {config_difference(first.config, entry.config)}; use a cache with "
+                "one configuration"
+            )
+        if entry.feature_shape[1] != first.feature_shape[1]:
+            raise ModelError(
+                f"{stream} features of {entry.source.name} have {entry.feature_shape[1]} values, "
+                f"those of {first.source.name} {first.feature_shape[1]}"
+            )
+    return StreamFeatures(name=stream, dim=int(first.feature_shape[1]), config=first.config)
+
+
+def _common_clips(
+    cache: FeatureCache, streams: Sequence[str], per_stream: Sequence[Sequence[FeatureEntry]]
+) -> list[ClipTable]:
+    """Return the clip table of each video, which all its streams must share."""
+    lead = per_stream[0]
+    tables = [cache.read_clips(entry.key) for entry in lead]
+    clip_len = tables[0].clip_len
+    for stream, entries in zip(streams, per_stream, strict=True):
+        for entry, expected in zip(entries, tables, strict=True):
+            table = cache.read_clips(entry.key) if entries is not lead else expected
+            if table.clip_len != clip_len:
+                raise ModelError(
+                    f"{entry.source.name}: clips of {table.clip_len} frames, other videos have "
+                    f"{clip_len}; use a cache with one clip length"
+                )
+            if not (
+                np.array_equal(table.start_frame, expected.start_frame)
+                and np.array_equal(table.end_frame, expected.end_frame)
+            ):
+                raise ModelError(
+                    f"{entry.source.name}: the clips of {stream} are not those of {streams[0]}; "
+                    "extract both again with one clip length and stride"
+                )
+    return tables
+
+
+def _lacking(available: Mapping[str, set[str]], stream: str) -> str:
+    lacking = [video for video, streams in available.items() if stream not in streams]
+    return f"{stream} is missing for {len(lacking)} of {len(available)} videos ({named(lacking)})"
+
+
+def _ordered(streams: set[str]) -> tuple[str, ...]:
+    known = [stream for stream in STREAM_ORDER if stream in streams]
+    return (*known, *sorted(streams - set(STREAM_ORDER)))

@@ -1,0 +1,246 @@
+"""Bootstrap intervals over videos: how far would a measure move with other test videos?
+
+Frames of one video are alike, so whole videos are drawn, with replacement, all from one pot: how
+many of them are abnormal, or of a category, is a matter of chance in a test set too. Where several
+runs (seeds) are averaged they are drawn too. Draws in which a measure is undefined are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.measures.detection import OVERLAPS, DetectionTables, detection_tables
+from model.measures.metrics import (
+    THRESHOLD,
+    VideoResult,
+    abnormal_categories,
+    frame_auc,
+    window_hits,
+)
+from model.measures.ranking import (
+    PairWins,
+    RankedFrames,
+    average_precision,
+    latency_aware_precision,
+    rank_frames,
+    ratio,
+)
+
+CLASS_AGNOSTIC = tuple(f"ap_iou_{needed}" for needed in OVERLAPS)
+BY_CATEGORY = tuple(f"map_iou_{needed}" for needed in OVERLAPS)
+DETECTION = (*CLASS_AGNOSTIC, "ap_iou_mean", *BY_CATEGORY, "map_iou_mean")
+MEASURES = (
+    "auc",
+    "ap",
+    "auc_abnormal",
+    "auc_macro",
+    "far",
+    "accuracy_video",
+    "accuracy_window",
+    "auc_category",
+    "latency_ap",
+    *DETECTION,
+)
+NUM_RESAMPLES = 1000
+COVERAGE = 0.95
+CHUNK = 250
+"""Draws at a time: they share one matrix product and some 10 MB for each array of bins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Where the measure of a drawn set of videos lies in 95 of 100 draws."""
+
+    low: float
+    high: float
+
+
+def category_measure(category: str) -> str:
+    """Return the name of the measure `auc_category` of one category alone."""
+    return f"auc_category[{category}]"
+
+
+def bootstrap_intervals(
+    runs: Sequence[Sequence[VideoResult]],
+    *,
+    measures: Sequence[str] = MEASURES,
+    categories: Sequence[str] = (),
+    tables: Sequence[DetectionTables] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval | None]:
+    """Return the interval of the mean over runs of each measure; None where it is undefined.
+
+    Args:
+        runs: for each run its results, of the same videos in the same order.
+        measures: of `MEASURES`, or `category_measure` of a category.
+        categories: those that the model knows.
+        tables: the detections of each run, if they are known already.
+        num_resamples: draws; those in which a measure is undefined are left out of its interval.
+        seed: of the draws.
+    """
+    names = [result.video for result in runs[0]]
+    if any([result.video for result in run] != names for run in runs):
+        raise ValueError("the runs are not of the same videos in the same order")
+    rng = np.random.default_rng((seed, 6))
+    shape = (num_resamples, len(names))
+    weights = _times_drawn(rng.integers(len(names), size=shape), len(names))
+    picked = _times_drawn(rng.integers(len(runs), size=(num_resamples, len(runs))), len(runs))
+    total = np.zeros((num_resamples, len(measures)))
+    for place, run in enumerate(runs):
+        often = picked[:, place, None]
+        table = _Table.of(run, categories=categories)
+        drawn = table.draws(weights, measures, tables[place] if tables else None)
+        total += np.where(often > 0, often * drawn, 0.0)
+    means = total / len(runs)
+    return {name: _interval(means[:, place]) for place, name in enumerate(measures)}
+
+
+def _times_drawn(drawn: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Return (R, count) how often each of `count` things is in each row of (R, n) draws."""
+    rows = np.arange(len(drawn))[:, None] * count + drawn
+    return np.bincount(rows.ravel(), minlength=len(drawn) * count).reshape(-1, count).astype(float)
+
+
+def _interval(values: NDArray[np.float64]) -> Interval | None:
+    known = values[np.isfinite(values)]
+    if len(known) == 0:
+        return None
+    low, high = np.quantile(known, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """One run's V videos, counted so that the measures of any multiple of them are quick."""
+
+    frames: RankedFrames
+    pairs: PairWins
+    is_abnormal: NDArray[np.bool_]
+    is_normal: NDArray[np.bool_]
+    of_category: dict[str, NDArray[np.bool_]]
+    """(V,) for each category, which videos are abnormal and of it."""
+    own_auc: NDArray[np.float64]
+    """(V,) NaN where a video has frames of one kind only."""
+    counts: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    """For each measure that is a share of things: (V,) those that count, and all."""
+    results: Sequence[VideoResult]
+    categories: Sequence[str]
+    """For the detections, which are found only when asked for."""
+
+    @classmethod
+    def of(cls, results: Sequence[VideoResult], *, categories: Sequence[str] = ()) -> "_Table":
+        frames = rank_frames(results)
+        is_normal = np.array([r.labels is not None and not r.is_abnormal for r in results])
+        own = [frame_auc([result])[0] for result in results]
+        named = np.array([bool(r.category and r.predicted) for r in results])
+        hits = [r.predicted == r.category for r in results]
+        alarms = [(r.scores >= THRESHOLD).sum() for r in results]
+        return cls(
+            frames=frames,
+            pairs=PairWins.of(frames),
+            is_abnormal=np.array([result.is_abnormal for result in results]),
+            is_normal=is_normal,
+            of_category={
+                name: np.array([r.is_abnormal and r.category == name for r in results])
+                for name in abnormal_categories(results)
+            },
+            own_auc=np.array([np.nan if auc is None else auc for auc in own]),
+            counts={
+                "far": (is_normal * alarms, is_normal * [float(len(r.scores)) for r in results]),
+                "accuracy_video": (named * np.array(hits, dtype=float), named.astype(float)),
+                "accuracy_window": (
+                    named * [float(window_hits(r, categories)) for r in results],
+                    named * [float(r.window_votes.sum()) for r in results],
+                ),
+            },
+            results=results,
+            categories=categories,
+        )
+
+    def measure(self, weights: NDArray[np.int64], measures: Sequence[str]) -> list[float]:
+        """Return the measures of the one set that has each video `weights` (V,) times."""
+        return [float(value) for value in self.draws(weights[None].astype(float), measures)[0]]
+
+    def draws(
+        self,
+        weights: NDArray[np.float64],
+        measures: Sequence[str],
+        tables: DetectionTables | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the measures of R sets, (R, len(measures)); NaN where one is undefined.
+
+        Args:
+            weights: (R, V) how often each video is in each set.
+            measures: their names.
+            tables: the detections, if they are known already.
+        """
+        if tables is None and set(measures) & set(DETECTION):
+            tables = detection_tables(self.results, self.categories)
+        parts = []
+        for first in range(0, len(weights), CHUNK):
+            part = weights[first : first + CHUNK]
+            found = detection_measures(tables, part) if tables else {}
+            parts.append(
+                np.stack([found[m] if m in found else self._values(m, part) for m in measures], 1)
+            )
+        return np.concatenate(parts)
+
+    def _values(self, measure: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        if measure in self.counts:
+            part, whole = self.counts[measure]
+            return ratio(weights @ part, weights @ whole)
+        if measure == "auc":
+            return self.pairs.auc(weights, weights)
+        if measure == "ap":
+            return average_precision(self.frames, weights)
+        if measure == "latency_ap":
+            return latency_aware_precision(self.frames, weights)
+        if measure == "auc_abnormal":
+            return self.pairs.auc(weights * self.is_abnormal, weights * self.is_abnormal)
+        if measure == "auc_macro":
+            mixed = np.isfinite(self.own_auc)
+            return ratio(weights[:, mixed] @ self.own_auc[mixed], weights[:, mixed].sum(axis=1))
+        if measure == "auc_category":
+            return mean_known([self._category_auc(c, weights) for c in self.of_category], weights)
+        for category in self.of_category:
+            if measure == category_measure(category):
+                return self._category_auc(category, weights)
+        raise ValueError(f"measure {measure!r} is unknown")
+
+    def _category_auc(self, category: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        own = self.of_category[category]
+        return self.pairs.auc(weights * own, weights * (own | self.is_normal))
+
+
+def detection_measures(
+    tables: DetectionTables, weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the measures `DETECTION` of R sets, each (R,).
+
+    Args:
+        tables: of V videos, from `detection_tables`.
+        weights: (R, V) how often each video is in each set.
+    """
+    agnostic = tables.every.average_precision(weights)
+    each = [table.average_precision(weights) for table in tables.by_category.values()]
+    means = [mean_known([values[k] for values in each], weights) for k in range(len(OVERLAPS))]
+    return {
+        **dict(zip(CLASS_AGNOSTIC, agnostic, strict=True)),
+        "ap_iou_mean": agnostic.mean(axis=0),
+        **dict(zip(BY_CATEGORY, means, strict=True)),
+        "map_iou_mean": np.mean(means, axis=0),
+    }
+
+
+def mean_known(
+    values: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean of those of some (R,) values that are not NaN; NaN where all are."""
+    if not values:
+        return np.full(len(weights), np.nan)
+    stacked = np.stack(values)
+    known = np.isfinite(stacked)
+    return ratio(np.where(known, stacked, 0.0).sum(axis=0), known.sum(axis=0).astype(float))

@@ -1,0 +1,169 @@
+"""All measures of an evaluation, each with its interval or the reason why there is none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.measures.bootstrap import (
+    BY_CATEGORY,
+    CLASS_AGNOSTIC,
+    DETECTION,
+    MEASURES,
+    Interval,
+    bootstrap_intervals,
+    category_measure,
+    detection_measures,
+)
+from model.measures.detection import detection_tables
+from model.measures.metrics import (
+    Metrics,
+    VideoResult,
+    abnormal_categories,
+    category_aucs,
+    compute_metrics,
+)
+from model.measures.ranking import latency_aware_precision, rank_frames
+
+MEANINGS = {
+    "auc": "area under the ROC curve, all frames together (micro)",
+    "ap": "average precision, all frames together",
+    "auc_abnormal": "AUC over the videos that hold an abnormal frame",
+    "auc_macro": "mean of the videos' own AUCs; videos with frames of one kind only are left out",
+    "far": "share of the frames of normal videos that score 0.5 or more",
+    "accuracy_video": "share of the videos whose category was found",
+    "accuracy_window": "share of the windows whose category was found; long videos weigh more",
+    "auc_category": "mean over categories: their abnormal videos against all normal videos",
+    "latency_ap": "average precision against a recall that falls with the delay of an alarm",
+    **{
+        name: f"temporal detection whatever the category, overlap at least {name[-3:]}"
+        for name in CLASS_AGNOSTIC
+    },
+    "ap_iou_mean": "mean of the five above",
+    **{
+        name: f"temporal detection, mean over categories, overlap at least {name[-3:]}"
+        for name in BY_CATEGORY
+    },
+    "map_iou_mean": "mean of the five above",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryAuc:
+    """How well the abnormal frames of one category are told from normal ones."""
+
+    category: str
+    auc: float
+    interval: Interval | None
+    """None for a category of a single video."""
+    num_videos: int
+    """Abnormal ones of this category."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllMetrics(Metrics):
+    """The measures of `MEASURES`, with bootstrap intervals over the videos."""
+
+    intervals: dict[str, Interval | None]
+    categories: tuple[CategoryAuc, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types: an interval is [low, high]."""
+        return {
+            **super().to_dict(),
+            "intervals": {name: _pair(interval) for name, interval in self.intervals.items()},
+            "categories": [
+                {
+                    "category": row.category,
+                    "auc": row.auc,
+                    "interval": _pair(row.interval),
+                    "num_videos": row.num_videos,
+                }
+                for row in self.categories
+            ],
+        }
+
+
+def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> AllMetrics:
+    """Return every measure of a set of videos, each over all of its frames.
+
+    Those of `compute_metrics`, and
+
+    - `auc_category`: mean over the categories of abnormal videos of `category_aucs`.
+    - `latency_ap`: see `latency_aware_precision`.
+    - `ap_iou_0.1` to `ap_iou_0.5` and their mean: see `DetectionTable`; `map_iou_...`: the same
+      for each category of abnormal videos, and the mean over them.
+
+    Args:
+        results: one for each video.
+        categories: those the model knows.
+    """
+    simple = compute_metrics(results, categories)
+    by_category = category_aucs(results)
+    tables = detection_tables(results, categories)
+    detected = detection_measures(tables, np.ones((1, len(results))))
+    found = {name: float(value[0]) for name, value in detected.items()}
+    together = rank_frames(results, max_bins=None, as_one=True)
+    found["latency_ap"] = float(latency_aware_precision(together, np.ones((1, 1)))[0])
+    found["auc_category"] = float(np.mean([*by_category.values()])) if by_category else np.nan
+    values, reasons = dict(simple.values), dict(simple.reasons)
+    for name in ("auc_category", "latency_ap", *DETECTION):
+        values[name] = found[name] if np.isfinite(found[name]) else None
+        if values[name] is None:
+            reasons[name] = _reason(name, results, categories)
+    names = [*MEASURES, *(category_measure(category) for category in by_category)]
+    intervals = bootstrap_intervals(
+        [results], measures=names, categories=categories, tables=[tables]
+    )
+    return AllMetrics(
+        values=values,
+        reasons=reasons,
+        counts=simple.counts,
+        intervals={name: None if values[name] is None else intervals[name] for name in MEASURES},
+        categories=tuple(
+            CategoryAuc(
+                category=category,
+                auc=auc,
+                # of a single video no other draw can be made: it would look certain
+                interval=intervals[category_measure(category)] if count > 1 else None,
+                num_videos=count,
+            )
+            for category, auc in by_category.items()
+            for count in [sum(r.is_abnormal and r.category == category for r in results)]
+        ),
+    )
+
+
+def metrics_text(metrics: AllMetrics) -> list[str]:
+    """Return the measures with their intervals as lines of text."""
+    lines = []
+    for name, value in metrics.values.items():
+        if value is None:
+            lines.append(f"{name:15} none ({metrics.reasons[name]})")
+        else:
+            lines.append(f"{name:15} {value:.4f}{_interval_text(metrics.intervals[name])}")
+    for row in metrics.categories:
+        lines.append(
+            f"  {row.category:13} {row.auc:.4f}{_interval_text(row.interval)}  AUC of "
+            f"{row.num_videos} abnormal videos against all normal ones"
+        )
+    return lines
+
+
+def _interval_text(interval: Interval | None) -> str:
+    return f"  {interval.low:.4f} to {interval.high:.4f}" if interval else ""
+
+
+def _reason(name: str, results: Sequence[VideoResult], categories: Sequence[str]) -> str:
+    if not any(result.is_abnormal for result in results):
+        return "no abnormal frame"
+    if name.startswith("map") and not categories:
+        return "the model was trained without categories"
+    if not abnormal_categories(results):
+        return "no abnormal video has a category"
+    return "no normal frame"
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return [interval.low, interval.high] if interval else None

@@ -1,0 +1,1 @@
+"""The ConvLSTM multi-task network, in plain PyTorch."""

@@ -1,0 +1,1 @@
+"""A run on new videos: scores, intervals, pictures."""

@@ -1,0 +1,156 @@
+"""What a trained model says of one video in a cache: frame scores, intervals, peaks, category."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import ClipTable, FeatureCache
+from data.errors import ModelError
+from data.intervals import intervals_from_frames
+from data.labels import VideoLabel
+from model.measures.metrics import THRESHOLD
+from model.network.scoring import score_with_all
+from model.runs.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbnormalInterval:
+    """A run of frames whose scores reach the threshold; half-open, as in `labels.csv`."""
+
+    start_frame: int
+    end_frame: int
+    start_seconds: float
+    end_seconds: float
+    peak: float
+    """The highest score in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one video of T frames."""
+
+    scores: NDArray[np.float64]
+    """(T,) in [0, 1]."""
+    edges_seconds: NDArray[np.float64]
+    """(T + 1,): when each frame is first shown, then when the last one ends; never descending."""
+    threshold: float
+    frame_rate: float
+    partial: str
+    """Why decoding stopped early, empty if it did not."""
+    seen: bool
+    """Whether the model was trained on this video or selected by it."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Of each category; empty if the model has none."""
+
+    @property
+    def intervals(self) -> list[AbnormalInterval]:
+        """The runs of frames that score `threshold` or more, in order."""
+        return [
+            AbnormalInterval(
+                start_frame=start,
+                end_frame=end,
+                start_seconds=float(self.edges_seconds[start]),
+                end_seconds=float(self.edges_seconds[end]),
+                peak=float(self.scores[start:end].max()),
+            )
+            for start, end in intervals_from_frames(self.scores >= self.threshold)
+        ]
+
+    @property
+    def peak_frame(self) -> int:
+        """The first frame with the highest score."""
+        return int(self.scores.argmax())
+
+    @property
+    def category(self) -> str:
+        """The likeliest category; empty if the model has none."""
+        return max(self.probabilities, key=self.probabilities.__getitem__, default="")
+
+
+def predict_video(
+    checkpoints: Sequence[Checkpoint],
+    cache: FeatureCache,
+    video: str,
+    *,
+    threshold: float = THRESHOLD,
+) -> Prediction:
+    """Return what a model says of one video, or the mean of what several seeds' models say.
+
+    Args:
+        checkpoints: of `load_run`.
+        cache: holds the features it wants.
+        video: name or sha256 of the video in the cache.
+        threshold: of an abnormal frame.
+
+    Raises:
+        CacheError: the features are not there, or not of the configuration trained on.
+        ModelError: the features are not numbers, or not those of the model's clips.
+    """
+    info = checkpoints[0].info
+    data = checkpoints[0].load_features(
+        cache, [VideoLabel(video=video, split="test", extent="unknown")]
+    )
+    if data.clip_len != info.clip_len:
+        raise ModelError(
+            f"{video}: clips of {data.clip_len} frames, the run was trained on clips of "
+            f"{info.clip_len}"
+        )
+    answer = score_with_all(checkpoints, data)
+    stream = info.streams[0]
+    entry = cache.find(video, stream.name, stream.config)
+    return Prediction(
+        scores=answer.frames[0],
+        edges_seconds=frame_edges(cache.read_clips(entry.key), int(data.num_frames[0])),
+        threshold=threshold,
+        frame_rate=float(data.frame_rate[0]),
+        partial=entry.source.partial,
+        seen=any(data.sha256[0] in one.info.seen_videos.values() for one in checkpoints),
+        probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
+    )
+
+
+def frame_edges(clips: ClipTable, num_frames: int) -> NDArray[np.float64]:
+    """Return (T + 1,) seconds: when each frame is first shown, then when the last one ends.
+
+    The table has times of the first frame of every clip and of the end of the last one; a frame
+    in between is taken to lie evenly between the two. That is exact at constant frame rate.
+
+    Args:
+        clips: of one video, at least one.
+        num_frames: T, frames of the video.
+    """
+    frames = np.append(clips.start_frame, clips.end_frame.max())
+    seconds = np.append(clips.start_seconds, clips.end_seconds[clips.end_frame.argmax()])
+    frames, first = np.unique(frames, return_index=True)
+    # broken files repeat or reverse times
+    seconds = np.maximum.accumulate(seconds[first])
+    return np.asarray(np.interp(np.arange(num_frames + 1), frames, seconds), np.float64)
+
+
+def highest_peaks(
+    scores: NDArray[np.float64], *, max_peaks: int, min_distance: int = 1
+) -> list[int]:
+    """Return the frames of the highest local maxima, in order of time.
+
+    A maximum that lasts several frames is named by its middle one. Of two that are nearer to
+    each other than `min_distance` frames the higher one stays, the earlier of equals.
+
+    Args:
+        scores: (T,), at least one.
+        max_peaks: frames returned at most; there is always one.
+        min_distance: frames between two of them, at least.
+    """
+    starts = np.flatnonzero(np.diff(scores, prepend=np.nan) != 0)
+    ends = np.append(starts[1:], len(scores))
+    heights = np.pad(scores[starts], 1, constant_values=-np.inf)
+    is_peak = (heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:])
+    middles = (starts + (ends - 1 - starts) // 2)[is_peak]
+    chosen: list[int] = []
+    for frame in middles[np.argsort(-scores[middles], kind="stable")].tolist():
+        if len(chosen) == max_peaks:
+            break
+        if all(abs(frame - other) >= min_distance for other in chosen):
+            chosen.append(frame)
+    return sorted(chosen)
