@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from cache.files import explain, read_limited, write_whole
+from cache.files import explain, read_limited
 from cache.keys import is_sha256
 from cache.records import check_stream
 from data.errors import CacheError
+from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -82,7 +83,8 @@ class Checkpoint:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain("write", self._folder, error) from error
-        write_whole(self._folder / f"{first_clip:09d}-{counts.pop():09d}-{digest}.block", data)
+        path = self._folder / f"{first_clip:09d}-{counts.pop():09d}-{digest}.block"
+        write_whole(path, data, error=CacheError)
 
     def load(self) -> dict[str, np.ndarray]:
         """Return the intact rows from clip 0 up to the first gap; {} if there are none.

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cache.files import explain, folder_clock, read_limited, temp_path
+from cache.files import explain, folder_clock, read_limited
 from data.errors import CacheError
+from data.files import temp_path
 
 logger = logging.getLogger(f"feat.{__name__}")
 

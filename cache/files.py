@@ -1,101 +1,29 @@
-"""Files that appear whole or not at all, on local disks and on NFS."""
+"""The files of a cache that others may have written: reading them with care, and their clock."""
 
 import errno
 import hashlib
 import logging
 import os
-import secrets
-import socket
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from data.errors import CacheError, StorageError
+from data.files import TEMP_PREFIX, explain_os_error, temp_path
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-TEMP_PREFIX = ".tmp-"
 #: Age at which a temporary file is taken for a dead writer's.
 STALE_SECONDS = 24 * 3600
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _BLOCK = 1 << 20
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: make room and run the command again",
-    errno.EDQUOT: "your disk quota is used up: make room and run the command again",
-    errno.EFBIG: "the file would be larger than allowed here (ulimit -f)",
-    errno.EROFS: "the file system is read-only: use a cache on one that can be written",
-    errno.EACCES: "no permission: ask the owner, or use a cache of your own",
-    errno.EPERM: "no permission: ask the owner, or use a cache of your own",
-    errno.EIO: "the disk or the network failed: try again, then check the disk",
-}
 
 
 def explain(action: str, path: Path, error: OSError) -> StorageError:
     """Return the one-line error for an operating system error: what, where, what to do."""
-    advice = _ADVICE.get(error.errno or 0, "")
-    reason = error.strerror or str(error)
-    return StorageError(f"{path}: cannot {action}: {reason}" + (f"; {advice}" if advice else ""))
-
-
-def temp_path(folder: Path) -> Path:
-    """Return a new hidden name in `folder`, telling the machine and process that made it."""
-    host = "".join(c for c in socket.gethostname() if c.isalnum())[:16]
-    return folder / f"{TEMP_PREFIX}{host}-{os.getpid()}-{secrets.token_hex(8)}"
-
-
-@contextmanager
-def new_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Yield a new temporary file in `folder`; whatever happens it is gone afterwards.
-
-    To keep it, call `publish` inside the block.
-
-    Raises:
-        CacheError: the disk is full, read-only, or fails.
-    """
-    path = temp_path(folder)
-    try:
-        with open(path, "x+b") as file:
-            yield path, file
-    except OSError as error:
-        raise explain("write", folder, error) from error
-    finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def publish(path: Path, file: BinaryIO, final: Path) -> None:
-    """Give a finished temporary file its final name, so that it survives a power cut."""
-    file.flush()
-    os.fsync(file.fileno())
-    os.replace(path, final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` permanent, where the file system knows how."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # some network file systems cannot sync a folder, and need not
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
-            raise
-    finally:
-        os.close(fd)
-
-
-def write_whole(final: Path, data: bytes) -> None:
-    """Write `data` to `final`, replacing what is there, all or nothing.
-
-    Raises:
-        CacheError: the disk is full, read-only, or fails.
-    """
-    with new_file(final.parent) as (path, file):
-        file.write(data)
-        publish(path, file, final)
+    return StorageError(explain_os_error(action, path, error))
 
 
 def open_regular(path: Path) -> int:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import TEMP_PREFIX, explain, read_limited, write_whole
+from cache.files import explain, read_limited
 from cache.keys import config_digest
 from cache.shard.read import SUFFIX, ShardTable, is_shard_name, read_table
 from data.errors import CacheError
+from data.files import TEMP_PREFIX, write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -253,7 +254,7 @@ def write_segment(folder: Path, rows: np.ndarray) -> Path:
     """
     data = _SEGMENT_HEAD + rows.tobytes()
     path = folder / f"{hashlib.sha256(data).hexdigest()}.rows"
-    write_whole(path, data)
+    write_whole(path, data, error=CacheError)
     return path
 
 

@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cache.files import explain, read_limited, write_whole
+from cache.files import explain, read_limited
 from cache.keys import canonical_json, is_sha256
 from cache.records import NameEntry, are_plain_names, check_video_name
 from data.errors import CacheError
+from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -171,7 +172,7 @@ def write_manifest(folder: Path, lines: Mapping[str, Line]) -> str:
         parts.append(canonical_json(value) + b"\n")
     data = b"".join(parts)
     file = hashlib.sha256(data).hexdigest() + SUFFIX
-    write_whole(folder / file, data)
+    write_whole(folder / file, data, error=CacheError)
     return file
 
 

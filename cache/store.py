@@ -21,7 +21,7 @@ import numpy as np
 
 from cache.checkpoints import Checkpoint
 from cache.claims import DEFAULT_LEASE_SECONDS, Claim
-from cache.files import explain, folder_clock, remove_stale_temps, write_whole
+from cache.files import explain, folder_clock, remove_stale_temps
 from cache.index import Index, stream_of
 from cache.keys import JSON, config_difference, feature_key, is_sha256
 from cache.marker import MARKER, MARKER_TEXT, check_marker
@@ -38,6 +38,7 @@ from cache.shard.read import (
 )
 from cache.tables import TableCache
 from data.errors import CacheError, ShardError
+from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -87,7 +88,7 @@ class FeatureCache:
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():
-                write_whole(root / MARKER, f"{MARKER_TEXT}\n".encode())
+                write_whole(root / MARKER, f"{MARKER_TEXT}\n", error=CacheError)
             cache = cls(root)
             for name in FOLDERS:
                 (root / name).mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ frames unknown. `frames` is how many frames the annotators saw, which tells a sh
 
 import csv
 import io
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import LabelsError
-from data.files import write_through
+from data.files import write_whole
 from data.intervals import Intervals, clip_intervals, frames_from_intervals
 
 Split = Literal["train", "val", "test"]
@@ -317,27 +316,10 @@ def write_labels(path: Path, labels: Iterable[VideoLabel]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([_cell(row, column) for column in columns] for row in rows)
-    write_text_atomic(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue(), error=LabelsError)
 
 
 def _cell(row: VideoLabel, column: str) -> str:
     if column == "frames":
         return "" if row.num_frames is None else str(row.num_frames)
     return str(getattr(row, column))
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` as `write_bytes_atomic` does."""
-    write_bytes_atomic(path, text.encode())
-
-
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary file beside it.
-
-    Raises:
-        LabelsError: the folder is absent or cannot be written.
-    """
-    try:
-        write_through(path.with_name(f".tmp-{os.getpid()}-{path.name}"), path, content)
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be written: {error.strerror}") from error

@@ -6,7 +6,6 @@ end before those would have been loaded. `extract.pipeline` is imported where wo
 
 import logging
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -20,7 +19,8 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache import FeatureCache, NameEntry, config_difference, feature_key
-from data.errors import ConfigError
+from data.errors import CacheError, ConfigError
+from data.files import write_whole
 from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from extract.config import ExtractConfig
@@ -88,7 +88,7 @@ def run_extraction(
             advice="use the same options, another --cache, or --allow-mixed to keep both",
         )
     if labels_path:
-        _copy_atomically(labels_path, cache.labels_path)
+        write_whole(cache.labels_path, labels_path.read_bytes(), error=CacheError)
 
     report = ExtractReport(cache=str(cache_dir), configs=configs)
     stamps = {source.video_id: source_stamp(source) for source in sources}
@@ -182,20 +182,6 @@ def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
             path, len(absent), videos_dir, absent[0],
         )  # fmt: skip
     return path
-
-
-def _copy_atomically(source: Path, target: Path) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix="tmp-", delete=False) as partial:
-        try:
-            partial.write(source.read_bytes())
-            partial.flush()
-            os.fsync(partial.fileno())
-            # NamedTemporaryFile makes files that only their owner may read: caches are shared
-            shutil.copymode(source, partial.name)
-            Path(partial.name).replace(target)
-        except OSError:
-            Path(partial.name).unlink(missing_ok=True)
-            raise
 
 
 def _holds_crossmodal_flow(cache: FeatureCache) -> bool:

@@ -72,7 +72,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(cache, limit) -> None:
         cache.write([large])
 
     message = in_child(action)
-    assert message.startswith(f"{cache.shards_dir}: cannot write: File too large; ")
+    assert message.startswith(f"{cache.shards_dir}: cannot be written: File too large; ")
     assert "\n" not in message
     assert is_whole(cache, [make_record("old.mp4").key])
     cache.write([large])

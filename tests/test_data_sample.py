@@ -161,7 +161,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
 
 def test_force_replaces_samples_and_leaves_other_files(tmp_path):
     (tmp_path / "holiday.mp4").write_bytes(b"mine")
-    for stale in ("sample_99.mp4", "sample_01.mp4.part"):
+    for stale in ("sample_99.mp4", ".tmp-sample_01.mp4"):
         (tmp_path / stale).write_bytes(b"left over")
     arguments = [str(tmp_path), "--num-videos", "6", "--size", "48x48", "--force"]
     result = CliRunner().invoke(sample_command, arguments, catch_exceptions=False)

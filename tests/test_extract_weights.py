@@ -334,7 +334,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WeightsError, match="cannot be written: No space left on device; the disk"):
         write_weights(path, flow_state, {})
     assert path.read_bytes() == before
     assert list(folder.iterdir()) == [path]

@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from cache.files import explain, new_file, publish, write_whole
+from cache.files import explain
 from cache.keys import JSON
 from cache.records import ClipTable, FeatureEntry
 from cache.store import FeatureCache
 from data.errors import CacheError
+from data.files import new_file, write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -89,9 +90,10 @@ def export_npy(
         report.nbytes += array.nbytes
     if not report.videos:
         raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen) or 'any stream'}")
-    write_whole(out / "clips.csv", clips.getvalue().encode())
+    write_whole(out / "clips.csv", clips.getvalue(), error=CacheError)
     if layout == "rtfm":
-        write_whole(out / "features.list", "".join(f"{path}\n" for path in listed).encode())
+        text = "".join(f"{path}\n" for path in listed)
+        write_whole(out / "features.list", text, error=CacheError)
     return report
 
 
@@ -113,7 +115,8 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
         ) from error
     report = ExportReport(out=os.fspath(out))
     chosen = _choose_streams(cache, streams)
-    with new_file(_make_folder(out.parent)) as (temp, file):
+    _make_folder(out.parent)
+    with new_file(out, error=CacheError) as partial, partial.open("wb") as file:
         writer: Any = None
         try:
             for video in _videos(cache, chosen, report):
@@ -132,7 +135,6 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
                 writer.close()
         if not report.videos:
             raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen)}")
-        publish(temp, file, out)
     return report
 
 
@@ -205,9 +207,8 @@ def _file_names(videos: Sequence[str], layout: Layout) -> dict[str, str]:
 
 def _write_npy(path: Path, array: np.ndarray) -> None:
     _make_folder(path.parent)
-    with new_file(path.parent) as (temp, file):
+    with new_file(path, error=CacheError) as partial, partial.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-        publish(temp, file, path)
 
 
 def _make_folder(folder: Path) -> Path:

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cache.exchange.compare import Closeness
-from cache.files import new_file, open_regular, pread_exact, publish
+from cache.files import open_regular, pread_exact
 from cache.keys import JSON, config_difference
 from cache.records import NameEntry
 from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
 from cache.store import FeatureCache
 from data.errors import CacheError, ShardError
+from data.files import partial_file, publish, temp_path
 from data.labels import VideoLabel, read_labels, write_labels
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -139,18 +140,19 @@ def receive_shard(blocks: Iterable[bytes], name: str, target: FeatureCache, *, o
     if not is_shard_name(name):
         raise ShardError(f"{origin}: no shard's name")
     digest = hashlib.sha256()
-    with new_file(target.shards_dir) as (temp, file):
-        for block in blocks:
-            digest.update(block)
-            file.write(block)
+    temp = temp_path(target.shards_dir)
+    with partial_file(temp, target=target.shards_dir, error=CacheError):
+        with temp.open("wb") as file:
+            for block in blocks:
+                digest.update(block)
+                file.write(block)
         if digest.hexdigest() + SUFFIX != name:
             raise ShardError(f"{origin}: its bytes' sha256 is not its name: damaged or exchanged")
-        file.flush()
         try:
             read_table(temp)
         except ShardError as error:
             raise ShardError(f"{origin}: {str(error).removeprefix(f'{temp}: ')}") from error
-        publish(temp, file, target.shards_dir / name)
+        publish(temp, target.shards_dir / name)
     target.added(name)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.exchange.merge import merged_labels, receive_shard, write_merged_labels
 from cache.exchange.remote import Remote
-from cache.files import hash_fd, open_regular, write_whole
+from cache.files import hash_fd, open_regular
 from cache.keys import JSON, config_difference
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
@@ -21,6 +21,7 @@ from cache.names import Line, is_manifest_name, read_manifest
 from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
 from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
+from data.files import write_whole
 from data.labels import VideoLabel
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -128,7 +129,8 @@ def pull_cache(
                 continue
             _fetch_shard(cache, remote, name, missing[name], report)
         for file in manifests:
-            write_whole(cache.path / "names" / file, (Path(folder) / file).read_bytes())
+            content = (Path(folder) / file).read_bytes()
+            write_whole(cache.path / "names" / file, content, error=CacheError)
             report.names += 1
         report.labels = write_merged_labels(labels, cache) if labels else 0
     report.already += len(there) - len(missing)

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import hash_fd, new_file, publish
+from cache.files import hash_fd
 from cache.keys import JSON, canonical_json, config_digest
 from cache.records import FeatureRecord
 from cache.shard.checksums import Checksums
@@ -26,6 +26,8 @@ from cache.shard.read import (
     structure_crc32,
     table_row,
 )
+from data.errors import CacheError
+from data.files import partial_file, publish, temp_path
 
 #: HDF5 keeps attributes of up to 64 KiB beside their object.
 MAX_ATTRIBUTE_BYTES = 60_000
@@ -46,17 +48,19 @@ def write_shard(folder: Path, records: Sequence[FeatureRecord]) -> Path:
     if len({record.key for record in records}) != len(records):
         raise ValueError("the same key twice in one shard")
     userblock = _userblock_size(records)
-    with new_file(folder) as (path, file):
-        fd = file.fileno()
-        places = _write_hdf5(fd, records, userblock)
-        size = os.fstat(fd).st_size
-        flat = [place for group in places for place in group.values()]
-        crc = structure_crc32(fd, path, flat, userblock, size)
-        table = _table(records, places, userblock=userblock, file_size=size, crc=crc)
-        os.pwrite(fd, _with_header(table, userblock), 0)
-        _read_back(path)
-        final = folder / shard_name(hash_fd(fd))
-        publish(path, file, final)
+    partial = temp_path(folder)
+    with partial_file(partial, target=folder, error=CacheError):
+        with partial.open("x+b") as file:
+            fd = file.fileno()
+            places = _write_hdf5(fd, records, userblock)
+            size = os.fstat(fd).st_size
+            flat = [place for group in places for place in group.values()]
+            crc = structure_crc32(fd, partial, flat, userblock, size)
+            table = _table(records, places, userblock=userblock, file_size=size, crc=crc)
+            os.pwrite(fd, _with_header(table, userblock), 0)
+            _read_back(partial)
+            final = folder / shard_name(hash_fd(fd))
+        publish(partial, final)
     return final
 
 

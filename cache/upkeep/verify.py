@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import TEMP_PREFIX, explain, hash_fd, open_regular, sync_folder
+from cache.files import explain, hash_fd, open_regular
 from cache.index import table_rows
 from cache.keys import JSON
 from cache.names import read_manifest
@@ -26,6 +26,7 @@ from cache.shard.read import (
 )
 from cache.store import QUARANTINE, FeatureCache
 from data.errors import CacheError, CheckerError, NewerLayoutError, ShardError, StorageError
+from data.files import TEMP_PREFIX, sync_folder
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -9,7 +9,6 @@ Frames survive a round trip in each of them. What a format has no place for (spl
 normal video, scene) is taken from a labels file like it, if one is given.
 """
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,15 +22,14 @@ import numpy.typing as npt
 from data.datasets.annotations import read_frame_mask, read_lines
 from data.datasets.ucf_crime import parse_annotation_line
 from data.errors import LabelsError
+from data.files import new_file, write_whole
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import (
     Split,
     VideoLabel,
     join_problems,
     read_labels,
-    write_bytes_atomic,
     write_labels,
-    write_text_atomic,
 )
 from data.videos import VIDEO_SUFFIXES
 
@@ -99,9 +97,9 @@ def write_format(
             f" format {kind} has no word for that"
         )
     if kind == "ucf":
-        write_text_atomic(path, "".join(_ucf_line(label) for label in labels))
+        write_whole(path, "".join(_ucf_line(label) for label in labels), error=LabelsError)
     elif kind == "activitynet":
-        write_text_atomic(path, _activitynet_text(path, labels, fps))
+        write_whole(path, _activitynet_text(path, labels, fps), error=LabelsError)
     elif kind == "npy":
         frames = [label.frame_labels(_need_frames(label, kind)) for label in labels]
         _write_npy(path, np.concatenate([*frames, np.zeros(0, dtype=np.uint8)]))
@@ -188,9 +186,8 @@ def _write_masks(path: Path, labels: Sequence[VideoLabel]) -> None:
 
 
 def _write_npy(path: Path, array: npt.NDArray[np.uint8]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_bytes_atomic(path, buffer.getvalue())
+    with new_file(path, error=LabelsError) as partial, partial.open("wb") as file:
+        np.save(file, array)
 
 
 def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel]:

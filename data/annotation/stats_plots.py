@@ -1,6 +1,5 @@
 """The three panels of the paper's Figure 3 for any labels."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from data.annotation.stats import NO_CATEGORY, VideoStats, category_shares
 from data.errors import LabelsError
+from data.files import new_file
 
 BLUE, ORANGE, GREY = "#3b6ea5", "#d9822b", "#555555"
 FORMATS = (".png", ".svg", ".pdf")
@@ -110,17 +110,13 @@ def _plot_lengths(axis, stats, lengths) -> None:  # type: ignore[no-untyped-def]
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]
-    partial = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    import matplotlib
+
     kind = path.suffix[1:].lower()
     # no date and no random ids: the same labels make the same file
     extra = {"svg": {"metadata": {"Date": None}}, "pdf": {"metadata": {"CreationDate": None}}}
-    try:
-        import matplotlib
-
-        with matplotlib.rc_context({"svg.hashsalt": "feat"}):
-            figure.savefig(partial, format=kind, dpi=100, **extra.get(kind, {}))
-        partial.replace(path)
-    except OSError as error:
-        raise LabelsError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        matplotlib.rc_context({"svg.hashsalt": "feat"}),
+        new_file(path, error=LabelsError) as partial,
+    ):
+        figure.savefig(partial, format=kind, dpi=100, **extra.get(kind, {}))

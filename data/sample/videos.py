@@ -15,6 +15,7 @@ from PIL import Image
 
 from data.errors import ConfigError, FeatError
 from data.ffmpeg import find_ffmpeg
+from data.files import TEMP_PREFIX, new_file
 from data.labels import Split, VideoLabel, write_labels
 from data.sample.events import (
     CATEGORIES,
@@ -45,7 +46,7 @@ class _Options(TypedDict):
     seed: int
 
 
-_NAME = re.compile(r"sample_\d{2,}\.mp4(\.part)?")
+_NAME = re.compile(rf"({re.escape(TEMP_PREFIX)})?sample_\d{{2,}}\.mp4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +141,16 @@ def encode(path: Path, video: SampleVideo) -> None:
     Raises:
         FeatError: ffmpeg failed, which its last line explains.
     """
-    partial = path.with_name(f"{path.name}.part")
-    process = subprocess.Popen(
-        _encode_command(partial, (video.scene.width, video.scene.height)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    with new_file(path, one_writer=True) as partial:
+        process = subprocess.Popen(
+            _encode_command(partial, (video.scene.width, video.scene.height)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         status, message = _feed(process, video)
         if status:
             raise FeatError(f"{path}: ffmpeg cannot write the video: {message}")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _feed(process: subprocess.Popen[bytes], video: SampleVideo) -> tuple[int, str]:

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pickle
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import WeightsError
+from data.files import write_whole
 from extract.i3d.layers import IN_CHANNELS, Stream, conv_units, expected_shapes
 
 Array = npt.NDArray[np.float32]
@@ -249,16 +249,7 @@ def write_weights(path: Path, state: Mapping[str, Array], metadata: Mapping[str,
     header = {**metadata, "format": FORMAT_VERSION, "state_sha256": state_sha256(state)}
     content = save(dict(state), metadata=header)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f"tmp-{path.stem}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)  # mkstemp's 0600 would keep a shared folder to its first user
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    write_whole(path, content, error=WeightsError)
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.files import write_rows
 from model.experiments.ablate_plan import BASE, Part
 from model.experiments.folder import Spread, spread_of
 from model.measures.metrics import VideoResult, confusion
-from model.runs.files import write_rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from data.files import write_rows
 from data.splits.protocols import Protocol as Supervision
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.measures.metrics import VideoResult
-from model.runs.files import write_rows
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "accuracy_video")
 WITH_INTERVAL = ("auc", "ap")

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from cache import FeatureCache
 from data.errors import FeatError, ModelError
+from data.files import write_whole
 from data.labels import Split, VideoLabel, write_labels
 from model.features.load import FeatureSet, StreamFeatures, load_features
 from model.measures.metrics import VideoResult
@@ -27,7 +28,6 @@ from model.methods.base import (
 )
 from model.methods.gather import gather, load_clips
 from model.methods.registry import choose_method
-from model.runs.files import write_whole
 from model.runs.folder import (
     CONFIG_NAME,
     ENVIRONMENT_NAME,
@@ -212,7 +212,9 @@ def train_method(
 def save_method(path: Path, info: MethodInfo, parameters: Parameters) -> None:
     """Write a fitted method; `path` appears only when it is whole."""
     arrays = {name: np.ascontiguousarray(array) for name, array in parameters.items()}
-    write_whole(path, save(arrays, metadata={"feat-method": json.dumps(info.to_dict())}))
+    write_whole(
+        path, save(arrays, metadata={"feat-method": json.dumps(info.to_dict())}), one_writer=True
+    )
 
 
 def load_method(path: Path) -> tuple[MethodInfo, Parameters]:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, FeatError, ModelError
+from data.files import write_whole
 from data.labels import VideoLabel
 from model.config import ModelConfig, TrainConfig
 from model.features.load import (
@@ -27,7 +28,6 @@ from model.features.load import (
 )
 from model.features.standardize import NetworkInputs, Standardizer
 from model.network.multitask import AnomalyNetwork
-from model.runs.files import write_whole
 
 FORMAT = 1
 CHECKPOINT_NAME = "model.safetensors"
@@ -143,7 +143,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     tensors["standardizer.mean"] = torch.from_numpy(checkpoint.standardizer.mean)
     tensors["standardizer.std"] = torch.from_numpy(checkpoint.standardizer.std)
-    write_whole(path, save(tensors, metadata={"feat": json.dumps(checkpoint.info.to_dict())}))
+    write_whole(
+        path,
+        save(tensors, metadata={"feat": json.dumps(checkpoint.info.to_dict())}),
+        one_writer=True,
+    )
 
 
 def load_checkpoint(path: Path, *, device: str = "cpu") -> Checkpoint:

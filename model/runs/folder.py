@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import ModelError
+from data.files import write_whole
 from model.runs.checkpoint import CHECKPOINT_NAME
-from model.runs.files import write_whole
 
 LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"

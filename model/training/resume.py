@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data.errors import ModelError
-from model.runs.files import write_whole
+from data.files import write_whole
 from model.training.fit import FitState
 from model.training.step import Trainer
 
@@ -48,7 +48,7 @@ def save_state(path: Path, trainer: Trainer, state: FitState, settings: Mapping[
         "best_value": state.best_value,
         "stale": state.stale,
     }
-    write_whole(path, save(tensors, metadata={"feat": json.dumps(described)}))
+    write_whole(path, save(tensors, metadata={"feat": json.dumps(described)}), one_writer=True)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
