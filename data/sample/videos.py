@@ -17,6 +17,7 @@ from data.errors import ConfigError, FeatError
 from data.ffmpeg import find_ffmpeg
 from data.files import TEMP_PREFIX, new_file
 from data.labels import Split, VideoLabel, write_labels
+from data.output_folder import claim_folder
 from data.sample.events import (
     CATEGORIES,
     FRAME_RATE,
@@ -240,16 +241,15 @@ def make_samples(
 
 def _prepare_folder(folder: Path, force: bool) -> None:
     """Make the folder, or clear an earlier call's samples from it."""
+    if not force:
+        advice = "give a new folder, or --force to replace the samples in it"
+        claim_folder(folder, advice=advice, error=ConfigError)
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    present = sorted(path.name for path in folder.iterdir())
-    if present and not force:
-        raise ConfigError(
-            f"{folder}: not empty (found {present[0]}); give a new folder, or --force to replace "
-            "the samples in it"
-        )
     (folder / "labels.csv").unlink(missing_ok=True)
-    for name in filter(_NAME.fullmatch, present):
-        (folder / name).unlink()
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name):
+            path.unlink()
 
 
 def _plan_sample(number: int, seed: int) -> tuple[VideoLabel, _Options]:
