@@ -27,7 +27,6 @@ from extract.weights.convert import (
     convert_jax_checkpoint,
     convert_state_dict,
     crossmodal_flow,
-    read_array_pickle,
     read_header,
     read_weights,
     write_weights,
@@ -210,14 +209,6 @@ def test_jax_checkpoint_gives_the_same_state(rgb_state: dict[str, np.ndarray]) -
     assert all(np.array_equal(converted[name], state[name]) for name in state)
 
 
-def test_array_pickles_of_numpy_1_and_2_are_read() -> None:
-    content = pickle.dumps({"a": np.arange(3.0)}, 3)
-    old = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert old != content
-    for written in (content, old):
-        assert read_array_pickle(written)["a"].tolist() == [0, 1, 2]
-
-
 def test_crossmodal_stem_responds_as_rgb_to_grey(rgb_state: dict[str, np.ndarray]) -> None:
     """Three equal channels into the RGB stem = 3/2 of two equal ones into the flow stem."""
     flow = crossmodal_flow(rgb_state)
@@ -261,7 +252,7 @@ class _Hostile:
 def test_pickle_cannot_call_anything(tmp_path: Path) -> None:
     content = pickle.dumps({"params": _Hostile(tmp_path / "gotcha")})
     with pytest.raises(WeightsError, match="expected nothing but numpy arrays"):
-        read_array_pickle(content)
+        convert_jax_checkpoint(content)
     assert not (tmp_path / "gotcha").exists()
 
 

@@ -1,6 +1,5 @@
 """Readers for the kinds of file that annotations come in. Nothing in them is ever executed."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,33 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.array_pickle import load_array_pickle
 from data.errors import LabelsError
-
-# What numpy's own arrays, dtypes and scalars need to be rebuilt; numpy 1 and 2 name them
-# differently. Anything else in a pickle is code that somebody wants to run.
-_ALLOWED = {
-    (module, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name in ("_reconstruct", "scalar")
-} | {
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),  # how Python 2 and protocol 2 spell the bytes of an array
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a harmless global.
-
-        Raises:
-            pickle.UnpicklingError: the pickle names anything but numpy's own array parts.
-        """
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
 
 
 def read_array_pickle(path: Path) -> Mapping[str, Any]:
@@ -45,14 +19,12 @@ def read_array_pickle(path: Path) -> Mapping[str, Any]:
             arrays.
     """
     try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+        content = load_array_pickle(path.read_bytes())
     except OSError as error:
         raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # hostile bytes can raise anything at all
+    except ValueError as error:
         raise LabelsError(
-            f"{path}: refused: {error or type(error).__name__}; expected a pickle of numpy arrays"
-            " and nothing else"
+            f"{path}: refused: {error}; expected a pickle of numpy arrays and nothing else"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise LabelsError(f"{path}: holds {type(content).__name__}, expected a dict by video name")

@@ -7,7 +7,6 @@ state dicts need it.
 """
 
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.array_pickle import load_array_pickle
 from data.errors import WeightsError
 from data.files import write_whole
 from extract.i3d.layers import IN_CHANNELS, Stream, conv_units, expected_shapes
@@ -82,50 +82,19 @@ _STATE_DICTS = (
 )
 
 
-# What a pickle of plain numpy arrays asks for, in the module names of numpy 1 and 2. Looking the
-# objects up in a table, not by import, leaves a hostile pickle nothing to call.
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    # the function behind both names, taken from an array's own pickling: no private import
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-}
-
-
-# what pickle and numpy raise on damaged input
-_PICKLE_ERRORS = (
-    pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError, MemoryError,
-    TypeError, ValueError,
-)  # fmt: skip
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise WeightsError(
-                f"checkpoint: asks for {module}.{name}, expected nothing but numpy arrays; "
-                "the file is not the published one"
-            ) from None
-
-
-def read_array_pickle(content: bytes) -> Any:
-    """Return the nested dicts of arrays in `content`; nothing else can come out, or run.
+def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
+    """Return our state dict from the bytes of `i3d-kinetics-400.ckpt` (RGB).
 
     Raises:
-        WeightsError: the pickle is damaged or names anything but numpy arrays.
+        WeightsError: the bytes are damaged, hold anything but arrays, or are of another network.
     """
     try:
-        return _ArrayUnpickler(io.BytesIO(content)).load()
-    except _PICKLE_ERRORS as error:
-        raise WeightsError(f"checkpoint: not a readable pickle of arrays ({error})") from error
-
-
-def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
-    """Return our state dict from the bytes of `i3d-kinetics-400.ckpt` (RGB)."""
-    tree = read_array_pickle(content)
+        tree = load_array_pickle(content)
+    except ValueError as error:
+        raise WeightsError(
+            f"checkpoint: not a readable pickle: {error}; expected nothing but numpy arrays; "
+            "the file is not the published one"
+        ) from error
     state: dict[str, Array] = {}
     try:
         for unit in conv_units("rgb"):
