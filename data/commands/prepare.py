@@ -8,7 +8,7 @@ import click
 from data.commands.tools import consensus_command, convert_command, split_command
 
 if TYPE_CHECKING:
-    from data.datasets.prepared import Prepared
+    from data.datasets.dataset_labels import Prepared
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

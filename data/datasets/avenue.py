@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from data.datasets.annotations import read_frame_mask, read_mat
+from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
 from data.datasets.locate import VideoNames
-from data.datasets.prepared import Prepared, count_problems, first_existing, missing_problems
 from data.errors import LabelsError
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import VideoLabel

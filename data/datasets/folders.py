@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from data.datasets.prepared import Prepared
+from data.datasets.dataset_labels import Prepared
 from data.errors import LabelsError
 from data.labels import Extent, VideoLabel
 from data.splits.divide import k_fold

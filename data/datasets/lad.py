@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.annotations import read_array_pickle, read_lines, read_mat
+from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
 from data.datasets.locate import VideoNames
-from data.datasets.prepared import Prepared, count_problems, first_existing, missing_problems
 from data.errors import LabelsError
 from data.intervals import Intervals, intervals_from_frames
 from data.labels import Extent, Split, VideoLabel

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from data.datasets.prepared import missing_problems
+from data.datasets.dataset_labels import missing_problems
 from data.errors import DecodeError, LabelsError
 from data.videos import find_videos
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from data.datasets.annotations import read_frame_mask, read_lines
+from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
 from data.datasets.locate import VideoNames
-from data.datasets.prepared import Prepared, count_problems, first_existing, missing_problems
 from data.errors import LabelsError
 from data.intervals import intervals_from_frames
 from data.labels import Split, VideoLabel

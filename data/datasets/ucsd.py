@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from data.datasets.prepared import Prepared, count_problems, first_existing
+from data.datasets.dataset_labels import Prepared, count_problems, first_existing
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from data.datasets.annotations import read_lines
+from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
 from data.datasets.locate import VideoNames
-from data.datasets.prepared import Prepared, count_problems, first_existing, missing_problems
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
