@@ -33,7 +33,7 @@ _DTYPES = {
 }
 
 
-class Checkpoint:
+class FeatureCheckpoint:
     """The finished clips of one video in the making.
 
     Arrays are given by name (`"rgb"`, `"flow"`, `"start_seconds"`, ...); in one block all have

@@ -31,7 +31,7 @@ MAX_BYTES = 1 << 28
 MAX_FILES = 16
 
 
-class Line(NamedTuple):
+class NameLine(NamedTuple):
     """One statement about one name."""
 
     time_ns: int
@@ -40,7 +40,7 @@ class Line(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, time_ns: int, entry: NameEntry | None) -> "Line":
+    def of(cls, time_ns: int, entry: NameEntry | None) -> "NameLine":
         """Return the statement that a name stands for `entry`, or (None) for nothing."""
         if entry is None:
             return cls(time_ns, None, 0, 0)
@@ -61,7 +61,7 @@ class NameStore:
         """Start empty; `refresh` fills it."""
         self.bad: dict[str, str] = {}  # file -> why it is not used
         self._folder = folder
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, NameLine] = {}
         self._loaded: set[str] = set()
 
     def names(self) -> dict[str, NameEntry]:
@@ -111,7 +111,7 @@ class NameStore:
             old = self._lines.get(check_video_name(name))
             if (old.entry if old else None) != entry:
                 # later than what it replaces, even if this machine's clock is behind
-                fresh[name] = Line.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
+                fresh[name] = NameLine.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
         if fresh:
             self._loaded.add(write_manifest(self._folder, fresh))
             _take(self._lines, fresh)
@@ -141,7 +141,7 @@ class NameStore:
         Raises:
             CacheError: the disk is full, read-only, or fails.
         """
-        lines: dict[str, Line] = {}
+        lines: dict[str, NameLine] = {}
         merged = []
         for file in files:
             try:
@@ -160,7 +160,7 @@ class NameStore:
                     (self._folder / file).unlink()
 
 
-def write_manifest(folder: Path, lines: Mapping[str, Line]) -> str:
+def write_manifest(folder: Path, lines: Mapping[str, NameLine]) -> str:
     """Write one file of names and return its file name.
 
     Raises:
@@ -176,7 +176,7 @@ def write_manifest(folder: Path, lines: Mapping[str, Line]) -> str:
     return file
 
 
-def read_manifest(path: Path) -> dict[str, Line]:
+def read_manifest(path: Path) -> dict[str, NameLine]:
     """Return the lines of one file of names.
 
     Raises:
@@ -201,7 +201,7 @@ def read_manifest(path: Path) -> dict[str, Line]:
 _NEXT = "quarantine it: feat cache verify --repair"
 
 
-def _checked(values: list[Any]) -> dict[str, Line]:
+def _checked(values: list[Any]) -> dict[str, NameLine]:
     """Return the lines of a file, every field checked.
 
     Names and digests are checked all at once where nothing looks unusual: a large cache has
@@ -209,7 +209,7 @@ def _checked(values: list[Any]) -> dict[str, Line]:
     """
     names = [value["name"] for value in values]
     lines = [
-        Line(value["time_ns"], value["sha256"], value["size"], value["mtime_ns"])
+        NameLine(value["time_ns"], value["sha256"], value["size"], value["mtime_ns"])
         for value in values
     ]
     numbers = {type(field) for line in lines for field in (line.time_ns, line.size, line.mtime_ns)}
@@ -230,7 +230,7 @@ def _checked(values: list[Any]) -> dict[str, Line]:
 _HEX = re.compile("[0-9a-f]*")
 
 
-def _take(into: dict[str, Line], lines: Mapping[str, Line]) -> None:
+def _take(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None:
     """Keep the later of two lines for one name; of two at the same instant the larger digest."""
     for name, line in lines.items():
         old = into.get(name)
@@ -238,7 +238,7 @@ def _take(into: dict[str, Line], lines: Mapping[str, Line]) -> None:
             into[name] = line
 
 
-def _rank(line: Line) -> tuple[int, str]:
+def _rank(line: NameLine) -> tuple[int, str]:
     return line.time_ns, line.sha256 or ""
 
 

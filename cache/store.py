@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from cache.checkpoints import Checkpoint
+from cache.checkpoints import FeatureCheckpoint
 from cache.claims import DEFAULT_LEASE_SECONDS, Claim
 from cache.files import explain, folder_clock, remove_stale_temps
 from cache.index import Index, stream_of
@@ -356,13 +356,13 @@ class FeatureCache:
         """Return the claim that whoever removes shards must hold."""
         return Claim(self.path / "claims", "maintenance", DEFAULT_LEASE_SECONDS)
 
-    def checkpoint(self, key: str) -> Checkpoint:
+    def checkpoint(self, key: str) -> FeatureCheckpoint:
         """Return the checkpoint of a video in the making.
 
         Raises:
             ValueError: `key` is not 64 hex digits.
         """
-        return Checkpoint(self.path / "partial", key)
+        return FeatureCheckpoint(self.path / "partial", key)
 
     def refresh(self) -> None:
         """Take notice of what other processes wrote; otherwise that happens on a miss.

@@ -13,7 +13,7 @@ from extract.flow.tvl1 import TVL1Config
 from extract.i3d.layers import Stream
 from extract.weights.resolve import Weights
 
-_Config = TypeVar("_Config", DecodeConfig, TVL1Config)
+_Section = TypeVar("_Section", DecodeConfig, TVL1Config)
 
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
@@ -167,5 +167,5 @@ def recorded_weights(stream: Stream, config: Mapping[str, Any]) -> Weights:
     )
 
 
-def _read_fields(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+def _read_fields(kind: type[_Section], values: Mapping[str, Any]) -> _Section:
     return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})

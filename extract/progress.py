@@ -9,7 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from extract.report import VideoResult
+from extract.report import VideoOutcome
 
 LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far it is
 
@@ -97,7 +97,7 @@ class ExtractProgress:
         logger.info(message, *values)
         self._last_line = time.monotonic()
 
-    def finish(self, result: VideoResult, *, num_bytes: int) -> None:
+    def finish(self, result: VideoOutcome, *, num_bytes: int) -> None:
         """Count one video as finished and say so."""
         self._finished += 1
         self._underway.pop(result.video_id, None)

@@ -11,7 +11,7 @@ STAGES = ("decode", "flow", "network", "write")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoResult:
+class VideoOutcome:
     """What became of one video.
 
     Attributes:
@@ -52,7 +52,7 @@ class ExtractReport:
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
-    def add(self, result: VideoResult) -> None:
+    def add(self, result: VideoOutcome) -> None:
         """Count one video's final result."""
         if result.status == "failed":
             self.failed.append({"video": result.video_id, "error": result.error})

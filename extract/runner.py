@@ -26,7 +26,7 @@ from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from extract.config import ExtractConfig
 from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
-from extract.report import ExtractReport, VideoResult
+from extract.report import ExtractReport, VideoOutcome
 from extract.weights.resolve import Weights, resolve_weights
 from extract.worker import Job, Turn, extract_one, start_worker
 
@@ -131,7 +131,7 @@ def extract_videos(
     workers: int | None = None,
     threads: int | None = None,
     folder_fps: float = 25.0,
-) -> Iterator[VideoResult]:
+) -> Iterator[VideoOutcome]:
     """Extract what the cache lacks of these videos; yield each one's result as it is finished.
 
     No name is recorded in the cache: look the features up by the `sha256` of the result.
@@ -209,7 +209,7 @@ def _known_result(
     source: VideoSource,
     stamp: Stamp,
     configs: Mapping[Stream, dict[str, Any]],
-) -> VideoResult | None:
+) -> VideoOutcome | None:
     """Return a `skipped` result if the unchanged video has all its features in the cache.
 
     Unchanged means the same size and modification time as when it was hashed; only a video
@@ -220,7 +220,7 @@ def _known_result(
     keys = [feature_key(name.sha256, config) for config in configs.values()]
     if not all(cache.has(key) for key in keys):
         return None
-    return VideoResult(
+    return VideoOutcome(
         video_id=source.video_id,
         status="skipped",
         partial=cache.entry(keys[0]).source.partial,
@@ -244,7 +244,7 @@ class NameRecorder:
     def __exit__(self, *_: object) -> None:
         self._flush()
 
-    def add(self, result: VideoResult) -> None:
+    def add(self, result: VideoOutcome) -> None:
         """Take one video's final result."""
         if result.sha256:
             self._pending[result.video_id] = NameEntry(
@@ -296,7 +296,7 @@ def _iter_results(
     job: Job,
     workers: int,
     progress: ExtractProgress,
-) -> Iterator[VideoResult]:
+) -> Iterator[VideoOutcome]:
     """Yield one final result a video; wait for those that another process has claimed."""
     waiting = list(sources)
     while waiting:
@@ -319,7 +319,7 @@ def _run_once(
     job: Job,
     workers: int,
     progress: ExtractProgress,
-) -> Iterator[VideoResult]:
+) -> Iterator[VideoOutcome]:
     """Yield each video's result, from this process or from several."""
     if workers == 1:
         yield from _overlapping(sources, stamps, job, progress)
@@ -340,7 +340,7 @@ def _overlapping(
     stamps: Mapping[str, Stamp],
     job: Job,
     progress: ExtractProgress,
-) -> Iterator[VideoResult]:
+) -> Iterator[VideoOutcome]:
     """Yield each video's result; the next one begins when the last clips of one are under way.
 
     Else cores would wait at the end of every video, for its last clip, and at the beginning, for
@@ -348,7 +348,7 @@ def _overlapping(
     """
     stop = threading.Event()
     with ThreadPoolExecutor(2, thread_name_prefix="video") as pool:
-        before: Future[VideoResult] | None = None
+        before: Future[VideoOutcome] | None = None
         try:
             for source in sources:
                 turn = Turn(stop)
@@ -370,12 +370,12 @@ def _overlapping(
             stop.set()
 
 
-def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoResult:
+def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoOutcome:
     """Extract one video in a process of its own, so that its death is known to be its own."""
     try:
         return next(iter(_parallel([source], {source.video_id: stamp}, job, 2)))
     except TerminatedWorkerError:
-        return VideoResult(
+        return VideoOutcome(
             video_id=source.video_id,
             status="failed",
             error="its worker process was killed, most likely for want of memory; "
@@ -385,7 +385,7 @@ def _isolated(source: VideoSource, stamp: Stamp, job: Job) -> VideoResult:
 
 def _parallel(
     sources: Iterable[VideoSource], stamps: Mapping[str, Stamp], job: Job, workers: int
-) -> Iterator[VideoResult]:
+) -> Iterator[VideoOutcome]:
     with tempfile.TemporaryDirectory(prefix="feat-workers-") as places, _safe_path():
         pool = joblib.Parallel(
             n_jobs=workers,

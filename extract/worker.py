@@ -23,7 +23,7 @@ from data.videos import Stamp, VideoSource, content_sha256
 from extract.config import ExtractConfig
 from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
-from extract.report import Status, VideoResult
+from extract.report import Status, VideoOutcome
 from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def extract_one(
     *,
     progress: ExtractProgress | None = None,
     turn: Turn | None = None,
-) -> VideoResult:
+) -> VideoOutcome:
     """Extract what the cache lacks of one video and write it as one shard.
 
     A video that cannot be extracted gives a `failed` result.
@@ -106,7 +106,7 @@ def extract_one(
     finally:
         turn.read.set()  # a video that fails or is there already is never read to its end
     cause = cause.removeprefix(f"{source.video_id}: ")
-    return VideoResult(video_id=source.video_id, status="failed", error=cause)
+    return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
 
 
 def _is_of_video(error: FeatError) -> bool:
@@ -122,15 +122,15 @@ def _ensure_features(
     job: Job,
     progress: ExtractProgress | None,
     turn: Turn,
-) -> VideoResult:
+) -> VideoOutcome:
     cache = _open_cache(job.cache_dir)
     keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
 
     def missing() -> tuple[Stream, ...]:
         return tuple(stream for stream, key in keys.items() if not cache.has(key))
 
-    def result(status: Status, **more: Any) -> VideoResult:
-        return VideoResult(
+    def result(status: Status, **more: Any) -> VideoOutcome:
+        return VideoOutcome(
             video_id=source.video_id,
             status=status,
             sha256=sha256,
@@ -139,7 +139,7 @@ def _ensure_features(
             **more,
         )
 
-    def skipped() -> VideoResult:
+    def skipped() -> VideoOutcome:
         return result("skipped", partial=cache.entry(next(iter(keys.values()))).source.partial)
 
     if not missing():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import FeatureCache
-from cache.checkpoints import Checkpoint
+from cache.checkpoints import FeatureCheckpoint
 
 KEY = sha256_of("long video")
 
@@ -21,7 +21,7 @@ def rows(first: int, count: int) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def checkpoint(tmp_path) -> Checkpoint:
+def checkpoint(tmp_path) -> FeatureCheckpoint:
     return FeatureCache.create(tmp_path / "features").checkpoint(KEY)
 
 
@@ -62,7 +62,7 @@ def test_what_follows_a_damaged_block_is_not_loaded(checkpoint, tmp_path, caplog
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_load_is_the_longest_run_the_blocks_allow_greedily(tmp_path_factory, blocks) -> None:
-    checkpoint = Checkpoint(tmp_path_factory.mktemp("partial"), KEY)
+    checkpoint = FeatureCheckpoint(tmp_path_factory.mktemp("partial"), KEY)
     for first, count in blocks:
         checkpoint.save(first, rows(first, count))
     position = 0
@@ -115,7 +115,7 @@ def test_hostile_blocks_are_ignored(tmp_path, head) -> None:
     folder.mkdir()
     name = f"{0:09d}-{1:09d}-{hashlib.sha256(data).hexdigest()}.block"
     (folder / name).write_bytes(data)
-    assert Checkpoint(tmp_path, KEY).load() == {}
+    assert FeatureCheckpoint(tmp_path, KEY).load() == {}
 
 
 def test_unfinished_files_are_ignored(checkpoint, tmp_path) -> None:
@@ -128,4 +128,4 @@ def test_unfinished_files_are_ignored(checkpoint, tmp_path) -> None:
 
 def test_keys_are_checked(tmp_path) -> None:
     with pytest.raises(ValueError, match="64 hex digits"):
-        Checkpoint(tmp_path, "../x")
+        FeatureCheckpoint(tmp_path, "../x")

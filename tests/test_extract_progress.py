@@ -9,7 +9,7 @@ import extract.progress
 from data.videos import VideoSource
 from extract.decode.open import DecodeConfig, open_video
 from extract.progress import ExtractProgress
-from extract.report import VideoResult
+from extract.report import VideoOutcome
 
 
 def test_expected_frames_come_from_the_container(tmp_path: Path, make_video) -> None:
@@ -31,7 +31,7 @@ def test_a_long_video_says_how_far_it_is(
         monkeypatch.setattr(extract.progress, "LINE_SECONDS", 0.0)
         progress.underway("a.mp4", num_frames=32, expected_frames=64, num_bytes=100)
         progress.underway("b.mp4", num_frames=32, expected_frames=0, num_bytes=100)
-        result = VideoResult(video_id="a.mp4", status="done", num_clips=4, num_frames=64)
+        result = VideoOutcome(video_id="a.mp4", status="done", num_clips=4, num_frames=64)
         progress.finish(result, num_bytes=100)
     assert caplog.messages == [
         "a.mp4: 32 frames so far (50%)",

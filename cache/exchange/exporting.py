@@ -44,7 +44,7 @@ class ExportReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Video:
+class _ExportedVideo:
     name: str
     entries: Sequence[FeatureEntry]  # one for each stream
     clips: ClipTable
@@ -138,7 +138,9 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
     return report
 
 
-def _arrow_table(pa: Any, cache: FeatureCache, video: _Video, streams: Sequence[str]) -> Any:
+def _arrow_table(
+    pa: Any, cache: FeatureCache, video: _ExportedVideo, streams: Sequence[str]
+) -> Any:
     count = len(video.clips)
     columns: dict[str, Any] = {
         "video": pa.array([video.name] * count),
@@ -179,7 +181,9 @@ def _choose_streams(cache: FeatureCache, streams: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _videos(cache: FeatureCache, streams: Sequence[str], report: ExportReport) -> Iterator[_Video]:
+def _videos(
+    cache: FeatureCache, streams: Sequence[str], report: ExportReport
+) -> Iterator[_ExportedVideo]:
     """Yield the videos that have all streams, with the same clips in each."""
     for name in cache.videos():
         if not set(streams) <= set(cache.streams(name)):
@@ -190,7 +194,7 @@ def _videos(cache: FeatureCache, streams: Sequence[str], report: ExportReport) -
         tables = [cache.read_clips(entry.key) for entry in entries]
         if any(not np.array_equal(table.to_array(), tables[0].to_array()) for table in tables[1:]):
             raise CacheError(f"{name}: its streams do not cover the same clips; export them apart")
-        yield _Video(name=name, entries=entries, clips=tables[0])
+        yield _ExportedVideo(name=name, entries=entries, clips=tables[0])
 
 
 def _file_names(videos: Sequence[str], layout: Layout) -> dict[str, str]:

@@ -17,7 +17,7 @@ from cache.files import hash_fd, open_regular
 from cache.keys import JSON, config_difference
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
-from cache.names import Line, is_manifest_name, read_manifest
+from cache.names import NameLine, is_manifest_name, read_manifest
 from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
 from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
@@ -276,7 +276,7 @@ def _push_names(cache: FeatureCache, remote: Remote) -> int:
 
 def _fetch_names(
     cache: FeatureCache, remote: Remote, folder: Path, report: TransferReport
-) -> dict[str, dict[str, Line]]:
+) -> dict[str, dict[str, NameLine]]:
     """Fetch the files of names that are new here, checked, into `folder`; return their lines."""
     names: Iterable[str] = remote.list("names")
     if remote.is_http:
@@ -301,9 +301,9 @@ def _fetch_names(
     return manifests
 
 
-def _name_conflicts(cache: FeatureCache, manifests: dict[str, dict[str, Line]]) -> list[str]:
+def _name_conflicts(cache: FeatureCache, manifests: dict[str, dict[str, NameLine]]) -> list[str]:
     ours = cache.names()
-    latest: dict[str, Line] = {}
+    latest: dict[str, NameLine] = {}
     for lines in manifests.values():
         for name, line in lines.items():
             if name not in latest or line.time_ns > latest[name].time_ns:

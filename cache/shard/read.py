@@ -248,7 +248,7 @@ def _parse_table(
     rows = raw["records"]
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_RECORDS:
         raise ValueError(f"a table must have 1 to {MAX_RECORDS} records")
-    configs = {digest: _Config(config) for digest, config in raw["configs"].items()}
+    configs = {digest: _StoredConfig(config) for digest, config in raw["configs"].items()}
     records = {}
     for row in rows:
         stored = _parse_record(path.name, row, configs[row["config"]])
@@ -262,7 +262,7 @@ def _parse_table(
     return ShardTable(path, file_size, records), userblock, crc
 
 
-class _Config:
+class _StoredConfig:
     """One configuration of a table, checked once for all its records."""
 
     def __init__(self, value: Any) -> None:
@@ -273,7 +273,7 @@ class _Config:
         self.key = KeyMaker(value).key
 
 
-def _parse_record(shard: str, row: Any, config: _Config) -> StoredRecord:
+def _parse_record(shard: str, row: Any, config: _StoredConfig) -> StoredRecord:
     provenance = row["provenance"]
     if not isinstance(provenance, dict):
         raise ValueError("a provenance is no object")

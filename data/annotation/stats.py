@@ -36,7 +36,7 @@ class VideoStats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class StatsTable:
     """A table of text cells."""
 
     title: str
@@ -76,7 +76,7 @@ def category_shares(stats: Sequence[VideoStats]) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
-def database_table(stats: Sequence[VideoStats], name: str) -> Table:
+def database_table(stats: Sequence[VideoStats], name: str) -> StatsTable:
     """Return one row like the paper's Table 1."""
     labels = [row.label for row in stats]
     abnormal = [label for label in labels if label.is_abnormal]
@@ -86,7 +86,7 @@ def database_table(stats: Sequence[VideoStats], name: str) -> Table:
     categories = {label.category for label in abnormal} - {""}
     known = [row.num_frames for row in stats if row.num_frames is not None]
     frames = f"{sum(known):,}" + ("" if len(known) == len(stats) else f" ({len(known)} videos)")
-    return Table(
+    return StatsTable(
         title="Database",
         header=("database", "videos", "abnormal", "scenes", "frames", "supervision", "categories"),
         rows=(
@@ -103,7 +103,7 @@ def database_table(stats: Sequence[VideoStats], name: str) -> Table:
     )
 
 
-def protocol_table(stats: Sequence[VideoStats]) -> Table:
+def protocol_table(stats: Sequence[VideoStats]) -> StatsTable:
     """Return the videos and frames of each protocol and part, as in the paper's Table 2."""
     splits = [x for x in SPLITS if x != "val" or any(row.label.split == "val" for row in stats)]
     rows = []
@@ -116,14 +116,14 @@ def protocol_table(stats: Sequence[VideoStats]) -> Table:
             if protocol == "weakly supervised" and split != "test":
                 cells = (*cells[:3], "hidden")  # which frames is what such a method may not see
             rows.append((protocol, split, str(len(group)), *cells))
-    return Table(
+    return StatsTable(
         title="Protocols",
         header=("protocol", "part", "videos", "normal", "abnormal", "frames", "abnormal frames"),
         rows=tuple(rows),
     )
 
 
-def category_table(stats: Sequence[VideoStats]) -> Table:
+def category_table(stats: Sequence[VideoStats]) -> StatsTable:
     """Return videos, frames and the share of abnormal ones for each category, and in all."""
     categories = sorted({row.label.category for row in stats}, key=lambda name: (not name, name))
     groups = [
@@ -131,7 +131,7 @@ def category_table(stats: Sequence[VideoStats]) -> Table:
     ]
     if len(groups) > 1:
         groups.append(("all", list(stats)))
-    return Table(
+    return StatsTable(
         title="Categories",
         header=("category", "normal", "abnormal", "frames", "abnormal frames", "share"),
         rows=tuple(_category_row(name, group) for name, group in groups),
@@ -158,7 +158,7 @@ def _count_cells(group: Sequence[VideoStats]) -> tuple[str, str, str, str]:
     return str(len(group) - abnormal), str(abnormal), frames, marked
 
 
-def render_table(table: Table, form: TableFormat) -> str:
+def render_table(table: StatsTable, form: TableFormat) -> str:
     """Return a table as aligned text, CSV or Markdown, with a line feed at the end."""
     if form == "csv":
         buffer = io.StringIO(newline="")

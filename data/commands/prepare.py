@@ -8,7 +8,7 @@ import click
 from data.commands.tools import consensus_command, convert_command, split_command
 
 if TYPE_CHECKING:
-    from data.datasets.dataset_labels import Prepared
+    from data.datasets.dataset_labels import DatasetLabels
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -29,19 +29,19 @@ def data_group() -> None:
     """Labels and splits: from a dataset's own files to a checked labels.csv."""
 
 
-def write_prepared(prepared: "Prepared", out: Path, *, partial: bool) -> None:
+def write_dataset_labels(dataset: "DatasetLabels", out: Path, *, partial: bool) -> None:
     """Write the labels of a dataset, or refuse if problems were found and `partial` is not set."""
     from data.errors import LabelsError
     from data.labels import join_problems, write_labels
     from data.splits.divide import split_summary
 
-    if prepared.problems and not partial:
-        raise LabelsError(join_problems([*prepared.problems, "nothing written; see --partial"]))
-    for problem in prepared.problems:
+    if dataset.problems and not partial:
+        raise LabelsError(join_problems([*dataset.problems, "nothing written; see --partial"]))
+    for problem in dataset.problems:
         click.echo(f"warning: {problem}", err=True)
-    write_labels(out, prepared.labels)
-    click.echo(split_summary(prepared.labels))
-    click.echo(f"{out}: {len(prepared.labels)} videos")
+    write_labels(out, dataset.labels)
+    click.echo(split_summary(dataset.labels))
+    click.echo(f"{out}: {len(dataset.labels)} videos")
 
 
 halves_option = click.option(
@@ -59,7 +59,9 @@ def _ucsd_command(
 ) -> None:
     from data.datasets.ucsd import prepare_ucsd
 
-    write_prepared(prepare_ucsd(root, name=name, split=split, seed=seed), out, partial=partial)
+    write_dataset_labels(
+        prepare_ucsd(root, name=name, split=split, seed=seed), out, partial=partial
+    )
 
 
 @data_group.command()
@@ -113,8 +115,8 @@ def avenue_command(
     """CUHK Avenue: videos and *_label.mat masks."""
     from data.datasets.avenue import prepare_avenue
 
-    prepared = prepare_avenue(root, convention=convention, split=split, seed=seed)
-    write_prepared(prepared, out, partial=partial)
+    dataset = prepare_avenue(root, convention=convention, split=split, seed=seed)
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 @data_group.command()
@@ -135,7 +137,7 @@ def shanghaitech_command(
     """ShanghaiTech Campus: test_frame_mask/*.npy and the lists of the 238/199 split."""
     from data.datasets.shanghaitech import prepare_shanghaitech
 
-    write_prepared(prepare_shanghaitech(root, split=split), out, partial=partial)
+    write_dataset_labels(prepare_shanghaitech(root, split=split), out, partial=partial)
 
 
 @data_group.command()
@@ -146,7 +148,7 @@ def lad_command(root: Path, out: Path, partial: bool) -> None:
     """LAD2000: split lists, and gt_*.mat files or the two pickles."""
     from data.datasets.lad import prepare_lad
 
-    write_prepared(prepare_lad(root), out, partial=partial)
+    write_dataset_labels(prepare_lad(root), out, partial=partial)
 
 
 @data_group.command()
@@ -170,10 +172,10 @@ def ucf_crime_command(
     """UCF-Crime: Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt."""
     from data.datasets.ucf_crime import prepare_ucf_crime
 
-    prepared = prepare_ucf_crime(
+    dataset = prepare_ucf_crime(
         root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
     )
-    write_prepared(prepared, out, partial=partial)
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 @data_group.command()
@@ -188,8 +190,8 @@ def xd_violence_command(
     """XD-Violence: annotations.txt and the videos or lists of their names."""
     from data.datasets.xd_violence import prepare_xd_violence
 
-    prepared = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
-    write_prepared(prepared, out, partial=partial)
+    dataset = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 @data_group.command()
@@ -214,7 +216,7 @@ def folders_command(
 
     if fold >= folds:
         raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
-    prepared = prepare_folders(
+    dataset = prepare_folders(
         root,
         normal=normal,
         folds=folds,
@@ -222,7 +224,7 @@ def folders_command(
         seed=seed,
         abnormal_frames="unknown" if weak else "all",
     )
-    write_prepared(prepared, out, partial=False)
+    write_dataset_labels(dataset, out, partial=False)
 
 
 for _command in (split_command, consensus_command, convert_command):

@@ -15,7 +15,12 @@ from typing import Literal
 import numpy as np
 
 from data.datasets.annotations import read_frame_mask, read_mat
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
+from data.datasets.dataset_labels import (
+    DatasetLabels,
+    count_problems,
+    first_existing,
+    missing_problems,
+)
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
@@ -35,7 +40,7 @@ def prepare_avenue(
     convention: Convention = "masks",
     split: Literal["halves", "official"] = "halves",
     seed: int = 0,
-) -> Prepared:
+) -> DatasetLabels:
     """Return the labels of CUHK Avenue.
 
     Training videos are those with "train" in their path; the others are test videos, and the
@@ -96,7 +101,7 @@ def prepare_avenue(
     problems += count_problems(f"avenue ({convention})", found, PUBLISHED[convention])
     if split == "halves":
         labels = random_halves(labels, seed=seed)
-    return Prepared(labels=labels, problems=tuple(problems))
+    return DatasetLabels(labels=labels, problems=tuple(problems))
 
 
 def _is_training(video: str) -> bool:

@@ -9,7 +9,7 @@ from data.labels import VideoLabel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class DatasetLabels:
     """The labels of one dataset.
 
     Attributes:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from data.datasets.dataset_labels import Prepared
+from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.labels import Extent, VideoLabel
 from data.splits.divide import k_fold
@@ -19,7 +19,7 @@ def prepare_folders(
     fold: int = 0,
     seed: int = 0,
     abnormal_frames: Literal["all", "unknown"] = "all",
-) -> Prepared:
+) -> DatasetLabels:
     """Return labels for a folder with one subfolder for each class; the class is the category.
 
     Args:
@@ -58,4 +58,4 @@ def prepare_folders(
             f"{root}: no class folder named {', '.join(unknown)}, found {', '.join(categories)};"
             " mend --normal"
         )
-    return Prepared(labels=k_fold(labels, folds=folds, fold=fold, seed=seed))
+    return DatasetLabels(labels=k_fold(labels, folds=folds, fold=fold, seed=seed))

@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data.datasets.annotations import read_array_pickle, read_lines, read_mat
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
+from data.datasets.dataset_labels import (
+    DatasetLabels,
+    count_problems,
+    first_existing,
+    missing_problems,
+)
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.intervals import Intervals, intervals_from_frames
@@ -55,7 +60,7 @@ class _Truth:
     frames: npt.NDArray[Any] | None  # (T,) numbers; None if there is no label file
 
 
-def prepare_lad(root: Path) -> Prepared:
+def prepare_lad(root: Path) -> DatasetLabels:
     """Return the labels of LAD2000 with the authors' split.
 
     Raises:
@@ -87,7 +92,7 @@ def prepare_lad(root: Path) -> Prepared:
     for doubt, names in sorted(doubtful.items()):
         what, _, todo = doubt.partition("; ")
         problems += missing_problems(f"videos {what}", names, todo)
-    return Prepared(labels=labels, problems=tuple(problems + _count_problems(labels)))
+    return DatasetLabels(labels=labels, problems=tuple(problems + _count_problems(labels)))
 
 
 def is_normal_name(name: str) -> bool:

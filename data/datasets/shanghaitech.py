@@ -16,7 +16,12 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from data.datasets.annotations import read_frame_mask, read_lines
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
+from data.datasets.dataset_labels import (
+    DatasetLabels,
+    count_problems,
+    first_existing,
+    missing_problems,
+)
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.intervals import intervals_from_frames
@@ -43,7 +48,7 @@ PUBLISHED: Mapping[ShanghaiSplit, Mapping[str, int]] = {
 }
 
 
-def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Prepared:
+def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> DatasetLabels:
     """Return the labels of ShanghaiTech Campus; the scene is the number before the underscore.
 
     Args:
@@ -77,7 +82,7 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Prepar
         "test videos": counts["test", False] + counts["test", True],
     }
     counted = count_problems(f"shanghaitech ({split})", found, PUBLISHED[split])
-    return Prepared(labels=labels, problems=tuple(problems + missing + counted))
+    return DatasetLabels(labels=labels, problems=tuple(problems + missing + counted))
 
 
 def _label(

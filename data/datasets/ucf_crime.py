@@ -13,7 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from data.datasets.annotations import read_lines
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
+from data.datasets.dataset_labels import (
+    DatasetLabels,
+    count_problems,
+    first_existing,
+    missing_problems,
+)
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
@@ -54,7 +59,7 @@ def prepare_ucf_crime(
     *,
     train_intervals: Path | None = None,
     train_frames: Literal["all", "unknown"] = "all",
-) -> Prepared:
+) -> DatasetLabels:
     """Return the labels of UCF-Crime's official split.
 
     Args:
@@ -104,7 +109,7 @@ def prepare_ucf_crime(
         "test videos": counts["test", False] + counts["test", True],
         "normal test videos": counts["test", False],
     }
-    return Prepared(
+    return DatasetLabels(
         labels=labels, problems=tuple(problems + count_problems("ucf-crime", found, PUBLISHED))
     )
 

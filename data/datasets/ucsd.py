@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing
+from data.datasets.dataset_labels import DatasetLabels, count_problems, first_existing
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
@@ -43,7 +43,7 @@ def prepare_ucsd(
     split: UcsdSplit = "halves",
     seed: int = 0,
     list_path: Path | None = None,
-) -> Prepared:
+) -> DatasetLabels:
     """Return the labels of UCSD Ped1 or Ped2.
 
     Args:
@@ -86,7 +86,7 @@ def prepare_ucsd(
     }
     if split == "halves":
         labels = random_halves(labels, seed=seed)
-    return Prepared(
+    return DatasetLabels(
         labels=labels,
         problems=tuple(count_problems(name, found, PUBLISHED[name])),
     )

@@ -13,7 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from data.datasets.annotations import read_lines
-from data.datasets.dataset_labels import Prepared, count_problems, first_existing, missing_problems
+from data.datasets.dataset_labels import (
+    DatasetLabels,
+    count_problems,
+    first_existing,
+    missing_problems,
+)
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
@@ -36,7 +41,7 @@ PUBLISHED = {
 
 def prepare_xd_violence(
     root: Path, *, train_list: Path | None = None, test_list: Path | None = None
-) -> Prepared:
+) -> DatasetLabels:
     """Return the labels of XD-Violence; a video with several kinds has the first as category.
 
     Violent training videos become weak labels: their frames were never published.
@@ -87,7 +92,7 @@ def prepare_xd_violence(
         "violent test videos": counts["test", True],
     }
     problems += count_problems("xd-violence", found, PUBLISHED)
-    return Prepared(labels=labels, problems=tuple(problems))
+    return DatasetLabels(labels=labels, problems=tuple(problems))
 
 
 def parse_name(name: str) -> list[str]:

@@ -120,7 +120,7 @@ class _Level:
         return self.u, self.p, self.active
 
 
-class _Solver:
+class _BatchSolver:
     """Flow of batches of one size: holds the levels, so that their graphs are captured once."""
 
     def __init__(
@@ -190,8 +190,8 @@ def _any_left(active: Tensor) -> bool:
 @lru_cache(maxsize=4)
 def _solver(
     batch: int, height: int, width: int, config: TVL1Config, device: torch.device, check_every: int
-) -> _Solver:
-    return _Solver(batch, height, width, config, device, check_every)
+) -> _BatchSolver:
+    return _BatchSolver(batch, height, width, config, device, check_every)
 
 
 def iteration(
