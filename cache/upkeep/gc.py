@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cache.contents import FOLDERS
 from cache.files import explain, folder_clock
 from cache.keys import JSON
-from cache.store import FOLDERS, FeatureCache
+from cache.store import FeatureCache
 from cache.upkeep.compact import rewrite_shard
 from data.errors import CacheError
 

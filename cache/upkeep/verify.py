@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.contents import QUARANTINE
 from cache.files import explain, hash_fd, open_regular
 from cache.index import table_rows
 from cache.keys import JSON
@@ -24,7 +25,7 @@ from cache.shard.read import (
     read_table,
     shard_name,
 )
-from cache.store import QUARANTINE, FeatureCache
+from cache.store import FeatureCache
 from data.errors import CacheError, CheckerError, NewerLayoutError, ShardError, StorageError
 from data.files import TEMP_PREFIX, sync_folder
 
