@@ -88,7 +88,7 @@ class NameStore:
         fresh = sorted(_list_files(self._folder) - self._loaded - self.bad.keys())
         for file in fresh:
             try:
-                _take(self._lines, read_manifest(self._folder / file))
+                take_lines(self._lines, read_manifest(self._folder / file))
             except FileNotFoundError:
                 continue  # merged into another since the folder was listed
             except CacheError as error:
@@ -114,7 +114,7 @@ class NameStore:
                 fresh[name] = NameLine.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
         if fresh:
             self._loaded.add(write_manifest(self._folder, fresh))
-            _take(self._lines, fresh)
+            take_lines(self._lines, fresh)
             self._tidy()
 
     def _tidy(self) -> None:
@@ -145,7 +145,7 @@ class NameStore:
         merged = []
         for file in files:
             try:
-                _take(lines, read_manifest(self._folder / file))
+                take_lines(lines, read_manifest(self._folder / file))
             except (FileNotFoundError, CacheError) as error:
                 logger.debug("not merged: %s", error)  # refresh has said so, or will
                 continue
@@ -230,7 +230,7 @@ def _checked(values: list[Any]) -> dict[str, NameLine]:
 _HEX = re.compile("[0-9a-f]*")
 
 
-def _take(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None:
+def take_lines(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None:
     """Keep the later of two lines for one name; of two at the same instant the larger digest."""
     for name, line in lines.items():
         old = into.get(name)

@@ -25,6 +25,7 @@ from cache.keys import JSON, is_sha256
 from cache.marker import MARKER, MARKER_TEXT
 from cache.records import ClipTable, FeatureRecord, NameEntry
 from cache.shard.read import ShardTable, read_array, read_clips, read_record, read_table
+from data.errors import CacheError
 from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")

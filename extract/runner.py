@@ -18,7 +18,8 @@ from typing import Any
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from cache import FeatureCache, NameEntry, config_difference, feature_key
+from cache import FeatureCache, NameEntry, feature_key
+from cache.conflicts import config_conflicts
 from data.errors import CacheError, ConfigError
 from data.files import write_whole
 from data.labels import read_labels
@@ -194,13 +195,9 @@ def refuse_second_config(
     cache: FeatureCache, configs: Mapping[Stream, dict[str, Any]], *, advice: str
 ) -> None:
     """Raise a ConfigError, ended by `advice`, if the cache holds other features only."""
-    for stream, config in configs.items():
-        present = cache.configs(stream)
-        if present and config not in present:
-            raise ConfigError(
-                f"{cache.path}: its {stream} features were made otherwise: "
-                f"{config_difference(config, present[0])}; {advice}"
-            )
+    conflicts = config_conflicts(configs.values(), cache.configs())
+    if conflicts:
+        raise ConfigError(f"{cache.path}: {'; '.join(conflicts)}; {advice}")
 
 
 def _known_result(

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cache.conflicts import config_conflicts, name_conflicts, refuse_conflicts
 from cache.exchange.compare import Closeness
 from cache.files import open_regular, pread_exact
-from cache.keys import JSON, config_difference
+from cache.keys import JSON
 from cache.records import NameEntry
 from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
 from cache.store import FeatureCache
@@ -22,7 +23,6 @@ logger = logging.getLogger(f"feat.{__name__}")
 #: Two computations of the same features differ by float noise; below this they contradict.
 MIN_COSINE = 0.999
 _BLOCK = 1 << 20
-_MAX_CONFLICTS_SHOWN = 5
 
 
 @dataclass(kw_only=True)
@@ -64,15 +64,17 @@ def merge_caches(
     conflicts: list[str] = []
     for number, source in enumerate(sources):
         for other in (target, *sources[:number]):
+            found = _feature_conflicts(source, other)
             if not allow_mixed:
-                conflicts += config_conflicts(source, other)
-            conflicts += _feature_conflicts(source, other)
+                found += config_conflicts(source.configs(), other.configs())
             if not latest_names:
-                conflicts += name_conflicts(source, other)
+                found += name_conflicts(
+                    _contents(source), _contents(other), where=os.fspath(other.path)
+                )
+            conflicts += [f"{source.path}: {conflict}" for conflict in found]
     labels, label_conflicts = merged_labels([cache.labels_path for cache in (target, *sources)])
     conflicts += label_conflicts
-    if conflicts:
-        raise CacheError(_conflict_text(target, conflicts))
+    refuse_conflicts(target.path, "merged", conflicts)
     report = MergeReport(target=os.fspath(target.path))
     for source in sources:
         copy_records(source, target, report)
@@ -156,18 +158,6 @@ def receive_shard(blocks: Iterable[bytes], name: str, target: FeatureCache, *, o
     target.added(name)
 
 
-def config_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
-    """Return how the configurations of `source` differ from those of `target`, by stream."""
-    conflicts = []
-    for config in source.configs():
-        stream = str(config["stream"])
-        there = target.configs(stream)
-        if there and config not in there:
-            difference = config_difference(config, there[0])
-            conflicts.append(f"{source.path}: {stream} made otherwise: {difference}")
-    return conflicts
-
-
 def _feature_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
     """Return which keys both have with features that are not the same."""
     conflicts = []
@@ -175,7 +165,7 @@ def _feature_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
         if not target.has(entry.key):
             continue
         ours = target.entry(entry.key)
-        where = f"{source.path}: {entry.source.name} {entry.stream}"
+        where = f"{entry.source.name} {entry.stream}"
         if ours.feature_shape != entry.feature_shape:
             conflicts.append(
                 f"{where}: shape {entry.feature_shape}, but {ours.feature_shape} in {target.path}"
@@ -194,15 +184,9 @@ def _feature_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
     return conflicts
 
 
-def name_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
-    """Return which names stand for other contents in `target`."""
-    ours = target.names()
-    return [
-        f"{name}: content {entry.sha256[:12]} in {source.path}, {ours[name].sha256[:12]} in "
-        f"{target.path} (--latest-names takes the one merged last)"
-        for name, entry in sorted(source.names().items())
-        if name in ours and ours[name].sha256 != entry.sha256
-    ]
+def _contents(cache: FeatureCache) -> dict[str, str]:
+    """Return the content's sha256 of every name."""
+    return {name: entry.sha256 for name, entry in cache.names().items()}
 
 
 def merged_labels(paths: Sequence[Path]) -> tuple[list[VideoLabel], list[str]]:
@@ -243,13 +227,6 @@ def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: Merge
     report.names += len(fresh)
 
 
-def _conflict_text(target: FeatureCache, conflicts: list[str]) -> str:
-    shown = "; ".join(conflicts[:_MAX_CONFLICTS_SHOWN])
-    more = len(conflicts) - _MAX_CONFLICTS_SHOWN
-    rest = f"; and {more} more" if more > 0 else ""
-    return f"{target.path}: nothing merged, {len(conflicts)} conflicts: {shown}{rest}"
-
-
 def add_labels(path: Path, target: FeatureCache) -> int:
     """Add a labels file to the cache's; return how many videos are new.
 
@@ -257,6 +234,5 @@ def add_labels(path: Path, target: FeatureCache) -> int:
         CacheError: the two contradict each other.
     """
     labels, conflicts = merged_labels([target.labels_path, path])
-    if conflicts:
-        raise CacheError(_conflict_text(target, conflicts))
+    refuse_conflicts(target.path, "merged", conflicts)
     return write_merged_labels(labels, target)

@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cache.conflicts import config_conflicts, name_conflicts, refuse_conflicts
 from cache.exchange.merge import merged_labels, receive_shard, write_merged_labels
 from cache.exchange.remote import Remote
 from cache.files import hash_fd, open_regular
-from cache.keys import JSON, config_difference
+from cache.keys import JSON
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
-from cache.names import NameLine, is_manifest_name, read_manifest
+from cache.names import NameLine, is_manifest_name, read_manifest, take_lines
+from cache.records import FeatureEntry
 from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
 from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
@@ -115,14 +117,15 @@ def pull_cache(
     with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
         manifests = _fetch_names(cache, remote, Path(folder), report)
         labels = _fetch_labels(cache, remote, Path(folder))
-        conflicts = [] if allow_mixed else _config_conflicts(cache, tables.values())
+        entries = [stored.entry for table in tables.values() for stored in table.records.values()]
+        ours = {name: entry.sha256 for name, entry in cache.names().items()}
+        conflicts = []
+        if not allow_mixed:
+            conflicts += config_conflicts((entry.config for entry in entries), cache.configs())
         if not latest_names:
-            conflicts += _name_conflicts(cache, manifests)
-        if conflicts:
-            raise CacheError(
-                f"{remote.url}: nothing pulled, {len(conflicts)} conflicts: "
-                + "; ".join(conflicts[:5])
-            )
+            theirs = _contents(manifests.values(), entries, known=set(ours.values()))
+            conflicts += name_conflicts(theirs, ours, where=os.fspath(cache.path))
+        refuse_conflicts(remote.url, "pulled", conflicts)
         for name in sorted(tables):
             if all(cache.has(key) for key in tables[name].records):
                 report.already += 1
@@ -217,19 +220,6 @@ def _remote_keys(remote: Remote, shards: dict[str, int]) -> set[str]:
     return {key for table in tables.values() for key in table.records}
 
 
-def _config_conflicts(cache: FeatureCache, tables: Iterable[ShardTable]) -> list[str]:
-    conflicts: dict[str, None] = {}
-    ours: dict[str, list[dict[str, JSON]]] = {}
-    for table in tables:
-        for stored in table.records.values():
-            stream = stored.entry.stream
-            there = ours.setdefault(stream, cache.configs(stream))
-            if there and dict(stored.entry.config) not in there:
-                difference = config_difference(stored.entry.config, there[0])
-                conflicts[f"{stream} made otherwise: {difference}"] = None
-    return list(conflicts)
-
-
 def _check_local(path: Path) -> None:
     fd = open_regular(path)
     try:
@@ -301,19 +291,28 @@ def _fetch_names(
     return manifests
 
 
-def _name_conflicts(cache: FeatureCache, manifests: dict[str, dict[str, NameLine]]) -> list[str]:
-    ours = cache.names()
+def _contents(
+    manifests: Iterable[dict[str, NameLine]], entries: Iterable[FeatureEntry], *, known: set[str]
+) -> dict[str, str]:
+    """Return the content's sha256 of every name of the other side, as far as it is new here.
+
+    A content that no name stands for goes by the name that was recorded with its features.
+
+    Args:
+        manifests: the other side's files of names that are new here.
+        entries: its features that are new here.
+        known: the contents that have a name here.
+    """
     latest: dict[str, NameLine] = {}
-    for lines in manifests.values():
-        for name, line in lines.items():
-            if name not in latest or line.time_ns > latest[name].time_ns:
-                latest[name] = line
-    return [
-        f"{name}: content {line.sha256[:12]} there, {ours[name].sha256[:12]} here "
-        "(--latest-names lets the later entry decide)"
-        for name, line in sorted(latest.items())
-        if line.sha256 and name in ours and ours[name].sha256 != line.sha256
-    ]
+    for lines in manifests:
+        take_lines(latest, lines)
+    named = known | {line.sha256 for line in latest.values() if line.sha256}
+    recorded = {
+        entry.source.name: entry.source.sha256
+        for entry in entries
+        if entry.source.sha256 not in named and entry.source.name not in latest
+    }
+    return recorded | {name: line.sha256 for name, line in latest.items() if line.sha256}
 
 
 def _push_labels(cache: FeatureCache, remote: Remote) -> int:

@@ -1,0 +1,72 @@
+"""What would contradict a cache: a stream made in another way, a name for another content.
+
+Extracting, merging and pulling ask here before they write anything.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from cache.keys import JSON, config_difference
+from data.errors import CacheError
+
+_MAX_SHOWN = 5
+
+
+def config_conflicts(
+    configs: Iterable[Mapping[str, JSON]], present: Iterable[Mapping[str, JSON]]
+) -> list[str]:
+    """Return what is made otherwise than in a cache, a text for each configuration.
+
+    A stream that the cache does not have yet contradicts nothing.
+
+    Args:
+        configs: the configurations that are to be added.
+        present: those that the cache has.
+    """
+    by_stream: dict[JSON, list[dict[str, JSON]]] = {}
+    for config in present:
+        by_stream.setdefault(config["stream"], []).append(dict(config))
+    conflicts: dict[str, None] = {}
+    for config in configs:
+        there = by_stream.get(config["stream"], [])
+        if there and dict(config) not in there:
+            difference = config_difference(config, there[0])
+            conflicts[f"{config['stream']} made otherwise: {difference}"] = None
+    return list(conflicts)
+
+
+def name_conflicts(
+    names: Mapping[str, str], present: Mapping[str, str], *, where: str
+) -> list[str]:
+    """Return which names stand for another content than in a cache, a text for each name.
+
+    Args:
+        names: video name -> content's sha256, of those that are to be added.
+        present: the same of those that the cache has.
+        where: whose the `present` ones are, for the texts.
+    """
+    return [
+        f"{name}: content {sha256[:12]} here, {present[name][:12]} in {where} "
+        "(--latest-names lets the later entry decide)"
+        for name, sha256 in sorted(names.items())
+        if present.get(name, sha256) != sha256
+    ]
+
+
+def refuse_conflicts(place: object, verb: str, conflicts: Sequence[str]) -> None:
+    """Do nothing if there are no conflicts.
+
+    Args:
+        place: the cache, or the address of one, that the message begins with.
+        verb: what was not done: `merged`.
+        conflicts: what was found.
+
+    Raises:
+        CacheError: there are; the first few are told.
+    """
+    if conflicts:
+        more = len(conflicts) - _MAX_SHOWN
+        rest = f"; and {more} more" if more > 0 else ""
+        raise CacheError(
+            f"{place}: nothing {verb}, {len(conflicts)} conflicts: "
+            f"{'; '.join(conflicts[:_MAX_SHOWN])}{rest}"
+        )
