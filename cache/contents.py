@@ -1,5 +1,6 @@
 """What is in a feature cache, told from its index and its names; no array is read."""
 
+import difflib
 import logging
 import os
 import threading
@@ -11,7 +12,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from cache.index import Index, stream_of
-from cache.keys import JSON, config_difference, feature_key, is_sha256
+from cache.keys import JSON, config_difference, config_digest, feature_key, is_sha256
 from cache.marker import check_marker
 from cache.names import NameStore
 from cache.records import FeatureEntry, NameEntry
@@ -112,6 +113,24 @@ class Contents:
             digests = self._index.video_digests()
             return sorted(name for name, entry in self.names().items() if entry.sha256 in digests)
 
+    def content(self, video: str) -> str:
+        """Return the sha256 that a name, or a sha256, stands for.
+
+        Raises:
+            CacheError: nothing is known under that name.
+        """
+        for look_again in (False, True):
+            if look_again:
+                self.refresh()
+            entry = self._names.get(video)
+            if entry is None and not self._names.removed(video):
+                entry = self._recorded_names(self._names.names()).get(video)
+            if entry is not None:
+                return entry.sha256
+            if is_sha256(video) and self._index.of_video(video):
+                return video
+        raise CacheError(f"{video}: not in {self.path}{self._suggestion(video)}")
+
     def streams(self, video: str) -> list[str]:
         """Return the streams that are there for a video, sorted.
 
@@ -119,7 +138,7 @@ class Contents:
             CacheError: the video is not known.
         """
         with self._guard():
-            rows = self._index.of_video(self._content(video))
+            rows = self._index.of_video(self.content(video))
             return sorted({stream_of(row) for row in rows})
 
     def configs(self, stream: str | None = None) -> list[dict[str, JSON]]:
@@ -140,7 +159,7 @@ class Contents:
                 configurations and none was chosen.
         """
         with self._guard():
-            digest = self._content(video)
+            digest = self.content(video)
             if config is not None:
                 key = feature_key(digest, config)
                 if self._row(key) is not None:
@@ -151,8 +170,10 @@ class Contents:
             return self.entry(keys[0])
         if config is None and keys:
             first, second = self.entry(keys[0]), self.entry(keys[1])
+            digests = [config_digest(self.entry(key).config)[:8] for key in keys]
             raise CacheError(
-                f"{video}: {len(keys)} configurations of {stream} in {self.path}, choose one "
+                f"{video}: {len(keys)} configurations of {stream} in {self.path}, choose one with "
+                f"--config: {' or '.join(digests)} "
                 f"(first against second: {config_difference(first.config, second.config)})"
             )
         if config is not None and keys:
@@ -168,7 +189,7 @@ class Contents:
             CacheError: the video is not known.
         """
         with self._guard():
-            keys = [key for name, key in self._of_video(self._content(video)) if name == stream]
+            keys = [key for name, key in self._of_video(self.content(video)) if name == stream]
         return [self.entry(key) for key in keys]
 
     def rows(self) -> np.ndarray:
@@ -262,28 +283,11 @@ class Contents:
         rows = self._index.of_video(digest)
         return [(stream_of(row), row["key"].tobytes().hex()) for row in rows]
 
-    def _content(self, video: str) -> str:
-        """Return the sha256 that a name, or a sha256, stands for.
-
-        Raises:
-            CacheError: nothing is known under that name.
-        """
-        for look_again in (False, True):
-            if look_again:
-                self.refresh()
-            entry = self._names.get(video)
-            if entry is None and not self._names.removed(video):
-                entry = self._recorded_names(self._names.names()).get(video)
-            if entry is not None:
-                return entry.sha256
-            if is_sha256(video) and self._index.of_video(video):
-                return video
-        raise CacheError(f"{video}: not in {self.path}{self._suggestion(video)}")
-
     def _suggestion(self, video: str) -> str:
         names = self.videos()
         stem = Path(video).stem
-        near = [name for name in names if stem and stem in name] or names
+        near = [name for name in names if stem and stem in name]
+        near = near or difflib.get_close_matches(video, names) or names
         damaged = len(self._index.bad)
         text = f", which has {len(names)} videos"
         if near:

@@ -16,6 +16,13 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )
 
+#: `cache.configs.choose_configs` takes what it gives.
+config_option = click.option(
+    "--config", "configs", metavar="DIGEST", multiple=True,
+    help="Where a stream has several configurations, the one whose digest begins so; "
+    "feat cache info lists them. Repeatable, one a stream.",
+)  # fmt: skip
+
 
 def takes_cache(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take its cache as an argument or, as `feat extract` does, by --cache."""

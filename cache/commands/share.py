@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cache.commands.options import cache_option, echo_json, json_option
+from cache.commands.options import cache_option, config_option, echo_json, json_option
 
 path_argument = click.Path(path_type=Path)
 mixed_option = click.option(
@@ -22,6 +22,7 @@ latest_option = click.option(
 @click.command()
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=path_argument)
 @click.argument("target", metavar="DST", type=path_argument)
+@config_option
 @mixed_option
 @latest_option
 @json_option
@@ -30,17 +31,27 @@ def merge_command(
     ctx: click.Context,
     sources: tuple[Path, ...],
     target: Path,
+    configs: tuple[str, ...],
     allow_mixed: bool,
     latest_names: bool,
     as_json: bool,
 ) -> None:
-    """Add what the caches SRC hold to DST, which is made if need be; refuse contradictions."""
+    """Add what the caches SRC hold to DST, which is made if need be; refuse contradictions.
+
+    With --config, of that stream only the features of that configuration.
+    """
+    from cache.configs import choose_among, list_configs
     from cache.exchange.merge import merge_caches
     from cache.store import FeatureCache
 
+    caches = [FeatureCache(source) for source in sources]
+    chosen = {}
+    if configs:
+        chosen = choose_among(list_configs(*caches), configs, where=", ".join(map(str, sources)))
     report = merge_caches(
-        [FeatureCache(source) for source in sources],
+        caches,
         FeatureCache.create(target),
+        configs=chosen,
         allow_mixed=allow_mixed,
         latest_names=latest_names,
     )
@@ -96,19 +107,31 @@ def diff_command(a: Path, b: Path, as_json: bool) -> None:
     "rtfm: <video>_i3d.npy (S, 1, D) and features.list. parquet: one file, a row a clip.",
 )  # fmt: skip
 @click.option("--streams", default="", help="By comma.  [default: all, rgb before flow]")
+@config_option
 @json_option
-def export_command(cache_dir: Path, out: Path, layout: str, streams: str, as_json: bool) -> None:
+def export_command(
+    cache_dir: Path,
+    out: Path,
+    layout: str,
+    streams: str,
+    configs: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Write features as other people's code reads them, streams side by side."""
+    from cache.configs import choose_configs
     from cache.exchange.exporting import export_npy, export_parquet
     from cache.store import FeatureCache
 
     cache = FeatureCache(cache_dir)
-    chosen = [stream for stream in streams.split(",") if stream]
+    wanted: dict[str, Any] = {
+        "streams": [stream for stream in streams.split(",") if stream],
+        "configs": choose_configs(cache, configs),
+    }
     if layout == "parquet":
-        report = export_parquet(cache, out, streams=chosen)
+        report = export_parquet(cache, out, **wanted)
     else:
         names: dict[str, Any] = {"npy": "plain"}
-        report = export_npy(cache, out, streams=chosen, layout=names.get(layout, layout))
+        report = export_npy(cache, out, layout=names.get(layout, layout), **wanted)
     if as_json:
         echo_json(report.to_json())
         return

@@ -6,15 +6,16 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from cache.configs import describe_configs, list_configs
 from cache.files import explain
-from cache.keys import JSON
+from cache.keys import JSON, feature_key
 from cache.records import ClipTable, FeatureEntry
 from cache.store import FeatureCache
 from data.errors import CacheError
@@ -51,14 +52,20 @@ class _ExportedVideo:
 
 
 def export_npy(
-    cache: FeatureCache, out: Path, *, streams: Sequence[str] = (), layout: Layout = "plain"
+    cache: FeatureCache,
+    out: Path,
+    *,
+    streams: Sequence[str] = (),
+    configs: Mapping[str, Mapping[str, JSON]] | None = None,
+    layout: Layout = "plain",
 ) -> ExportReport:
     """Write one .npy per video, streams side by side, and `clips.csv` with what each row covers.
 
     Args:
         cache: where from.
         out: folder, made if need be; files of the same names are replaced.
-        streams: which, in this order; default: all that every video has, rgb before flow.
+        streams: which, in this order; default: all that the cache has, rgb before flow.
+        configs: by stream, the configuration to take; a stream that has several needs one.
         layout: see `Layout`.
 
     Raises:
@@ -68,7 +75,7 @@ def export_npy(
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
     report = ExportReport(out=os.fspath(out))
-    chosen = _choose_streams(cache, streams)
+    chosen = _choose_streams(cache, streams, configs or {})
     names = _file_names(cache.videos(), layout)
     clips = io.StringIO()
     table = csv.writer(clips, lineterminator="\n")
@@ -97,7 +104,13 @@ def export_npy(
     return report
 
 
-def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = ()) -> ExportReport:
+def export_parquet(
+    cache: FeatureCache,
+    out: Path,
+    *,
+    streams: Sequence[str] = (),
+    configs: Mapping[str, Mapping[str, JSON]] | None = None,
+) -> ExportReport:
     """Write one Parquet file with a row for each clip and a column for each stream.
 
     Columns: video, sha256, row, the four of the clip table, and for each stream a list of D
@@ -114,7 +127,7 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
             "Parquet needs pyarrow: pip install pyarrow, or export --format npy"
         ) from error
     report = ExportReport(out=os.fspath(out))
-    chosen = _choose_streams(cache, streams)
+    chosen = _choose_streams(cache, streams, configs or {})
     _make_folder(out.parent)
     with new_file(out, error=CacheError) as partial, partial.open("wb") as file:
         writer: Any = None
@@ -122,8 +135,8 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
             for video in _videos(cache, chosen, report):
                 table = _arrow_table(pa, cache, video, chosen)
                 if writer is None:
-                    configs = json.dumps([dict(entry.config) for entry in video.entries])
-                    schema = table.schema.with_metadata({"feat.configs": configs})
+                    made = json.dumps([dict(entry.config) for entry in video.entries])
+                    schema = table.schema.with_metadata({"feat.configs": made})
                     writer = pq.ParquetWriter(file, schema)
                 writer.write_table(table.cast(writer.schema))
                 report.videos += 1
@@ -139,7 +152,7 @@ def export_parquet(cache: FeatureCache, out: Path, *, streams: Sequence[str] = (
 
 
 def _arrow_table(
-    pa: Any, cache: FeatureCache, video: _ExportedVideo, streams: Sequence[str]
+    pa: Any, cache: FeatureCache, video: _ExportedVideo, streams: Iterable[str]
 ) -> Any:
     count = len(video.clips)
     columns: dict[str, Any] = {
@@ -161,37 +174,41 @@ def _columns(clips: ClipTable) -> list[np.ndarray]:
     return [getattr(clips, name) for name in _CLIP_COLUMNS]
 
 
-def _choose_streams(cache: FeatureCache, streams: Sequence[str]) -> list[str]:
-    """Return the streams asked for, else all there are: rgb, flow, then others by name."""
-    configs = cache.configs()
-    there = {str(config["stream"]) for config in configs}
+def _choose_streams(
+    cache: FeatureCache, streams: Sequence[str], configs: Mapping[str, Mapping[str, JSON]]
+) -> dict[str, Mapping[str, JSON]]:
+    """Return the streams to export, each with its one configuration, in the columns' order."""
+    found = list_configs(cache)
+    there = list(dict.fromkeys(one.stream for one in found))
     for stream in streams:
         if stream not in there:
             raise CacheError(f"{cache.path}: no stream {stream}, there is: {', '.join(there)}")
-    chosen = list(streams) or sorted(
-        there, key=lambda name: ({"rgb": 0, "flow": 1}.get(name, 2), name)
-    )
-    for stream in chosen:
-        if sum(config["stream"] == stream for config in configs) > 1:
+    ordered = streams or sorted(there, key=lambda name: ({"rgb": 0, "flow": 1}.get(name, 2), name))
+    chosen = {}
+    for stream in ordered:
+        ours = [one for one in found if one.stream == stream]
+        if len(ours) > 1 and stream not in configs:
             # rows of one matrix must mean the same
             raise CacheError(
-                f"{cache.path}: {stream} in several configurations; merge one into a cache of its "
-                "own and export that"
+                f"{cache.path}: {stream} in several configurations, choose one with --config: "
+                f"{describe_configs(ours)}"
             )
+        chosen[stream] = configs.get(stream, ours[0].config)
     return chosen
 
 
 def _videos(
-    cache: FeatureCache, streams: Sequence[str], report: ExportReport
+    cache: FeatureCache, chosen: Mapping[str, Mapping[str, JSON]], report: ExportReport
 ) -> Iterator[_ExportedVideo]:
     """Yield the videos that have all streams, with the same clips in each."""
     for name in cache.videos():
-        if not set(streams) <= set(cache.streams(name)):
+        keys = [feature_key(cache.content(name), config) for config in chosen.values()]
+        if not all(map(cache.has, keys)):
             report.left_out.append(name)
-            logger.warning("%s: lacks one of %s, left out", name, ", ".join(streams))
+            logger.warning("%s: lacks one of %s, left out", name, ", ".join(chosen))
             continue
-        entries = [cache.find(name, stream) for stream in streams]
-        tables = [cache.read_clips(entry.key) for entry in entries]
+        entries = [cache.entry(key) for key in keys]
+        tables = [cache.read_clips(key) for key in keys]
         if any(not np.array_equal(table.to_array(), tables[0].to_array()) for table in tables[1:]):
             raise CacheError(f"{name}: its streams do not cover the same clips; export them apart")
         yield _ExportedVideo(name=name, entries=entries, clips=tables[0])

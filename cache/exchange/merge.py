@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def merge_caches(
     sources: Sequence[FeatureCache],
     target: FeatureCache,
     *,
+    configs: Mapping[str, Mapping[str, JSON]] | None = None,
     allow_mixed: bool = False,
     latest_names: bool = False,
 ) -> MergeReport:
@@ -54,6 +55,7 @@ def merge_caches(
     Args:
         sources: caches that need not be trusted; they are only read.
         target: the cache to add to.
+        configs: by stream, the only configuration to take; default: all there are.
         allow_mixed: admit a second configuration of a stream.
         latest_names: where a name stands for different contents, let the later source decide.
 
@@ -61,12 +63,17 @@ def merge_caches(
         CacheError: there are conflicts (all are found first, the first few are told), or a cache
             cannot be read or written.
     """
+    chosen = configs or {}
+    taken = [
+        [config for config in source.configs() if _is_chosen(config, chosen)] for source in sources
+    ]
     conflicts: list[str] = []
     for number, source in enumerate(sources):
-        for other in (target, *sources[:number]):
-            found = _feature_conflicts(source, other)
+        others = [(target, target.configs()), *zip(sources, taken, strict=True)][: number + 1]
+        for other, present in others:
+            found = _feature_conflicts(source, other, chosen)
             if not allow_mixed:
-                found += config_conflicts(source.configs(), other.configs())
+                found += config_conflicts(taken[number], present)
             if not latest_names:
                 found += name_conflicts(
                     _contents(source), _contents(other), where=os.fspath(other.path)
@@ -77,19 +84,29 @@ def merge_caches(
     refuse_conflicts(target.path, "merged", conflicts)
     report = MergeReport(target=os.fspath(target.path))
     for source in sources:
-        copy_records(source, target, report)
+        copy_records(source, target, report, chosen)
         _copy_names(source.names(), target, report)
     report.labels = write_merged_labels(labels, target)
     return report
 
 
-def copy_records(source: FeatureCache, target: FeatureCache, report: MergeReport) -> None:
-    """Copy those features that `target` lacks, every byte checked on the way."""
+def copy_records(
+    source: FeatureCache,
+    target: FeatureCache,
+    report: MergeReport,
+    chosen: Mapping[str, Mapping[str, JSON]],
+) -> None:
+    """Copy those chosen features that `target` lacks, every byte checked on the way."""
     for name in sorted(source.shards()):
         path = source.shards_dir / name
         try:
             table = read_table(path)
-            missing = [key for key in table.records if not target.has(key)]
+            wanted = [
+                key
+                for key, stored in table.records.items()
+                if _is_chosen(stored.entry.config, chosen)
+            ]
+            missing = [key for key in wanted if not target.has(key)]
             if len(missing) == len(table.records):
                 copy_shard(path, target)
                 report.shards += 1
@@ -99,14 +116,14 @@ def copy_records(source: FeatureCache, target: FeatureCache, report: MergeReport
             # compacted away since: its records are in a shard of another name, which comes later
             # in a second round
             source.refresh()
-            copy_records(source, target, report)
+            copy_records(source, target, report, chosen)
             return
         except ShardError as error:
             logger.warning("not merged: %s", error)
             report.damaged.append(os.fspath(path))
             continue
         report.records += len(missing)
-        report.duplicates += len(table.records) - len(missing)
+        report.duplicates += len(wanted) - len(missing)
     for name, why in source.bad_shards.items():
         logger.warning("not merged: %s", why)
         report.damaged.append(os.fspath(source.shards_dir / name))
@@ -158,11 +175,18 @@ def receive_shard(blocks: Iterable[bytes], name: str, target: FeatureCache, *, o
     target.added(name)
 
 
-def _feature_conflicts(source: FeatureCache, target: FeatureCache) -> list[str]:
-    """Return which keys both have with features that are not the same."""
+def _is_chosen(config: Mapping[str, JSON], chosen: Mapping[str, Mapping[str, JSON]]) -> bool:
+    """Return whether features of a configuration are taken: no other of its stream is chosen."""
+    return chosen.get(str(config["stream"]), config) == config
+
+
+def _feature_conflicts(
+    source: FeatureCache, target: FeatureCache, chosen: Mapping[str, Mapping[str, JSON]]
+) -> list[str]:
+    """Return which chosen keys both have with features that are not the same."""
     conflicts = []
     for entry in source.entries():
-        if not target.has(entry.key):
+        if not target.has(entry.key) or not _is_chosen(entry.config, chosen):
             continue
         ours = target.entry(entry.key)
         where = f"{entry.source.name} {entry.stream}"

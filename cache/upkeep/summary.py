@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cache.configs import SHOWN_DIGITS
 from cache.index import stream_of
 from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
@@ -21,7 +22,7 @@ class VideoRow:
     num_frames: int
     num_clips: int  # of the stream that has most
     streams: list[str]
-    configs: list[str]  # first 8 digits of each stream's configuration's digest
+    configs: list[str]  # the start of each one's configuration's digest, in the streams' order
     nbytes: int  # the share of its shards
 
     def to_json(self) -> dict[str, JSON]:
@@ -38,12 +39,13 @@ def iter_videos(cache: FeatureCache) -> Iterator[VideoRow]:
     for name, entry in sorted(cache.names().items()):
         found = rows.get(entry.sha256)
         if found:
+            pairs = sorted((stream_of(row), row["config"].tobytes().hex()) for row in found)
             yield VideoRow(
                 video=name,
                 num_frames=int(found[0]["num_frames"]),
                 num_clips=max(int(row["num_clips"]) for row in found),
-                streams=sorted(stream_of(row) for row in found),
-                configs=sorted({row["config"].tobytes().hex()[:8] for row in found}),
+                streams=[stream for stream, _ in pairs],
+                configs=[digest[:SHOWN_DIGITS] for _, digest in pairs],
                 nbytes=sum(int(row["nbytes"]) for row in found),
             )
 
