@@ -25,7 +25,7 @@ from model.experiments.ablate_plan import (
     count_categories,
     plan_parts,
 )
-from model.experiments.ablate_table import FinishedPart, Run, write_part, write_runs
+from model.experiments.ablate_table import FinishedPart, Run, write_runs
 from model.experiments.folder import (
     Terms,
     choose_videos,
@@ -36,6 +36,7 @@ from model.experiments.folder import (
     working_in,
 )
 from model.measures.metrics import VideoResult
+from model.runs.files import write_rows
 
 ABLATION_NAME = "ablation.json"
 
@@ -182,8 +183,34 @@ def _finish(part: Part, work: _Work) -> FinishedPart:
         {variant.name: work.runs(variant) for variant in part.variants},
         work.runs(base) if base else [],
     )
-    write_part(work.out, finished)
+    _write_part(work.out, finished)
     return finished
+
+
+def _write_part(out: Path, finished: FinishedPart) -> None:
+    """Write `<part>.md`, `<part>.csv` and, of a figure, `<part>.png`.
+
+    Of a part that could not be run only the first is left.
+    """
+    name = finished.part.name
+    (out / f"{name}.md").write_text(finished.to_markdown() + "\n", encoding="utf-8")
+    if finished.reason:
+        for suffix in ("csv", "png"):
+            (out / f"{name}.{suffix}").unlink(missing_ok=True)
+        return
+    if name == "figure7":
+        counts = [
+            {"true": category, **dict(zip(finished.categories, row.tolist(), strict=True))}
+            for category, row in zip(finished.categories, finished.counts, strict=True)
+        ]
+        write_rows(out / f"{name}.csv", counts)
+    else:
+        own = {"splits": finished.num_splits, "seeds": finished.num_seeds}
+        write_rows(out / f"{name}.csv", [{**line.to_dict(), **own} for line in finished.lines])
+    if name.startswith("figure"):
+        from model.experiments.ablate_plots import draw_part  # matplotlib is slow to import
+
+        draw_part(out / f"{name}.png", finished)
 
 
 def _choose(cache: FeatureCache, name: str, labels: Sequence[VideoLabel], terms: Terms) -> _Split:

@@ -1,4 +1,4 @@
-"""The tables and pictures of an ablation: Markdown and CSV of each part, PNG of each figure."""
+"""The tables of an ablation: a summary of each part as Markdown, all runs as CSV."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,32 +183,6 @@ class FinishedPart:
             seeds = " of each split's mean over seeds" if self.num_seeds > 1 else ""
             return f"±: standard deviation over the splits{seeds}."
         return "±: standard deviation over the seeds." if self.num_seeds > 1 else ""
-
-
-def write_part(out: Path, finished: FinishedPart) -> None:
-    """Write `<part>.md`, `<part>.csv` and, of a figure, `<part>.png`.
-
-    Of a part that could not be run only the first is left.
-    """
-    name = finished.part.name
-    (out / f"{name}.md").write_text(finished.to_markdown() + "\n", encoding="utf-8")
-    if finished.reason:
-        for suffix in ("csv", "png"):
-            (out / f"{name}.{suffix}").unlink(missing_ok=True)
-        return
-    if name == "figure7":
-        counts = [
-            {"true": category, **dict(zip(finished.categories, row.tolist(), strict=True))}
-            for category, row in zip(finished.categories, finished.counts, strict=True)
-        ]
-        write_rows(out / f"{name}.csv", counts)
-    else:
-        own = {"splits": finished.num_splits, "seeds": finished.num_seeds}
-        write_rows(out / f"{name}.csv", [{**line.to_dict(), **own} for line in finished.lines])
-    if name.startswith("figure"):
-        from model.experiments.ablate_plots import draw_part  # matplotlib is slow to import
-
-        draw_part(out / f"{name}.png", finished)
 
 
 def write_runs(path: Path, runs: Sequence[Run]) -> None:
