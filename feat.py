@@ -17,8 +17,9 @@ from extract.commands import extract_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
+from model.commands.eval import eval_command
 from model.commands.import_run import import_run_command
-from model.commands.train import eval_command, train_command
+from model.commands.train import train_command
 from predict import predict_command
 
 

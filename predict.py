@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data.videos import VideoSource
     from extract.config import ExtractConfig
     from extract.i3d.layers import Stream
-    from model.prediction.prediction import Prediction
+    from model.prediction.prediction import VideoPrediction
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -44,7 +44,7 @@ class Sought:
     name: str
     source: "VideoSource"
     sha256: str = ""
-    prediction: "Prediction | None" = None
+    prediction: "VideoPrediction | None" = None
     error: str = ""
     written: dict[str, str] = field(default_factory=dict)
 
@@ -121,9 +121,13 @@ def predict_command(
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
     """
+    from model.commands.options import prepare_process
     from model.runs.folder import newest_run
 
-    run = run or newest_run(runs, seeds=True)
+    prepare_process()
+    if run is None:
+        run = newest_run(runs)
+        logger.info("run: %s, the newest in %s", run, runs)
     options = ExtractOptions(
         cache_dir=cache_dir,
         device=device,
@@ -182,12 +186,11 @@ def run_prediction(
     from extract.config import ExtractConfig
     from extract.runner import refuse_second_config
     from model.prediction.prediction import predict_video
-    from model.runs.finished import load_run
-    from model.training.train import resolve_device
+    from model.runs.trained import load_run
 
-    checkpoints = load_run(run, device=resolve_device(options.device))
+    trained = load_run(run, device=options.device)
     configs: dict[Any, dict[str, Any]] = {
-        stream.name: dict(stream.config) for stream in checkpoints[0].info.streams
+        stream.name: dict(stream.config) for stream in trained.info.streams
     }
     config = ExtractConfig.from_stream_configs(configs)
     cache = FeatureCache.create(options.cache_dir)
@@ -197,7 +200,7 @@ def run_prediction(
         if each.error:
             continue
         with _noting_failure(each):
-            each.prediction = predict_video(checkpoints, cache, each.sha256, threshold=threshold)
+            each.prediction = predict_video(trained, cache, each.sha256, threshold=threshold)
             if each.prediction.seen:
                 logger.warning(
                     "%s: the run was trained on this video: its scores flatter the model", each.name
@@ -219,7 +222,7 @@ def write_outputs(
         OSError: it cannot be written.
     """
     from model.prediction.report import write_frame_scores
-    from model.runs.folder import file_names
+    from model.runs.file_names import file_names
 
     as_file = csv_path is not None and csv_path.suffix == ".csv"
     for folder in (csv_path.parent if csv_path and as_file else csv_path, plot_dir):
@@ -355,7 +358,7 @@ def _with_own_ids(groups: Sequence[Sequence[Sought]]) -> dict[str, Sequence[Soug
 
 
 def _draw(
-    path: Path, each: Sought, prediction: "Prediction", *, fps: float | None, folder_fps: float
+    path: Path, each: Sought, prediction: "VideoPrediction", *, fps: float | None, folder_fps: float
 ) -> None:
     """Draw the timeline with the frames at the highest peaks."""
     from extract.decode.stills import read_stills

@@ -5,17 +5,24 @@ from pathlib import Path
 
 import click
 
-from model.commands.train import (
+from model.commands.options import (
     FILE,
     FOLDER,
+    MethodName,
+    Names,
     cache_option,
+    config_option,
+    data_options,
     device_option,
     json_option,
-    misaligned_option,
+    labels_option,
+    lenient_options,
+    prepare_process,
+    preset_option,
     read_training_labels,
-    skip_option,
     smoothing_option,
     streams_option,
+    threads_option,
 )
 
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
@@ -23,11 +30,9 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
 
 @click.command()
 @cache_option
+@labels_option
 @click.option(
-    "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
-)
-@click.option(
-    "--methods", default=DEFAULT_METHODS, show_default=True,
+    "--methods", type=Names(MethodName()), default=DEFAULT_METHODS, show_default=True,
     help="Names as for feat train --method, with commas; also flow-magnitude, where the cache has "
     "flow that was extracted here.",
 )  # fmt: skip
@@ -39,56 +44,69 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
     "--out", type=FOLDER, default=Path("comparison"), show_default=True,
     help="Folder of the runs. What is in it already is not done again.",
 )  # fmt: skip
-@click.option("--preset", default="default", show_default=True, help="Of the ConvLSTM.")
+@preset_option
+@click.option(
+    "--set", "assignments", metavar="METHOD.NAME=VALUE", multiple=True,
+    help="Change a setting of one of the methods, such as deepmil.steps=2000. Repeatable.",
+)  # fmt: skip
 @streams_option
+@config_option
 @smoothing_option
 @click.option("--csv", "csv_file", type=FILE, help="Write the table there too, with all digits.")
+@threads_option
 @device_option
-@skip_option
-@misaligned_option
+@lenient_options
 @json_option
 def compare_command(
     cache_dir: Path,
     labels_file: Path | None,
-    methods: str,
+    methods: tuple[str, ...],
     seeds: int,
     out: Path,
     preset: str,
-    streams: str | None,
+    assignments: tuple[str, ...],
+    streams: tuple[str, ...],
+    configs: tuple[str, ...],
     smoothing: float | None,
     csv_file: Path | None,
+    threads: int | None,
     device: str,
     skip_missing: bool,
     allow_misaligned: bool,
     as_json: bool,
 ) -> None:
-    """Train and test several methods on one cache and split; print one table (Markdown)."""
+    """Train and test several methods on one cache and split; print one table (Markdown).
+
+    A method that has no preset of that name takes its default.
+    """
+    prepare_process(threads)
     from cache import FeatureCache
-    from data.memory import ask_for_huge_pages
-    from model.config import choose_preset
     from model.experiments.compare import run_comparison
     from model.experiments.compare_table import to_markdown, write_csv
     from model.experiments.folder import Terms
+    from model.methods.registry import choose_methods
 
     def show(method: str, seed: int, auc: float | None) -> None:
         click.echo(
             f"{method}, seed {seed}: AUC {'none' if auc is None else f'{auc:.3f}'}", err=True
         )
 
-    ask_for_huge_pages()
     cache = FeatureCache(cache_dir)
     comparison = run_comparison(
         cache,
         read_training_labels(labels_file, cache),
-        [name.strip() for name in methods.split(",")],
+        choose_methods(methods, preset, assignments),
         seeds=seeds,
         out=out,
         terms=Terms(
-            preset=choose_preset(preset),
-            streams=tuple(name.strip() for name in streams.split(",")) if streams else (),
+            options=data_options(
+                cache,
+                configs=configs,
+                streams=streams,
+                skip_missing=skip_missing,
+                allow_misaligned=allow_misaligned,
+            ),
             device=device,
-            skip_missing=skip_missing,
-            allow_misaligned=allow_misaligned,
             smoothing=smoothing,
         ),
         on_run=show,

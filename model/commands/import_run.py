@@ -57,8 +57,9 @@ def import_run_command(
     if as_json:
         click.echo(json.dumps({"run": str(out), **info.to_dict()}))
         return
+    settings = info.method.to_dict()
     click.echo(
-        f"{info.model.layers} ConvLSTM layers, windows of {info.model.num_clips} clips of "
+        f"{settings['layers']} ConvLSTM layers, windows of {settings['num_clips']} clips of "
         f"{' + '.join(stream.name for stream in info.streams)}, {len(info.categories)} categories"
     )
     click.echo(f"run: {out}")

@@ -4,20 +4,44 @@ Facts from `test.py` and `eval.py` of wanboyang/anomaly_detection_LAD2000. What 
 stays out: their choice of the checkpoint on the test set cannot be repeated with one checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from model.features.load import FeatureSet
-from model.features.standardize import NetworkInputs
 from model.features.windows import slot_bounds, spread_on_frames
 from model.measures.metrics import THRESHOLD
-from model.network.multitask import AnomalyNetwork
-from model.network.scoring import predict_windows
+from model.methods.base import Fitted
+
+PredictWindows = Callable[
+    [NDArray[np.int64], NDArray[np.bool_]], tuple[NDArray[np.float64], NDArray[np.float64]]
+]
+"""Rows and mask (W, K) of windows -> scores (W, K, m) and class probabilities (W, C)."""
+
+
+@runtime_checkable
+class WindowMethod(Protocol):
+    """A method that scores windows of K clips, as the published evaluation takes for granted."""
+
+    @property
+    def num_clips(self) -> int:
+        """K."""
+
+    def score_windows(
+        self,
+        fitted: Fitted,
+        data: FeatureSet,
+        rows: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        device: torch.device,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what `PredictWindows` does."""
+
 
 MEASURES = ("auc", "ap", "auc_abnormal", "far", "accuracy")
 
@@ -97,20 +121,20 @@ NOTE = (
 
 
 def compare_with_released(
-    network: AnomalyNetwork, inputs: NetworkInputs, data: FeatureSet, categories: Sequence[str]
+    predict: PredictWindows, num_clips: int, data: FeatureSet, categories: Sequence[str]
 ) -> CompatTable:
-    """Evaluate a network on labelled videos in all columns.
+    """Evaluate a model on labelled videos in all columns.
 
     Args:
-        network: of windows of K clips.
-        inputs: features of `data` on its device.
+        predict: scores windows of the clips of `data`.
+        num_clips: K.
         data: whose clips and videos they are.
-        categories: those the network knows.
+        categories: those the model knows.
     """
     values: dict[str, dict[str, float | None]] = {}
     num_frames = {}
     for column, shortcuts in COLUMNS.items():
-        videos = _score(network, inputs, data, shortcuts)
+        videos = _score(predict, num_clips, data, shortcuts)
         values[column] = _measure(videos, data, categories, per_window=shortcuts.per_window)
         num_frames[column] = sum(
             len(video.scores) for video in videos if not data.labels[video.index].is_weak
@@ -130,16 +154,13 @@ class _Video:
 
 
 def _score(
-    network: AnomalyNetwork, inputs: NetworkInputs, data: FeatureSet, shortcuts: Shortcuts
+    predict: PredictWindows, num_clips: int, data: FeatureSet, shortcuts: Shortcuts
 ) -> list[_Video]:
-    num_clips = network.config.num_clips
     kept = [_clips_of(data, video, shortcuts) for video in range(len(data.labels))]
     laid = [_lay_windows(rows, num_clips, shortcuts) for rows in kept if len(rows)]
     if not laid:
         return []
-    scores, probabilities = predict_windows(
-        network,
-        inputs,
+    scores, probabilities = predict(
         np.concatenate([rows for rows, _ in laid]),
         np.concatenate([mask for _, mask in laid]),
     )

@@ -12,7 +12,7 @@ from model.evaluation.released import NOTE, CompatTable
 from model.measures.bootstrap import COVERAGE, Interval
 from model.measures.metrics import VideoResult, confusion, frame_auc
 from model.measures.table import MEANINGS, AllMetrics
-from model.runs.folder import file_names
+from model.runs.file_names import file_names
 
 MAX_CURVES = 200
 """Curves in the page; each is some 20 kB. All of them lie beside it."""

@@ -7,7 +7,6 @@ need is trained once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from cache import FeatureCache
 from data.errors import ModelError
 from data.labels import VideoLabel
+from data.output_folder import claim_folder
 from model.experiments.ablate_plan import (
     BASE,
     K_VALUES,
@@ -29,14 +29,14 @@ from model.experiments.ablate_table import FinishedPart, Run, write_runs
 from model.experiments.folder import (
     Terms,
     choose_videos,
-    convlstm_settings,
     finish_run,
     open_experiment,
-    train_convlstm,
-    working_in,
+    settings_entry,
 )
 from model.measures.metrics import VideoResult
-from model.runs.files import write_rows
+from model.methods.base import Method
+from data.files import write_rows
+from model.runs.folder import working_in
 
 ABLATION_NAME = "ablation.json"
 
@@ -72,17 +72,10 @@ class _Work:
         return self.done[variant.name]
 
     def _run(self, variant: Variant, split: _Split, seed: int) -> Run:
-        train = partial(
-            train_convlstm,
-            variant.preset,
-            variant.streams,
-            seed,
-            self.cache,
-            split.labels,
-            self.terms,
-        )
         folder = self.out / split.name / variant.name / f"seed-{seed}"
-        finished = finish_run(folder, train, self.cache, split.labels, self.terms)
+        options = replace(self.terms.options, streams=variant.streams)
+        terms = replace(self.terms, options=options)
+        finished = finish_run(folder, variant.method, seed, self.cache, split.labels, terms)
         auc = finished.measures["auc"]
         self.on_run(variant.name, split.name, seed, auc)
         return Run(
@@ -111,6 +104,7 @@ def run_ablation(
     splits: Mapping[str, Sequence[VideoLabel]],
     *,
     out: Path,
+    method: Method,
     terms: Terms,
     what: Sequence[str] = PARTS,
     seeds: int = 1,
@@ -124,7 +118,8 @@ def run_ablation(
         cache: the features.
         splits: name, which becomes a folder's, -> labels of all videos.
         out: folder of the ablation.
-        terms: the base, and what is the same for all runs.
+        method: the base of all variants.
+        terms: what is the same for all runs.
         what: names of parts.
         seeds: runs of each variant on each split, with the seeds 0, 1, ...
         k_values: of figure 5.
@@ -145,13 +140,13 @@ def run_ablation(
             )
     parts = plan_parts(
         what,
-        terms.preset,
+        method,
         streams,
         min(count_categories(split.labels) for split in chosen),
         k_values=k_values,
         score_weights=score_weights,
     )
-    _check_folder(out)
+    claim_folder(out, marker=f"*/{ABLATION_NAME}", kind="an ablation", error=ModelError)
     for split in chosen:
         open_experiment(
             out / split.name / ABLATION_NAME,
@@ -159,16 +154,12 @@ def run_ablation(
             labels=split.labels,
             features=split.features,
             entries={
-                variant.name: {
-                    **convlstm_settings(variant.preset),
-                    "streams": list(variant.streams),
-                }
+                variant.name: {**settings_entry(variant.method), "streams": list(variant.streams)}
                 for part in parts
                 for variant in part.variants
             },
             entries_name="variants",
         )
-    terms = replace(terms, streams=streams)
     work = _Work(cache=cache, out=out, splits=chosen, seeds=seeds, terms=terms, on_run=on_run)
     with working_in(out):
         finished = [_finish(part, work) for part in parts]
@@ -216,9 +207,3 @@ def _write_part(out: Path, finished: FinishedPart) -> None:
 def _choose(cache: FeatureCache, name: str, labels: Sequence[VideoLabel], terms: Terms) -> _Split:
     there, features = choose_videos(cache, labels, terms)
     return _Split(name=name, labels=there, features=features)
-
-
-def _check_folder(out: Path) -> None:
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not any(out.glob(f"*/{ABLATION_NAME}")):
-        raise ModelError(f"{out}: neither empty nor an ablation; name a new folder with --out")

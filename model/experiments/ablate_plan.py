@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import ConfigError
 from data.labels import VideoLabel
-from model.config import Preset
+from model.methods.base import Method
 
 PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 BASE = "base"
@@ -30,7 +30,7 @@ class Variant:
     """Of its folder."""
     label: str
     """In the table."""
-    preset: Preset
+    method: Method
     streams: tuple[str, ...]
     value: float = 0.0
     """Its place on a figure's axis."""
@@ -51,7 +51,7 @@ class Part:
 
 def plan_parts(
     what: Sequence[str],
-    preset: Preset,
+    method: Method,
     streams: Sequence[str],
     categories: int,
     *,
@@ -62,7 +62,7 @@ def plan_parts(
 
     Args:
         what: names of `PARTS`.
-        preset: the base.
+        method: the base.
         streams: all that are to be used.
         categories: how many the training videos have, in the split that has the fewest.
         k_values: of figure 5; the base's own is added.
@@ -74,21 +74,31 @@ def plan_parts(
     unknown = [name for name in what if name not in PARTS]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: unknown, expected some of {', '.join(PARTS)}")
-    ablation = _Ablation(preset, tuple(streams))
-    few = (
-        ""
-        if categories >= MIN_CATEGORIES
-        else "the training videos have "
-        + ("no category" if categories == 0 else "one category only")
-    )
+    ablation = _Ablation(method, tuple(streams))
+    few = _too_few(method, categories)
     made = (
         ablation.table4(),
-        ablation.table5(few),
-        ablation.figure5(k_values),
-        ablation.figure6(score_weights, few),
+        ablation.table5(_lacking(method, "category_weight", "score_weight") or few),
+        ablation.figure5(k_values, _lacking(method, "num_clips")),
+        ablation.figure6(score_weights, _lacking(method, "score_weight"), few),
         ablation.figure7(few),
     )
     return [part for part in made if part.name in what]
+
+
+def _too_few(method: Method, categories: int) -> str:
+    """Return why categories cannot be looked at; empty if they can."""
+    if not method.learns_categories:
+        return f"{method.name} does not tell categories apart"
+    if categories >= MIN_CATEGORIES:
+        return ""
+    return "the training videos have " + ("no category" if categories == 0 else "one category only")
+
+
+def _lacking(method: Method, *settings: str) -> str:
+    """Return why settings cannot be varied; empty if the method has them."""
+    missing = [name for name in settings if name not in method.to_dict()]
+    return f"{method.name} has no setting {', '.join(missing)}" if missing else ""
 
 
 def count_categories(labels: Sequence[VideoLabel]) -> int:
@@ -97,8 +107,8 @@ def count_categories(labels: Sequence[VideoLabel]) -> int:
 
 
 class _Ablation:
-    def __init__(self, preset: Preset, streams: tuple[str, ...]) -> None:
-        self.preset = preset
+    def __init__(self, method: Method, streams: tuple[str, ...]) -> None:
+        self.method = method
         self.streams = streams
 
     def table4(self) -> Part:
@@ -107,7 +117,7 @@ class _Ablation:
             reason = f"there is one stream only, {self.streams[0]}"
             return Part(name="table4", title=title, column=column, reason=reason)
         single = [
-            Variant(name=f"only-{name}", label=name, preset=self.preset, streams=(name,))
+            Variant(name=f"only-{name}", label=name, method=self.method, streams=(name,))
             for name in self.streams
         ]
         return Part(
@@ -119,43 +129,51 @@ class _Ablation:
 
     def table5(self, few: str) -> Part:
         variants = (
-            self._changed("scores only", "only-score-loss", 0.0, category_weight=0.0),
-            self._changed("categories only", "only-category-loss", 0.0, score_weight=0.0),
-            self._changed("both", "", 0.0),
+            ()
+            if few
+            else (
+                self._changed("scores only", "only-score-loss", 0.0, category_weight=0.0),
+                self._changed("categories only", "only-category-loss", 0.0, score_weight=0.0),
+                self._changed("both", "", 0.0),
+            )
         )
         return Part(
             name="table5",
             title="Table 5: the loss functions",
             column="loss",
-            variants=() if few else variants,
+            variants=variants,
             reason=few,
         )
 
-    def figure5(self, values: Sequence[int]) -> Part:
-        own = self.preset.model.num_clips
+    def figure5(self, values: Sequence[int], lacking: str) -> Part:
+        own = self._number("num_clips")
         return Part(
             name="figure5",
             title="Figure 5: K, the clips of a window",
             column="K",
-            variants=tuple(
+            variants=()
+            if lacking
+            else tuple(
                 self._changed(str(k), "" if k == own else f"k-{k}", k, num_clips=k)
-                for k in sorted({*values, own})
+                for k in sorted({*values, int(own)})
             ),
+            reason=lacking,
         )
 
-    def figure6(self, values: Sequence[float], few: str) -> Part:
-        own = self.preset.train.score_weight
+    def figure6(self, values: Sequence[float], lacking: str, few: str) -> Part:
+        own = self._number("score_weight")
+        reason = lacking or (few and f"{few}: lambda2 would have nothing to be weighed against")
         return Part(
             name="figure6",
             title="Figure 6: lambda2, the weight of the scores' loss",
             column="lambda2",
             variants=()
-            if few
+            if reason
             else tuple(
                 self._changed(f"{v:g}", "" if v == own else f"lambda2-{v:g}", v, score_weight=v)
                 for v in sorted({*map(float, values), own})
             ),
-            reason=few and f"{few}: lambda2 would have nothing to be weighed against",
+            reason=reason,
         )
 
     def figure7(self, few: str) -> Part:
@@ -167,12 +185,16 @@ class _Ablation:
             reason=few,
         )
 
+    def _number(self, setting: str) -> float:
+        """Return the base's own value; 0 for a method without the setting."""
+        return float(self.method.to_dict().get(setting, 0))
+
     def _changed(self, label: str, name: str, value: float, **settings: Any) -> Variant:
         """Return a variant; without a name it is the base."""
         return Variant(
             name=name or BASE,
             label=label,
-            preset=self.preset.changed(settings),
+            method=self.method.changed(settings),
             streams=self.streams,
             value=value,
         )

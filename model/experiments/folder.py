@@ -5,15 +5,10 @@ remembers labels, features and settings, and refuses others: their numbers would
 table.
 """
 
-import csv
-import fcntl
 import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,13 +17,17 @@ import numpy as np
 
 from cache import FeatureCache, config_digest
 from data.errors import ConfigError, ModelError
+from data.files import write_json
 from data.labels import VideoLabel, read_labels, write_labels
-from model.config import Preset
+from data.output_folder import claim_folder
 from model.evaluation.evaluate import EVAL_NAME, run_evaluation
+from model.evaluation.results import read_results
 from model.features.load import available_streams, choose_streams, drop_missing
 from model.measures.metrics import VideoResult
-from model.runs.folder import LABELS_NAME, write_json
-from model.training.train import run_training
+from model.methods.base import Method
+from model.methods.gather import DataOptions
+from model.runs.folder import LABELS_NAME
+from model.runs.train import finish_training
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -39,13 +38,9 @@ DONE_NAME = "done.json"
 class Terms:
     """What is the same for all runs of an experiment."""
 
-    preset: Preset
-    """Of the ConvLSTM."""
-    streams: tuple[str, ...] = ()
-    """Empty: those that all videos have."""
+    options: DataOptions = field(default_factory=DataOptions)
+    """Which features and labels are used."""
     device: str = "auto"
-    skip_missing: bool = False
-    allow_misaligned: bool = False
     smoothing: float | None = None
     """Of every run's frame scores; None: as each is configured."""
 
@@ -95,11 +90,17 @@ def choose_videos(
         FeatError: videos or streams are not in the cache.
     """
     available = available_streams(cache, [label.video for label in labels])
-    there = drop_missing(labels, available, skip_missing=terms.skip_missing)
+    there = drop_missing(labels, available, skip_missing=terms.options.skip_missing)
     if not there:
         raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
-    streams = terms.streams or choose_streams({row.video: available[row.video] for row in there})
-    return there, {name: config_digest(cache.find(there[0].video, name).config) for name in streams}
+    streams = terms.options.streams or choose_streams(
+        {row.video: available[row.video] for row in there}
+    )
+    configs = terms.options.configs
+    return there, {
+        name: config_digest(cache.find(there[0].video, name, configs.get(name)).config)
+        for name in streams
+    }
 
 
 def open_experiment(
@@ -128,10 +129,7 @@ def open_experiment(
     """
     out = path.parent
     wanted = {"features": dict(features), entries_name: dict(entries)}
-    if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ModelError(f"{out}: neither empty nor {kind}; name a new folder with --out")
-        out.mkdir(parents=True, exist_ok=True)
+    if not claim_folder(out, marker=path.name, kind=kind, error=ModelError):
         write_labels(out / LABELS_NAME, labels)
         write_json(path, wanted)
         return
@@ -154,62 +152,16 @@ def open_experiment(
     write_json(path, {**held, entries_name: {**settings, **entries}})
 
 
-@contextmanager
-def working_in(out: Path) -> Iterator[None]:
-    """Keep other processes out of a folder of runs; the kernel forgets it when this one dies.
-
-    What one process has begun the other would take for left behind, and remove.
-
-    Raises:
-        ModelError: another process works there.
-    """
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ModelError(
-                f"{out}: another process works there; wait for it, or name another folder with "
-                "--out"
-            ) from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def convlstm_settings(preset: Preset) -> dict[str, Any]:
-    """Return what identifies a ConvLSTM's runs but the seed, as it comes back from JSON."""
-    settings = {"model": preset.model.to_dict(), "train": {**preset.train.to_dict(), "seed": None}}
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
+def settings_entry(method: Method) -> dict[str, Any]:
+    """Return what identifies a method's runs but the seed, as it comes back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps({"method": method.name, **method.to_dict()}))
     return plain
-
-
-def train_convlstm(
-    preset: Preset,
-    streams: Sequence[str],
-    seed: int,
-    cache: FeatureCache,
-    labels: Sequence[VideoLabel],
-    terms: Terms,
-    run: Path,
-) -> float:
-    """Train one ConvLSTM into the folder `run` and return its seconds."""
-    return run_training(
-        cache,
-        labels,
-        model=preset.model,
-        train=replace(preset.train, seed=seed),
-        runs=run.parent,
-        out=run,
-        streams=streams,
-        device=terms.device,
-        allow_misaligned=terms.allow_misaligned,
-    ).seconds
 
 
 def finish_run(
     run: Path,
-    train: Callable[[Path], float],
+    method: Method,
+    seed: int,
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
     terms: Terms,
@@ -218,26 +170,26 @@ def finish_run(
 
     Args:
         run: its folder.
-        train: trains into that folder and returns the seconds it took.
-        cache: to evaluate with.
+        method: what is trained.
+        seed: of the training.
+        cache: to train and evaluate with.
         labels: of all videos.
-        terms: device and treatment of misaligned labels.
+        terms: features, device and smoothing.
     """
     if not (run / DONE_NAME).is_file():
-        if run.exists():
-            logger.info("%s: left unfinished, beginning again", run)
-            shutil.rmtree(run)
-        seconds = train(run)
+        info = finish_training(
+            run, cache, labels, method, seed=seed, options=terms.options, device=terms.device
+        )
         run_evaluation(
             run,
             cache,
             labels,
             device=terms.device,
-            allow_misaligned=terms.allow_misaligned,
+            options=terms.options,
             pictures=False,
             smoothing=terms.smoothing,
         )
-        write_json(run / DONE_NAME, {"seconds": seconds})
+        write_json(run / DONE_NAME, {"seconds": info.seconds})
     try:
         done = json.loads((run / DONE_NAME).read_text(encoding="utf-8"))
         measures = json.loads((run / EVAL_NAME / "metrics.json").read_text(encoding="utf-8"))
@@ -248,28 +200,3 @@ def finish_run(
             f"{run}: its results cannot be read: {type(error).__name__}: {error}; remove this "
             "folder and run the same command again"
         ) from error
-
-
-def read_results(folder: Path) -> list[VideoResult]:
-    """Return what an evaluation left in `scores.npz` and `videos.csv`, without probabilities.
-
-    Raises:
-        OSError, ValueError, KeyError, BadZipFile: a file is absent, damaged or something else.
-    """
-    with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["video"]: row for row in csv.DictReader(file)}
-    path = folder / "scores.npz"
-    with path.open("rb") as binary, np.load(binary, allow_pickle=False) as held:
-        edges = np.cumsum(held["num_frames"])[:-1]
-        scores = np.split(held["scores"].astype(np.float64), edges)
-        labels = np.split(held["labels"], edges)
-        return [
-            VideoResult(
-                video=str(video),
-                scores=part,
-                labels=None if (label < 0).any() else label.astype(np.uint8),
-                category=rows[str(video)]["category"],
-                predicted=rows[str(video)]["predicted"],
-            )
-            for video, part, label in zip(held["videos"], scores, labels, strict=True)
-        ]

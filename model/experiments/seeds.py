@@ -4,8 +4,8 @@ The folder remembers labels and settings, so that the same command goes on with 
 are kept, a killed one goes on from where it was.
 """
 
+import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
+from data.files import write_json
 from data.labels import VideoLabel, read_labels, write_labels
-from model.config import ModelConfig, Preset, TrainConfig
-from model.experiments.folder import Spread, convlstm_settings, spread_of, working_in
-from model.runs.checkpoint import CHECKPOINT_NAME
-from model.runs.finished import finished_seeds, load_alike, read_terms
-from model.runs.folder import LABELS_NAME, SEEDS_NAME, new_run_dir, write_json
-from model.training.resume import STATE_NAME
-from model.training.train import resume_training, run_training
+from data.output_folder import claim_folder
+from model.experiments.folder import Spread, spread_of
+from model.methods.base import Method
+from model.methods.gather import DataOptions
+from model.methods.registry import choose_method
+from model.runs.folder import LABELS_NAME, SEEDS_NAME, new_run_dir, working_in
+from model.runs.train import finish_training
+from model.runs.trained import finished_seeds, load_run, read_terms
 
 if TYPE_CHECKING:
     from model.evaluation.evaluate import EvalReport
@@ -81,80 +83,67 @@ class SeedsReport:
 def train_seeds(
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
+    method: Method,
     *,
-    seeds: int,
-    preset: Preset,
-    runs: Path,
+    first: int = 0,
+    count: int,
+    runs: Path = Path("runs"),
     out: Path | None = None,
-    streams: Sequence[str] = (),
-    on_look: Callable[[dict[str, Any]], None] = lambda row: None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     **how: Any,
 ) -> SeedsReport:
-    """Train what the folder does not hold yet of `seeds` runs and report the validation measures.
+    """Train what the folder does not hold yet of several runs and report what they measured.
 
     Args:
         cache: the features.
         labels: of all videos.
-        seeds: how many; the first is that of the preset's training, each next one greater by 1.
-        preset: model and training.
+        method: with its settings.
+        first: the first seed; each next one is greater by 1.
+        count: how many.
         runs: folder for a new folder of runs, unless `out` names that.
         out: the folder; what was finished in it is kept.
-        streams: as of `run_training`.
-        on_look: as of `run_training`.
-        how: as of `run_training`: device, skip_missing, allow_misaligned.
+        options: which features and labels are used.
+        how: as of `run_training`: device, on_row.
 
     Raises:
         ConfigError: `out` holds runs of other labels or settings.
         FeatError: as of `run_training`.
     """
-    first = preset.train.seed
-    folder = out or new_run_dir(runs, name=f"seeds-{first}-to-{first + seeds - 1}")
-    terms = {**convlstm_settings(preset), "streams": list(streams), "first": first}
-    _open_seeds(folder, labels, {**terms, "count": seeds})
+    if count > 1 and not method.is_random:
+        logger.warning("%s draws nothing: its seeds all give the same run", method.name)
+    name = f"{method.name}-seeds-{first}-to-{first + count - 1}"
+    folder = out or new_run_dir(runs, name=name)
+    _open_seeds(folder, labels, _terms(method, options, first, count))
     with working_in(folder):
-        for seed in range(first, first + seeds):
+        for seed in range(first, first + count):
+            logger.info("seed %d of %d to %d", seed, first, first + count - 1)
             run = folder / f"seed-{seed}"
-            if (run / CHECKPOINT_NAME).is_file():
-                continue
-            logger.info("seed %d of %d to %d", seed, first, first + seeds - 1)
-            if (run / STATE_NAME).is_file():
-                resume_training(cache, run, on_look=on_look, **how)
-                continue
-            if run.exists():  # killed before its first step
-                shutil.rmtree(run)
-            run_training(
-                cache,
-                labels,
-                model=preset.model,
-                train=replace(preset.train, seed=seed),
-                runs=folder,
-                out=run,
-                streams=streams,
-                on_look=on_look,
-                **how,
-            )
-    return _validation_report(folder, range(first, first + seeds))
+            finish_training(run, cache, labels, method, seed=seed, options=options, **how)
+    rows = [
+        {"seed": one.info.seed, "run": str(folder / f"seed-{one.info.seed}"), **one.info.result}
+        for one in load_run(folder).checkpoints
+    ]
+    return _report(folder, rows)
 
 
-def resume_seeds(cache: FeatureCache, folder: Path, **how: Any) -> SeedsReport:
-    """Go on with a folder of several seeds, with the settings and labels it holds.
+def resume_seeds(
+    cache: FeatureCache, folder: Path, *, options: DataOptions, **how: Any
+) -> SeedsReport:
+    """Go on with a folder of several seeds, with the method, settings and labels it holds.
 
     Raises:
         FeatError: it is no such folder, or as of `train_seeds`.
     """
     held = read_terms(folder)
-    preset = Preset(
-        model=ModelConfig.from_dict(held["model"]),
-        train=TrainConfig.from_dict({**held["train"], "seed": held["first"]}),
-    )
     return train_seeds(
         cache,
         read_labels(folder / LABELS_NAME),
-        seeds=held["count"],
-        preset=preset,
+        choose_method(held["method"]).changed(held["settings"]),
+        first=held["first"],
+        count=held["count"],
         runs=folder.parent,
         out=folder,
-        streams=held["streams"],
+        options=replace(options, streams=tuple(held["streams"]), configs=held["configs"]),
         **how,
     )
 
@@ -177,13 +166,21 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 
-def _validation_report(folder: Path, seeds: Sequence[int]) -> SeedsReport:
-    runs = [folder / f"seed-{seed}" for seed in seeds]
-    rows = [
-        {"seed": seed, "run": str(run), **checkpoint.info.result}
-        for seed, run, checkpoint in zip(seeds, runs, load_alike(runs), strict=True)
-    ]
-    return _report(folder, rows)
+def _terms(method: Method, options: DataOptions, first: int, count: int) -> dict[str, Any]:
+    """Return what the runs have in common, as it comes back from JSON."""
+    plain: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "method": method.name,
+                "settings": method.to_dict(),
+                "streams": list(options.streams),
+                "configs": {name: dict(config) for name, config in options.configs.items()},
+                "first": first,
+                "count": count,
+            }
+        )
+    )
+    return plain
 
 
 def _report(folder: Path, rows: Sequence[dict[str, Any]]) -> SeedsReport:
@@ -195,10 +192,7 @@ def _report(folder: Path, rows: Sequence[dict[str, Any]]) -> SeedsReport:
 def _open_seeds(folder: Path, labels: Sequence[VideoLabel], wanted: dict[str, Any]) -> None:
     """Make the folder, or check that its runs are of the same labels and settings."""
     path = folder / SEEDS_NAME
-    if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ModelError(f"{folder}: not empty; name a new folder with --out")
-        folder.mkdir(parents=True, exist_ok=True)
+    if not claim_folder(folder, marker=SEEDS_NAME, kind="of several seeds", error=ModelError):
         write_labels(folder / LABELS_NAME, labels)
         write_json(path, wanted)
         return

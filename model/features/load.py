@@ -65,6 +65,18 @@ class FeatureSet:
     clip_len: int
     """Nominal frames a clip; 0 if it varies."""
     streams: tuple[StreamFeatures, ...]
+    flow_stats: NDArray[np.float32] | None = None
+    """(N, 6), columns `cache.records.FLOW_STATS`; only where they were asked for."""
+
+    @property
+    def video_of(self) -> NDArray[np.int64]:
+        """(N,) index of each clip's video."""
+        return np.repeat(np.arange(len(self.labels)), np.diff(self.first_clip))
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Video -> sha256 of its content."""
+        return {row.video: sha for row, sha in zip(self.labels, self.sha256, strict=True)}
 
     def rows(self, video: int) -> slice:
         """Return the rows of one video."""
@@ -129,6 +141,7 @@ def load_features(
     streams: Sequence[str],
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     motion: bool = False,
+    flow_stats: bool = False,
     memory_bytes: int | None = None,
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
@@ -141,6 +154,7 @@ def load_features(
             videos must agree on one.
         motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
             include flow and the cache hold its statistics, see `has_motion`.
+        flow_stats: load the flow's statistics of every clip, too.
         memory_bytes: features that need more are mapped from a file; default: half of the memory
             that is available.
 
@@ -185,6 +199,11 @@ def load_features(
         sha256=tuple(entry.source.sha256 for entry in lead),
         clip_len=lead[0].clip_len,
         streams=parts,
+        flow_stats=(
+            np.concatenate([_flow_stats(cache, entry) for entry in _flow_of(streams, per_stream)])
+            if flow_stats
+            else None
+        ),
     )
 
 
@@ -195,15 +214,32 @@ def has_motion(cache: FeatureCache, videos: Sequence[str], streams: Sequence[str
 
 def _motion_columns(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]:
     """Return (S, MOTION_DIM) from the statistics stored with one video's flow features."""
+    columns = [FLOW_STATS.index(name) for name in MOTION_STATS]
+    stats = _flow_stats(cache, entry)[:, columns]
+    logarithms = np.log(np.maximum(stats, 0.0) + _MOTION_FLOOR)
+    return np.repeat(logarithms, MOTION_REPEAT, axis=1).astype(np.float32)
+
+
+def _flow_of(
+    streams: Sequence[str], per_stream: Sequence[Sequence[FeatureEntry]]
+) -> Sequence[FeatureEntry]:
+    if "flow" not in streams:
+        raise ModelError(
+            f"the method needs the stream flow, the features are {', '.join(streams)}; run "
+            "`feat extract`, or name flow among --streams"
+        )
+    return per_stream[list(streams).index("flow")]
+
+
+def _flow_stats(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]:
+    """Return (S, 6) statistics of the flow of one video's clips."""
     stats = cache.read_record(entry.key).flow_stats
     if stats is None:
         raise ModelError(
-            f"{entry.source.name}: the model wants the flow's statistics, which the cache lacks; "
-            "run `feat extract` again"
+            f"{entry.source.name}: its flow features come without {', '.join(FLOW_STATS)}; "
+            "extract it again"
         )
-    columns = [FLOW_STATS.index(name) for name in MOTION_STATS]
-    logarithms = np.log(np.maximum(stats[:, columns], 0.0) + _MOTION_FLOOR)
-    return np.repeat(logarithms, MOTION_REPEAT, axis=1).astype(np.float32)
+    return stats
 
 
 def named(videos: Sequence[str]) -> str:

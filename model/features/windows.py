@@ -143,6 +143,10 @@ def _nearest(covered: NDArray[np.int64], num_frames: int) -> NDArray[np.int64]:
     return np.where(closer, before, after)
 
 
+ABNORMAL_SHARE = 0.5
+"""Share of a batch's windows that hold an abnormal frame: 30 of 60 in Wan et al. 2021."""
+
+
 class BalancedBatches:
     """Draws batches of windows, a fixed share of which hold an abnormal frame.
 
@@ -151,21 +155,18 @@ class BalancedBatches:
     step without what came before.
     """
 
-    def __init__(
-        self, is_abnormal: NDArray[np.bool_], *, batch_size: int, abnormal_share: float, seed: int
-    ) -> None:
+    def __init__(self, is_abnormal: NDArray[np.bool_], *, batch_size: int, seed: int) -> None:
         """Prepare the two pools.
 
         Args:
             is_abnormal: (W,) whether a window holds an abnormal frame. Where all or none do,
                 batches are made of what there is.
             batch_size: windows a batch.
-            abnormal_share: of the batch, in (0, 1).
             seed: of the order.
         """
         self._seed = seed
         abnormal, normal = np.flatnonzero(is_abnormal), np.flatnonzero(~is_abnormal)
-        num_abnormal = round(batch_size * abnormal_share)
+        num_abnormal = round(batch_size * ABNORMAL_SHARE)
         if len(abnormal) == 0 or len(normal) == 0:
             num_abnormal = batch_size if len(abnormal) else 0
         self._pools = [(abnormal, num_abnormal), (normal, batch_size - num_abnormal)]

@@ -10,6 +10,7 @@ abnormal and 30 normal videos a step; Adam with learning rate 1e-4 and weight de
 300 clips of a video, spread over it (abnormal) or in a row (normal). The last weights are kept.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,64 +21,90 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.splits.protocols import Protocol as Supervision
-from model.methods.base import Clips, Material, Parameters
-from model.methods.mil import Bags, Score, bags_of, draw_bags, parameters_of, score_instances
+from model.features.load import FeatureSet
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method
+from model.methods.mil import (
+    Bags,
+    Score,
+    bags_of,
+    draw_bags,
+    fork_random_state,
+    parameters_of,
+    score_instances,
+    train_steps,
+)
+from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARNet:
+class ARNet(Method):
     """Scores clips so that a quarter of an abnormal video's are high, a normal one's alike."""
 
     name: ClassVar[str] = "ar-net"
     supervision: ClassVar[Supervision] = "weakly"
-    is_random: ClassVar[bool] = True
-    uses_flow_stats: ClassVar[bool] = False
 
     hidden: int = 512
     """Width of the layer; 0 for as many as the features have, as published."""
     steps: int = 500
+    """Optimiser steps."""
     bags: int = 30
     """Abnormal videos a step, and as many normal ones."""
     divisor: int = 4
     """Of the clips of a video, one in so many counts."""
     center_weight: float = 20.0
+    """Weight of the centre loss."""
     learning_rate: float = 1e-4
+    """Of Adam."""
     weight_decay: float = 5e-4
+    """L2 penalty."""
     dropout: float = 0.7
+    """Share of values dropped before the output."""
     max_clips: int = 300
     """Clips of a video that enter a step, at most."""
 
-    def fit(self, material: Material, seed: int) -> Parameters:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "steps", "bags", "divisor", "max_clips")
+        self._require_at_least(0, "hidden", "center_weight", "weight_decay")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require_share("dropout")
+
+    def fit(self, material: Material, session: FitSession) -> Fitted:
         """Train on whether each video is abnormal; which frames are is not looked at."""
-        data = material.train.data
+        data = material.train
         inputs = torch.from_numpy(data.features)
-        all_bags = bags_of(data.first_clip)
-        rng = np.random.default_rng((seed, 5))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self._network(inputs.shape[1])
+        with fork_random_state(session.device):
+            torch.manual_seed(session.seed)
+            network = self._network(inputs.shape[1]).to(session.device)
             optimizer = torch.optim.Adam(
                 network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
             )
-            for abnormal, normal in draw_bags(
-                data.labels, each=self.bags, steps=self.steps, seed=seed
-            ):
-                bags = _sample(all_bags, abnormal, normal, self.max_clips, rng)
-                mask = torch.from_numpy(bags.mask)
-                scores = network(inputs[torch.from_numpy(bags.rows)])
-                is_abnormal = torch.arange(len(mask)) < len(abnormal)
-                loss = dynamic_mil_loss(
-                    scores, mask, is_abnormal, divisor=self.divisor
-                ) + self.center_weight * center_loss(scores[~is_abnormal], mask[~is_abnormal])
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                optimizer.step()
-        return parameters_of(network)
+            losses = self._losses(network, inputs, data, session)
+            train_steps(network, optimizer, losses, session)
+        return Fitted(parameters=parameters_of(network), result={"steps": self.steps})
 
-    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return the network's score of each clip."""
-        features = clips.data.features
-        return score_instances(self._network(features.shape[1]), parameters, features)
+        features = data.features
+        network = self._network(features.shape[1])
+        return ClipScores(slots=score_instances(network, fitted.parameters, features, device))
+
+    def _losses(
+        self, network: Score, inputs: Tensor, data: FeatureSet, session: FitSession
+    ) -> Iterator[Tensor]:
+        """Yield the loss of each step."""
+        all_bags = bags_of(data.first_clip)
+        rng = np.random.default_rng((session.seed, 5))
+        draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+        for abnormal, normal in draws:
+            bags = _sample(all_bags, abnormal, normal, self.max_clips, rng)
+            mask = torch.from_numpy(bags.mask).to(session.device)
+            scores = network(inputs[torch.from_numpy(bags.rows)].to(session.device))
+            is_abnormal = torch.arange(len(mask), device=session.device) < len(abnormal)
+            mil = dynamic_mil_loss(scores, mask, is_abnormal, divisor=self.divisor)
+            center = center_loss(scores[~is_abnormal], mask[~is_abnormal])
+            yield mil + self.center_weight * center
 
     def _network(self, dim: int) -> Score:
         width = self.hidden or dim
@@ -103,7 +130,7 @@ def dynamic_mil_loss(scores: Tensor, mask: Tensor, is_abnormal: Tensor, *, divis
     """
     counts = torch.div(mask.sum(dim=1) + divisor - 1, divisor, rounding_mode="floor")
     ranked = scores.masked_fill(~mask, -1.0).sort(dim=1, descending=True).values
-    chosen = torch.arange(scores.shape[1]) < counts[:, None]
+    chosen = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
     targets = is_abnormal.to(scores.dtype)[:, None].expand_as(scores)
     return functional.binary_cross_entropy(ranked[chosen], targets[chosen])
 

@@ -28,6 +28,11 @@ class AutoEncoder(NoveltyMethod):
     rounds: int = 30
     """Times that the training clips are gone through, at most."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "rounds")
+        self._require("widths", bool(self.widths) and min(self.widths) >= 1, "widths >= 1")
+
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
         """Train with Adam on inputs brought to a common scale."""
         scale = np.array([max(float(inputs.std()), 1e-12)])

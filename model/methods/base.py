@@ -1,88 +1,121 @@
-"""What a method is: it is fitted to labelled clips and gives every clip a score."""
+"""What a method is: it learns from labelled clips and gives every clip a score.
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol
+A method is a frozen dataclass whose fields are its settings. To add one, write a module with a
+class that derives from `Method`, and name it in `registry.METHODS`: every command then works with
+it. Most need `fit` and `score` alone.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from data.errors import ConfigError
 from data.labels import VideoLabel
-from data.splits.protocols import Protocol as Supervision
+from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
-from model.features.windows import slot_bounds, slot_targets, spread_on_frames
-from model.measures.smoothing import smooth_scores
+from model.features.windows import slot_bounds, slot_targets
+from model.measures.scores import ClipScores
+from model.settings import Settings
+from model.training.session import FitSession
 
 Parameters = Mapping[str, NDArray[Any]]
 """Everything a fitted method needs to score, as named arrays: what its checkpoint holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clips:
-    """The clips of some videos, as a method sees them."""
+class Material:
+    """What a method learns from. The labels say no more than its supervision allows."""
 
-    data: FeatureSet
-    """Its labels are reduced to what the method's supervision allows."""
-    flow_stats: NDArray[np.float32] | None = None
-    """(N, 6), columns `cache.records.FLOW_STATS`; only for methods that use them."""
+    train: FeatureSet
+    val: FeatureSet | None
+    """Videos for choices only, never fitted to: the labels' `val` videos or, for a method that
+    asks for some (`held_out_share`), a part of the training videos. None without any."""
+    whole: "Callable[[], Material] | None" = None
+    """Gives the training videos with those that were held out; None if none were."""
 
     @property
-    def video_of(self) -> NDArray[np.int64]:
-        """(N,) index of each clip's video."""
-        return np.repeat(np.arange(len(self.data.labels)), np.diff(self.data.first_clip))
+    def categories(self) -> tuple[str, ...]:
+        """The categories of the training videos, in order."""
+        return tuple(sorted({row.category for row in self.train.labels if row.category}))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """What a method learns from."""
+class Fitted:
+    """What a fit gives."""
 
-    train: Clips
-    val: Clips | None
-    """The labels' `val` videos: for choices only, never fitted to. None if they name none."""
+    parameters: Parameters
+    categories: tuple[str, ...] = ()
+    """Those the method learnt to tell apart, in the order of its outputs."""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    """How the fit went, as JSON types: steps, validation measures."""
+    on_whole: bool = False
+    """Whether the parameters were fitted to `Material.whole` in the end."""
 
 
-class Method(Protocol):
-    """A way to score clips. The implementations are frozen dataclasses; fields are settings."""
+@dataclass(frozen=True, kw_only=True)
+class Method(Settings, ABC):
+    """A way to score clips. Subclasses are frozen dataclasses; their fields are settings."""
 
     name: ClassVar[str]
     supervision: ClassVar[Supervision]
     """What of the training labels it sees; `gather` hides the rest before `fit`."""
-    is_random: ClassVar[bool]
+    is_random: ClassVar[bool] = True
     """Whether another seed gives another result."""
-    uses_flow_stats: ClassVar[bool]
+    uses_flow_stats: ClassVar[bool] = False
+    """Whether it looks at `FeatureSet.flow_stats`."""
+    learns_categories: ClassVar[bool] = False
+    """Whether it tells categories apart. Videos with unknown frames then teach their category."""
+    learns_frames: ClassVar[bool] = False
+    """Whether its targets are frames, which a video imported without a frame count has not."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    """Name -> settings that differ from the fields' own values."""
 
-    def fit(self, material: Material, seed: int) -> Parameters:
+    smoothing: float = 0.0
+    """Standard deviation, in clips, of the Gaussian that smooths a video's scores; 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("smoothing", 0.0 <= self.smoothing <= 100.0, "0 (none) to 100 clips")
+
+    @abstractmethod
+    def fit(self, material: Material, session: FitSession) -> Fitted:
         """Learn and return the parameters.
 
         Raises:
             ModelError: there is too little to learn from.
         """
 
-    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
-        """Return (N,) scores in [0, 1], the higher the more abnormal."""
+    @abstractmethod
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
+        """Return the scores of the clips of `data`, the higher the more abnormal."""
 
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps at most, for a progress bar; 0 for a method that logs none."""
+        return int(getattr(self, "steps", 0))
 
-def settings_of(method: Method) -> dict[str, Any]:
-    """Return a method's settings as JSON types."""
-    return asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
+    @property
+    def wants_motion(self) -> bool:
+        """Whether the flow's statistics stand among the features, see `load_features`."""
+        return False
 
+    @property
+    def held_out_share(self) -> float:
+        """Share of the training videos to hold out where the labels name no `val` ones."""
+        return 0.0
 
-def with_settings(method: Method, settings: Mapping[str, Any]) -> Method:
-    """Return the method with those of the settings changed that are not None.
+    def suited_to(self, *, clip_len: int, has_motion: bool) -> Self:
+        """Return the method with settings filled in that depend on the features.
 
-    Raises:
-        ConfigError: it has no such setting.
-    """
-    given = {name: value for name, value in settings.items() if value is not None}
-    known: set[str] = {field.name for field in fields(method)} if is_dataclass(method) else set()
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ConfigError(
-            f"method {method.name} has no setting {', '.join(unknown)}; "
-            + (f"it has {', '.join(sorted(known))}" if known else "it has none")
-        )
-    return replace(method, **given) if given else method  # type: ignore[type-var]
+        Args:
+            clip_len: nominal frames a clip; 0 where it varies.
+            has_motion: whether the cache holds the flow's statistics of all videos.
+        """
+        return self
 
 
 def clip_targets(data: FeatureSet) -> NDArray[np.float64]:
@@ -100,31 +133,7 @@ def _video_targets(data: FeatureSet, index: int, label: VideoLabel) -> NDArray[n
     if label.extent in ("normal", "all"):  # holds for imported videos without a frame count too
         return np.full(rows.stop - rows.start, float(label.is_abnormal))
     frames = label.frame_labels(int(data.num_frames[index]))
-    return slot_targets(frames, _bounds(data, rows))[0][:, 0].astype(np.float64)
-
-
-def frame_scores(
-    scores: NDArray[np.float64], data: FeatureSet, *, smoothing: float = 0.0
-) -> list[NDArray[np.float64]]:
-    """Return (T,) scores of each video from (N,) scores of all clips, as for the ConvLSTM's.
-
-    Args:
-        scores: (N,) of the clips.
-        data: the videos.
-        smoothing: standard deviation in clips, see `model.measures.smoothing`.
-    """
-    frames = [
-        spread_on_frames(
-            scores[data.rows(index), None],
-            _bounds(data, data.rows(index)),
-            int(data.num_frames[index]),
-        )
-        for index in range(len(data.labels))
-    ]
-    return smooth_scores(frames, data, smoothing)
-
-
-def _bounds(data: FeatureSet, rows: slice) -> NDArray[np.int64]:
-    return slot_bounds(
+    bounds = slot_bounds(
         data.start_frame[rows], data.end_frame[rows], clip_len=data.clip_len, slots=1
     )
+    return slot_targets(frames, bounds)[0][:, 0].astype(np.float64)

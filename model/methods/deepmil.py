@@ -17,66 +17,95 @@ from torch import Tensor, nn
 
 from data.splits.protocols import Protocol as Supervision
 from model.features.load import FeatureSet
-from model.methods.base import Clips, Material, Parameters
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method
 from model.methods.logistic import unit_rows
-from model.methods.mil import Score, draw_bags, parameters_of, score_instances
+from model.methods.mil import (
+    Score,
+    draw_bags,
+    fork_random_state,
+    parameters_of,
+    score_instances,
+    train_steps,
+)
+from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepMIL:
+class DeepMIL(Method):
     """Ranks the highest segment of abnormal videos above that of normal ones."""
 
     name: ClassVar[str] = "deepmil"
     supervision: ClassVar[Supervision] = "weakly"
-    is_random: ClassVar[bool] = True
-    uses_flow_stats: ClassVar[bool] = False
 
     num_segments: int = 32
+    """Segments of a video."""
     steps: int = 500
+    """Optimiser steps."""
     bags: int = 30
     """Abnormal videos a step, and as many normal ones."""
     learning_rate: float = 0.01
+    """Of Adagrad."""
     dropout: float = 0.6
+    """Share of values dropped before the second and third layer."""
     weight_penalty: float = 0.001
+    """L2 penalty of the layers' weights."""
     smoothness: float = 8e-5
+    """Weight of the squared differences of neighbouring scores."""
     sparsity: float = 8e-5
+    """Weight of the sum of the scores."""
 
-    def fit(self, material: Material, seed: int) -> Parameters:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "num_segments", "steps", "bags")
+        self._require_at_least(0, "weight_penalty", "smoothness", "sparsity")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require_share("dropout")
+
+    def fit(self, material: Material, session: FitSession) -> Fitted:
         """Train on whether each video is abnormal; which frames are is not looked at."""
-        data = material.train.data
-        segments = torch.from_numpy(_segment_features(data, self.num_segments))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self._network(segments.shape[2])
+        data = material.train
+        segments = torch.from_numpy(_segment_features(data, self.num_segments)).to(session.device)
+        with fork_random_state(session.device):
+            torch.manual_seed(session.seed)
+            network = self._network(segments.shape[2]).to(session.device)
             optimizer = torch.optim.Adagrad(network.parameters(), lr=self.learning_rate, eps=1e-8)
-            for abnormal, normal in draw_bags(
-                data.labels, each=self.bags, steps=self.steps, seed=seed
-            ):
-                scores = network(segments[np.concatenate([abnormal, normal])])
-                loss = ranking_loss(
-                    scores[: len(abnormal)],
-                    scores[len(abnormal) :],
-                    smoothness=self.smoothness,
-                    sparsity=self.sparsity,
-                ) + self.weight_penalty * _squares(network)
-                optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-                optimizer.step()
-        return parameters_of(network)
+            draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+            losses = (self._loss(network, segments, *drawn) for drawn in draws)
+            train_steps(network, optimizer, losses, session)
+        return Fitted(parameters=parameters_of(network), result={"steps": self.steps})
 
-    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return for each clip the mean score of the segments that it is in."""
-        data = clips.data
         segments = _segment_features(data, self.num_segments)
         scores = score_instances(
-            self._network(segments.shape[2]), parameters, segments.reshape(-1, segments.shape[2])
+            self._network(segments.shape[2]),
+            fitted.parameters,
+            segments.reshape(-1, segments.shape[2]),
+            device,
         ).reshape(segments.shape[:2])
         parts = []
         for video, count in enumerate(np.diff(data.first_clip)):
             first, end = segment_clips(int(count), self.num_segments)
             member = (np.arange(count)[:, None] >= first) & (np.arange(count)[:, None] < end)
             parts.append((member @ scores[video]) / member.sum(axis=1))
-        return np.concatenate(parts)
+        return ClipScores(slots=np.concatenate(parts))
+
+    def _loss(
+        self,
+        network: Score,
+        segments: Tensor,
+        abnormal: NDArray[np.int64],
+        normal: NDArray[np.int64],
+    ) -> Tensor:
+        scores = network(segments[np.concatenate([abnormal, normal])])
+        ranking = ranking_loss(
+            scores[: len(abnormal)],
+            scores[len(abnormal) :],
+            smoothness=self.smoothness,
+            sparsity=self.sparsity,
+        )
+        return ranking + self.weight_penalty * _squares(network)
 
     def _network(self, dim: int) -> Score:
         network = Score(

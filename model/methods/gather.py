@@ -1,49 +1,60 @@
 """From labels and a cache to what a method may see: its supervision decides, not its code."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from cache import FeatureCache
-from cache.records import FLOW_STATS
 from data.errors import ModelError
-from data.labels import Split, VideoLabel
+from data.labels import VideoLabel
 from data.splits.protocols import apply_protocol
+from model.features.aligned import check_labels, videos_without_frames
 from model.features.load import (
-    FeatureSet,
-    StreamFeatures,
     available_streams,
     choose_streams,
     drop_missing,
+    has_motion,
     load_features,
     named,
 )
-from model.methods.base import Clips, Material, Method
-from model.training.material import check_labels
+from model.methods.base import Material, Method
 
 logger = logging.getLogger(f"feat.{__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which features and labels of a cache are used, and what is let pass."""
+
+    streams: tuple[str, ...] = ()
+    """Which to put side by side; empty: those that all videos have."""
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Stream -> configuration, where the cache holds several; see `cache.configs`."""
+    skip_missing: bool = False
+    """Leave labelled videos out that the cache lacks, instead of refusing."""
+    allow_misaligned: bool = False
+    """Cut labels that go beyond their video, instead of refusing."""
 
 
 def gather(
     method: Method,
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
+    options: DataOptions = DataOptions(),
     *,
-    streams: Sequence[str] = (),
-    skip_missing: bool = False,
-    allow_misaligned: bool = False,
-) -> Material:
-    """Return the training and validation clips, with what the method may see of their labels.
+    seed: int = 0,
+) -> tuple[Method, Material]:
+    """Return the method suited to the features, and the clips with what it may see of their labels.
 
     Args:
         method: what they are for.
         cache: the features.
         labels: of all videos; `test` ones are only checked for leaks.
-        streams: which to put side by side; default: those that all videos have.
-        skip_missing: leave labelled videos out that the cache lacks, instead of refusing.
-        allow_misaligned: cut labels that go beyond their video, instead of refusing.
+        options: which features and labels.
+        seed: of the choice of the videos that are held out.
 
     Raises:
         FeatError: labels and cache do not fit each other, or nothing is left to learn from.
@@ -52,64 +63,164 @@ def gather(
     seen = [label for label in visible if label.split != "test"]
     if not any(label.split == "train" for label in seen):
         raise ModelError(
-            f"the labels name no video with split 'train' that {method.name} can learn from"
+            "the labels name no video with split 'train' that "
+            f"{method.name} can learn from; add some"
         )
     available = available_streams(cache, [label.video for label in visible])
-    seen = drop_missing(seen, available, skip_missing=skip_missing)
+    seen = drop_missing(seen, available, skip_missing=options.skip_missing)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
-    # No method here learns categories: without them nothing is said of those that are rare.
-    plain = [replace(label, category="") for label in (*seen, *tests)]
-    aligned = check_labels(cache, plain, allow_misaligned=allow_misaligned)
-    parts: dict[Split, list[VideoLabel]] = {
-        split: [label for label in aligned if label.split == split] for split in ("train", "val")
-    }
-    chosen = tuple(streams) or choose_streams(
-        {label.video: available[label.video] for label in seen}
+    aligned = check_labels(cache, [*seen, *tests], allow_misaligned=options.allow_misaligned)
+    seen = aligned[: len(seen)]
+    if method.learns_frames:
+        seen = [*_without_frames(seen, set(videos_without_frames(cache, seen)))]
+    train, val = _divide(method, seen, options, seed)
+    chosen = options.streams or choose_streams(
+        {label.video: available[label.video] for label in (*train, *val)}
     )
-    train = load_clips(method, cache, load_features(cache, parts["train"], streams=chosen))
-    if not parts["val"]:
-        return Material(train=train, val=None)
-    configs = {stream.name: stream.config for stream in train.data.streams}
-    val = load_features(cache, parts["val"], streams=chosen, configs=configs)
-    return Material(train=train, val=load_clips(method, cache, val))
+    lead = cache.find(train[0].video, chosen[0], options.configs.get(chosen[0]))
+    method = method.suited_to(
+        clip_len=lead.clip_len,
+        has_motion=method.wants_motion
+        and has_motion(cache, [label.video for label in (*train, *val)], chosen),
+    )
 
-
-def load_clips(method: Method, cache: FeatureCache, data: FeatureSet) -> Clips:
-    """Return the clips of loaded features with whatever else the method looks at.
-
-    Raises:
-        ModelError: it looks at the flow's statistics, and the cache has none.
-    """
-    if not method.uses_flow_stats:
-        return Clips(data=data)
-    flow = next((stream for stream in data.streams if stream.name == "flow"), None)
-    if flow is None:
-        raise ModelError(
-            f"{method.name} needs the stream flow, the cache has "
-            f"{', '.join(stream.name for stream in data.streams)}; run `feat extract`"
+    def load(
+        rows: Sequence[VideoLabel], held: Sequence[VideoLabel], *, whole: bool = False
+    ) -> Material:
+        data = load_features(
+            cache,
+            rows,
+            streams=chosen,
+            configs=options.configs,
+            motion=method.wants_motion,
+            flow_stats=method.uses_flow_stats,
         )
-    stats = [_flow_stats(cache, label.video, flow) for label in data.labels]
-    return Clips(data=data, flow_stats=np.concatenate(stats))
-
-
-def _flow_stats(
-    cache: FeatureCache, video: str, flow: StreamFeatures
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    stats = cache.read_record(cache.find(video, "flow", flow.config).key).flow_stats
-    if stats is None:
-        raise ModelError(
-            f"{video}: its flow features come without {', '.join(FLOW_STATS)}; extract it again"
+        same = {stream.name: stream.config for stream in data.streams}
+        val_data = (
+            load_features(
+                cache,
+                held,
+                streams=chosen,
+                configs=same,
+                motion=method.wants_motion,
+                flow_stats=method.uses_flow_stats,
+            )
+            if held
+            else None
         )
-    return stats
+        was_held_out = not whole and any(label.split == "train" for label in held)
+        return Material(
+            train=data,
+            val=val_data,
+            whole=(lambda: load(_in_order(method, rows, held), (), whole=True))
+            if was_held_out
+            else None,
+        )
+
+    return method, load(train, val)
+
+
+def _in_order(method: Method, *parts: Sequence[VideoLabel]) -> list[VideoLabel]:
+    """Return the labels of all parts by name, behind them those that teach a category only."""
+    rows = [label for part in parts for label in part]
+    fully = method.supervision == "fully"
+    return sorted(rows, key=lambda label: (fully and label.is_weak, label.video))
 
 
 def _visible(method: Method, labels: Sequence[VideoLabel]) -> list[VideoLabel]:
     """Return the labels as the method's supervision has them."""
     if method.supervision != "fully":
-        return apply_protocol(labels, method.supervision)
-    weak = [label.video for label in labels if label.is_weak and label.split != "test"]
-    if weak:
+        rows = apply_protocol(labels, method.supervision)
+    else:
+        rows = list(labels)
+    if method.learns_categories:
+        return rows
+    # Without categories nothing is said of those that are rare.
+    return [replace(label, category="") for label in rows]
+
+
+def _divide(
+    method: Method, labels: Sequence[VideoLabel], options: DataOptions, seed: int
+) -> tuple[list[VideoLabel], list[VideoLabel]]:
+    """Return the videos to learn from and those for choices.
+
+    Raises:
+        ModelError: nothing to learn from, or no frame of one of the two kinds.
+    """
+    if method.supervision != "fully":
+        rows, weak = list(labels), []
+    else:
+        rows = [label for label in labels if not label.is_weak]
+        weak = [label for label in labels if _teaches_category(label, method)]
+        _tell_of_weak(labels, weak)
+    train = [label for label in rows if label.split == "train"]
+    val = [label for label in rows if label.split == "val"]
+    if not val and method.held_out_share:
+        train, val = hold_out(train, method.held_out_share, seed)
+    if method.supervision == "fully":
+        abnormal = sum(label.is_abnormal for label in train)
+        if abnormal == 0 or all(label.extent == "all" for label in train):
+            raise ModelError(
+                f"{len(train)} training videos, {abnormal} of them with known abnormal frames: the "
+                "model needs both abnormal and normal frames; add rows with split 'train' to the "
+                "labels"
+            )
+    return _in_order(method, train, weak), _in_order(method, val)
+
+
+def hold_out(
+    labels: Sequence[VideoLabel], fraction: float, seed: int
+) -> tuple[list[VideoLabel], list[VideoLabel]]:
+    """Return the videos to train on and those held out, of abnormal and normal ones alike.
+
+    Args:
+        labels: the training videos in an order that does not depend on the file's.
+        fraction: share to hold out; at least one video of each kind that has more than one.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng((seed, 1))
+    held: set[str] = set()
+    for kind in (True, False):
+        videos = [label.video for label in labels if label.is_abnormal == kind]
+        count = min(max(round(fraction * len(videos)), 1), len(videos) - 1)
+        held.update(rng.permutation(videos)[: max(count, 0)].tolist())
+    return (
+        [label for label in labels if label.video not in held],
+        [label for label in labels if label.video in held],
+    )
+
+
+def _teaches_category(label: VideoLabel, method: Method) -> bool:
+    return (
+        label.is_weak
+        and label.split == "train"
+        and bool(label.category)
+        and method.learns_categories
+    )
+
+
+def _tell_of_weak(labels: Sequence[VideoLabel], teaching: Sequence[VideoLabel]) -> None:
+    if teaching:
+        logger.info("%d videos with unknown frames (?) teach their category only", len(teaching))
+    useless = [label.video for label in labels if label.is_weak and label not in teaching]
+    if useless:
         logger.warning(
-            "%d videos with unknown frames (?) are left out of training: %s", len(weak), named(weak)
+            "%d videos with unknown frames (?) are left out of training: %s",
+            len(useless),
+            named(useless),
         )
-    return [label for label in labels if not label.is_weak or label.split == "test"]
+
+
+def _without_frames(labels: Sequence[VideoLabel], uncounted: set[str]) -> Iterator[VideoLabel]:
+    """Yield the labels; of videos whose frames nobody counted only what holds for the whole."""
+    if uncounted:
+        logger.warning(
+            "%d videos whose frames nobody counted teach no scores: %s",
+            len(uncounted),
+            named(sorted(uncounted)),
+        )
+    for label in labels:
+        if label.video not in uncounted:
+            yield label
+        elif label.is_abnormal:
+            yield replace(label, extent="unknown", intervals=())

@@ -25,6 +25,10 @@ class GaussianMixtureMethod(NoveltyMethod):
     num_gaussians: int = 8
     """At most; at least ten clips for each."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "num_gaussians")
+
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
         """Fit by expectation maximisation from k-means."""
         count = max(min(self.num_gaussians, len(inputs) // 10), 1)

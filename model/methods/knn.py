@@ -18,6 +18,11 @@ class NearestNeighbourMethod(NoveltyMethod):
     name: ClassVar[str] = "knn"
 
     num_neighbours: int = 5
+    """Nearest training clips whose distances are averaged."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "num_neighbours")
 
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
         """Keep the clips."""

@@ -1,6 +1,7 @@
 """Multiple-instance learning: bags of clips with one label each. Shared by DeepMIL and AR-Net."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from data.labels import VideoLabel
 from model.methods.base import Parameters
+from model.training.session import FitSession
+
+LOG_EVERY = 20
+BATCH = 1 << 14
+"""Instances scored at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,39 @@ def draw_bags(
         yield abnormal, normal
 
 
+def train_steps(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Iterator[Tensor],
+    session: FitSession,
+) -> None:
+    """Take a step of the optimiser for each loss, and log the mean loss every 20 steps.
+
+    Args:
+        network: in training mode.
+        optimizer: of its weights.
+        losses: each computed when it is asked for, with the weights as they are then.
+        session: takes the log.
+    """
+    recent: list[Tensor] = []
+    for step, loss in enumerate(losses, start=1):
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        recent.append(loss.detach())
+        if step % LOG_EVERY == 0:
+            session.log({"step": step, "loss": float(torch.stack(recent).mean())})
+            recent = []
+
+
+def fork_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which seeds may be set that are not the caller's business."""
+    context: AbstractContextManager[None] = torch.random.fork_rng(
+        [device] if device.type == "cuda" else []
+    )
+    return context
+
+
 def parameters_of(network: nn.Module) -> dict[str, NDArray[Any]]:
     """Return the weights as arrays."""
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
@@ -68,13 +107,14 @@ def parameters_of(network: nn.Module) -> dict[str, NDArray[Any]]:
 
 @torch.inference_mode()
 def score_instances(
-    network: nn.Module, parameters: Parameters, inputs: NDArray[np.float32]
+    network: nn.Module, parameters: Parameters, inputs: NDArray[np.float32], device: torch.device
 ) -> NDArray[np.float64]:
     """Return (N,) scores in [0, 1] of (N, D) instances by a network with these weights."""
     network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in parameters.items()})
-    network.eval()
-    scores: Tensor = network(torch.from_numpy(inputs))
-    return scores.double().numpy()
+    network.to(device).eval()
+    rows = torch.split(torch.from_numpy(inputs), BATCH)
+    parts = [network(part.to(device)).double().cpu() for part in rows]
+    return torch.cat(parts).numpy()
 
 
 class Score(nn.Module):

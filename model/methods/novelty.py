@@ -5,19 +5,23 @@ training clips, a distance from these, and its map to [0, 1].
 """
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from data.errors import ModelError
 from data.splits.protocols import Protocol as Supervision
+from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
-from model.methods.base import Clips, Material, Parameters
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method, Parameters
+from model.training.session import FitSession
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -26,15 +30,17 @@ ALARM_QUANTILE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoveltyMethod(ABC):
+class NoveltyMethod(Method):
     """What the unsupervised methods share; a method adds `fit_model` and `distance`."""
 
     supervision: ClassVar[Supervision] = "unsupervised"
-    is_random: ClassVar[bool] = True
-    uses_flow_stats: ClassVar[bool] = False
 
     num_components: int = 64
     """Principal components kept of the standardised features, at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "num_components")
 
     @abstractmethod
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
@@ -44,32 +50,35 @@ class NoveltyMethod(ABC):
     def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return (n,) how far (n, d) reduced features are from normal; of any range."""
 
-    def fit(self, material: Material, seed: int) -> Parameters:
+    def fit(self, material: Material, session: FitSession) -> Fitted:
         """Learn what is normal and which distances are."""
-        train = material.train
-        features = train.data.features
+        seed = session.seed
+        features = material.train.features
         if len(features) < 3:
             raise ModelError(f"{len(features)} clips of normal training videos, at least 3 needed")
         standardizer = Standardizer.fit(features)
         reduced, axes = _reduce(standardizer.apply(features), self.num_components, seed)
-        center, scale = self._calibrate(reduced, train.video_of, seed)
-        return {
-            "mean": standardizer.mean,
-            "std": standardizer.std,
-            "axes": axes,
-            "center": np.array([center]),
-            "scale": np.array([scale]),
-            **{f"model.{name}": array for name, array in self.fit_model(reduced, seed).items()},
-        }
+        center, scale = self._calibrate(reduced, material.train.video_of, seed)
+        return Fitted(
+            parameters={
+                "mean": standardizer.mean,
+                "std": standardizer.std,
+                "axes": axes,
+                "center": np.array([center]),
+                "scale": np.array([scale]),
+                **{f"model.{name}": array for name, array in self.fit_model(reduced, seed).items()},
+            }
+        )
 
-    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return scores that are 0.5 where 1 % of unseen normal training clips are beyond."""
+        parameters = fitted.parameters
         standardizer = Standardizer(mean=parameters["mean"], std=parameters["std"])
-        reduced = standardizer.apply(clips.data.features) @ parameters["axes"]
+        reduced = standardizer.apply(data.features) @ parameters["axes"]
         distance = self.distance(_model_part(parameters), reduced)
         # The arc tangent never reaches its limits, so that far and farther stay apart.
         turned = np.arctan((distance - parameters["center"]) / parameters["scale"])
-        return np.asarray(0.5 + turned / np.pi, np.float64)
+        return ClipScores(slots=np.asarray(0.5 + turned / np.pi, np.float64))
 
     def _calibrate(
         self, reduced: NDArray[np.float32], videos: NDArray[np.int64], seed: int

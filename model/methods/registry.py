@@ -1,46 +1,86 @@
-"""The methods by name. To add one: a module with a class that meets `Method`, and a line here."""
+"""The methods by name. To add one: a module with a class derived from `Method`, and a line here."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from data.errors import ConfigError
-from model.methods.ar_net import ARNet
-from model.methods.autoencoder import AutoEncoder
-from model.methods.base import Method
-from model.methods.deepmil import DeepMIL
-from model.methods.flow_magnitude import FlowMagnitude
-from model.methods.gmm import GaussianMixtureMethod
-from model.methods.knn import NearestNeighbourMethod
-from model.methods.logistic import Logistic
-from model.methods.position import Position
-from model.methods.shuffled import Shuffled
-from model.methods.sparse import SparseCoding
 
-CONVLSTM = "convlstm"
-"""The model of this project; it has its own training and settings."""
+if TYPE_CHECKING:
+    from model.methods.base import Method
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        DeepMIL(),
-        ARNet(),
-        GaussianMixtureMethod(),
-        SparseCoding(),
-        NearestNeighbourMethod(),
-        AutoEncoder(),
-        Logistic(),
-        Shuffled(),
-        Position(),
-        FlowMagnitude(),
-    )
+METHODS = {
+    "convlstm": "model.methods.convlstm:ConvLSTMMethod",
+    "deepmil": "model.methods.deepmil:DeepMIL",
+    "ar-net": "model.methods.ar_net:ARNet",
+    "gmm": "model.methods.gmm:GaussianMixtureMethod",
+    "sparse": "model.methods.sparse:SparseCoding",
+    "knn": "model.methods.knn:NearestNeighbourMethod",
+    "autoencoder": "model.methods.autoencoder:AutoEncoder",
+    "logistic": "model.methods.logistic:Logistic",
+    "shuffled": "model.methods.shuffled:Shuffled",
+    "position": "model.methods.position:Position",
+    "flow-magnitude": "model.methods.flow_magnitude:FlowMagnitude",
 }
+"""Name -> module and class, imported at first use: PyTorch takes seconds."""
+
+PRESETS = ("default", "paper", "released")
+"""Names of presets that some method has."""
 
 
-def choose_method(name: str) -> Method:
-    """Return the method of that name with its default settings.
+def choose_method(name: str, preset: str = "default", assignments: Sequence[str] = ()) -> "Method":
+    """Return the method of that name with its settings.
+
+    Args:
+        name: of `METHODS`.
+        preset: of the method.
+        assignments: `name=value` texts that change single settings.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such method or preset, or a setting does not fit.
     """
+    method = _import(name)
+    if preset not in method.presets:
+        raise ConfigError(f"{name} has no preset {preset!r}; it has {', '.join(method.presets)}")
+    return method().changed(method.presets[preset]).changed_by_text(assignments)
+
+
+def choose_methods(
+    names: Sequence[str], preset: str = "default", assignments: Sequence[str] = ()
+) -> list["Method"]:
+    """Return several methods; one that lacks the preset takes its default.
+
+    Args:
+        names: of `METHODS`.
+        preset: of those methods that have it.
+        assignments: `method.name=value` texts that change single settings.
+
+    Raises:
+        ConfigError: no method has the preset, or an assignment names none of the methods.
+    """
+    own: dict[str, list[str]] = {name: [] for name in names}
+    for text in assignments:
+        name, _, assignment = text.partition(".")
+        if name not in own or not assignment:
+            raise ConfigError(
+                f"--set {text}: expected METHOD.NAME=VALUE with one of {', '.join(own)}"
+            )
+        own[name].append(assignment)
+    having = [name for name in own if preset in _import(name).presets]
+    if not having:
+        raise ConfigError(f"none of {', '.join(own)} has a preset {preset!r}")
+    return [
+        choose_method(name, preset if name in having else "default", texts)
+        for name, texts in own.items()
+    ]
+
+
+def _import(name: str) -> "type[Method]":
     if name not in METHODS:
-        raise ConfigError(
-            f"method {name!r} is unknown, expected one of {', '.join([CONVLSTM, *METHODS])}"
-        )
-    return METHODS[name]
+        near = difflib.get_close_matches(name, METHODS, n=3)
+        advice = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(METHODS)}"
+        raise ConfigError(f"method {name!r} is unknown; {advice}")
+    module, _, kind = METHODS[name].partition(":")
+    method: type[Method] = getattr(import_module(module), kind)
+    return method

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from data.splits.protocols import Protocol as Supervision
-from model.methods.base import Clips, Material, Parameters, clip_targets
+from model.features.load import FeatureSet
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method, clip_targets
 from model.methods.linear import fit_linear, score_linear
+from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shuffled:
+class Shuffled(Method):
     """The clips' targets change places over the whole training set before the fit.
 
     One seed's scores are a random direction in feature space, which may well score 0.4 or 0.6 on
@@ -21,20 +24,22 @@ class Shuffled:
 
     name: ClassVar[str] = "shuffled"
     supervision: ClassVar[Supervision] = "fully"
-    is_random: ClassVar[bool] = True
-    uses_flow_stats: ClassVar[bool] = False
 
     penalty: float = 1e-3
     """C; there is nothing to choose it by."""
 
-    def fit(self, material: Material, seed: int) -> Parameters:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("penalty", self.penalty > 0, "above 0")
+
+    def fit(self, material: Material, session: FitSession) -> Fitted:
         """Fit to targets in an order drawn from the seed."""
-        data = material.train.data
-        targets = np.random.default_rng((seed, 2)).permutation(clip_targets(data))
-        return fit_linear(
-            data.features, targets, material.train.video_of, penalties=(self.penalty,)
+        data = material.train
+        targets = np.random.default_rng((session.seed, 2)).permutation(clip_targets(data))
+        return Fitted(
+            parameters=fit_linear(data.features, targets, data.video_of, penalties=(self.penalty,))
         )
 
-    def score(self, parameters: Parameters, clips: Clips) -> NDArray[np.float64]:
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return what means nothing."""
-        return score_linear(parameters, clips.data.features)
+        return ClipScores(slots=score_linear(fitted.parameters, data.features))

@@ -29,6 +29,10 @@ class SparseCoding(NoveltyMethod):
     rounds: int = 20
     """Times that the training clips are gone through."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "num_atoms", "num_nonzero", "rounds")
+
     def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
         """Learn the dictionary."""
         count = max(min(self.num_atoms, len(inputs) // 2), 1)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from model.config import ModelConfig
-from model.linear import Linear
-from model.network.convlstm import ConvLSTM
+from model.network.config import NetworkConfig
+from model.network.convlstm import GRID, ConvLSTM
 
 
 class Prediction(NamedTuple):
@@ -26,7 +25,7 @@ class Prediction(NamedTuple):
 class AnomalyNetwork(nn.Module):
     """ConvLSTM with a score head and, for C > 0, a category head."""
 
-    def __init__(self, config: ModelConfig, *, feature_dim: int, num_categories: int) -> None:
+    def __init__(self, config: NetworkConfig, *, feature_dim: int, num_categories: int) -> None:
         """Build the network.
 
         Args:
@@ -38,21 +37,19 @@ class AnomalyNetwork(nn.Module):
         if config.clip_slots < 1:
             raise ValueError("clip_slots must be resolved before the network is built")
         self.config = config
-        cells = config.grid**2
+        cells = GRID**2
         channels = -(-feature_dim // cells)
         # 1024 -> 64x4x4, 2048 -> 128x4x4, 4096 -> 256x4x4. A width that the grid does not divide
         # is first mapped linearly to the next one that it does.
         self.project = (
-            nn.Identity() if feature_dim % cells == 0 else Linear(feature_dim, channels * cells)
+            nn.Identity() if feature_dim % cells == 0 else nn.Linear(feature_dim, channels * cells)
         )
         self.input_dropout = nn.Dropout(config.input_dropout)
-        self.to_grid = nn.Unflatten(-1, (channels, config.grid, config.grid))
+        self.to_grid = nn.Unflatten(-1, (channels, GRID, GRID))
         self.recurrent = ConvLSTM(
             channels,
             config.hidden,
             layers=config.layers,
-            grid=config.grid,
-            kernel=config.kernel,
             peepholes=config.peepholes,
             dropout=config.dropout,
         )
@@ -63,13 +60,13 @@ class AnomalyNetwork(nn.Module):
         branched = config.heads == "branched"
         self.trunk = _fully_connected(state_dim, widths[:1] if branched else widths, config)
         self.score_branch = _branch(config) if branched else None
-        self.score_output = Linear(width, steps * config.clip_slots, bias=not branched)
-        self.score_skip = Linear(feature_dim, config.clip_slots) if config.skip else None
+        self.score_output = nn.Linear(width, steps * config.clip_slots, bias=not branched)
+        self.score_skip = nn.Linear(feature_dim, config.clip_slots) if config.skip else None
         separate = config.heads == "separate" and num_categories > 0
         self.category_trunk = _fully_connected(state_dim, widths, config) if separate else None
         self.category_branch = _branch(config) if branched and num_categories else None
         self.category_output = (
-            Linear(width, num_categories, bias=not branched) if num_categories else None
+            nn.Linear(width, num_categories, bias=not branched) if num_categories else None
         )
 
     def forward(self, features: Tensor, mask: Tensor) -> Prediction:
@@ -101,16 +98,16 @@ class AnomalyNetwork(nn.Module):
         return Prediction(scores, (logits * weights).sum(1) / weights.sum(1))
 
 
-def _branch(config: ModelConfig) -> nn.Sequential:
+def _branch(config: NetworkConfig) -> nn.Sequential:
     """Return an output's own layers behind the shared one."""
     return _fully_connected(config.head_widths[0], config.head_widths[1:], config, bias=False)
 
 
 def _fully_connected(
-    width: int, widths: Sequence[int], config: ModelConfig, *, bias: bool = True
+    width: int, widths: Sequence[int], config: NetworkConfig, *, bias: bool = True
 ) -> nn.Sequential:
     layers: list[nn.Module] = []
     for next_width in widths:
-        layers += [nn.Dropout(config.dropout), Linear(width, next_width, bias=bias), nn.ReLU()]
+        layers += [nn.Dropout(config.dropout), nn.Linear(width, next_width, bias=bias), nn.ReLU()]
         width = next_width
     return nn.Sequential(*layers)

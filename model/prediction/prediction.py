@@ -1,18 +1,16 @@
 """What a trained model says of one video in a cache: frame scores, intervals, peaks, category."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache
-from data.errors import ModelError
 from data.intervals import intervals_from_frames
 from data.labels import VideoLabel
 from model.measures.metrics import THRESHOLD
-from model.network.scoring import score_with_all
-from model.runs.checkpoint import Checkpoint
+from model.runs.trained import TrainedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ class AbnormalInterval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
+class VideoPrediction:
     """What a model says of one video of T frames."""
 
     scores: NDArray[np.float64]
@@ -70,16 +68,12 @@ class Prediction:
 
 
 def predict_video(
-    checkpoints: Sequence[Checkpoint],
-    cache: FeatureCache,
-    video: str,
-    *,
-    threshold: float = THRESHOLD,
-) -> Prediction:
-    """Return what a model says of one video, or the mean of what several seeds' models say.
+    trained: TrainedRun, cache: FeatureCache, video: str, *, threshold: float = THRESHOLD
+) -> VideoPrediction:
+    """Return what a run says of one video.
 
     Args:
-        checkpoints: of `load_run`.
+        trained: of one seed or several.
         cache: holds the features it wants.
         video: name or sha256 of the video in the cache.
         threshold: of an abnormal frame.
@@ -88,25 +82,17 @@ def predict_video(
         CacheError: the features are not there, or not of the configuration trained on.
         ModelError: the features are not numbers, or not those of the model's clips.
     """
-    info = checkpoints[0].info
-    data = checkpoints[0].load_features(
-        cache, [VideoLabel(video=video, split="test", extent="unknown")]
-    )
-    if data.clip_len != info.clip_len:
-        raise ModelError(
-            f"{video}: clips of {data.clip_len} frames, the run was trained on clips of "
-            f"{info.clip_len}"
-        )
-    answer = score_with_all(checkpoints, data)
-    stream = info.streams[0]
+    data = trained.load_features(cache, [VideoLabel(video=video, split="test", extent="unknown")])
+    answer = trained.score(data)
+    stream = trained.info.streams[0]
     entry = cache.find(video, stream.name, stream.config)
-    return Prediction(
+    return VideoPrediction(
         scores=answer.frames[0],
         edges_seconds=frame_edges(cache.read_clips(entry.key), int(data.num_frames[0])),
         threshold=threshold,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
-        seen=any(data.sha256[0] in one.info.seen_videos.values() for one in checkpoints),
+        seen=trained.has_seen(data.sha256[0]),
         probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
     )
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from model.prediction.prediction import Prediction
+from model.prediction.prediction import VideoPrediction
 from model.prediction.timeline import clock
 
 
-def prediction_json(prediction: Prediction) -> dict[str, Any]:
+def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
     """Return all but the scores of single frames, as JSON types."""
     peak = prediction.peak_frame
     return {
@@ -40,7 +40,7 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def prediction_lines(video: str, prediction: Prediction) -> list[str]:
+def prediction_lines(video: str, prediction: VideoPrediction) -> list[str]:
     """Return the same as a person reads it; intervals as `labels.csv` has them, half-open."""
     edges, peak = prediction.edges_seconds, prediction.peak_frame
     lines = [f"{video}: {len(prediction.scores)} frames, {clock(float(edges[-1] - edges[0]))}"]
@@ -64,7 +64,7 @@ def prediction_lines(video: str, prediction: Prediction) -> list[str]:
     return lines
 
 
-def write_frame_scores(path: Path, prediction: Prediction) -> None:
+def write_frame_scores(path: Path, prediction: VideoPrediction) -> None:
     """Write one row a frame: its number, when it is first shown, its score."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from model.evaluation.plots import ABNORMAL, CURVE
-from model.prediction.prediction import Prediction
+from model.prediction.prediction import VideoPrediction
 
 _WIDTH = 9.0  # inches, at 100 pixels each
 _CURVE_HEIGHT = 2.3
@@ -34,7 +34,7 @@ class Still:
 
 
 def draw_timeline(
-    path: Path, title: str, prediction: Prediction, stills: Sequence[Still] = ()
+    path: Path, title: str, prediction: VideoPrediction, stills: Sequence[Still] = ()
 ) -> None:
     """Draw what a model says of a video.
 
@@ -71,7 +71,7 @@ def draw_timeline(
     figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
-def _draw_curve(axes: Axes, prediction: Prediction) -> None:
+def _draw_curve(axes: Axes, prediction: VideoPrediction) -> None:
     edges, scores, threshold = prediction.edges_seconds, prediction.scores, prediction.threshold
     for span in prediction.intervals:
         axes.axvspan(span.start_seconds, span.end_seconds, color=ABNORMAL, alpha=0.18, linewidth=0)
@@ -96,7 +96,7 @@ def _draw_curve(axes: Axes, prediction: Prediction) -> None:
 def _draw_still(
     figure: Figure,
     axes: Axes,
-    prediction: Prediction,
+    prediction: VideoPrediction,
     still: Still,
     size: tuple[float, float],
     center: float,
@@ -140,7 +140,7 @@ def spread(centers: Sequence[float], widths: Sequence[float]) -> list[float]:
     return moved
 
 
-def _middle(prediction: Prediction, frame: int) -> float:
+def _middle(prediction: VideoPrediction, frame: int) -> float:
     """Return the time half-way through a frame."""
     return float(prediction.edges_seconds[frame : frame + 2].mean())
 

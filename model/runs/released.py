@@ -23,8 +23,9 @@ from torch import Tensor
 from cache import FeatureCache
 from data.datasets.lad import CATEGORIES
 from data.errors import ModelError
+from data.files import write_json
 from data.labels import VideoLabel, write_labels
-from model.config import PRESETS, ModelConfig
+from data.output_folder import claim_folder
 from model.features.load import (
     SEGMENT_SLOTS,
     FeatureSet,
@@ -33,16 +34,17 @@ from model.features.load import (
     load_features,
 )
 from model.features.standardize import Standardizer
-from model.network.multitask import AnomalyNetwork
-from model.runs.checkpoint import CHECKPOINT_NAME, Checkpoint, RunInfo, save_checkpoint
-from model.runs.folder import (
-    CONFIG_NAME,
-    ENVIRONMENT_NAME,
-    LABELS_NAME,
-    claim_run_dir,
-    environment,
-    write_json,
+from model.methods.convlstm import (
+    PRESETS,
+    ConvLSTMMethod,
+    network_parameters,
+    standardizer_parameters,
 )
+from model.network.convlstm import GRID
+from model.network.multitask import AnomalyNetwork
+from model.runs.checkpoint import Checkpoint, RunInfo, save_checkpoint
+from model.runs.environment import environment
+from model.runs.folder import CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -63,7 +65,7 @@ HEADS = {
 class Released:
     """What a published checkpoint holds, in our names."""
 
-    model: ModelConfig
+    method: ConvLSTMMethod
     feature_dim: int
     num_categories: int
     weights: Mapping[str, Tensor]
@@ -83,11 +85,11 @@ def read_released(path: Path) -> Released:
         cells = [f"convlstm{number + 1}.Gates" for number in range(layers)]
         expected = {*HEADS, *(f"{cell}.{part}" for cell in cells for part in ("weight", "bias"))}
         _check_names(set(state), expected)
-        model, feature_dim = _shape_of(state, layers)
-        weights = _our_names(state, model, layers)
+        method, feature_dim = _shape_of(state, layers)
+        weights = _our_names(state, method, layers)
         num_categories = len(state["cls_head.fc_2.weight"])
         with torch.device("meta"):
-            network = AnomalyNetwork(model, feature_dim=feature_dim, num_categories=num_categories)
+            network = AnomalyNetwork(method, feature_dim=feature_dim, num_categories=num_categories)
         network.load_state_dict(weights, strict=True, assign=True)
     except (ValueError, IndexError, RuntimeError) as error:
         what = " ".join(str(error).split())
@@ -95,7 +97,7 @@ def read_released(path: Path) -> Released:
             f"{path}: not a checkpoint of the authors' published network (AED_T, AED): {what:.300}"
         ) from error
     return Released(
-        model=model,
+        method=method,
         feature_dim=feature_dim,
         num_categories=num_categories,
         weights=weights,
@@ -136,9 +138,9 @@ def _check_names(found: set[str], expected: set[str]) -> None:
         raise ValueError("; ".join(problems))
 
 
-def _shape_of(state: Mapping[str, Tensor], layers: int) -> tuple[ModelConfig, int]:
+def _shape_of(state: Mapping[str, Tensor], layers: int) -> tuple[ConvLSTMMethod, int]:
     """Return the configuration with m resolved, and D."""
-    preset = PRESETS["released"].model
+    preset = ConvLSTMMethod().changed(PRESETS["released"])
     gates = state["convlstm1.Gates.weight"]  # (4 * hidden, D / 16 + hidden, 3, 3)
     hidden = gates.shape[0] // 4
     num_scores = len(state["reg_head.fc_2.weight"])
@@ -146,7 +148,7 @@ def _shape_of(state: Mapping[str, Tensor], layers: int) -> tuple[ModelConfig, in
         raise ValueError(f"{num_scores} scores a window, expected a multiple of {CLIP_SLOTS}")
     if hidden < 1 or gates.shape[1] <= hidden:
         raise ValueError(f"convlstm1.Gates.weight is {tuple(gates.shape)}")
-    model = replace(
+    method = replace(
         preset,
         num_clips=num_scores // CLIP_SLOTS,
         clip_slots=CLIP_SLOTS,
@@ -154,15 +156,17 @@ def _shape_of(state: Mapping[str, Tensor], layers: int) -> tuple[ModelConfig, in
         layers=layers,
         head_widths=(len(state["fc_down.weight"]), len(state["reg_head.fc_1.weight"])),
     )
-    return model, (gates.shape[1] - hidden) * preset.grid**2
+    return method, (gates.shape[1] - hidden) * GRID**2
 
 
-def _our_names(state: Mapping[str, Tensor], model: ModelConfig, layers: int) -> dict[str, Tensor]:
+def _our_names(
+    state: Mapping[str, Tensor], method: ConvLSTMMethod, layers: int
+) -> dict[str, Tensor]:
     weights = {ours: state[theirs] for theirs, ours in HEADS.items()}
     for layer in range(layers):
         gates = state[f"convlstm{layer + 1}.Gates.weight"]
         ours = f"recurrent.layers.{layer}"
-        seen = gates.shape[1] - model.hidden
+        seen = gates.shape[1] - method.hidden
         weights[f"{ours}.input_to_gates.weight"] = gates[:, :seen].contiguous()
         weights[f"{ours}.input_to_gates.bias"] = state[f"convlstm{layer + 1}.Gates.bias"]
         weights[f"{ours}.hidden_to_gates.weight"] = gates[:, seen:].contiguous()
@@ -211,7 +215,7 @@ def import_released(
             f"{data.clip_len}; extract with --clip-len {CLIP_SLOTS}"
         )
     network = AnomalyNetwork(
-        released.model, feature_dim=released.feature_dim, num_categories=len(names)
+        released.method, feature_dim=released.feature_dim, num_categories=len(names)
     )
     network.load_state_dict(released.weights)
     logger.warning(
@@ -219,14 +223,14 @@ def import_released(
         "and whose flow was the x component twice: on %s they need not do well",
         found,
     )
-    run = claim_run_dir(out)
+    claim_folder(out, error=ModelError)
     labels_sha256 = ""
     if labels:
-        write_labels(run / LABELS_NAME, labels)
-        labels_sha256 = hashlib.sha256((run / LABELS_NAME).read_bytes()).hexdigest()
+        write_labels(out / LABELS_NAME, labels)
+        labels_sha256 = hashlib.sha256((out / LABELS_NAME).read_bytes()).hexdigest()
     info = RunInfo(
-        model=released.model,
-        train=PRESETS["released"].train,
+        method=released.method,
+        seed=0,
         streams=data.streams,
         clip_len=data.clip_len,
         categories=names,
@@ -236,12 +240,13 @@ def import_released(
         cache=str(cache.path.resolve()),
         result={"imported_from": path.name, "imported_sha256": released.sha256},
     )
-    write_json(run / CONFIG_NAME, info.to_dict())
-    write_json(run / ENVIRONMENT_NAME, environment())
-    standardizer = Standardizer.identity(released.feature_dim)
-    save_checkpoint(
-        run / CHECKPOINT_NAME, Checkpoint(network=network, standardizer=standardizer, info=info)
-    )
+    write_json(out / CONFIG_NAME, info.to_dict())
+    write_json(out / ENVIRONMENT_NAME, environment())
+    parameters = {
+        **network_parameters(network),
+        **standardizer_parameters(Standardizer.identity(released.feature_dim)),
+    }
+    save_checkpoint(out, Checkpoint(info=info, parameters=parameters))
     return info
 
 

@@ -1,19 +1,22 @@
 """Fitting one network: steps, looks at the validation part, and which weights are kept."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from model.config import TrainConfig
 from model.features.load import FeatureSet
 from model.features.standardize import NetworkInputs
 from model.measures.metrics import VideoResult, compute_metrics
+from model.measures.scores import spread_scores, video_results
 from model.network.multitask import AnomalyNetwork
-from model.network.scoring import score_videos, video_results
+from model.network.scoring import score_clips
+from model.training.config import TrainConfig
 from model.training.losses import LossTerms
+from model.training.session import FitSession, SavedState
 from model.training.step import Trainer, WindowData, window_losses
 
 MIN_VIDEOS_FOR_AUC = 5
@@ -46,8 +49,8 @@ class Validation:
 
         They are not smoothed: that would hide from the selection which network is better.
         """
-        scores = score_videos(network, self.inputs, self.data, self.categories, smoothing=0.0)
-        return video_results(scores, self.data)
+        scores = score_clips(network, self.inputs, self.data, self.categories)
+        return video_results(spread_scores(scores, self.data, smoothing=0.0), self.data)
 
     def look(self, network: AnomalyNetwork, config: TrainConfig) -> dict[str, float | None]:
         """Return the measures of a network."""
@@ -103,34 +106,35 @@ class FitState:
 
 
 def fit_network(
-    trainer: Trainer,
-    validation: Validation | None,
-    *,
-    on_look: Callable[[dict[str, Any]], None],
-    state: FitState | None = None,
-    on_state: Callable[[FitState], None] = lambda state: None,
+    trainer: Trainer, validation: Validation | None, *, session: FitSession
 ) -> FitResult:
     """Train and return the best network by the validation part, or the last without one.
 
+    Batches and dropout depend on the seed and the step alone, so that a training that goes on
+    from a saved state ends as one that was never killed.
+
     Args:
-        trainer: at its first step, or where `state` was left.
+        trainer: at its first step.
         validation: what to select by, or None.
-        on_look: called with each row of `metrics.jsonl`.
-        state: to go on from.
-        on_state: called after each look, when trainer and state together are all there is.
+        session: takes the rows of the log and the states, and gives the one to go on from.
+
+    Raises:
+        KeyError, TypeError, ValueError, RuntimeError: the saved state is of another network.
     """
     config = trainer.config
     criterion = _criterion(validation, config)
-    state = state or FitState(kept=trainer.averaged)
+    state = FitState(kept=trainer.network)
+    if session.saved:
+        _restore(session.saved, trainer, state)
     window: list[LossTerms] = []
-    while trainer.step < config.max_steps and not 0 < config.patience <= state.stale:
+    while trainer.step < config.steps and not 0 < config.patience <= state.stale:
         window.append(trainer.train_step())
-        if trainer.step % config.eval_every and trainer.step != config.max_steps:
+        if trainer.step % config.eval_every and trainer.step != config.steps:
             continue
         row = _mean_losses(window)
         window = []
-        measures = validation.look(trainer.averaged, config) if validation else {}
-        on_look({"step": trainer.step, **row, **measures})
+        measures = validation.look(trainer.network, config) if validation else {}
+        session.log({"step": trainer.step, **row, **measures})
         if validation is None:
             state.best_step = trainer.step
         else:
@@ -138,8 +142,8 @@ def fit_network(
             state.stale = 0 if value > state.best_value else state.stale + 1
             if value > state.best_value:
                 state.best, state.best_step, state.best_value = measures, trainer.step, value
-                state.keep(trainer.averaged)
-        on_state(state)
+                state.keep(trainer.network)
+        session.offer_state(lambda: _saved(trainer, state))
     return FitResult(
         network=state.kept,
         steps=trainer.step,
@@ -147,6 +151,47 @@ def fit_network(
         criterion=criterion,
         best=state.best,
     )
+
+
+def _saved(trainer: Trainer, state: FitState) -> SavedState:
+    """Return weights, Adam's state and the best network so far."""
+    tensors = _named("network", trainer.network.state_dict())
+    if state.kept is not trainer.network:
+        tensors |= _named("kept", state.kept.state_dict())
+    for number, values in trainer.optimizer.state_dict()["state"].items():
+        tensors |= _named(f"adam.{number}", values)
+    described = {
+        name: getattr(state, name) for name in ("best", "best_step", "best_value", "stale")
+    }
+    return SavedState(step=trainer.step, described=described, tensors=tensors)
+
+
+def _restore(saved: SavedState, trainer: Trainer, state: FitState) -> None:
+    """Put a saved state into a fresh trainer of the same settings."""
+    trainer.network.load_state_dict(_part(saved.tensors, "network"))
+    if kept := _part(saved.tensors, "kept"):
+        state.keep(trainer.network)
+        state.kept.load_state_dict(kept)
+    adam = trainer.optimizer.state_dict()
+    parts = {n: _part(saved.tensors, f"adam.{n}") for n in adam["param_groups"][0]["params"]}
+    adam["state"] = {number: values for number, values in parts.items() if values}
+    trainer.optimizer.load_state_dict(adam)
+    trainer.step = saved.step
+    described = saved.described
+    state.best, state.best_step = dict(described["best"]), int(described["best_step"])
+    state.best_value, state.stale = float(described["best_value"]), int(described["stale"])
+
+
+def _named(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}": torch.as_tensor(tensor).detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
 
 def _criterion(validation: Validation | None, config: TrainConfig) -> str:

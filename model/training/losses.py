@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import ScoreLoss
+from model.training.config import ScoreLoss
 
 NO_CATEGORY = -1
 

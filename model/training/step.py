@@ -1,6 +1,5 @@
-"""The training loop's inside: data on the device, one optimiser step, the averaged weights."""
+"""The training loop's inside: data on the device, and one optimiser step."""
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data.labels import VideoLabel
-from data.memory import keep_freed_memory
-from model.config import ModelConfig, TrainConfig
 from model.features.load import FeatureSet
 from model.features.standardize import NetworkInputs
 from model.features.windows import BalancedBatches, Windows, make_windows, slot_bounds, slot_targets
+from model.network.config import NetworkConfig
 from model.network.multitask import AnomalyNetwork
+from model.training.config import TrainConfig
 from model.training.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
 
 
@@ -54,7 +53,7 @@ def make_window_data(
     data: FeatureSet,
     inputs: NetworkInputs,
     categories: tuple[str, ...],
-    config: ModelConfig,
+    config: NetworkConfig,
 ) -> WindowData:
     """Return the windows of `data` with the targets of exactly the frames they hold.
 
@@ -101,33 +100,23 @@ def _targets_of(
 
 
 class Trainer:
-    """A network, its optimiser and the averaged copy of its weights."""
+    """A network and its optimiser."""
 
     def __init__(
-        self,
-        network: AnomalyNetwork,
-        data: WindowData,
-        config: TrainConfig,
+        self, network: AnomalyNetwork, data: WindowData, config: TrainConfig, *, seed: int
     ) -> None:
-        if data.inputs.device.type == "cpu":
-            keep_freed_memory()
         self.network = network
         self.config = config
         self.step = 0
         self._data = data
-        self._batches = BalancedBatches(
-            data.is_abnormal,
-            batch_size=config.batch_size,
-            abnormal_share=config.abnormal_share,
-            seed=config.seed,
-        )
+        self._seed = seed
+        self._batches = BalancedBatches(data.is_abnormal, batch_size=config.batch_size, seed=seed)
         self.optimizer = torch.optim.Adam(
             network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,  # one pass over the weights instead of eight
         )
-        self.averaged = copy.deepcopy(network) if config.average_decay else network
 
     @property
     def num_windows(self) -> int:
@@ -139,7 +128,7 @@ class Trainer:
         device = self._data.inputs.device
         chosen = torch.from_numpy(self._batches.batch(self.step)).to(device)
         # Dropout depends on the seed and the step alone, like the batch.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        torch.manual_seed(self._seed * 1_000_003 + self.step)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
@@ -149,17 +138,7 @@ class Trainer:
         torch.autograd.backward(losses.total)
         self.optimizer.step()
         self.step += 1
-        self._average()
         return LossTerms(*(term.detach() for term in losses))
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if self.averaged is self.network:
-            return
-        # The average forgets the random start sooner than its decay alone would let it.
-        decay = min(self.config.average_decay, self.step / (self.step + 10))
-        for kept, new in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
-            kept.lerp_(new, 1.0 - decay)
 
 
 def window_losses(

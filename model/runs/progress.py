@@ -19,8 +19,8 @@ class TrainProgress:
         self._max_steps = max_steps
         self._stack = ExitStack()
         self._bar: Progress | None = None
-        # a quiet run shows warnings only
-        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        # a quiet run shows warnings only; without steps there is nothing to draw a bar of
+        if max_steps and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
             self._bar = Progress(
                 TextColumn("train"),
                 BarColumn(),

@@ -1,1 +1,0 @@
-"""What both stages compute with: vectors, functions of them, filterings, products of matrices."""

@@ -1,0 +1,161 @@
+"""What the commands of the second stage have in common: options, labels, the process set up."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from cache.commands.options import config_option
+from model.methods.registry import METHODS, PRESETS
+
+if TYPE_CHECKING:
+    from cache import FeatureCache
+    from data.labels import VideoLabel
+    from model.methods.gather import DataOptions
+
+__all__ = ["config_option"]
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class MethodName(click.ParamType[str]):
+    """The name of a method; unknown ones are a usage error that names those that are near."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name if there is such a method."""
+        if value not in METHODS:
+            near = difflib.get_close_matches(str(value), METHODS, n=3)
+            advice = f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(METHODS)}"
+            self.fail(f"{value!r} is unknown; {advice}", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names that begin so."""
+        return [CompletionItem(name) for name in METHODS if name.startswith(incomplete)]
+
+
+class Names(click.ParamType[tuple[Any, ...]]):
+    """Several values with commas between them, each of one type."""
+
+    def __init__(self, each: click.ParamType[Any]) -> None:
+        self.each = each
+        self.name = f"{each.name},..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Return the values."""
+        if not isinstance(value, str):
+            return tuple(value)
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        return tuple(self.each.convert(part, param, ctx) for part in parts)
+
+
+cache_option = click.option(
+    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
+    help="The feature cache to train from.",
+)  # fmt: skip
+labels_option = click.option(
+    "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
+)
+method_option = click.option(
+    "--method", type=MethodName(), default="convlstm", show_default=True,
+    help=f"{', '.join(METHODS)}.",
+)  # fmt: skip
+preset_option = click.option(
+    "--preset", type=click.Choice(PRESETS), default="default", show_default=True,
+    help="Settings of the method under one name; paper and released are the ConvLSTM's.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "assignments", metavar="NAME=VALUE", multiple=True,
+    help="Change a setting of the method; `feat train --method M --help-settings` lists them. "
+    "Repeatable.",
+)  # fmt: skip
+streams_option = click.option(
+    "--streams", type=Names(click.STRING), default=(),
+    help="Such as rgb or rgb,flow.  [default: those all videos have]",
+)  # fmt: skip
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: one a core]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
+)
+smoothing_option = click.option(
+    "--smoothing", type=click.FloatRange(0, 100),
+    help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
+)  # fmt: skip
+
+
+def lenient_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that let missing videos and misaligned labels pass."""
+    command = click.option(
+        "--allow-misaligned", is_flag=True,
+        help="Cut labels that go beyond the end of their video.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--skip-missing", is_flag=True, help="Leave out labelled videos that the cache lacks."
+    )(command)
+
+
+def data_options(
+    cache: "FeatureCache",
+    *,
+    configs: Sequence[str] = (),
+    streams: Sequence[str] = (),
+    skip_missing: bool,
+    allow_misaligned: bool,
+) -> "DataOptions":
+    """Return which features and labels a command uses.
+
+    Raises:
+        CacheError: a configuration that was named is not in the cache.
+    """
+    from cache.configs import choose_configs
+    from model.methods.gather import DataOptions
+
+    return DataOptions(
+        streams=tuple(streams),
+        configs=choose_configs(cache, configs),
+        skip_missing=skip_missing,
+        allow_misaligned=allow_misaligned,
+    )
+
+
+def prepare_process(threads: int | None = None) -> None:
+    """Set this process up for networks on a CPU, before PyTorch is first used.
+
+    Args:
+        threads: processor threads; None leaves PyTorch's own choice, one a core. On two cores
+            that was measured to be right.
+    """
+    from data.memory import ask_for_huge_pages, keep_freed_memory
+
+    ask_for_huge_pages()
+    keep_freed_memory()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def read_training_labels(path: Path | None, cache: "FeatureCache") -> "list[VideoLabel]":
+    """Return the labels of a file, or of the cache where none is named."""
+    from data.errors import LabelsError
+    from data.labels import read_labels
+
+    if path is None and not cache.labels_path.exists():
+        raise LabelsError(
+            f"{cache.labels_path}: the cache holds no labels; put a labels.csv beside the videos "
+            "and run `feat extract`, or name one with --labels"
+        )
+    return read_labels(path or cache.labels_path)

@@ -1,0 +1,84 @@
+"""The files of an evaluation's scores: written by `feat eval`, read by tables of many runs."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.measures.metrics import VideoResult, frame_auc
+from model.runs.file_names import file_names
+
+
+def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
+    """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`."""
+    np.savez_compressed(
+        folder / "scores.npz",
+        videos=np.array([result.video for result in results]),
+        num_frames=np.array([len(result.scores) for result in results]),
+        scores=np.concatenate([result.scores.astype(np.float32) for result in results]),
+        labels=np.concatenate(
+            [
+                np.full(len(r.scores), -1, np.int8)
+                if r.labels is None
+                else r.labels.astype(np.int8)
+                for r in results
+            ]
+        ),
+    )
+    names = file_names([result.video for result in results])
+    (folder / "scores").mkdir(exist_ok=True)
+    with (folder / "videos.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["video", "frames", "abnormal", "auc", "peak", "category", "predicted", "scores"]
+        )
+        for result, name in zip(results, names, strict=True):
+            auc = frame_auc([result])[0]
+            writer.writerow(
+                [
+                    result.video,
+                    len(result.scores),
+                    "?" if result.labels is None else int(result.labels.sum()),
+                    "" if auc is None else f"{auc:.4f}",
+                    f"{result.scores.max():.4f}",
+                    result.category,
+                    result.predicted,
+                    f"scores/{name}.csv",
+                ]
+            )
+            _write_frames(folder / "scores" / f"{name}.csv", result)
+
+
+def read_results(folder: Path) -> list[VideoResult]:
+    """Return what an evaluation left in `scores.npz` and `videos.csv`, without probabilities.
+
+    Raises:
+        OSError, ValueError, KeyError, BadZipFile: a file is absent, damaged or something else.
+    """
+    with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    path = folder / "scores.npz"
+    with path.open("rb") as binary, np.load(binary, allow_pickle=False) as held:
+        edges = np.cumsum(held["num_frames"])[:-1]
+        scores = np.split(held["scores"].astype(np.float64), edges)
+        labels = np.split(held["labels"], edges)
+        return [
+            VideoResult(
+                video=str(video),
+                scores=part,
+                labels=None if (label < 0).any() else label.astype(np.uint8),
+                category=rows[str(video)]["category"],
+                predicted=rows[str(video)]["predicted"],
+            )
+            for video, part, label in zip(held["videos"], scores, labels, strict=True)
+        ]
+
+
+def _write_frames(path: Path, result: VideoResult) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "score", "label"])
+        for frame, score in enumerate(result.scores):
+            label = "" if result.labels is None else int(result.labels[frame])
+            writer.writerow([frame, f"{score:.6f}", label])

@@ -1,0 +1,310 @@
+"""Training from a feature cache: labels -> features -> a method's fit -> run folder."""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache import FeatureCache
+from data.errors import ModelError
+from data.files import write_json
+from data.labels import VideoLabel, read_labels, write_labels
+from data.output_folder import claim_folder
+from model.device import resolve_device
+from model.methods.base import Material, Method
+from model.methods.gather import DataOptions, gather
+from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint, save_checkpoint
+from model.runs.environment import environment
+from model.runs.event_log import EventLog
+from model.runs.folder import (
+    CHECKPOINT_NAME,
+    CONFIG_NAME,
+    ENVIRONMENT_NAME,
+    LABELS_NAME,
+    METRICS_NAME,
+    new_run_dir,
+    working_in,
+)
+from model.runs.state import StateFile, unreadable_state
+from model.training.session import FitSession, Row
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What a training did."""
+
+    run: Path
+    info: RunInfo
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat dictionary of JSON types."""
+        return {
+            **self.info.result,
+            "run": str(self.run),
+            "cache": self.info.cache,
+            "method": self.info.method.name,
+            "supervision": self.info.method.supervision,
+            "seed": self.info.seed,
+            "streams": [stream.name for stream in self.info.streams],
+            "categories": list(self.info.categories),
+            "num_train_videos": len(self.info.train_videos),
+            "num_val_videos": self.num_val_videos,
+            "seconds": self.info.seconds,
+        }
+
+    @property
+    def num_val_videos(self) -> int:
+        """Videos that selected, also where the method was fitted to them, too, in the end."""
+        return len(self.info.val_videos) or int(self.info.result.get("refit_from", 0))
+
+    def to_text(self) -> str:
+        """Return two lines for people."""
+        result = self.info.result
+        kind = self.info.method.supervision
+        words = kind if kind == "unsupervised" else f"{kind} supervised"
+        parts = [
+            f"{self.info.method.name} ({words}) fitted to {len(self.info.train_videos)} videos of "
+            + " + ".join(stream.name for stream in self.info.streams)
+        ]
+        if "selected_by" in result and result["selected_by"] != "none":
+            parts.append(f"selected by {result['selected_by']} on {self.num_val_videos}")
+        if "best_step" in result:
+            parts.append(f"step {result['best_step']} of {result['steps']}")
+        parts.append(f"{self.info.seconds:.0f} s")
+        return f"{', '.join(parts)}\nrun: {self.run}"
+
+
+def run_training(
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    method: Method,
+    *,
+    seed: int = 0,
+    runs: Path = Path("runs"),
+    out: Path | None = None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    device: str = "auto",
+    resume: bool = False,
+    save_seconds: float = 10.0,
+    on_row: Callable[[Row], None] = lambda row: None,
+) -> TrainReport:
+    """Fit a method to the `train` videos and leave it in a run folder.
+
+    Args:
+        cache: the features; no video is opened.
+        labels: of all videos; the method sees what its supervision allows, `test` ones are only
+            checked for leaks.
+        method: with its settings.
+        seed: of whatever it draws, and of the videos held out.
+        runs: folder for the run folder, unless `out` names that.
+        out: the run folder; it must be empty or absent.
+        options: which features and labels are used.
+        device: `auto` takes a GPU if there is one.
+        resume: go on with the killed training in `out`; the result is that of no kill.
+        save_seconds: at least so long between two savings of what a resumed training needs.
+        on_row: called with every row of `metrics.jsonl`.
+
+    Raises:
+        FeatError: labels and cache do not fit each other, or there is nothing to learn from.
+    """
+    started = time.monotonic()
+    target = torch.device(resolve_device(device))
+    method, material = gather(method, cache, labels, options, seed=seed)
+    planned = RunInfo(
+        method=method,
+        seed=seed,
+        streams=material.train.streams,
+        clip_len=material.train.clip_len,
+        categories=material.categories,
+        train_videos=material.train.contents,
+        val_videos=material.val.contents if material.val else {},
+        labels_sha256="",
+        cache=str(cache.path.resolve()),
+    )
+    run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
+    labels_sha256 = hashlib.sha256((run / LABELS_NAME).read_bytes()).hexdigest()
+    with working_in(run):
+        state = StateFile(run, save_seconds=save_seconds)
+        saved = state.read() if resume else None
+        _cut_log(run / METRICS_NAME, saved.step if saved else 0)
+        with (
+            EventLog(run, run / METRICS_NAME, planned.to_dict()) as events,
+            (run / METRICS_NAME).open("a", encoding="utf-8") as log,
+        ):
+
+            def note(row: Row) -> None:
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                events.add(row)
+                on_row(row)
+
+            session = FitSession(
+                seed=seed,
+                device=target,
+                log=note,
+                saved=saved,
+                offer_state=state.offer,
+                show_selected=events.add_selected,
+            )
+            try:
+                fitted = method.fit(material, session)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                if saved is None:
+                    raise
+                raise unreadable_state(state.path, error) from error
+        info = replace(
+            planned,
+            categories=fitted.categories,
+            labels_sha256=labels_sha256,
+            result=dict(fitted.result),
+            seconds=round(time.monotonic() - started, 2),
+        )
+        if fitted.on_whole:
+            info = _on_whole(info, material)
+        save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
+        write_json(run / CONFIG_NAME, info.to_dict())
+        state.remove()
+    return TrainReport(run=run, info=info)
+
+
+def resume_training(
+    cache: FeatureCache, run: Path, *, options: DataOptions, **how: Any
+) -> TrainReport:
+    """Go on with a killed training, with the method, settings and labels its run folder holds.
+
+    Args:
+        cache: the one it was started with.
+        run: the run folder.
+        options: what is let pass; the streams and configurations are those of the run.
+        how: as of `run_training`: device, on_row.
+
+    Raises:
+        FeatError: nothing to go on from, or the features are no longer those it started with.
+    """
+    planned = _read_plan(run)
+    return run_training(
+        cache,
+        read_labels(run / LABELS_NAME),
+        planned.method,
+        seed=planned.seed,
+        runs=run.parent,
+        out=run,
+        options=replace(
+            options,
+            streams=tuple(stream.name for stream in planned.streams),
+            configs={stream.name: stream.config for stream in planned.streams},
+        ),
+        resume=True,
+        **how,
+    )
+
+
+def finish_training(
+    run: Path,
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    method: Method,
+    *,
+    seed: int,
+    options: DataOptions,
+    **how: Any,
+) -> RunInfo:
+    """Return the description of the training in a folder, begun or gone on with if need be.
+
+    Args:
+        run: the run folder, which is of this training or absent.
+        cache: the features.
+        labels: of all videos.
+        method: with its settings.
+        seed: of the training.
+        options: which features and labels are used.
+        how: as of `run_training`: device, on_row.
+    """
+    if (run / CHECKPOINT_NAME).is_file():
+        return load_checkpoint(run).info
+    if (run / CONFIG_NAME).is_file():
+        logger.info("%s: left unfinished, going on with it", run)
+        return resume_training(cache, run, options=options, **how).info
+    if run.exists():  # killed before it was set up
+        shutil.rmtree(run)
+    report = run_training(
+        cache, labels, method, seed=seed, runs=run.parent, out=run, options=options, **how
+    )
+    return report.info
+
+
+def _begin(
+    runs: Path,
+    out: Path | None,
+    planned: RunInfo,
+    labels: Sequence[VideoLabel],
+    device: torch.device,
+) -> Path:
+    """Make the run folder with all that a training goes on from."""
+    names = "-".join(stream.name for stream in planned.streams)
+    if out:
+        claim_folder(out, error=ModelError)
+    run = out or new_run_dir(runs, name=f"{planned.method.name}-{names}-s{planned.seed}")
+    used_here = {"device": str(device), "threads": torch.get_num_threads()}
+    write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})
+    write_labels(run / LABELS_NAME, labels)
+    write_json(run / CONFIG_NAME, planned.to_dict())
+    return run
+
+
+def _on_whole(info: RunInfo, material: Material) -> RunInfo:
+    """Return the description of a fit to all training videos, those held out included."""
+    return replace(
+        info,
+        train_videos={**info.train_videos, **info.val_videos},
+        val_videos={},
+        result={**info.result, "refit_from": len(info.val_videos)},
+    )
+
+
+def _read_plan(run: Path) -> RunInfo:
+    """Return what a killed training was begun with.
+
+    Raises:
+        ModelError: it is finished or never began.
+    """
+    if (run / CHECKPOINT_NAME).is_file():
+        raise ModelError(f"{run}: the training there is finished; nothing to go on with")
+    try:
+        values = json.loads((run / CONFIG_NAME).read_text(encoding="utf-8"))
+        return RunInfo.from_dict(values)
+    except (OSError, KeyError, TypeError, ValueError, ModelError) as error:
+        what = " ".join(str(error).split())
+        raise ModelError(
+            f"{run}: no killed training there to go on with: {what:.200}; run `feat train` anew"
+        ) from error
+
+
+def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
+    if out is None:
+        raise ValueError("the run to go on with must be named")
+    before, now = _read_plan(out).to_dict(), planned.to_dict()
+    ignored = ("labels_sha256", "cache", "seconds", "result")
+    changed = [name for name in now if name not in ignored and before[name] != now[name]]
+    if changed:
+        raise ModelError(
+            f"{out}: the training was started with other {', '.join(changed)}; go on with the "
+            "same labels and features, or run `feat train` anew"
+        )
+    return out
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the rows after a step, and a last one that was not written whole."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(n for n in whole if json.loads(n)["step"] <= step), encoding="utf-8")

@@ -1,0 +1,59 @@
+"""What a fit is given beside its data: seed, device, a log, and what a killed fit left behind."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.measures.metrics import VideoResult
+
+Row = dict[str, Any]
+"""A line of `metrics.jsonl`: `step` and whatever was measured there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """What a fit goes on from after a kill."""
+
+    step: int
+    """Optimiser steps taken."""
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """JSON types."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def _ignore_row(row: Row) -> None:
+    pass
+
+
+def _keep_nothing(make_state: Callable[[], SavedState]) -> None:
+    pass
+
+
+def _show_nothing(results: Sequence[VideoResult], step: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSession:
+    """One fit. What a method does not use it leaves alone: nothing here is needed to learn.
+
+    Attributes:
+        seed: of whatever the method draws.
+        device: where networks compute.
+        log: takes each row of `metrics.jsonl`.
+        saved: the state to go on from; None where the fit begins.
+        offer_state: is offered the state between two steps and takes it now and then. A method
+            that never offers one begins again after a kill, with the same result.
+        show_selected: takes the validation videos' results of the model that was selected, and
+            its step, for the TensorBoard log.
+    """
+
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    log: Callable[[Row], None] = _ignore_row
+    saved: SavedState | None = None
+    offer_state: Callable[[Callable[[], SavedState]], None] = _keep_nothing
+    show_selected: Callable[[Sequence[VideoResult], int], None] = _show_nothing
