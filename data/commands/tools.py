@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from data.annotation.convert import Format
     from data.labels import Split, VideoLabel
-    from data.splits.protocols import Protocol
+    from data.splits.protocols import Supervision
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -73,7 +73,7 @@ def split_command(
     folds: int,
     fold: int,
     per_category: int,
-    protocol: "Protocol",
+    protocol: "Supervision",
     val: float | None,
     seed: int,
     videos: Path | None,

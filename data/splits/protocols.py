@@ -9,11 +9,11 @@ from data.errors import LabelsError
 from data.labels import VideoLabel, join_problems
 from data.splits.divide import shuffled_groups, with_splits
 
-Protocol = Literal["fully", "weakly", "unsupervised"]
+Supervision = Literal["fully", "weakly", "unsupervised"]
 
 
-def apply_protocol(labels: Sequence[VideoLabel], protocol: Protocol) -> list[VideoLabel]:
-    """Return what a method of this kind of supervision may see; test videos stay as they are.
+def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> list[VideoLabel]:
+    """Return what a method of this supervision may see; test videos stay as they are.
 
     - "fully": frame labels reach training. Refused if some are unknown (`?`).
     - "weakly": of an abnormal training or validation video only that it is abnormal (`?`).
@@ -22,7 +22,7 @@ def apply_protocol(labels: Sequence[VideoLabel], protocol: Protocol) -> list[Vid
     Raises:
         LabelsError: "fully" with frames unknown, or no video to train on is left.
     """
-    if protocol == "fully":
+    if supervision == "fully":
         weak = [label.video for label in labels if label.is_weak and label.split != "test"]
         if weak:
             raise LabelsError(
@@ -30,7 +30,7 @@ def apply_protocol(labels: Sequence[VideoLabel], protocol: Protocol) -> list[Vid
                 " fully supervised training needs them: label them, or use --protocol weakly"
             )
         return list(labels)
-    if protocol == "weakly":
+    if supervision == "weakly":
         return [
             replace(label, extent="unknown", intervals=())
             if label.is_abnormal and label.split != "test"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.files import write_rows
-from data.splits.protocols import Protocol as Supervision
+from data.splits.protocols import Supervision
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.measures.metrics import VideoResult
 
