@@ -67,6 +67,22 @@ def test_a_video_goes_on_as_it_began_and_ended(cache):
     np.testing.assert_allclose(constant, 0.7)
 
 
+def test_beyond_its_ends_a_video_has_the_scores_of_its_first_and_last_frame(cache):
+    """A ramp from 0 to 159 that stays at both, under a Gaussian: E[min(max(Z, 0), 159)].
+
+    With Z normal of mean t and deviation s, E[max(Z, 0)] = t Phi(t/s) + s phi(t/s).
+    """
+    data = load_features(cache, demo_rows()[:1], streams=["rgb"])
+    frames = np.arange(160.0)
+    (smooth,) = smooth_scores([frames], data, 1.0)  # clips of 16 frames
+
+    def rectified(mean):
+        return mean * norm.cdf(mean / 16) + 16 * norm.pdf(mean / 16)
+
+    # a mirrored video would begin with 12.8 instead of 6.4; the kernel ends after 4 deviations
+    np.testing.assert_allclose(smooth, rectified(frames) - rectified(frames - 159), atol=0.02)
+
+
 def test_a_run_is_evaluated_as_it_says_or_as_asked(cache, tmp_path):
     run = run_training(cache, demo_rows(), model=SMALL, train=QUICK, runs=tmp_path).run
     own, raw, one = (

@@ -96,6 +96,13 @@ def test_clips_overlapping_in_time_are_averaged_and_gaps_take_the_nearest():
     np.testing.assert_allclose(found, expected)
 
 
+def test_a_frame_between_two_clips_takes_the_score_of_the_earlier():
+    bounds = slot_bounds(np.array([0, 5, 8]), np.array([2, 7, 10]), clip_len=2, slots=1)
+    found = spread_on_frames(np.array([[0.25], [0.75], [0.5]]), bounds, 10)
+    # frame 3 is two frames from 1 and from 5, frame 7 one from 6 and from 8
+    assert found.tolist() == [0.25, 0.25, 0.25, 0.25, 0.75, 0.75, 0.75, 0.75, 0.5, 0.5]
+
+
 def test_overlapping_windows_are_averaged_without_their_padding():
     windows = make_windows(first_clips([3, 1]), 2)  # 0 1, 1 2, 3 (3)
     scores = np.array([[[0.0], [0.2]], [[0.6], [1.0]], [[0.5], [77.0]]])
