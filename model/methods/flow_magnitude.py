@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cache.records import FLOW_STATS
 from data.errors import ModelError
-from data.splits.protocols import Protocol as Supervision
+from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method, clip_targets

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from data.errors import ModelError
-from data.splits.protocols import Protocol as Supervision
+from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
 from model.measures.scores import ClipScores

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from data.splits.protocols import Protocol as Supervision
+from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method, clip_targets
