@@ -2,25 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.records import ClipTable
 
-Tail = Literal["pad", "drop"]
 
-
-def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int, tail: Tail = "pad") -> range:
+def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int) -> range:
     """Return the first frame index of every clip of one video.
 
-    A clip is `clip_len` consecutive frames; starts lie `clip_stride` frames apart. With `pad` the
-    last clip may reach past the end, where the last frame is repeated, and no clip is added once
-    the end is covered; with `drop` every clip lies inside the video.
-    11 frames, clip_len=4, clip_stride=3:
-        drop -> 0 3 6      frame 10 is in no clip
-        pad  -> 0 3 6 9    the last clip is frames 9 10 10 10
+    A clip is `clip_len` consecutive frames; starts lie `clip_stride` frames apart. The last clip
+    may reach past the end, where the last frame is repeated, and no clip is added once the end is
+    covered. 11 frames, clip_len=4, clip_stride=3:
+        0 3 6 9    the last clip is frames 9 10 10 10
 
     Raises:
         ValueError: `clip_len` or `clip_stride` is not positive, or `num_frames` is negative.
@@ -32,8 +28,6 @@ def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int, tail: Tail 
         )
     if num_frames == 0:
         return range(0)
-    if tail == "drop":
-        return range(0, max(0, num_frames - clip_len + 1), clip_stride)
     # a start is wanted while the clip before it ends short of the video's end
     return range(0, max(1, min(num_frames, num_frames - clip_len + clip_stride)), clip_stride)
 
@@ -102,7 +96,7 @@ class FrameReader(Protocol):
 def iter_clips(stream: FrameReader, *, clip_len: int, clip_stride: int) -> Iterator[Clip]:
     """Yield the clips of an open video, in order, holding no more than two clips of frames.
 
-    The starts are those of `clip_starts` with `tail="pad"`.
+    The starts are those of `clip_starts`.
 
     Raises:
         ValueError: `clip_len` or `clip_stride` is not positive.

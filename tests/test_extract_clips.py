@@ -31,13 +31,11 @@ def clips_of(num_frames: int, clip_len: int, clip_stride: int):
 
 def test_clip_starts_by_hand():
     # drawn in the docstring of clip_starts
-    assert list(clip_starts(11, clip_len=4, clip_stride=3, tail="drop")) == [0, 3, 6]
     assert list(clip_starts(11, clip_len=4, clip_stride=3)) == [0, 3, 6, 9]
     assert list(clip_starts(10, clip_len=4, clip_stride=3)) == [0, 3, 6]
     assert list(clip_starts(1, clip_len=16, clip_stride=16)) == [0]
     assert list(clip_starts(16, clip_len=16, clip_stride=16)) == [0]
     assert list(clip_starts(17, clip_len=16, clip_stride=16)) == [0, 16]
-    assert list(clip_starts(15, clip_len=16, clip_stride=16, tail="drop")) == []
     assert list(clip_starts(0, clip_len=16, clip_stride=16)) == []
 
 
@@ -64,12 +62,6 @@ def test_padding_covers_all_that_can_be_and_adds_no_needless_clip(num_frames, cl
     assert all(start + clip_len < num_frames for start in starts[:-1])
     if stride <= clip_len:
         assert starts[-1] + clip_len >= num_frames
-
-
-@given(st.integers(0, 300), LENGTHS, LENGTHS)
-def test_dropping_leaves_whole_clips_only(num_frames, clip_len, stride):
-    starts = list(clip_starts(num_frames, clip_len=clip_len, clip_stride=stride, tail="drop"))
-    assert starts == [s for s in range(0, num_frames, stride) if s + clip_len <= num_frames]
 
 
 @given(st.integers(0, 100), st.integers(1, 20), st.integers(1, 25))
