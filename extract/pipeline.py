@@ -8,44 +8,38 @@ time waiting for each other, and the result would depend on how many they are.
 
 import contextlib
 import dataclasses
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cache import ClipTable
-from cache.records import FLOW_STATS
 from data.memory import release_freed_memory
 from data.videos import VideoSource
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
 from extract.decode.open import FrameStream, StreamInfo, open_video
+from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_torch
 from extract.i3d.layers import Stream
 from extract.i3d.network import prepare_network
+from extract.streaming import Arrays, Rows, batches_of, read_ahead
 from extract.weights.resolve import Weights, load_state_dict
 
 # Clips that go through flow and network together on a GPU: enough to fill its multiprocessors, few
 # enough for their activations to stay under 4 GB.
 CLIPS_PER_GPU_BATCH = 16
-READ_AHEAD = 2
 BATCHES_PER_RELEASE = 64  # half a minute on two cores, and the memory of a video of such a length
-CELL = 16  # pixels, of `max_cell_magnitude`
 
 T = TypeVar("T")
-Arrays = dict[str, NDArray[np.float32]]
 _StreamRows = tuple[Arrays, dict[str, float]]
 
 
@@ -149,7 +143,7 @@ class Extractor:
             clips = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
             )
-            batches = read_ahead(_batches(clips, skip_clips, self._batch_size))
+            batches = read_ahead(batches_of(clips, self._batch_size, skip=skip_clips))
             with (
                 contextlib.closing(batches),
                 contextlib.closing(
@@ -291,47 +285,6 @@ def scale_flow(flow: Tensor, clamp: float) -> Tensor:
     return flow.clamp(-clamp, clamp) / clamp
 
 
-def flow_statistics(flow: Tensor, num_real: Iterable[int]) -> Tensor:
-    """Return (B, 6) float32, the columns of `cache.FLOW_STATS`, over each clip's real frames.
-
-    They let `feat cache verify` see a flow whose x equals its y, and tell a model what the average
-    over the whole frame buries: how fast the fastest small thing moves. `p99_magnitude` is the
-    99th percentile (nearest rank) of the flow's length over all pixels and frames,
-    `max_cell_magnitude` the largest mean over one of the frame's 16x16 pixel cells and all frames.
-
-    Args:
-        flow: (B, T, H, W, 2) float32, pixels per frame, before clamping.
-        num_real: how many of the T frames of each clip are real.
-    """
-    rows = []
-    for clip, real in zip(flow, num_real, strict=True):
-        # each component in one piece of memory: what reads every second number takes three times
-        # as long
-        x, y = clip[:real].movedim(-1, 0).contiguous()
-        magnitude = torch.hypot(x, y)
-        cells = F.avg_pool2d(magnitude.mean(dim=0, keepdim=True), CELL)
-        columns = {
-            "mean_abs_x": x.abs().mean(),
-            "mean_abs_y": y.abs().mean(),
-            "max_abs": torch.maximum(x.abs().max(), y.abs().max()),
-            "equal_fraction": (x == y).float().mean(),
-            "p99_magnitude": percentile(magnitude, 99),
-            "max_cell_magnitude": cells.max(),
-        }
-        rows.append(torch.stack([columns[name] for name in FLOW_STATS]))
-    return torch.stack(rows)
-
-
-def percentile(values: Tensor, percent: int) -> Tensor:
-    """Return the nearest-rank percentile of all `values`, one of them."""
-    flat = values.flatten()
-    rank = -(-flat.numel() * percent // 100)
-    if flat.device.type != "cpu":
-        return flat.kthvalue(rank).values
-    # NumPy's partition takes a seventh of the time of PyTorch's kthvalue
-    return flat.new_tensor(np.partition(flat.numpy(), rank - 1)[rank - 1])
-
-
 def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
     """Run `work` and add the seconds that it took to `seconds[stage]`."""
     started = time.perf_counter()
@@ -339,75 +292,3 @@ def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
         return work()
     finally:
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _batches(clips: Iterable[Clip], skip: int, size: int) -> Iterator[list[Clip]]:
-    remaining = islice(clips, skip, None)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
-class Rows:
-    """The rows of a video so far, in blocks that double when they are full.
-
-    Nothing may be kept batch by batch: a few bytes each, between the maps that the networks take
-    and free, would stop the C library from joining these again, and memory would grow with the
-    video.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: Arrays = {}
-        self._num_rows = 0
-
-    def append(self, rows: Arrays) -> None:
-        """Copy in the rows of a batch, the same number for each name."""
-        first, self._num_rows = self._num_rows, self._num_rows + len(next(iter(rows.values())))
-        for name, array in rows.items():
-            block = self._blocks.get(name, np.empty((0, array.shape[1]), array.dtype))
-            if len(block) < self._num_rows:
-                larger = np.empty((max(2 * self._num_rows, 1024), array.shape[1]), array.dtype)
-                larger[:first] = block[:first]
-                self._blocks[name] = block = larger
-            block[first : self._num_rows] = array
-
-    @property
-    def arrays(self) -> Arrays:
-        """All rows; {} if there are none."""
-        return {name: block[: self._num_rows] for name, block in self._blocks.items()}
-
-
-def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Generator[T]:
-    """Yield `items`, produced by a thread that runs at most `depth` of them ahead.
-
-    An exception of the producer is raised here. Closing the generator ends the thread.
-    """
-    done = object()
-    ready: queue.Queue[object] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return True
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-            put(done)
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            put(error)
-
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not done:
-            if isinstance(item, BaseException):
-                raise item
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()

@@ -27,7 +27,8 @@ from extract.report import Status, VideoOutcome
 from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
-    from extract.pipeline import Arrays, Extractor, VideoFeatures
+    from extract.pipeline import Extractor, VideoFeatures
+    from extract.streaming import Arrays
 
 # Seconds of work after which the finished clips of a long video are saved: what a kill costs.
 CHECKPOINT_SECONDS = 120.0

@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import extract.pipeline
-from cache.records import FLOW_STATS
 from data.videos import VideoSource
 from extract.config import STREAMS, ExtractConfig
 from extract.flow.tvl1 import TVL1Config
-from extract.pipeline import Extractor, Rows, flow_statistics
+from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
 
 # a tenth of the iterations: nothing here is about the flow's accuracy
@@ -115,42 +112,6 @@ def test_a_failing_clip_ends_the_video_with_its_error(
         one.extract(video, STREAMS, stage_seconds={})
     one.networks["flow"] = working
     assert len(one.extract(video, STREAMS, stage_seconds={}).arrays["flow"]) == 5
-
-
-@given(st.lists(st.integers(1, 700), max_size=12))
-def test_rows_are_those_of_the_batches_and_lie_in_one_block(sizes: list[int]) -> None:
-    # the second claim is what keeps the memory of a long video that of a short one
-    rng = np.random.default_rng(0)
-    batches = [{"rgb": rng.random((n, 3), np.float32), "flow": np.ones((n, 2))} for n in sizes]
-    rows = Rows()
-    for batch in batches:
-        given = {name: array.copy() for name, array in batch.items()}
-        rows.append(given)
-        for array in given.values():
-            array[:] = -1  # the batch is no longer needed
-    assert set(rows.arrays) == ({"rgb", "flow"} if sizes else set())
-    for name, array in rows.arrays.items():
-        assert np.array_equal(array, np.concatenate([batch[name] for batch in batches]))
-        assert array.dtype == batches[0][name].dtype
-        assert array.base is not None
-        assert len(array.base) >= len(array)
-
-
-def test_flow_statistics_are_those_of_the_real_frames() -> None:
-    rng = np.random.default_rng(0)
-    flow = rng.normal(0, 0.1, (1, 4, 64, 48, 2)).astype(np.float32)
-    flow[0, :, 16:32, 32:48, 0] += 3.0  # one cell moves
-    flow[0, 3] = 100.0  # not a real frame
-    stats = dict(zip(FLOW_STATS, flow_statistics(torch.from_numpy(flow), [3])[0], strict=True))
-    real = flow[0, :3].astype(np.float64)
-    length = np.linalg.norm(real, axis=-1)
-    np.testing.assert_allclose(stats["mean_abs_y"], np.abs(real[..., 1]).mean(), rtol=1e-5)
-    np.testing.assert_allclose(stats["max_abs"], np.abs(real).max(), rtol=1e-5)
-    np.testing.assert_allclose(
-        stats["max_cell_magnitude"], length[:, 16:32, 32:48].mean(), rtol=1e-5
-    )
-    expected = np.percentile(length, 99, method="inverted_cdf")
-    np.testing.assert_allclose(stats["p99_magnitude"], expected, rtol=1e-5)
 
 
 def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(

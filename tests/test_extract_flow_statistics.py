@@ -1,0 +1,24 @@
+"""The flow's statistics against NumPy in double precision."""
+
+import numpy as np
+import torch
+
+from cache.records import FLOW_STATS
+from extract.flow.statistics import flow_statistics
+
+
+def test_flow_statistics_are_those_of_the_real_frames() -> None:
+    rng = np.random.default_rng(0)
+    flow = rng.normal(0, 0.1, (1, 4, 64, 48, 2)).astype(np.float32)
+    flow[0, :, 16:32, 32:48, 0] += 3.0  # one cell moves
+    flow[0, 3] = 100.0  # not a real frame
+    stats = dict(zip(FLOW_STATS, flow_statistics(torch.from_numpy(flow), [3])[0], strict=True))
+    real = flow[0, :3].astype(np.float64)
+    length = np.linalg.norm(real, axis=-1)
+    np.testing.assert_allclose(stats["mean_abs_y"], np.abs(real[..., 1]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(stats["max_abs"], np.abs(real).max(), rtol=1e-5)
+    np.testing.assert_allclose(
+        stats["max_cell_magnitude"], length[:, 16:32, 32:48].mean(), rtol=1e-5
+    )
+    expected = np.percentile(length, 99, method="inverted_cdf")
+    np.testing.assert_allclose(stats["p99_magnitude"], expected, rtol=1e-5)
