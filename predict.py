@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cache import FeatureCache
     from data.videos import VideoSource
     from extract.config import ExtractConfig
-    from extract.i3d.layers import Stream
     from model.prediction.prediction import VideoPrediction
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -278,7 +277,7 @@ def report_lines(sought: Sequence[Sought]) -> list[str]:
 
 
 def _group_missing(
-    sought: Sequence[Sought], cache: "FeatureCache", configs: "Mapping[Stream, Mapping[str, Any]]"
+    sought: Sequence[Sought], cache: "FeatureCache", configs: "Mapping[str, Mapping[str, Any]]"
 ) -> list[list[Sought]]:
     """Hash every video; return those that lack features, copies of one content together.
 
@@ -302,23 +301,26 @@ def _group_missing(
 def _extract_missing(
     groups: Sequence[Sequence[Sought]],
     config: "ExtractConfig",
-    configs: "Mapping[Stream, Mapping[str, Any]]",
+    configs: "Mapping[str, Mapping[str, Any]]",
     options: ExtractOptions,
 ) -> None:
     """Extract the features of one video of every group; a failure is noted with all of it."""
     from data.videos import source_stamp
+    from extract.backbones import BACKBONES
     from extract.config import recorded_weights
     from extract.i3d.precision import precision_for
     from extract.runner import extract_videos, list_devices
-    from extract.weights.recorded import resolve_recorded
 
     if not groups:
         return
-    weights = resolve_recorded(
-        {stream: recorded_weights(stream, configs[stream]) for stream in config.streams},
-        rgb_file=options.rgb_weights,
-        flow_file=options.flow_weights,
-    )
+    files = {"rgb": options.rgb_weights, "flow": options.flow_weights}
+    choices = {stream: str(path) for stream, path in files.items() if path}
+    weights = {
+        stream: BACKBONES[stream].find_weights(
+            choices, recorded=recorded_weights(stream, configs[stream])
+        )
+        for stream in config.streams
+    }
     precision_for(list_devices(options.device)[0], config.precision)
     by_id = _with_own_ids(groups)
     sources = [

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from extract.backbones import BACKBONES
+
 
 @click.command("extract")
 @click.option(
@@ -16,8 +18,9 @@ import click
     help="The feature cache.",
 )  # fmt: skip
 @click.option(
-    "--streams", default="rgb,flow", show_default=True, help="Which of rgb and flow, by comma."
-)
+    "--streams", default="rgb,flow", show_default=True,
+    help=f"Which of {', '.join(BACKBONES)}, by comma.",
+)  # fmt: skip
 @click.option(
     "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
     help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
@@ -84,7 +87,7 @@ def extract_command(
     # the default needs no look at the hardware, which would load torch
     first_device = "cpu" if precision == "float32" else list_devices(device)[0]
     config = ExtractConfig(
-        streams=tuple(name.strip() for name in streams.split(",")),  # type: ignore[misc]
+        streams=tuple(name.strip() for name in streams.split(",")),
         decode=DecodeConfig(resize=resize, fps=fps),  # type: ignore[arg-type]
         clip_len=clip_len,
         clip_stride=clip_stride or clip_len,

@@ -1,27 +1,27 @@
 """Everything about extraction that changes a feature's value, and so its key."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 from cache import config_difference
 from data.errors import ConfigError, FeatError
+from extract.backbones import BACKBONES
 from extract.decode.open import DecodeConfig
 from extract.flow.tvl1 import TVL1Config
-from extract.i3d.layers import Stream
 from extract.weights.resolve import Weights
 
 _Section = TypeVar("_Section", DecodeConfig, TVL1Config)
 
-STREAMS: tuple[Stream, ...] = get_args(Stream)
+DEFAULT_STREAMS = ("rgb", "flow")
 
 # Raise one when the code behind it changes the values it produces: features made before and
-# after then carry different keys and cannot be mixed up.
+# after then carry different keys and cannot be mixed up. Networks have versions of their own.
 DECODE_VERSION = 1
 FLOW_VERSION = 2
-NETWORK_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ExtractConfig:
     floating-point noise and stay out of the key. `precision` does and is part of it.
 
     Attributes:
-        streams: which of `rgb` and `flow` to extract.
+        streams: which to extract, of `extract.backbones.BACKBONES`.
         decode: frame size and sampling.
         clip_len: frames a clip, m in Wan et al. 2021, section 5.1.
         clip_stride: frames between the starts of two clips; equal to `clip_len` for no overlap.
@@ -42,7 +42,7 @@ class ExtractConfig:
         precision: arithmetic of the network, `float32`, `bfloat16` or `float16`.
     """
 
-    streams: tuple[Stream, ...] = STREAMS
+    streams: tuple[str, ...] = DEFAULT_STREAMS
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     clip_len: int = 16
     clip_stride: int = 16
@@ -51,15 +51,19 @@ class ExtractConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        unknown = [stream for stream in self.streams if stream not in STREAMS]
+        unknown = [stream for stream in self.streams if stream not in BACKBONES]
         if unknown or not self.streams:
             raise ConfigError(
                 f"streams: found {','.join(self.streams) or 'none'}, expected one or more of "
-                f"{', '.join(STREAMS)}"
+                f"{', '.join(BACKBONES)}"
             )
-        if self.clip_len < 8:
-            # the last average pooling of I3D spans two time steps of stride eight
-            raise ConfigError(f"clip_len: found {self.clip_len}, expected 8 or more frames")
+        for stream in self.streams:
+            for what, found, takes in (
+                ("clip_len", self.clip_len, BACKBONES[stream].clip_lens),
+                ("decode.size", self.decode.size, BACKBONES[stream].sizes),
+            ):
+                if found not in takes:
+                    raise ConfigError(f"{what}: found {found}, {stream} takes {_span(takes)}")
         if not 1 <= self.clip_stride <= self.clip_len:
             raise ConfigError(
                 f"clip_stride: found {self.clip_stride}, expected 1 to clip_len={self.clip_len} "
@@ -68,21 +72,16 @@ class ExtractConfig:
         if self.flow_clamp <= 0:
             raise ConfigError(f"flow_clamp: found {self.flow_clamp}, expected a positive number")
 
-    def stream_config(self, stream: Stream, weights: Weights) -> dict[str, Any]:
+    def stream_config(self, stream: str, weights: Weights) -> dict[str, Any]:
         """Return what determines one stream's features, as JSON: the configuration in its key."""
         config: dict[str, Any] = {
             "stream": stream,
             "decode": {**dataclasses.asdict(self.decode), "version": DECODE_VERSION},
             "clips": {"clip_len": self.clip_len, "clip_stride": self.clip_stride, "tail": "pad"},
-            "network": {
-                "name": "i3d-inception-v1",
-                "version": NETWORK_VERSION,
-                "layer": "last average pooling",
-                "precision": self.precision,
-            },
+            "network": {**BACKBONES[stream].identity, "precision": self.precision},
             "weights": {"kind": weights.kind, "name": weights.name, "digest": weights.digest},
         }
-        if stream == "flow":
+        if BACKBONES[stream].needs == "flow":
             config["flow"] = {
                 "name": "tvl1",
                 "version": FLOW_VERSION,
@@ -91,7 +90,7 @@ class ExtractConfig:
             }
         return config
 
-    def stream_configs(self, weights: Mapping[Stream, Weights]) -> dict[Stream, dict[str, Any]]:
+    def stream_configs(self, weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
         """Return `stream_config` of every stream that is asked for."""
         return {stream: self.stream_config(stream, weights[stream]) for stream in self.streams}
 
@@ -107,7 +106,7 @@ class ExtractConfig:
                 made them, or the streams were decoded differently. The difference is named.
         """
         for stream, recorded in configs.items():
-            if stream not in STREAMS or not isinstance(recorded.get("network"), Mapping):
+            if stream not in BACKBONES or not isinstance(recorded.get("network"), Mapping):
                 raise ConfigError(
                     f"{stream}: features that were imported, not extracted from videos by this "
                     "build; they cannot be made of another video"
@@ -137,12 +136,12 @@ class ExtractConfig:
     def _from_recorded(cls, configs: Mapping[str, Mapping[str, Any]]) -> Self:
         """Read every field from the first stream that has it; whether all fits is seen later."""
         first = next(iter(configs.values()))
-        flow = configs.get("flow", {}).get("flow")
+        flow = next((config["flow"] for config in configs.values() if "flow" in config), None)
         settings: dict[str, Any] = {}
         if flow is not None:
             settings = {"tvl1": _read_fields(TVL1Config, flow), "flow_clamp": flow["clamp"]}
         return cls(
-            streams=tuple(stream for stream in STREAMS if stream in configs),
+            streams=tuple(stream for stream in BACKBONES if stream in configs),
             decode=_read_fields(DecodeConfig, first["decode"]),
             clip_len=first["clips"]["clip_len"],
             clip_stride=first["clips"]["clip_stride"],
@@ -151,7 +150,7 @@ class ExtractConfig:
         )
 
 
-def recorded_weights(stream: Stream, config: Mapping[str, Any]) -> Weights:
+def recorded_weights(stream: str, config: Mapping[str, Any]) -> Weights:
     """Return the weights that a recorded configuration names, without a file.
 
     Raises:
@@ -165,6 +164,13 @@ def recorded_weights(stream: Stream, config: Mapping[str, Any]) -> Weights:
         digest=weights["digest"],
         path=Path(),
     )
+
+
+def _span(values: range) -> str:
+    """Return a range as people say it: `16`, `8 to 64` or `8 or more`."""
+    if values.stop == sys.maxsize:
+        return f"{values.start} or more"
+    return f"{values[0]} to {values[-1]}" if len(values) > 1 else str(values.start)
 
 
 def _read_fields(kind: type[_Section], values: Mapping[str, Any]) -> _Section:

@@ -1,4 +1,4 @@
-"""One video -> its features, streaming: decode -> clips -> TV-L1 flow -> I3D.
+"""One video -> its features, streaming: decode -> clips -> TV-L1 flow -> networks.
 
 Memory does not grow with the video: a reader thread keeps a few batches of clips decoded while
 those before go through flow and network. On a CPU every core takes a clip's stream of its own and
@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,16 +23,15 @@ from torch import Tensor
 from cache import ClipTable
 from data.memory import release_freed_memory
 from data.videos import VideoSource
+from extract.backbones import BACKBONES
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
 from extract.decode.open import FrameStream, StreamInfo, open_video
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_torch
-from extract.i3d.layers import Stream
-from extract.i3d.network import prepare_network
 from extract.streaming import Arrays, Rows, batches_of, read_ahead
-from extract.weights.resolve import Weights, load_state_dict
+from extract.weights.resolve import Weights
 
 # Clips that go through flow and network together on a GPU: enough to fill its multiprocessors, few
 # enough for their activations to stay under 4 GB.
@@ -48,7 +47,8 @@ class VideoFeatures:
     """What was extracted from one video.
 
     Attributes:
-        arrays: (S, 1024) float32 for each stream, and `flow_stats` (S, 6) beside `flow`.
+        arrays: (S, ...) for each stream, such as (S, 1024) float32 of I3D; `flow_stats` (S, 6)
+            float32 if one of them needs flow.
         clips: frames and seconds of each row.
         info: of the video stream that was decoded.
         num_frames: frames that were delivered.
@@ -72,7 +72,7 @@ class Extractor:
     def __init__(
         self,
         config: ExtractConfig,
-        weights: Mapping[Stream, Weights],
+        weights: Mapping[str, Weights],
         *,
         device: str,
         num_threads: int,
@@ -95,21 +95,18 @@ class Extractor:
         # each thread of the pool computes its clip alone
         torch.set_num_threads(1)
         self.networks = {
-            stream: prepare_network(
-                load_state_dict(weights[stream]),
-                stream,
-                device=self.device,
-                precision=config.precision,
+            stream: BACKBONES[stream].load(
+                weights[stream], device=self.device, precision=config.precision
             )
             for stream in config.streams
         }
-        if "flow" in config.streams:
+        if any(BACKBONES[stream].needs == "flow" for stream in config.streams):
             compile_kernels()
 
     def extract(
         self,
         source: VideoSource,
-        streams: tuple[Stream, ...],
+        streams: Sequence[str],
         *,
         stage_seconds: dict[str, float],
         skip_clips: int = 0,
@@ -175,14 +172,16 @@ class Extractor:
     def _work_through(
         self,
         batches: Iterator[list[Clip]],
-        streams: tuple[Stream, ...],
+        streams: Sequence[str],
         stage_seconds: dict[str, float],
         on_read: Callable[[], None],
     ) -> Generator[tuple[list[Clip], Arrays]]:
         """Yield each batch with its rows, in order, while the pool works on those behind it."""
         underway: deque[tuple[list[Clip], list[Future[_StreamRows]]]] = deque()
         # flow first: it takes longest, and a long task left to the end keeps one core waiting
-        tasks = sorted(streams)
+        on_flow = [stream for stream in streams if BACKBONES[stream].needs == "flow"]
+        on_frames = [[stream] for stream in streams if BACKBONES[stream].needs == "frames"]
+        tasks = [on_flow, *on_frames] if on_flow else on_frames
         try:
             while True:
                 while len(underway) <= self._num_workers:
@@ -190,7 +189,7 @@ class Extractor:
                     if not batch:
                         on_read()
                         break
-                    futures = [self._pool.submit(self._rows, batch, stream) for stream in tasks]
+                    futures = [self._pool.submit(self._rows, batch, task) for task in tasks]
                     underway.append((batch, futures))
                 if not underway:
                     return
@@ -208,12 +207,12 @@ class Extractor:
                 for future in futures:
                     future.cancel()
 
-    def _rows(self, batch: list[Clip], stream: Stream) -> _StreamRows:
-        """Return one stream's rows of a batch, and the seconds that flow and network took."""
+    def _rows(self, batch: list[Clip], streams: Sequence[str]) -> _StreamRows:
+        """Return the rows of a batch, and the seconds that flow and networks took."""
         started = time.perf_counter()
         seconds: dict[str, float] = {}
         frames = np.stack([clip.frames for clip in batch])  # (B, clip_len + 1, H, W, 3) uint8
-        tensors = self.compute(stream, frames, [clip.num_real for clip in batch], seconds)
+        tensors = self.compute(streams, frames, [clip.num_real for clip in batch], seconds)
         # the one place that waits for a GPU, but for the looks at the flow's stopping rule
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         seconds["network"] = time.perf_counter() - started - seconds.get("flow", 0.0)
@@ -222,26 +221,27 @@ class Extractor:
     @torch.inference_mode()
     def compute(
         self,
-        stream: Stream,
+        streams: Sequence[str],
         frames: NDArray[np.uint8],
         num_real: list[int],
         stage_seconds: dict[str, float],
     ) -> dict[str, Tensor]:
-        """Return the rows of one stream on the device, (B, 1024) float32.
+        """Return the rows of some streams on the device, (B, ...) each.
 
         Args:
-            stream: which; `flow` gives `flow_stats` (B, 6) too.
+            streams: which; they need the same, frames or flow. With flow, `flow_stats` (B, 6)
+                float32 is given too.
             frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
             num_real: how many of each clip's frames are real, for the statistics.
             stage_seconds: the seconds of the flow are added to it.
         """
-        if stream == "rgb":
-            return {"rgb": self._forward("rgb", scale_rgb(self._to_device(frames[:, :-1])))}
+        if BACKBONES[streams[0]].needs == "frames":
+            clips = self._to_device(frames[:, :-1])
+            return {stream: self._forward(stream, clips) for stream in streams}
         flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
-        return {
-            "flow": self._forward("flow", scale_flow(flow, self.config.flow_clamp)),
-            "flow_stats": flow_statistics(flow, num_real),
-        }
+        clips = scale_flow(flow, self.config.flow_clamp)
+        rows = {stream: self._forward(stream, clips) for stream in streams}
+        return {**rows, "flow_stats": flow_statistics(flow, num_real)}
 
     def _to_device(self, array: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -270,14 +270,16 @@ class Extractor:
             return torch.from_numpy(tvl1_flow(gray, config=tvl1))
         return tvl1_flow_torch(self._to_device(gray), config=tvl1)
 
-    def _forward(self, stream: Stream, clips: Tensor) -> Tensor:
-        """Return (B, 1024) float32 features of (B, T, H, W, C) float32 clips in [-1, 1]."""
-        return self.networks[stream](clips.permute(0, 4, 1, 2, 3))
-
-
-def scale_rgb(frames: Tensor) -> Tensor:
-    """Return uint8 frames as float32 in [-1, 1], as the published networks were trained."""
-    return frames.float().div_(127.5).sub_(1.0)
+    def _forward(self, stream: str, clips: Tensor) -> Tensor:
+        """Return the rows (B, ...) of clips (B, T, H, W, C); see `extract.backbones.Network`."""
+        rows = self.networks[stream](clips)
+        expected = (len(clips), *BACKBONES[stream].shape), BACKBONES[stream].dtype
+        if (tuple(rows.shape), str(rows.dtype).removeprefix("torch.")) != expected:
+            raise RuntimeError(
+                f"the network of {stream} gave {tuple(rows.shape)} {rows.dtype}, declared are "
+                f"{expected[0]} {expected[1]}"
+            )
+        return rows
 
 
 def scale_flow(flow: Tensor, clamp: float) -> Tensor:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from extract.i3d.layers import Stream
-
 Status = Literal["done", "skipped", "busy", "failed"]
 STAGES = ("decode", "flow", "network", "write")
 
@@ -42,7 +40,7 @@ class ExtractReport:
     """The summary of one run over a folder; `to_json` is what `feat extract --json` prints."""
 
     cache: str
-    configs: Mapping[Stream, Mapping[str, Any]]
+    configs: Mapping[str, Mapping[str, Any]]
     done: int = 0
     skipped: int = 0
     partial: list[dict[str, str]] = field(default_factory=list)

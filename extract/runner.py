@@ -24,11 +24,11 @@ from data.errors import CacheError, ConfigError
 from data.files import write_whole
 from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
+from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
-from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoOutcome
-from extract.weights.resolve import Weights, resolve_weights
+from extract.weights.resolve import Weights
 from extract.worker import Job, Turn, extract_one, start_worker
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -75,12 +75,11 @@ def run_extraction(
     sources = find_videos(videos_dir)
     labels_path = _check_labels(videos_dir, sources)
     cache = FeatureCache.create(cache_dir)
-    weights = resolve_weights(
-        streams=config.streams,
-        rgb=rgb_weights,
-        flow=flow_weights,
-        prefer_crossmodal=_holds_crossmodal_flow(cache),
-    )
+    choices = {"rgb": rgb_weights, "flow": flow_weights}
+    weights = {
+        stream: BACKBONES[stream].find_weights(choices, present=cache.configs(stream))
+        for stream in config.streams
+    }
     configs = config.stream_configs(weights)
     if not allow_mixed:
         refuse_second_config(
@@ -126,7 +125,7 @@ def extract_videos(
     stamps: Mapping[str, Stamp],
     cache_dir: Path,
     config: ExtractConfig,
-    weights: Mapping[Stream, Weights],
+    weights: Mapping[str, Weights],
     *,
     device: str = "auto",
     workers: int | None = None,
@@ -185,14 +184,8 @@ def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
     return path
 
 
-def _holds_crossmodal_flow(cache: FeatureCache) -> bool:
-    """Whether earlier runs used cross-modality weights: this run then stays with them."""
-    weights = [config.get("weights") for config in cache.configs("flow")]
-    return any(isinstance(each, dict) and each.get("kind") == "crossmodal" for each in weights)
-
-
 def refuse_second_config(
-    cache: FeatureCache, configs: Mapping[Stream, dict[str, Any]], *, advice: str
+    cache: FeatureCache, configs: Mapping[str, dict[str, Any]], *, advice: str
 ) -> None:
     """Raise a ConfigError, ended by `advice`, if the cache holds other features only."""
     conflicts = config_conflicts(configs.values(), cache.configs())
@@ -205,7 +198,7 @@ def _known_result(
     name: NameEntry | None,
     source: VideoSource,
     stamp: Stamp,
-    configs: Mapping[Stream, dict[str, Any]],
+    configs: Mapping[str, dict[str, Any]],
 ) -> VideoOutcome | None:
     """Return a `skipped` result if the unchanged video has all its features in the cache.
 

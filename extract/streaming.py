@@ -39,9 +39,9 @@ class Rows:
         """Copy in the rows of a batch, the same number for each name."""
         first, self._num_rows = self._num_rows, self._num_rows + len(next(iter(rows.values())))
         for name, array in rows.items():
-            block = self._blocks.get(name, np.empty((0, array.shape[1]), array.dtype))
+            block = self._blocks.get(name, np.empty((0, *array.shape[1:]), array.dtype))
             if len(block) < self._num_rows:
-                larger = np.empty((max(2 * self._num_rows, 1024), array.shape[1]), array.dtype)
+                larger = np.empty((max(2 * self._num_rows, 1024), *array.shape[1:]), array.dtype)
                 larger[:first] = block[:first]
                 self._blocks[name] = block = larger
             block[first : self._num_rows] = array

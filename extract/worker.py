@@ -20,8 +20,8 @@ import numpy as np
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from data.errors import FeatError
 from data.videos import Stamp, VideoSource, content_sha256
+from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
-from extract.i3d.layers import Stream
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
 from extract.weights.resolve import Weights
@@ -49,13 +49,13 @@ class Job:
 
     cache_dir: Path
     config: ExtractConfig
-    weights: Mapping[Stream, Weights]
+    weights: Mapping[str, Weights]
     devices: tuple[str, ...]
     num_threads: int
     folder_fps: float
 
     @cached_property
-    def configs(self) -> dict[Stream, dict[str, Any]]:
+    def configs(self) -> dict[str, dict[str, Any]]:
         """The configuration of each stream, as it enters the keys."""
         return self.config.stream_configs(self.weights)
 
@@ -127,7 +127,7 @@ def _ensure_features(
     cache = _open_cache(job.cache_dir)
     keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
 
-    def missing() -> tuple[Stream, ...]:
+    def missing() -> tuple[str, ...]:
         return tuple(stream for stream, key in keys.items() if not cache.has(key))
 
     def result(status: Status, **more: Any) -> VideoOutcome:
@@ -169,9 +169,7 @@ def _ensure_features(
         )
 
 
-def _checkpoint(
-    cache: FeatureCache, keys: Mapping[Stream, str], streams: tuple[Stream, ...]
-) -> Any:
+def _checkpoint(cache: FeatureCache, keys: Mapping[str, str], streams: tuple[str, ...]) -> Any:
     identity = "\n".join(keys[stream] for stream in streams)
     return cache.checkpoint(hashlib.sha256(identity.encode()).hexdigest())
 
@@ -179,8 +177,8 @@ def _checkpoint(
 def _extract(
     source: VideoSource,
     sha256: str,
-    keys: Mapping[Stream, str],
-    streams: tuple[Stream, ...],
+    keys: Mapping[str, str],
+    streams: tuple[str, ...],
     job: Job,
     cache: FeatureCache,
     stage_seconds: dict[str, float],
@@ -250,7 +248,7 @@ def _records(
     stamp: Stamp,
     sha256: str,
     features: "VideoFeatures",
-    streams: tuple[Stream, ...],
+    streams: tuple[str, ...],
     job: Job,
 ) -> list[FeatureRecord]:
     info = features.info
@@ -278,7 +276,7 @@ def _records(
             features=features.arrays[stream],
             clips=features.clips,
             provenance=provenance,
-            flow_stats=features.arrays["flow_stats"] if stream == "flow" else None,
+            flow_stats=features.arrays["flow_stats"] if BACKBONES[stream].needs == "flow" else None,
         )
         for stream in streams
     ]

@@ -10,7 +10,7 @@ import torch
 
 import extract.pipeline
 from data.videos import VideoSource
-from extract.config import STREAMS, ExtractConfig
+from extract.config import DEFAULT_STREAMS, ExtractConfig
 from extract.flow.tvl1 import TVL1Config
 from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
@@ -33,7 +33,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, make_video) -> VideoSource:
 
 
 def extractor(weights: Path, *, num_threads: int, device: str = "cpu") -> Extractor:
-    resolved = resolve_weights(streams=STREAMS, rgb=str(weights), flow="crossmodal")
+    resolved = resolve_weights(streams=DEFAULT_STREAMS, rgb=str(weights), flow="crossmodal")
     return Extractor(QUICK, resolved, device=device, num_threads=num_threads)
 
 
@@ -44,7 +44,7 @@ def test_any_number_of_threads_gives_the_same_bits(
     for num_threads in (1, 3):
         seconds: dict[str, float] = {}
         one = extractor(random_rgb_weights, num_threads=num_threads)
-        runs[num_threads] = one.extract(video, STREAMS, stage_seconds=seconds)
+        runs[num_threads] = one.extract(video, DEFAULT_STREAMS, stage_seconds=seconds)
         assert set(seconds) == {"decode", "flow", "network"}
         assert all(value > 0 for value in seconds.values())
     for name in ("rgb", "flow", "flow_stats"):
@@ -75,7 +75,7 @@ def test_two_videos_at_once_and_the_end_of_one_is_announced(
     video: VideoSource, random_rgb_weights: Path
 ) -> None:
     one = extractor(random_rgb_weights, num_threads=2)
-    alone = one.extract(video, STREAMS, stage_seconds={})
+    alone = one.extract(video, DEFAULT_STREAMS, stage_seconds={})
     events: list[str] = []
     second: list[extract.pipeline.VideoFeatures] = []
 
@@ -85,10 +85,10 @@ def test_two_videos_at_once_and_the_end_of_one_is_announced(
         events.append("read")
 
     thread = threading.Thread(
-        target=lambda: second.append(one.extract(video, STREAMS, stage_seconds={}))
+        target=lambda: second.append(one.extract(video, DEFAULT_STREAMS, stage_seconds={}))
     )
     first = one.extract(
-        video, STREAMS, stage_seconds={},
+        video, DEFAULT_STREAMS, stage_seconds={},
         on_batch=lambda *_: events.append("batch"), on_read=begin_the_next,
     )  # fmt: skip
     thread.join()
@@ -109,9 +109,9 @@ def test_a_failing_clip_ends_the_video_with_its_error(
 
     working, one.networks["flow"] = one.networks["flow"], broken
     with pytest.raises(RuntimeError, match="out of memory"):
-        one.extract(video, STREAMS, stage_seconds={})
+        one.extract(video, DEFAULT_STREAMS, stage_seconds={})
     one.networks["flow"] = working
-    assert len(one.extract(video, STREAMS, stage_seconds={}).arrays["flow"]) == 5
+    assert len(one.extract(video, DEFAULT_STREAMS, stage_seconds={}).arrays["flow"]) == 5
 
 
 def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
@@ -124,7 +124,7 @@ def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
     one = extractor(random_rgb_weights, num_threads=1, device="meta")
     frames = np.zeros((2, 17, 224, 224, 3), np.uint8)
     for stream, names in (("rgb", {"rgb"}), ("flow", {"flow", "flow_stats"})):
-        rows = one.compute(stream, frames, [16, 5], {})
+        rows = one.compute((stream,), frames, [16, 5], {})
         assert set(rows) == names
         assert {tensor.device.type for tensor in rows.values()} == {"meta"}
         assert rows[stream].shape == (2, 1024)

@@ -62,7 +62,7 @@ class Weights:
         path: the converted safetensors file (of the RGB network, for `crossmodal`).
     """
 
-    stream: Stream
+    stream: str
     kind: Kind
     name: str
     digest: str

@@ -13,6 +13,7 @@ import numpy as np
 
 from cache import FeatureCache
 from data.errors import ModelError
+from data.files import write_rows
 from data.labels import VideoLabel
 from data.output_folder import claim_folder
 from model.experiments.ablate_plan import (
@@ -35,7 +36,6 @@ from model.experiments.folder import (
 )
 from model.measures.metrics import VideoResult
 from model.methods.base import Method
-from data.files import write_rows
 from model.runs.folder import working_in
 
 ABLATION_NAME = "ablation.json"

@@ -1,0 +1,163 @@
+"""The networks that make features, each by the name of the stream that it fills.
+
+Adding one takes a module with a class that meets `Backbone` and a line in `BACKBONES`. The
+extractor, the keys, the commands and the cache ask this registry and know no network by name.
+Nothing here loads torch before a network is loaded.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from extract.i3d.layers import FEATURE_DIM, Stream
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from extract.weights.resolve import Weights
+
+Needs = Literal["frames", "flow"]
+
+
+class Network(Protocol):
+    """A backbone with its weights on a device; called by several threads at the same time."""
+
+    def __call__(self, clips: "Tensor", /) -> "Tensor":
+        """Return the rows of a batch, `(B, *shape)` on the device of `clips`.
+
+        Args:
+            clips: what the backbone needs, as it comes from the decoder or the flow: frames
+                (B, T, H, W, 3) uint8 RGB, or flow (B, T, H, W, 2) float32, x then y, in [-1, 1].
+        """
+
+
+class Backbone(Protocol):
+    """A network, what it needs and what it gives. Light: the weights come with `load`."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Name, version and layer: part of the key, so raise the version if values change."""
+
+    @property
+    def needs(self) -> Needs:
+        """What its clips are made of."""
+
+    @property
+    def clip_lens(self) -> range:
+        """Lengths of the clips that it takes, frames."""
+
+    @property
+    def sizes(self) -> range:
+        """Sizes of the square frames that it takes, pixels."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of array that its rows make up, one of `cache.kinds.KINDS`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one clip's row, such as `(1024,)`."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of its rows, such as `float32`."""
+
+    def find_weights(
+        self,
+        choices: Mapping[str, str],
+        *,
+        present: Sequence[Mapping[str, Any]] = (),
+        recorded: "Weights | None" = None,
+    ) -> "Weights":
+        """Return the weights to use; fetch and convert what is missing.
+
+        Args:
+            choices: by stream, `auto` or what else the user chose, such as the path of a file.
+            present: configurations of this stream that the cache holds already.
+            recorded: find the very weights that features were made with.
+
+        Raises:
+            WeightsError: they cannot be had.
+        """
+
+    def load(self, weights: "Weights", *, device: "torch.device", precision: str) -> Network:
+        """Return the network with these weights on `device`.
+
+        Raises:
+            WeightsError: the file is damaged or not the one that was found.
+        """
+
+
+@dataclass(frozen=True)
+class I3D:
+    """Inception-v1 inflated to 3-D, one network for each of its two streams; see `extract.i3d`."""
+
+    stream: Stream
+    needs: Needs
+
+    identity: ClassVar[dict[str, Any]] = {
+        "name": "i3d-inception-v1",
+        "version": 1,
+        "layer": "last average pooling",
+    }
+    clip_lens = range(8, sys.maxsize)  # the last pooling spans two time steps of stride eight
+    sizes = range(1, sys.maxsize)
+    kind = "features"
+    shape = (FEATURE_DIM,)
+    dtype = "float32"
+
+    def find_weights(
+        self,
+        choices: Mapping[str, str],
+        *,
+        present: Sequence[Mapping[str, Any]] = (),
+        recorded: "Weights | None" = None,
+    ) -> "Weights":
+        """Return the published weights, a user's, or for flow a copy of the RGB network's."""
+        from extract.weights.recorded import resolve_recorded
+        from extract.weights.resolve import resolve_weights
+
+        rgb, flow = choices.get("rgb", "auto"), choices.get("flow", "auto")
+        if recorded is not None:
+            return resolve_recorded(
+                {self.stream: recorded},
+                rgb_file=None if rgb == "auto" else Path(rgb),
+                flow_file=None if flow == "auto" else Path(flow),
+            )[self.stream]
+        return resolve_weights(
+            streams=[self.stream],
+            rgb=rgb,
+            flow=flow,
+            # features that were begun with cross-modality weights go on with them
+            prefer_crossmodal=any(_is_crossmodal(config) for config in present),
+        )[self.stream]
+
+    def load(self, weights: "Weights", *, device: "torch.device", precision: str) -> Network:
+        """Return the network, laid out for `device`; see `extract.i3d.network.prepare_network`."""
+        from extract.i3d.network import prepare_network
+        from extract.weights.resolve import load_state_dict
+
+        network = prepare_network(
+            load_state_dict(weights), self.stream, device=device, precision=precision
+        )
+
+        def features(clips: "Tensor") -> "Tensor":
+            if self.needs == "frames":
+                clips = clips.float().div_(127.5).sub_(1.0)  # [-1, 1], as it was trained
+            return network(clips.permute(0, 4, 1, 2, 3))
+
+        return features
+
+
+def _is_crossmodal(config: Mapping[str, Any]) -> bool:
+    weights = config.get("weights")
+    return isinstance(weights, Mapping) and weights.get("kind") == "crossmodal"
+
+
+BACKBONES: dict[str, Backbone] = {
+    "rgb": I3D("rgb", needs="frames"),
+    "flow": I3D("flow", needs="flow"),
+}
