@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from cache.index import Index, stream_of
+from cache.index import Index, holds_features, stream_of
 from cache.keys import JSON, config_difference, config_digest, feature_key, is_sha256
 from cache.marker import check_marker
 from cache.names import NameStore
@@ -140,6 +140,16 @@ class Contents:
         with self._guard():
             rows = self._index.of_video(self.content(video))
             return sorted({stream_of(row) for row in rows})
+
+    def feature_streams(self, video: str) -> list[str]:
+        """Return the streams of a video that models can read, features (S, D), sorted.
+
+        Raises:
+            CacheError: the video is not known.
+        """
+        with self._guard():
+            rows = self._index.of_video(self.content(video))
+            return sorted({stream_of(row) for row in rows if holds_features(row)})
 
     def configs(self, stream: str | None = None) -> list[dict[str, JSON]]:
         """Return the different configurations, of one stream or of all."""

@@ -19,6 +19,7 @@ import numpy as np
 from cache.files import explain, read_limited
 from cache.keys import config_digest
 from cache.shard.read import SUFFIX, ShardTable, is_shard_name, read_table
+from cache.streams import FEATURES
 from data.errors import CacheError
 from data.files import TEMP_PREFIX, write_whole
 
@@ -32,7 +33,7 @@ ROW_DTYPE = np.dtype(
         ("config", "V32"),
         ("stream", "S32"),
         ("num_clips", "<i8"),
-        ("dim", "<i8"),
+        ("dim", "<i8"),  # D of features (S, D), 0 of any other kind
         ("itemsize", "<i8"),
         ("num_frames", "<i8"),
         ("frame_rate", "<f8"),
@@ -228,6 +229,11 @@ def stream_of(row: np.void) -> str:
     return bytes(row["stream"]).decode("ascii", "replace")
 
 
+def holds_features(row: np.void) -> bool:
+    """Return whether an index row is of features (S, D), the kind that models read."""
+    return bool(row["dim"] > 0)
+
+
 def table_rows(table: ShardTable) -> np.ndarray:
     """Return the index rows of one shard, `(num_records,)` of `ROW_DTYPE`."""
     rows = np.zeros(len(table.records), ROW_DTYPE)
@@ -238,7 +244,8 @@ def table_rows(table: ShardTable) -> np.ndarray:
         row["shard"] = _digest(table.path.name)
         row["config"] = bytes.fromhex(config_digest(entry.config))
         row["stream"] = entry.stream.encode()
-        row["num_clips"], row["dim"] = entry.feature_shape
+        row["num_clips"] = entry.num_clips
+        row["dim"] = entry.feature_shape[1] if entry.kind == FEATURES else 0
         row["itemsize"] = np.dtype(entry.dtype).itemsize
         row["num_frames"] = min(entry.source.num_frames, 2**62)
         row["frame_rate"] = entry.source.frame_rate

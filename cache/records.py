@@ -11,6 +11,7 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 from cache.keys import JSON, canonical_json, feature_key, is_sha256
+from cache.streams import FEATURES, KINDS, split_bytes
 
 Kind = Literal["file", "frames", "imported"]
 
@@ -90,7 +91,7 @@ _UNUSUAL = re.compile(r"[/\n][./]|/\n|[\\:]")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipTable:
-    """Which frames each row of the features covers; S rows.
+    """Which frames each clip covers; S rows.
 
     Frames are 0-based, `end_frame` exclusive, and count real frames only: a tail that was padded
     to `clip_len` has `end_frame - start_frame < clip_len`.
@@ -209,10 +210,12 @@ class FeatureRecord:
     stream: str  # "rgb", "flow", or an imported stream's name
     config: Mapping[str, JSON]  # all that changes the numbers; part of the key
     source: SourceRecord
-    features: np.ndarray  # (S, D) float32 or float16
+    features: np.ndarray  # what `kind` says, such as (S, D) float32 or float16
     clips: ClipTable  # S rows
     provenance: Mapping[str, JSON] = field(default_factory=dict)  # who, when, where: not in the key
     flow_stats: np.ndarray | None = None  # (S, 6) float32, columns FLOW_STATS
+    kind: str = FEATURES  # one of cache.streams.KINDS
+    bounds: np.ndarray | None = None  # (rows + 1,) int64, of a ragged kind
 
     def __post_init__(self) -> None:
         check_stream(self.stream)
@@ -220,20 +223,36 @@ class FeatureRecord:
             raise ValueError(
                 f"record: config names stream {self.config.get('stream')!r}, not {self.stream!r}"
             )
-        shape, dtype = self.features.shape, self.features.dtype
-        if len(shape) != 2 or 0 in shape or dtype.newbyteorder("=") not in (np.float32, np.float16):
-            raise ValueError(f"features must be (S, D) float32 or float16, got {shape} {dtype}")
-        if len(self.clips) != shape[0]:
-            raise ValueError(f"{shape[0]} rows of features but {len(self.clips)} of clips")
+        if self.kind not in KINDS:
+            raise ValueError(f"record: kind must be one of {list(KINDS)}, got {self.kind!r:.80}")
+        KINDS[self.kind].check(
+            self.features.shape,
+            self.features.dtype,
+            bounds=None if self.bounds is None else self.bounds.shape,
+            num_clips=len(self.clips),
+            num_frames=self.source.num_frames,
+        )
+        if self.bounds is not None:
+            _check_bounds(self.bounds, len(self.features))
         stats = self.flow_stats
         if stats is not None and (
-            stats.shape != (shape[0], len(FLOW_STATS)) or stats.dtype != np.float32
+            stats.shape != (len(self.clips), len(FLOW_STATS)) or stats.dtype != np.float32
         ):
             raise ValueError(
-                f"flow_stats must be ({shape[0]}, {len(FLOW_STATS)}) float32, "
+                f"flow_stats must be ({len(self.clips)}, {len(FLOW_STATS)}) float32, "
                 f"got {stats.shape} {stats.dtype}"
             )
         canonical_json(dict(self.provenance))
+
+    def strings(self) -> list[bytes]:
+        """Return the rows of a ragged kind, such as one encoded image for each clip.
+
+        Raises:
+            ValueError: the kind is not ragged.
+        """
+        if self.bounds is None:
+            raise ValueError(f"rows of {self.kind} are no strings of bytes")
+        return split_bytes(self.features, self.bounds)
 
     @cached_property
     def key(self) -> str:
@@ -251,8 +270,10 @@ class FeatureEntry:
     source: SourceRecord
     provenance: Mapping[str, JSON]
     shard: str  # file name below shards/
-    feature_shape: tuple[int, int]  # (S, D)
-    dtype: str  # "float32" or "float16"
+    kind: str  # one of cache.streams.KINDS
+    feature_shape: tuple[int, ...]  # (S, D) of the kind "features"
+    dtype: str  # such as "float32"
+    num_clips: int  # S
     clip_len: int
     offset: int  # of the first feature's first byte in the shard
     crc32: int  # of the features' bytes
@@ -261,7 +282,7 @@ class FeatureEntry:
     @property
     def nbytes(self) -> int:
         """Bytes of the features alone."""
-        return self.feature_shape[0] * self.feature_shape[1] * np.dtype(self.dtype).itemsize
+        return math.prod(self.feature_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +298,18 @@ class NameEntry:
             raise ValueError(f"sha256 must be 64 hex digits, got {self.sha256!r:.80}")
         _check_int("size", self.size, 0, _MAX_INT)
         _check_int("mtime_ns", self.mtime_ns, -_MAX_INT * 2, _MAX_INT * 2)
+
+
+def kind_json(kind: str) -> dict[str, JSON]:
+    """Return what a shard says of a record's kind: nothing of features, as in layout 1."""
+    return {} if kind == FEATURES else {"kind": kind}
+
+
+def _check_bounds(bounds: np.ndarray, size: int) -> None:
+    if bounds.dtype != np.int64 or bounds[0] != 0 or bounds[-1] != size:
+        raise ValueError(f"bounds must be int64 from 0 to {size}")
+    if (np.diff(bounds) <= 0).any():
+        raise ValueError("bounds must grow: no row may be empty")
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

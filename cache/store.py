@@ -69,7 +69,7 @@ class FeatureCache(Contents):
         return self.read_key(self.find(video, stream, config).key)
 
     def read_key(self, key: str) -> np.ndarray:
-        """Return the features of a key, `(S, D)` float32 or float16, checksum verified.
+        """Return the array of a key, checksum verified: features are `(S, D)`, float32 or float16.
 
         Raises:
             CacheError: they are not there.

@@ -55,7 +55,7 @@ class Backbone(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of array that its rows make up, one of `cache.kinds.KINDS`."""
+        """The kind of array that its rows make up, one of `cache.streams.KINDS`."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -271,6 +271,7 @@ def _records(
     return [
         FeatureRecord(
             stream=stream,
+            kind=BACKBONES[stream].kind,
             config=job.configs[stream],
             source=record,
             features=features.arrays[stream],

@@ -12,6 +12,7 @@ import numpy as np
 from cache import ClipTable, FeatureRecord, SourceRecord
 from cache.shard.checksums import Checksums
 from cache.shard.read import HEADER, Place, structure_crc32
+from cache.streams import join_bytes
 
 CLIP_LEN = 16
 
@@ -74,6 +75,26 @@ def make_record(
     )
 
 
+def make_other(
+    kind: str, stream: str, name: str = "a/one.mp4", *, num_frames: int = 75, seed: int = 0
+) -> FeatureRecord:
+    """Return a record of a stream that is no features (S, D)."""
+    plain = make_record(name, num_frames=num_frames)
+    rng = np.random.default_rng(seed)
+    num_clips, bounds = len(plain.clips), None
+    if kind == "images":
+        images = [rng.bytes(int(size)) for size in rng.integers(1, 90, num_clips)]
+        array, bounds = join_bytes(images)
+    elif kind == "frames":
+        array = rng.integers(0, 256, (num_frames, 4, 5, 3), np.uint8)
+    else:
+        shape = {"crops": (num_clips, 10, 8), "maps": (num_clips, 2, 7, 7)}[kind]
+        array = rng.standard_normal(shape).astype(np.float16)
+    return altered(
+        plain, kind=kind, stream=stream, config=make_config(stream), features=array, bounds=bounds
+    )
+
+
 def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the table of a shard as an attacker would: with its checksum made right again."""
     data = path.read_bytes()
@@ -83,7 +104,7 @@ def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change(table)
     text = json.dumps(table, separators=(",", ":")).encode().ljust(userblock - 92)
     head = HEADER.format(
-        version=1, table_len=len(text), table_sha256=hashlib.sha256(text).hexdigest()
+        version=int(data[11:15]), table_len=len(text), table_sha256=hashlib.sha256(text).hexdigest()
     )
     block = head.encode() + text
     assert len(block) == userblock
@@ -97,9 +118,10 @@ def reseal_structure(path: Path) -> Path:
         table["file_size"] = path.stat().st_size
         places = []
         for row in table["records"]:
-            for name in ("features", "clips", "flow_stats"):
-                if row[name]:
-                    item = {"float32": 4, "float16": 2, "clips": 32}[row[name]["dtype"]]
+            for name in ("features", "clips", "flow_stats", "bounds"):
+                if row.get(name):
+                    sizes = {"float32": 4, "float16": 2, "clips": 32, "uint8": 1, "int64": 8}
+                    item = sizes[row[name]["dtype"]]
                     dtype = np.dtype(f"V{item}")
                     shape, offset = tuple(row[name]["shape"]), row[name]["offset"]
                     places.append(Place(dtype, shape, offset, Checksums(0)))
@@ -118,6 +140,16 @@ def altered(record: FeatureRecord, **changes: Any) -> FeatureRecord:
     """Return a record with some fields replaced."""
     fields = {
         name: getattr(record, name)
-        for name in ("stream", "config", "source", "features", "clips", "provenance", "flow_stats")
+        for name in (
+            "stream",
+            "config",
+            "source",
+            "features",
+            "clips",
+            "provenance",
+            "flow_stats",
+            "kind",
+            "bounds",
+        )
     }
     return FeatureRecord(**fields | changes)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cache_samples import make_record
+from cache_samples import make_other, make_record
 
 from cache.shard.read import HEADER
 from cache.shard.write import write_shard
@@ -31,7 +31,11 @@ for line in sys.stdin:
     try:
         table = read_table(path)
         found = {
-            key: [record.features.tobytes().hex(), record.clips.to_array().tobytes().hex()]
+            key: [
+                record.features.tobytes().hex(),
+                record.clips.to_array().tobytes().hex(),
+                "" if record.bounds is None else record.bounds.tobytes().hex(),
+            ]
             for key in table.records
             for record in [read_record(table, key)]
         }
@@ -74,6 +78,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 VALUES = [
     -1, 0, 1, 2**31, 2**32, 2**63, 10**30, 1e308, 0.5, True, None, "", "x" * 5000, "../../x",
     "\x00", [], {}, [[]], [10**12, 1024], [1, 1, 1], "object", "float16", "|O",
+    "images", "crops", "uint8",
 ]  # fmt: skip
 
 
@@ -98,7 +103,7 @@ def forge(data: bytes, rng: random.Random) -> bytes:
             holder[key] = copy.deepcopy(rng.choice(VALUES))
     text = json.dumps(table, separators=(",", ":")).encode()
     text = text.ljust(length) if rng.random() < 0.9 else text
-    version = 1 if rng.random() < 0.95 else rng.randrange(9999)
+    version = int(data[11:15]) if rng.random() < 0.95 else rng.randrange(9999)
     head = HEADER.format(
         version=version, table_len=len(text), table_sha256=hashlib.sha256(text).hexdigest()
     )
@@ -106,11 +111,20 @@ def forge(data: bytes, rng: random.Random) -> bytes:
 
 
 def run_reader(tmp_path: Path, count: int, seed: int) -> dict[str, int]:
-    records = [make_record("a.mp4"), make_record("a.mp4", "flow", flow_stats=True)]
+    records = [
+        make_record("a.mp4"),
+        make_record("a.mp4", "flow", flow_stats=True),
+        make_other("crops", "ten", "a.mp4"),
+        make_other("images", "thumbnails", "a.mp4"),
+    ]
     good = write_shard(tmp_path, records)
     data = good.read_bytes()
     expected = {
-        record.key: [record.features.tobytes().hex(), record.clips.to_array().tobytes().hex()]
+        record.key: [
+            record.features.tobytes().hex(),
+            record.clips.to_array().tobytes().hex(),
+            "" if record.bounds is None else record.bounds.tobytes().hex(),
+        ]
         for record in records
     }
     (tmp_path / "expected.json").write_text(json.dumps(expected))

@@ -161,7 +161,7 @@ def test_newer_layout_is_refused_with_both_versions(tmp_path) -> None:
     data = bytearray(path.read_bytes())
     data[11:15] = b"0007"
     path.write_bytes(data)
-    with pytest.raises(ShardError, match="layout 7, this build reads up to 1; upgrade feat"):
+    with pytest.raises(ShardError, match="layout 7, this build reads up to 2; upgrade feat"):
         read_table(path)
 
 

@@ -30,10 +30,10 @@ class Drawn:
     needs: str
     shape: tuple[int, ...]
     function: Callable[[torch.Tensor], torch.Tensor]
+    kind: str = "features"
     identity = {"name": "drawn", "version": 3, "layer": "only"}  # noqa: RUF012
     clip_lens = range(16, 17)
     sizes = range(224, 225)
-    kind = "features"
     dtype = "float32"
 
     def find_weights(self, choices: Any, *, present: Any = (), recorded: Any = None) -> Weights:
@@ -45,12 +45,19 @@ class Drawn:
 
 COLOUR = Drawn("colour", "frames", (3,), lambda clips: clips.float().mean(dim=(1, 2, 3)))
 MOTION = Drawn("motion", "flow", (2,), lambda clips: clips.abs().mean(dim=(1, 2, 3)))
+HALVES = Drawn(
+    "halves",
+    "frames",
+    (2, 3),
+    lambda clips: torch.stack([part.float().mean(dim=(1, 2, 3)) for part in clips.chunk(2, 3)], 1),
+    kind="crops",
+)
 TVL1 = TVL1Config(num_warps=1, outer_iterations=1)
 
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for each in (COLOUR, MOTION):
+    for each in (COLOUR, MOTION, HALVES):
         backbone: Backbone = each  # type: ignore[assignment]
         monkeypatch.setitem(BACKBONES, each.stream, backbone)
     threads = torch.get_num_threads()
@@ -60,7 +67,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def config(registered: None) -> ExtractConfig:
-    return ExtractConfig(streams=("colour", "motion"), tvl1=TVL1)
+    return ExtractConfig(streams=("colour", "motion", "halves"), tvl1=TVL1)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,10 @@ def test_features_of_two_new_backbones_are_in_the_cache(
     padded = np.concatenate([frames, np.repeat(frames[-1:], 8, axis=0)]).astype(np.float64)
     expected = padded.reshape(3, 16, -1, 3).mean(axis=(1, 2))
     np.testing.assert_allclose(colour, expected, rtol=1e-4)
+    halves = cache.read_record(cache.find("a.mp4", "halves").key)
+    assert (halves.kind, halves.features.shape, halves.flow_stats) == ("crops", (3, 2, 3), None)
+    np.testing.assert_allclose(halves.features.mean(axis=1), expected, rtol=1e-4)
+    assert cache.feature_streams("a.mp4") == ["colour", "motion"]
     motion = cache.read_record(cache.find("a.mp4", "motion").key)
     assert motion.flow_stats is not None
     # the first clip is all real and nothing in it is clamped: the statistics know its mean too
@@ -131,4 +142,6 @@ def test_an_unknown_stream_is_refused_with_the_registered_ones(
     arguments = ["--videos", str(videos), "--cache", str(tmp_path / "c"), "--streams", "rgb,clip"]
     result = CliRunner().invoke(cli, ["extract", *arguments])
     assert result.exit_code == 1
-    assert "found rgb,clip, expected one or more of rgb, flow, colour, motion" in result.stderr
+    assert (
+        "found rgb,clip, expected one or more of rgb, flow, colour, motion, halves" in result.stderr
+    )

@@ -8,6 +8,7 @@ import numpy as np
 from cache.keys import JSON, config_difference
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
+from cache.streams import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class Closeness:
 
     @classmethod
     def of(cls, a: np.ndarray, b: np.ndarray) -> "Closeness":
-        """Compare two `(S, D)` arrays; rows that are zero in both count as equal."""
-        x, y = a.astype(np.float64), b.astype(np.float64)
+        """Compare two `(S, ...)` arrays; rows that are zero in both count as equal."""
+        x, y = (array.astype(np.float64).reshape(len(array), -1) for array in (a, b))
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
         same = (x == y).all(axis=1)
         cosine = np.where(same, 1.0, (x * y).sum(axis=1) / np.where(norms > 0, norms, 1.0))
@@ -103,14 +104,16 @@ def _compare(
     if not diff.config_difference and ours.key != theirs.key:
         difference = config_difference(ours.config, theirs.config)
         diff.config_difference = difference.replace(" here, ", " in A, ").replace("the cache", "B")
-    if ours.feature_shape != theirs.feature_shape:
+    if (ours.kind, ours.feature_shape) != (theirs.kind, theirs.feature_shape):
         diff.other_shape.append(name)
         return []
     if (ours.crc32, ours.dtype) == (theirs.crc32, theirs.dtype):
         diff.identical += 1
         close = Closeness(mean_cosine=1.0, min_cosine=1.0, max_difference=0.0)
+    elif not KINDS[ours.kind].is_measured:
+        return []
     else:
         close = Closeness.of(a.read_key(ours.key), b.read_key(theirs.key))
     if diff.min_cosine is None or close.min_cosine < diff.min_cosine:
         diff.min_cosine, diff.min_cosine_video = close.min_cosine, name
-    return [(close.mean_cosine, ours.feature_shape[0])]
+    return [(close.mean_cosine, ours.num_clips)]

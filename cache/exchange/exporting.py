@@ -15,9 +15,11 @@ import numpy as np
 
 from cache.configs import describe_configs, list_configs
 from cache.files import explain
+from cache.index import holds_features, stream_of
 from cache.keys import JSON, feature_key
 from cache.records import ClipTable, FeatureEntry
 from cache.store import FeatureCache
+from cache.streams import order_streams
 from data.errors import CacheError
 from data.files import new_file, write_whole
 
@@ -177,15 +179,17 @@ def _columns(clips: ClipTable) -> list[np.ndarray]:
 def _choose_streams(
     cache: FeatureCache, streams: Sequence[str], configs: Mapping[str, Mapping[str, JSON]]
 ) -> dict[str, Mapping[str, JSON]]:
-    """Return the streams to export, each with its one configuration, in the columns' order."""
-    found = list_configs(cache)
-    there = list(dict.fromkeys(one.stream for one in found))
+    """Return the streams asked for, else all that are features, each with its configuration."""
+    there = order_streams({stream_of(row) for row in cache.rows() if holds_features(row)})
     for stream in streams:
         if stream not in there:
-            raise CacheError(f"{cache.path}: no stream {stream}, there is: {', '.join(there)}")
-    ordered = streams or sorted(there, key=lambda name: ({"rgb": 0, "flow": 1}.get(name, 2), name))
+            raise CacheError(
+                f"{cache.path}: no stream {stream}, there is: {', '.join(there)} "
+                "(only features are exported)"
+            )
+    found = list_configs(cache)
     chosen = {}
-    for stream in ordered:
+    for stream in streams or there:
         ours = [one for one in found if one.stream == stream]
         if len(ours) > 1 and stream not in configs:
             # rows of one matrix must mean the same

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cache.records import kind_json
 from data.errors import CheckerError, FeatError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -169,6 +170,7 @@ def _compare_group(h5py: Any, file: Any, key: str, stored: Any) -> str:
         "source": entry.source.to_json(),
         "provenance": dict(entry.provenance),
         "clip_len": entry.clip_len,
+        **kind_json(entry.kind),
     }
     if about != expected:
         return "its record attribute is not the table's"

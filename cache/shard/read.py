@@ -29,11 +29,14 @@ from cache.records import (
     FeatureRecord,
     SourceRecord,
     check_stream,
+    kind_json,
 )
 from cache.shard.checksums import Checksums
+from cache.streams import FEATURES, KINDS, StreamKind
 from data.errors import NewerLayoutError, ShardError
 
-LAYOUT_VERSION = 1
+#: Layout 1 knows features only. A shard gets the lowest layout that it needs.
+LAYOUT_VERSION = 2
 SUFFIX = ".h5"
 #: Arrays start at multiples of this, so that a memory map of them is aligned.
 ALIGNMENT = 64
@@ -45,7 +48,7 @@ MAX_RECORDS = 65536
 MAX_DIM = 1 << 20
 
 _HEADER = re.compile(rb"feat-shard ([0-9]{4}) ([0-9]{10}) ([0-9a-f]{64})\n")
-_DTYPES: dict[object, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_FLOAT32, _INT64 = np.dtype("<f4"), np.dtype("<i8")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class StoredRecord:
     """One record of a shard's table: what it is, and where its arrays lie."""
 
     entry: FeatureEntry
-    places: Mapping[str, Place]  # "features", "clips", and "flow_stats" where there are any
+    places: Mapping[str, Place]  # "features", "clips", "flow_stats" and "bounds" if there are any
 
 
 @dataclass(frozen=True)
@@ -143,19 +146,25 @@ def read_record(table: ShardTable, key: str) -> FeatureRecord:
     """Return one whole record of a shard, arrays included, everything checked.
 
     Raises:
-        ShardError: an array is damaged or the clip table makes no sense.
+        ShardError: an array is damaged or makes no sense.
     """
     stored = table.records[key]
-    stats = stored.places.get("flow_stats")
-    return FeatureRecord(
-        stream=stored.entry.stream,
-        config=stored.entry.config,
-        source=stored.entry.source,
-        provenance=stored.entry.provenance,
-        features=read_array(table, stored.places["features"]),
-        clips=read_clips(table, key),
-        flow_stats=None if stats is None else read_array(table, stats),
-    )
+    clips = read_clips(table, key)
+    arrays = {
+        name: read_array(table, place) for name, place in stored.places.items() if name != "clips"
+    }
+    try:
+        return FeatureRecord(
+            stream=stored.entry.stream,
+            kind=stored.entry.kind,
+            config=stored.entry.config,
+            source=stored.entry.source,
+            provenance=stored.entry.provenance,
+            clips=clips,
+            **arrays,
+        )
+    except ValueError as error:
+        raise ShardError(f"{table.path}: record {key[:12]}: {error}") from error
 
 
 def read_clips(table: ShardTable, key: str) -> ClipTable:
@@ -251,7 +260,7 @@ def _parse_table(
     configs = {digest: _StoredConfig(config) for digest, config in raw["configs"].items()}
     records = {}
     for row in rows:
-        stored = _parse_record(path.name, row, configs[row["config"]])
+        stored = _parse_record(path, row, configs[row["config"]])
         for place in stored.places.values():
             if place.offset < userblock or place.offset + place.nbytes > file_size:
                 raise ValueError(f"an array of shape {place.shape} does not fit in the file")
@@ -273,7 +282,7 @@ class _StoredConfig:
         self.key = KeyMaker(value).key
 
 
-def _parse_record(shard: str, row: Any, config: _StoredConfig) -> StoredRecord:
+def _parse_record(path: Path, row: Any, config: _StoredConfig) -> StoredRecord:
     provenance = row["provenance"]
     if not isinstance(provenance, dict):
         raise ValueError("a provenance is no object")
@@ -281,21 +290,23 @@ def _parse_record(shard: str, row: Any, config: _StoredConfig) -> StoredRecord:
     key = config.key(source.sha256)
     if row["key"] != key:
         raise ValueError(f"key {row['key']!r:.80} does not follow from its configuration")
-    places = {"features": _parse_features(row["features"])}
-    num_clips, dim = places["features"].shape
-    places["clips"] = _parse_place(row["clips"], CLIP_DTYPE, (num_clips,))
-    if row["flow_stats"] is not None:
-        shape = (num_clips, len(FLOW_STATS))
-        places["flow_stats"] = _parse_place(row["flow_stats"], _DTYPES["float32"], shape)
+    kind = row.get("kind", FEATURES)
+    if kind not in KINDS:
+        raise ShardError(
+            f"{path}: a stream of kind {kind!r:.80} that is unknown here; upgrade feat"
+        )
+    places = _parse_places(row, KINDS[kind], source.num_frames)
     entry = FeatureEntry(
         key=key,
         stream=config.stream,
         config=config.value,
         source=source,
         provenance=provenance,
-        shard=shard,
-        feature_shape=(num_clips, dim),
+        shard=path.name,
+        kind=kind,
+        feature_shape=places["features"].shape,
         dtype=row["features"]["dtype"],
+        num_clips=places["clips"].shape[0],
         clip_len=_integer(row["clip_len"], 0, 2**31),
         offset=places["features"].offset,
         crc32=places["features"].checksums.crc32,
@@ -304,13 +315,36 @@ def _parse_record(shard: str, row: Any, config: _StoredConfig) -> StoredRecord:
     return StoredRecord(entry, places)
 
 
-def _parse_features(raw: Any) -> Place:
-    dtype = _DTYPES.get(raw["dtype"])
-    if dtype is None:
-        raise ValueError(f"features of type {raw['dtype']!r:.80}, expected one of {list(_DTYPES)}")
-    num_clips, dim = raw["shape"]
-    shape = (_integer(num_clips, 1, 2**40), _integer(dim, 1, MAX_DIM))
-    return _parse_place(raw, dtype, shape)
+def _parse_places(row: Any, kind: StreamKind, num_frames: int) -> dict[str, Place]:
+    """Return where the arrays of a record lie, once they fit each other and the kind."""
+    features = row["features"]
+    if features["dtype"] not in kind.dtypes:
+        raise ValueError(
+            f"features of type {features['dtype']!r:.80}, expected one of {list(kind.dtypes)}"
+        )
+    dtype = np.dtype(features["dtype"]).newbyteorder("<")
+    num_rows, *others = features["shape"]
+    shape = (_integer(num_rows, 1, 2**40), *(_integer(size, 1, MAX_DIM) for size in others))
+    (num_clips,) = row["clips"]["shape"]
+    num_clips = _integer(num_clips, 1, 2**40)
+    places = {
+        "features": _parse_place(features, dtype, shape),
+        "clips": _parse_place(row["clips"], CLIP_DTYPE, (num_clips,)),
+    }
+    if row["flow_stats"] is not None:
+        stats = (num_clips, len(FLOW_STATS))
+        places["flow_stats"] = _parse_place(row["flow_stats"], _FLOAT32, stats)
+    if kind.ragged:
+        bounds = (kind.num_rows(num_clips=num_clips, num_frames=num_frames) + 1,)
+        places["bounds"] = _parse_place(row["bounds"], _INT64, bounds)
+    kind.check(
+        shape,
+        dtype,
+        bounds=places["bounds"].shape if kind.ragged else None,
+        num_clips=num_clips,
+        num_frames=num_frames,
+    )
+    return places
 
 
 def _parse_place(raw: Any, dtype: np.dtype, shape: tuple[int, ...]) -> Place:
@@ -340,6 +374,7 @@ def table_row(record: FeatureRecord, config: str, places: Mapping[str, JSON]) ->
         "provenance": dict(record.provenance),
         "clip_len": record.clips.clip_len,
         "flow_stats": None,
+        **kind_json(record.kind),
         **places,
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.files import hash_fd
 from cache.keys import JSON, canonical_json, config_digest
-from cache.records import FeatureRecord
+from cache.records import FeatureRecord, kind_json
 from cache.shard.checksums import Checksums
 from cache.shard.read import (
     ALIGNMENT,
@@ -26,6 +26,7 @@ from cache.shard.read import (
     structure_crc32,
     table_row,
 )
+from cache.streams import FEATURES
 from data.errors import CacheError
 from data.files import partial_file, publish, temp_path
 
@@ -48,16 +49,17 @@ def write_shard(folder: Path, records: Sequence[FeatureRecord]) -> Path:
     if len({record.key for record in records}) != len(records):
         raise ValueError("the same key twice in one shard")
     userblock = _userblock_size(records)
+    layout = 1 if all(record.kind == FEATURES for record in records) else LAYOUT_VERSION
     partial = temp_path(folder)
     with partial_file(partial, target=folder, error=CacheError):
         with partial.open("x+b") as file:
             fd = file.fileno()
-            places = _write_hdf5(fd, records, userblock)
+            places = _write_hdf5(fd, records, userblock, layout)
             size = os.fstat(fd).st_size
             flat = [place for group in places for place in group.values()]
             crc = structure_crc32(fd, partial, flat, userblock, size)
             table = _table(records, places, userblock=userblock, file_size=size, crc=crc)
-            os.pwrite(fd, _with_header(table, userblock), 0)
+            os.pwrite(fd, _with_header(table, userblock, layout), 0)
             _read_back(partial)
             final = folder / shard_name(hash_fd(fd))
         publish(partial, final)
@@ -65,7 +67,7 @@ def write_shard(folder: Path, records: Sequence[FeatureRecord]) -> Path:
 
 
 def _write_hdf5(
-    fd: int, records: Sequence[FeatureRecord], userblock: int
+    fd: int, records: Sequence[FeatureRecord], userblock: int, layout: int
 ) -> list[dict[str, Place]]:
     """Write everything but the user block; return where each record's arrays lie."""
     target = _Target(fd)
@@ -80,7 +82,7 @@ def _write_hdf5(
         alignment_interval=ALIGNMENT,
     ) as file:
         file.attrs["format"] = np.bytes_(b"feat shard")
-        file.attrs["layout"] = LAYOUT_VERSION
+        file.attrs["layout"] = layout
         for record in records:
             group = file.create_group(record.key)
             group.attrs["record"] = np.bytes_(_attribute(record))
@@ -104,6 +106,8 @@ def _arrays(record: FeatureRecord) -> dict[str, np.ndarray]:
     arrays = {"features": record.features, "clips": record.clips.to_array()}
     if record.flow_stats is not None:
         arrays["flow_stats"] = record.flow_stats
+    if record.bounds is not None:
+        arrays["bounds"] = record.bounds
     return {
         name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         for name, array in arrays.items()
@@ -120,6 +124,7 @@ def _attribute(record: FeatureRecord) -> bytes:
             "source": record.source.to_json(),
             "provenance": dict(record.provenance),
             "clip_len": record.clips.clip_len,
+            **kind_json(record.kind),
         }
     )
     if len(text) > MAX_ATTRIBUTE_BYTES:
@@ -184,11 +189,11 @@ def _userblock_size(records: Sequence[FeatureRecord]) -> int:
     return size
 
 
-def _with_header(table: bytes, userblock: int) -> bytes:
+def _with_header(table: bytes, userblock: int, layout: int) -> bytes:
     """Return the whole user block; the table's checksum covers the padding too."""
     table = table.ljust(userblock - HEADER_LEN)
     digest = hashlib.sha256(table).hexdigest()
-    header = HEADER.format(version=LAYOUT_VERSION, table_len=len(table), table_sha256=digest)
+    header = HEADER.format(version=layout, table_len=len(table), table_sha256=digest)
     return header.encode("ascii") + table
 
 

@@ -55,6 +55,7 @@ def describe_entry(entry: FeatureEntry) -> dict[str, JSON]:
     return {
         "key": entry.key,
         "stream": entry.stream,
+        "kind": entry.kind,
         "shape": list(entry.feature_shape),
         "dtype": entry.dtype,
         "clip_len": entry.clip_len,
@@ -109,7 +110,7 @@ def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
             },
         )
         group["videos"] += 1
-        group["clips"] += entry.feature_shape[0]
+        group["clips"] += entry.num_clips
         group["bytes"] += entry.nbytes
         group["partial"] += bool(entry.source.partial)
         group["writers"][_writer(entry)] += 1

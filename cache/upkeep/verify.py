@@ -26,6 +26,7 @@ from cache.shard.read import (
     shard_name,
 )
 from cache.store import FeatureCache
+from cache.streams import KINDS
 from data.errors import CacheError, CheckerError, NewerLayoutError, ShardError, StorageError
 from data.files import TEMP_PREFIX, sync_folder
 
@@ -206,7 +207,15 @@ def check_checksums(table: ShardTable, key: str) -> None:
 
 def find_flaws(record: FeatureRecord) -> Iterator[str]:
     """Yield what is wrong with the numbers of one record whose checksums are right."""
-    features = record.features
+    if KINDS[record.kind].is_measured:
+        yield from _row_flaws(record.features.reshape(len(record.features), -1))
+    yield from _uncovered(record.clips, record.source)
+    if record.flow_stats is not None:
+        yield from _flow_flaws(record.flow_stats)
+
+
+def _row_flaws(features: np.ndarray) -> Iterator[str]:
+    """Yield what is wrong with rows of measurements, (S, D)."""
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         yield f"{_rows(broken)} with NaN or infinity"
@@ -216,9 +225,6 @@ def find_flaws(record: FeatureRecord) -> Iterator[str]:
     constant = (features.max(axis=1) == features.min(axis=1)) & ~(zero | broken)
     if np.any(constant) and features.shape[1] > 1:
         yield f"{_rows(constant)} of one constant value"
-    yield from _uncovered(record.clips, record.source)
-    if record.flow_stats is not None:
-        yield from _flow_flaws(record.flow_stats)
 
 
 def _rows(mask: np.ndarray) -> str:

@@ -17,7 +17,8 @@ from model.evaluation.released import CompatTable, WindowMethod, compare_with_re
 from model.evaluation.report import write_report
 from model.evaluation.results import write_scores
 from model.features.aligned import check_labels, videos_without_frames
-from model.features.load import FeatureSet, available_streams, drop_missing, named
+from model.features.choose import available_streams, drop_missing, named
+from model.features.load import FeatureSet
 from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions

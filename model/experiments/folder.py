@@ -22,7 +22,7 @@ from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
 from model.evaluation.evaluate import EVAL_NAME, run_evaluation
 from model.evaluation.results import read_results
-from model.features.load import available_streams, choose_streams, drop_missing
+from model.features.choose import available_streams, choose_streams, drop_missing
 from model.measures.metrics import VideoResult
 from model.methods.base import Method
 from model.methods.gather import DataOptions

@@ -1,6 +1,5 @@
 """The features of some labelled videos as one array, read from a cache once."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,13 @@ from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, config_digest
 from cache.records import FLOW_STATS
+from cache.streams import FEATURES
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
 from model.features.array import empty_features
 
-logger = logging.getLogger(f"feat.{__name__}")
-
-STREAM_ORDER = ("rgb", "flow")
-"""Streams are concatenated in this order, then any others by name."""
 SEGMENT_SLOTS = 16
 """Scores a clip where the cache's clips have no fixed length (imported segments)."""
-MAX_NAMED = 5
 MOTION_STATS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
 """Statistics of the flow, pixels a frame, that the cache holds beside the flow features."""
 MOTION_REPEAT = 64
@@ -81,57 +76,6 @@ class FeatureSet:
     def rows(self, video: int) -> slice:
         """Return the rows of one video."""
         return slice(int(self.first_clip[video]), int(self.first_clip[video + 1]))
-
-
-def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:
-    """Return the streams that the cache holds of each video, an empty set where none."""
-    known = set(cache.videos())
-    return {video: set(cache.streams(video)) if video in known else set() for video in videos}
-
-
-def choose_streams(available: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Return the streams that all videos have, in the order they are concatenated.
-
-    Raises:
-        ModelError: they have no stream in common.
-    """
-    everywhere = set.intersection(*available.values())
-    somewhere = set.union(*available.values())
-    if not everywhere:
-        raise ModelError(
-            f"no stream is there for all {len(available)} videos: "
-            + "; ".join(_lacking(available, stream) for stream in _ordered(somewhere))
-            + "; run `feat extract` again"
-        )
-    for stream in _ordered(somewhere - everywhere):
-        logger.warning(
-            "%s: the model goes without this stream; `feat extract` adds what is missing",
-            _lacking(available, stream),
-        )
-    return _ordered(everywhere)
-
-
-def drop_missing(
-    labels: Sequence[VideoLabel], available: Mapping[str, set[str]], *, skip_missing: bool
-) -> list[VideoLabel]:
-    """Return the labels of the videos that the cache holds.
-
-    Raises:
-        ModelError: some are missing and `skip_missing` is not set.
-    """
-    missing = [label.video for label in labels if not available[label.video]]
-    if missing and not skip_missing:
-        raise ModelError(
-            f"{len(missing)} of {len(labels)} labelled videos are not in the cache: "
-            f"{named(missing)}; run `feat extract`, remove their rows, or pass --skip-missing"
-        )
-    if missing:
-        logger.warning(
-            "%d labelled videos are not in the cache and are left out: %s",
-            len(missing),
-            named(missing),
-        )
-    return [label for label in labels if available[label.video]]
 
 
 def load_features(
@@ -207,9 +151,17 @@ def load_features(
     )
 
 
-def has_motion(cache: FeatureCache, videos: Sequence[str], streams: Sequence[str]) -> bool:
+def has_motion(
+    cache: FeatureCache,
+    videos: Sequence[str],
+    streams: Sequence[str],
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> bool:
     """Return whether flow is among `streams` and the cache holds its statistics of all videos."""
-    return "flow" in streams and all(cache.find(video, "flow").has_flow_stats for video in videos)
+    config = (configs or {}).get("flow")
+    return "flow" in streams and all(
+        cache.find(video, "flow", config).has_flow_stats for video in videos
+    )
 
 
 def _motion_columns(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]:
@@ -242,20 +194,19 @@ def _flow_stats(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]
     return stats
 
 
-def named(videos: Sequence[str]) -> str:
-    """Return the first few names and how many more there are."""
-    more = f" and {len(videos) - MAX_NAMED} more" if len(videos) > MAX_NAMED else ""
-    return ", ".join(videos[:MAX_NAMED]) + more
-
-
 def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures:
     first = entries[0]
+    if first.kind != FEATURES:
+        raise ModelError(
+            f"{stream}: found a stream of kind {first.kind}, a model takes features (S, D); "
+            "name other streams"
+        )
     for entry in entries[1:]:
         if config_digest(entry.config) != config_digest(first.config):
             raise ConfigError(
                 f"{stream} features of {first.source.name} and {entry.source.name} were made "
-                f"differently: {config_difference(first.config, entry.config)}; use a cache with "
-                "one configuration"
+                f"differently: {config_difference(first.config, entry.config)}; choose one with "
+                "--config, `feat cache info` lists them"
             )
         if entry.feature_shape[1] != first.feature_shape[1]:
             raise ModelError(
@@ -289,13 +240,3 @@ def _common_clips(
                     "extract both again with one clip length and stride"
                 )
     return tables
-
-
-def _lacking(available: Mapping[str, set[str]], stream: str) -> str:
-    lacking = [video for video, streams in available.items() if stream not in streams]
-    return f"{stream} is missing for {len(lacking)} of {len(available)} videos ({named(lacking)})"
-
-
-def _ordered(streams: set[str]) -> tuple[str, ...]:
-    known = [stream for stream in STREAM_ORDER if stream in streams]
-    return (*known, *sorted(streams - set(STREAM_ORDER)))

@@ -12,14 +12,8 @@ from data.errors import ModelError
 from data.labels import VideoLabel
 from data.splits.protocols import apply_protocol
 from model.features.aligned import check_labels, videos_without_frames
-from model.features.load import (
-    available_streams,
-    choose_streams,
-    drop_missing,
-    has_motion,
-    load_features,
-    named,
-)
+from model.features.choose import available_streams, choose_streams, drop_missing, named
+from model.features.load import has_motion, load_features
 from model.methods.base import Material, Method
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -81,7 +75,7 @@ def gather(
     method = method.suited_to(
         clip_len=lead.clip_len,
         has_motion=method.wants_motion
-        and has_motion(cache, [label.video for label in (*train, *val)], chosen),
+        and has_motion(cache, [label.video for label in (*train, *val)], chosen, options.configs),
     )
 
     def load(

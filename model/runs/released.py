@@ -26,13 +26,8 @@ from data.errors import ModelError
 from data.files import write_json
 from data.labels import VideoLabel, write_labels
 from data.output_folder import claim_folder
-from model.features.load import (
-    SEGMENT_SLOTS,
-    FeatureSet,
-    available_streams,
-    choose_streams,
-    load_features,
-)
+from model.features.choose import available_streams, choose_streams
+from model.features.load import SEGMENT_SLOTS, FeatureSet, load_features
 from model.features.standardize import Standardizer
 from model.methods.convlstm import (
     PRESETS,

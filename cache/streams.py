@@ -1,0 +1,107 @@
+"""What a stream can be: the kinds of arrays, and the order in which streams come.
+
+A stream of one video is one array. Its kind says what a row stands for and which types and axes it
+may have. Writing, the reader that needs no HDF5 library, `feat cache verify` and `merge` follow
+from that, so adding a kind takes a line in `KINDS`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+#: The kind of what models read and what every shard of layout 1 holds.
+FEATURES = "features"
+
+STREAM_ORDER = ("rgb", "flow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamKind:
+    """One kind of array.
+
+    Attributes:
+        axes: a letter for each axis, the first of which counts the rows.
+        dtypes: types that it may have, by NumPy's names.
+        rows: what a row stands for: a clip of the record's clip table, or a frame of its video.
+        ragged: a row is a string of bytes, such as an encoded image. The array is (N,) uint8, all
+            rows one after the other, and `bounds`, (rows + 1,) int64, says where each begins.
+    """
+
+    axes: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    rows: Literal["clips", "frames"] = "clips"
+    ragged: bool = False
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether its values are measurements, in which NaN is a flaw and noise is none."""
+        return all(name.startswith("float") for name in self.dtypes)
+
+    def num_rows(self, *, num_clips: int, num_frames: int) -> int:
+        """Return how many rows the array of a video must have."""
+        return num_clips if self.rows == "clips" else num_frames
+
+    def check(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        *,
+        bounds: tuple[int, ...] | None,
+        num_clips: int,
+        num_frames: int,
+    ) -> None:
+        """Make sure that an array can be of this kind.
+
+        Args:
+            shape: of the array.
+            dtype: of the array, in any byte order.
+            bounds: shape of its bounds, None if there are none.
+            num_clips: clips of the record's clip table.
+            num_frames: frames of its video.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        name = dtype.newbyteorder("=").name
+        if len(shape) != len(self.axes) or 0 in shape or name not in self.dtypes:
+            raise ValueError(
+                f"features must be ({', '.join(self.axes)}) {' or '.join(self.dtypes)}, "
+                f"got {shape} {name}"
+            )
+        num_rows = self.num_rows(num_clips=num_clips, num_frames=num_frames)
+        if self.ragged and bounds != (num_rows + 1,):
+            raise ValueError(f"bounds must be ({num_rows + 1},), got {bounds}")
+        if not self.ragged and bounds is not None:
+            raise ValueError("bounds are for rows that differ in length")
+        if not self.ragged and shape[0] != num_rows:
+            raise ValueError(f"{shape[0]} rows of features but {num_rows} of {self.rows}")
+
+
+#: Crops are features of several crops of each frame, such as ten. Images are encoded, one a clip.
+KINDS: dict[str, StreamKind] = {
+    FEATURES: StreamKind(axes=("S", "D"), dtypes=("float32", "float16")),
+    "crops": StreamKind(axes=("S", "C", "D"), dtypes=("float32", "float16")),
+    "frames": StreamKind(axes=("T", "H", "W", "C"), dtypes=("uint8",), rows="frames"),
+    "images": StreamKind(axes=("N",), dtypes=("uint8",), ragged=True),
+}
+
+
+def join_bytes(rows: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array (N,) uint8 and the bounds (rows + 1,) int64 of a ragged kind."""
+    bounds = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.frombuffer(b"".join(rows), np.uint8), bounds
+
+
+def split_bytes(array: np.ndarray, bounds: np.ndarray) -> list[bytes]:
+    """Return the rows that `join_bytes` joined."""
+    data = array.tobytes()
+    return [data[start:end] for start, end in pairwise(bounds.tolist())]
+
+
+def order_streams(streams: Iterable[str]) -> tuple[str, ...]:
+    """Return streams as they stand side by side: `STREAM_ORDER`, then any others by name."""
+    known = {name: place for place, name in enumerate(STREAM_ORDER)}
+    return tuple(sorted(streams, key=lambda name: (known.get(name, len(known)), name)))

@@ -1,0 +1,77 @@
+"""Which streams of which videos a model takes, of those that the cache holds."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from cache import FeatureCache
+from cache.streams import order_streams
+from data.errors import ModelError
+from data.labels import VideoLabel
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+MAX_NAMED = 5
+
+
+def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:
+    """Return the streams of features that the cache holds of each video, possibly none."""
+    known = set(cache.videos())
+    return {
+        video: set(cache.feature_streams(video)) if video in known else set() for video in videos
+    }
+
+
+def choose_streams(available: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return the streams that all videos have, in the order they are concatenated.
+
+    Raises:
+        ModelError: they have no stream in common.
+    """
+    everywhere = set.intersection(*available.values())
+    somewhere = set.union(*available.values())
+    if not everywhere:
+        raise ModelError(
+            f"no stream is there for all {len(available)} videos: "
+            + "; ".join(_lacking(available, stream) for stream in order_streams(somewhere))
+            + "; run `feat extract` again"
+        )
+    for stream in order_streams(somewhere - everywhere):
+        logger.warning(
+            "%s: the model goes without this stream; `feat extract` adds what is missing",
+            _lacking(available, stream),
+        )
+    return order_streams(everywhere)
+
+
+def drop_missing(
+    labels: Sequence[VideoLabel], available: Mapping[str, set[str]], *, skip_missing: bool
+) -> list[VideoLabel]:
+    """Return the labels of the videos that the cache holds.
+
+    Raises:
+        ModelError: some are missing and `skip_missing` is not set.
+    """
+    missing = [label.video for label in labels if not available[label.video]]
+    if missing and not skip_missing:
+        raise ModelError(
+            f"{len(missing)} of {len(labels)} labelled videos are not in the cache: "
+            f"{named(missing)}; run `feat extract`, remove their rows, or pass --skip-missing"
+        )
+    if missing:
+        logger.warning(
+            "%d labelled videos are not in the cache and are left out: %s",
+            len(missing),
+            named(missing),
+        )
+    return [label for label in labels if available[label.video]]
+
+
+def named(videos: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = f" and {len(videos) - MAX_NAMED} more" if len(videos) > MAX_NAMED else ""
+    return ", ".join(videos[:MAX_NAMED]) + more
+
+
+def _lacking(available: Mapping[str, set[str]], stream: str) -> str:
+    lacking = [video for video, streams in available.items() if stream not in streams]
+    return f"{stream} is missing for {len(lacking)} of {len(available)} videos ({named(lacking)})"
