@@ -2,7 +2,7 @@
 
 Adding one takes a module with a class that meets `Backbone` and a line in `BACKBONES`. The
 extractor, the keys, the commands and the cache ask this registry and know no network by name.
-Nothing here loads torch before a network is loaded.
+Nothing here loads torch or a network's code before it is needed.
 """
 
 import sys
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from extract.i3d.layers import FEATURE_DIM, Stream
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from extract.i3d.layers import Stream
     from extract.weights.resolve import Weights
 
 Needs = Literal["frames", "flow"]
@@ -95,7 +94,7 @@ class Backbone(Protocol):
 class I3D:
     """Inception-v1 inflated to 3-D, one network for each of its two streams; see `extract.i3d`."""
 
-    stream: Stream
+    stream: "Stream"
     needs: Needs
 
     identity: ClassVar[dict[str, Any]] = {
@@ -106,7 +105,7 @@ class I3D:
     clip_lens = range(8, sys.maxsize)  # the last pooling spans two time steps of stride eight
     sizes = range(1, sys.maxsize)
     kind = "features"
-    shape = (FEATURE_DIM,)
+    shape = (1024,)
     dtype = "float32"
 
     def find_weights(
