@@ -13,7 +13,7 @@ from extract.i3d.layers import NUM_CLASSES, Triple, expected_shapes
 from extract.i3d.network import I3D, max_pool_same, pad_same, prepare_network, same_padding
 from extract.i3d.pool import max_pool
 from extract.i3d.precision import cpu_flags, precision_for
-from extract.i3d.prepared import pad_input
+from extract.i3d.prepared import FusedConv, pad_input
 from extract.weights.resolve import load_state_dict, resolve_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -199,6 +199,27 @@ def test_bfloat16_points_the_same_way(rgb_state: dict[str, torch.Tensor]) -> Non
     assert rounded.dtype == torch.float32
     assert torch.cosine_similarity(exact, rounded).item() >= 0.999
     assert not torch.equal(exact, rounded)  # it is another arithmetic
+
+
+@pytest.mark.parametrize("name", ["conv2b", "conv2c"])
+def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(name: str) -> None:
+    """On every CPU, with bfloat16 instructions or not, as in float64; conv2c adds 1728 products."""
+    state = made_up_state()
+    scale = state[f"{name}.norm.weight"].double()
+    scale /= (state[f"{name}.norm.running_var"].double() + 1e-3).sqrt()
+    weight = (state[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1, 1)).bfloat16()
+    bias = state[f"{name}.norm.bias"] - state[f"{name}.norm.running_mean"] * scale
+    x = torch.rand(1, 64, 4, 14, 14, generator=torch.Generator().manual_seed(6)).bfloat16()
+    exact = torch.nn.functional.conv3d(
+        x.double(), weight.double(), bias.bfloat16().double(), padding=weight.shape[-1] // 2
+    ).relu()
+    conv = FusedConv(state, name, torch.device("cpu"), torch.bfloat16)
+    found = conv(x.contiguous(memory_format=torch.channels_last_3d))
+    assert found.dtype == torch.bfloat16
+    # a sum near the middle between two bfloat16 numbers may go to either of them
+    assert (found == exact.bfloat16()).float().mean() > 0.99
+    # 2e-4: where terms of the size of 1 cancel, float32's own rounding is left
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
