@@ -22,7 +22,8 @@ import cv2
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.sample.videos import draw_video
 from data.videos import VideoSource
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 from extract.decode.video import SCALE_FLAGS
 
 SIZE = 224

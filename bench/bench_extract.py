@@ -73,7 +73,8 @@ def serve_reference(pipe: Connection, threads: int) -> None:
 def our_frames(video: Path) -> list[np.ndarray]:
     """Return the frames (224, 224, 3) uint8 that `feat extract` works on."""
     from data.videos import VideoSource
-    from extract.decode.open import DecodeConfig, open_video
+    from extract.decode.config import DecodeConfig
+    from extract.decode.open import open_video
 
     source = VideoSource(video_id=video.name, path=video, kind="file")
     frames: list[np.ndarray] = []

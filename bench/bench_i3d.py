@@ -22,8 +22,8 @@ import torch
 from bench.reference import load_networks
 from bench.sides import in_processes
 from extract.i3d.layers import conv_units
-from extract.i3d.network import prepare_network
 from extract.i3d.precision import precision_for
+from extract.i3d.prepared import prepare_network
 from extract.weights.resolve import load_state_dict, resolve_weights
 
 # output cells of the stages of the network, for 16 frames of 224x224

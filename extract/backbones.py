@@ -135,8 +135,8 @@ class I3D:
         )[self.stream]
 
     def load(self, weights: "Weights", *, device: "torch.device", precision: str) -> Network:
-        """Return the network, laid out for `device`; see `extract.i3d.network.prepare_network`."""
-        from extract.i3d.network import prepare_network
+        """Return the network, laid out for `device`; see `extract.i3d.prepared.prepare_network`."""
+        from extract.i3d.prepared import prepare_network
         from extract.weights.resolve import load_state_dict
 
         network = prepare_network(

@@ -87,7 +87,7 @@ class Clip:
 
 
 class FrameReader(Protocol):
-    """What `iter_clips` needs of an `extract.decode.open.FrameStream`."""
+    """What `iter_clips` needs of an `extract.decode.stream.FrameStream`."""
 
     def read(self, max_frames: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Return the next frames and their times; fewer than `max_frames` only at the end."""

@@ -77,7 +77,7 @@ def extract_command(
     decoded in part only; the others are finished all the same.
     """
     from extract.config import ExtractConfig
-    from extract.decode.open import DecodeConfig
+    from extract.decode.config import DecodeConfig
     from extract.i3d.precision import precision_for
     from extract.runner import list_devices, run_extraction
 

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from cache import config_difference
 from data.errors import ConfigError, FeatError
 from extract.backbones import BACKBONES
-from extract.decode.open import DecodeConfig
+from extract.decode.config import DecodeConfig
 from extract.flow.tvl1 import TVL1Config
 from extract.weights.resolve import Weights
 

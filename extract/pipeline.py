@@ -26,7 +26,8 @@ from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
-from extract.decode.open import FrameStream, StreamInfo, open_video
+from extract.decode.open import open_video
+from extract.decode.stream import FrameStream, StreamInfo
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_torch

@@ -285,7 +285,7 @@ def _records(
 
 def _provenance(job: Job) -> dict[str, Any]:
     """Return what made the features but, as far as is known, does not change them."""
-    from extract.decode.open import ffmpeg_version
+    from data.ffmpeg import ffmpeg_version
 
     return {
         "feat": version("feat"),

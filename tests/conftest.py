@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from extract.decode.ffmpeg_log import find_ffmpeg
+from data.ffmpeg import find_ffmpeg
 from extract.i3d.layers import expected_shapes
 
 

@@ -102,8 +102,9 @@ def test_halves_are_those_of_the_paper(tmp_path: Path) -> None:
 @pytest.mark.realdata
 def test_real_masks_have_as_many_frames_as_the_videos(shared_data: Path) -> None:
     from data.videos import find_videos
+    from extract.decode.config import DecodeConfig
+    from extract.decode.open import open_video
 
-    decode = pytest.importorskip("extract.decode.open")
     prepared = prepare_avenue(shared_data / "avenue", split="official")
     assert {x.video: x.num_frames for x in prepared.labels} == {"17.avi": 426, "21.avi": 76}
     # counted with scipy: frames with a non-zero pixel in 17_label.mat and 21_label.mat
@@ -113,7 +114,7 @@ def test_real_masks_have_as_many_frames_as_the_videos(shared_data: Path) -> None
     }
     sizes = {x.video: x.num_frames for x in prepared.labels}
     for source in find_videos(shared_data / "avenue"):
-        with decode.open_video(source, decode.DecodeConfig()) as stream:
+        with open_video(source, DecodeConfig()) as stream:
             while len(stream.read(64)[0]):
                 pass
             assert stream.num_frames == sizes[source.video_id]

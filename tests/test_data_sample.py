@@ -12,7 +12,8 @@ from data.labels import read_labels
 from data.sample.events import CATEGORIES, PersonTrack
 from data.sample.videos import draw_video, make_samples, plan_video
 from data.videos import find_videos
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 
 TINY = (64, 48)
 

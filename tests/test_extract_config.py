@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cache import config_digest
 from data.errors import ConfigError
 from extract.config import ExtractConfig, recorded_weights
-from extract.decode.open import DecodeConfig
+from extract.decode.config import DecodeConfig
 from extract.flow.tvl1 import TVL1Config
 from extract.weights.resolve import Weights
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data.videos import VideoSource, find_videos, frame_paths
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 from extract.decode.scaling import scale_bicubic
 
 pytestmark = pytest.mark.realdata

@@ -10,7 +10,8 @@ from PIL import Image
 from data.errors import ConfigError, DecodeError
 from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 
 SMALL = DecodeConfig(size=32)
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from data.errors import ConfigError, WeightsError
 from extract.i3d.layers import NUM_CLASSES, Triple, expected_shapes
-from extract.i3d.network import I3D, max_pool_same, pad_same, prepare_network, same_padding
+from extract.i3d.network import I3D
 from extract.i3d.pool import max_pool
 from extract.i3d.precision import cpu_flags, precision_for
-from extract.i3d.prepared import FusedConv, pad_input
+from extract.i3d.prepared import FusedConv, pad_input, prepare_network
+from extract.i3d.same import max_pool_same, pad_same, same_padding
 from extract.weights.resolve import load_state_dict, resolve_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

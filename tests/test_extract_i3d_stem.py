@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.i3d.network import I3D, pad_same, prepare_network
-from extract.i3d.prepared import PreparedI3D
+from extract.i3d.network import I3D
+from extract.i3d.prepared import PreparedI3D, prepare_network
+from extract.i3d.same import pad_same
 from extract.i3d.stem import StemConv, suits_stem
 
 

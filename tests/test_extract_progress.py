@@ -7,7 +7,8 @@ import pytest
 
 import extract.progress
 from data.videos import VideoSource
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 from extract.progress import ExtractProgress
 from extract.report import VideoOutcome
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from cache import FeatureCache
 from data.videos import find_videos
-from extract.decode.open import DecodeConfig, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 from feat import cli
 
 NUM_FRAMES = {"a.mp4": 17, "sub/b.mp4": 1}

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data.errors import DecodeError
+from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource, find_videos
-from extract.decode.ffmpeg_log import find_ffmpeg
 from extract.decode.stills import read_stills
 
 

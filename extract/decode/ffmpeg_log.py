@@ -9,13 +9,11 @@ import math
 import re
 import threading
 from array import array
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
-from data.ffmpeg import ffmpeg_version, find_ffmpeg
+from extract.decode.stream import StreamInfo
 
-__all__ = ["FFmpegLog", "StreamInfo", "ffmpeg_version", "find_ffmpeg"]
 _STREAM = re.compile(r"^ *Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (\w+): (.*)$")
 _MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
 _DURATION = re.compile(r"^ *Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
@@ -29,32 +27,6 @@ _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
 _VAGUE = ("Error ", "Conversion failed", "Exiting", "Could not ", "Failed to ", "Terminating")
 _LINE_LIMIT = 1 << 16
 _MAX_ERRORS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamInfo:
-    """The video stream that is decoded, as stored.
-
-    Attributes:
-        stream_index: index among all streams of the file; 0 for a frame folder.
-        width: pixels, before `rotation` is applied.
-        height: pixels, before `rotation` is applied.
-        codec: ffmpeg's name, such as `h264`; for a frame folder the image format.
-        pix_fmt: ffmpeg's name, such as `yuv420p`; for a frame folder the image mode.
-        rotation: clockwise degrees by which frames are turned for display: 0, 90, 180, 270.
-        frame_rate: nominal frames per second of what is delivered, greater than 0.
-        expected_frames: as the container states the duration; 0 if it does not. Often wrong: good
-            for showing progress and nothing else.
-    """
-
-    stream_index: int
-    width: int
-    height: int
-    codec: str
-    pix_fmt: str
-    rotation: int
-    frame_rate: float
-    expected_frames: int = 0
 
 
 class FFmpegLog:

@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 
 from data.errors import ConfigError, DecodeError
 from data.videos import VideoSource, frame_paths
-from extract.decode.ffmpeg_log import StreamInfo
-from extract.decode.open import DecodeConfig
+from extract.decode.config import DecodeConfig
 from extract.decode.scaling import scale_bicubic
+from extract.decode.stream import StreamInfo
 
 Frame = NDArray[np.uint8]
 
@@ -41,7 +41,7 @@ _EXIF_DEGREES = {3: 180, 6: 90, 8: 270}
 
 
 class FolderStream:
-    """Frames of a folder of images. See `extract.decode.open.FrameStream`."""
+    """Frames of a folder of images. See `FrameStream`."""
 
     info: StreamInfo
 

@@ -8,7 +8,9 @@ from PIL import Image
 
 from data.errors import DecodeError
 from data.videos import VideoSource
-from extract.decode.open import DecodeConfig, StreamInfo, open_video
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
+from extract.decode.stream import StreamInfo
 
 _READ_FRAMES = 64
 

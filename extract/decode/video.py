@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from data.errors import DecodeError
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.videos import VideoSource
-from extract.decode.ffmpeg_log import FFmpegLog, StreamInfo
-from extract.decode.open import DecodeConfig
+from extract.decode.config import DecodeConfig
+from extract.decode.ffmpeg_log import FFmpegLog
+from extract.decode.stream import StreamInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

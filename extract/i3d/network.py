@@ -5,7 +5,7 @@ behind), batch norms have eps 1e-3, and a feature is the mean of the last 7x7 ma
 `I3D` is the network as described, plain; `prepare_network` gives the same function, made fast.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -20,31 +20,9 @@ from extract.i3d.layers import (
     Triple,
     Widths,
 )
+from extract.i3d.same import max_pool_same, pad_same
 
 ONE: Triple = (1, 1, 1)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the cells TensorFlow's "SAME" adds (before, behind) one axis of `size` cells.
-
-    224 cells, kernel 7, stride 2 give 112 outputs: they need 111 * 2 + 7 = 229 cells, so (2, 3).
-    """
-    outputs = -(-size // stride)
-    missing = max((outputs - 1) * stride + kernel - size, 0)
-    return missing // 2, missing - missing // 2
-
-
-def pad_same(x: Tensor, kernel: Triple, stride: Triple, value: float) -> Tensor:
-    """Return `x` (B, C, T, H, W) padded with `value` as "SAME" wants it."""
-    pads: list[int] = []
-    for axis in (2, 1, 0):  # F.pad counts from the last axis
-        pads += same_padding(x.shape[2 + axis], kernel[axis], stride[axis])
-    return F.pad(x, pads, value=value) if any(pads) else x
-
-
-def max_pool_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Return the max pool of `x` (B, C, T, H, W); padding never wins, so it is -inf."""
-    return F.max_pool3d(pad_same(x, kernel, stride, float("-inf")), kernel, stride)
 
 
 def pool_features(x: Tensor) -> Tensor:
@@ -156,26 +134,3 @@ class I3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `logits(x)`."""
         return self.logits(x)
-
-
-def prepare_network(
-    state: Mapping[str, Tensor], stream: Stream, *, device: torch.device | str, precision: str
-) -> Callable[[Tensor], Tensor]:
-    """Return `extract_features` of the network with the weights `state`, made fast on `device`.
-
-    The result takes clips (B, C, T, H, W) float32 in [-1, 1] on `device` and returns features
-    (B, 1024) float32. On a CPU the process keeps the memory it has used from then on.
-
-    Args:
-        state: weights in our names.
-        stream: which network.
-        device: where it runs.
-        precision: `float32`, `bfloat16` or `float16`; see `extract.i3d.precision.precision_for`.
-    """
-    from data.memory import keep_freed_memory
-    from extract.i3d.prepared import PreparedI3D
-
-    device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return PreparedI3D(state, stream, device=device, precision=precision)

@@ -12,7 +12,7 @@ from numba import njit
 from torch import Tensor
 
 from extract.i3d.layers import Triple
-from extract.i3d.network import same_padding
+from extract.i3d.same import same_padding
 from extract.kernels.compiling import compiled
 
 

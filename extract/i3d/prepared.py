@@ -7,27 +7,49 @@ What makes it fast on a CPU, in order of weight (times of one 16-frame clip on o
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
 - convolutions: batch norm folded in, ReLU fused, channels last, oneDNN for every one of them
   (PyTorch takes a slow path for small maps of a single clip), but in float32 the large 3x3x3 ones
-  and the first with an eighth of the multiplications (extract/i3d/winograd.py, i3d_stem.py).
+  and the first with an eighth of the multiplications (winograd.py and stem.py here).
 
 On a GPU the plain operators stay, in half precision where asked, on channels-last maps. Nothing
 here waits for the device.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.memory import keep_freed_memory
 from extract.i3d.layers import BATCH_NORM_EPS, MIXED, Stream, Triple, conv_units
-from extract.i3d.network import max_pool_same, pool_features, same_padding
+from extract.i3d.network import pool_features
 from extract.i3d.pool import max_pool
+from extract.i3d.same import max_pool_same, same_padding
 from extract.i3d.stem import StemConv, suits_stem
 from extract.i3d.winograd import WinogradConv, suits_winograd
 
 CHANNELS_LAST = torch.channels_last_3d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def prepare_network(
+    state: Mapping[str, Tensor], stream: Stream, *, device: torch.device | str, precision: str
+) -> Callable[[Tensor], Tensor]:
+    """Return `extract_features` of the network with the weights `state`, made fast on `device`.
+
+    The result takes clips (B, C, T, H, W) float32 in [-1, 1] on `device` and returns features
+    (B, 1024) float32. On a CPU the process keeps the memory it has used from then on.
+
+    Args:
+        state: weights in our names.
+        stream: which network.
+        device: where it runs.
+        precision: `float32`, `bfloat16` or `float16`; see `extract.i3d.precision.precision_for`.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return PreparedI3D(state, stream, device=device, precision=precision)
 
 
 class PreparedI3D:

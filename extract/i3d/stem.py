@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numba import njit
 from torch import Tensor
 
-from extract.i3d.network import same_padding
+from extract.i3d.same import same_padding
 from extract.i3d.winograd import WinogradConv
 from extract.kernels import simd
 from extract.kernels.compiling import compiled, stamp
