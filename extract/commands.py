@@ -75,6 +75,9 @@ def extract_command(
 
     What the cache holds already is not done again. Exit code 1 if a video failed or could be
     decoded in part only; the others are finished all the same.
+
+    FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
+    without numba: on a CPU tens of times as slow, the same features but for rounding.
     """
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig

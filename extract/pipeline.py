@@ -31,6 +31,7 @@ from extract.decode.stream import FrameStream, StreamInfo
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_torch
+from extract.kernels.choice import use_kernels
 from extract.streaming import Arrays, Rows, batches_of, read_ahead
 from extract.weights.resolve import Weights
 
@@ -267,7 +268,7 @@ class Extractor:
     def _flow_of_run(self, frames: NDArray[np.uint8]) -> Tensor:
         tvl1 = self.config.tvl1
         gray = rgb_to_gray(frames)
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and use_kernels():
             return torch.from_numpy(tvl1_flow(gray, config=tvl1))
         return tvl1_flow_torch(self._to_device(gray), config=tvl1)
 

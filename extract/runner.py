@@ -26,6 +26,7 @@ from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
+from extract.kernels.choice import warn_without_kernels
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoOutcome
 from extract.weights.resolve import Weights
@@ -152,6 +153,7 @@ def extract_videos(
     """
     if not sources:
         return
+    warn_without_kernels()
     devices = list_devices(device)
     workers, per_worker = _share_threads(workers, threads, devices, len(sources))
     job = Job(

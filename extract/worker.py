@@ -22,6 +22,7 @@ from data.errors import FeatError
 from data.videos import Stamp, VideoSource, content_sha256
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
+from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
 from extract.weights.resolve import Weights
@@ -290,7 +291,7 @@ def _provenance(job: Job) -> dict[str, Any]:
     return {
         "feat": version("feat"),
         "torch": version("torch"),
-        "numba": version("numba"),
+        "numba": version("numba") if use_kernels() else "not used",
         "ffmpeg": str(ffmpeg_version()),
         "device": _device(job).partition(":")[0],
         "machine": platform.machine(),

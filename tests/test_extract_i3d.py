@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import ConfigError, WeightsError
+from extract.i3d.compiled import CompiledConv
+from extract.i3d.folded import FoldedConv, pad_input
 from extract.i3d.layers import NUM_CLASSES, Triple, expected_shapes
 from extract.i3d.network import I3D
 from extract.i3d.pool import max_pool
 from extract.i3d.precision import cpu_flags, precision_for
-from extract.i3d.prepared import FusedConv, pad_input, prepare_network
+from extract.i3d.prepared import prepare_network
 from extract.i3d.same import max_pool_same, pad_same, same_padding
 from extract.weights.resolve import load_state_dict, resolve_weights
 
@@ -202,8 +204,11 @@ def test_bfloat16_points_the_same_way(rgb_state: dict[str, torch.Tensor]) -> Non
     assert not torch.equal(exact, rounded)  # it is another arithmetic
 
 
+@pytest.mark.parametrize("kind", [CompiledConv, FoldedConv])
 @pytest.mark.parametrize("name", ["conv2b", "conv2c"])
-def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(name: str) -> None:
+def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(
+    name: str, kind: type[FoldedConv]
+) -> None:
     """On every CPU, with bfloat16 instructions or not, as in float64; conv2c adds 1728 products."""
     state = made_up_state()
     scale = state[f"{name}.norm.weight"].double()
@@ -214,7 +219,7 @@ def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(name: str) -> 
     exact = torch.nn.functional.conv3d(
         x.double(), weight.double(), bias.bfloat16().double(), padding=weight.shape[-1] // 2
     ).relu()
-    conv = FusedConv(state, name, torch.device("cpu"), torch.bfloat16)
+    conv = kind(state, name, torch.device("cpu"), torch.bfloat16)
     found = conv(x.contiguous(memory_format=torch.channels_last_3d))
     assert found.dtype == torch.bfloat16
     # a sum near the middle between two bfloat16 numbers may go to either of them

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extract.i3d.compiled import CompiledI3D
 from extract.i3d.network import I3D
-from extract.i3d.prepared import PreparedI3D, prepare_network
+from extract.i3d.prepared import prepare_network
 from extract.i3d.same import pad_same
 from extract.i3d.stem import StemConv, suits_stem
 
@@ -44,7 +45,7 @@ def test_the_network_takes_it_for_any_length(num_frames: int) -> None:
     torch.manual_seed(0)
     plain = I3D("rgb").eval()
     network = prepare_network(plain.state_dict(), "rgb", device="cpu", precision="float32")
-    assert isinstance(network, PreparedI3D)
+    assert isinstance(network, CompiledI3D)
     clips = torch.rand(1, 3, num_frames, 64, 64) * 2 - 1
     with torch.inference_mode():
         expected = plain.extract_features(clips)

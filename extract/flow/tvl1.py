@@ -10,10 +10,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from extract.kernels.choice import use_kernels
+
 # The kernels are imported where they are used: numba takes half a second, which a program that
 # only reads a configuration should not pay.
 
 MIN_SIDE = 16  # pixels; OpenCV builds no pyramid level smaller than this
+_GRAY_BLOCK = 1 << 16  # pixels converted at once: their integers stay in the cache
 _BLOCK = 32  # pairs whose pyramids are held at once, 2.2 MB each at 224x224
 
 Float32 = npt.NDArray[np.float32]
@@ -69,11 +72,18 @@ def rgb_to_gray(frames: UInt8) -> UInt8:
     """
     if frames.dtype != np.uint8 or frames.ndim < 1 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (..., 3), got {frames.dtype} {frames.shape}")
-    from extract.flow import pair as kernels
-
     flat = np.ascontiguousarray(frames).reshape(-1, 3)
     gray = np.empty(flat.shape[0], np.uint8)
-    kernels.to_gray(flat, gray)
+    if use_kernels():
+        from extract.flow import pair as kernels
+
+        kernels.to_gray(flat, gray)
+    else:
+        # OpenCV's 15-bit fixed point, see the kernel
+        for start in range(0, len(flat), _GRAY_BLOCK):
+            red, green, blue = flat[start : start + _GRAY_BLOCK].astype(np.uint32).T
+            luma = red * 9798 + green * 19235 + blue * 3735 + 16384 >> 15
+            gray[start : start + _GRAY_BLOCK] = luma
     return gray.reshape(frames.shape[:-1])
 
 
@@ -124,9 +134,13 @@ def tvl1_flow(gray: UInt8, *, config: TVL1Config | None = None, num_threads: int
 
 
 def compile_kernels() -> None:
-    """Compile the kernels, or load them from numba's cache, by solving one tiny pair."""
-    frame = np.zeros((2, MIN_SIDE, MIN_SIDE, 3), np.uint8)
-    tvl1_flow(rgb_to_gray(frame))
+    """Compile the kernels, or load them from numba's cache, by solving one tiny pair.
+
+    Without kernels nothing is compiled; see `extract.kernels.choice.use_kernels`.
+    """
+    if use_kernels():
+        frame = np.zeros((2, MIN_SIDE, MIN_SIDE, 3), np.uint8)
+        tvl1_flow(rgb_to_gray(frame))
 
 
 class _Buffers:

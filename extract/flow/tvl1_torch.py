@@ -1,5 +1,7 @@
 """TV-L1 optical flow on a torch device, many frame pairs at once: meant for GPUs.
 
+It also stands in on a CPU without compiled kernels, a pair at a time and some 30 times as slow.
+
 The algorithm, parameters and stopping rule of extract/flow/tvl1.py (OpenCV's DualTVL1OpticalFlow).
 All pairs of a batch iterate together; a pair that meets the stopping rule is frozen by a mask, on
 the device. The host looks whether any pair is left only every few iterations, because each look
@@ -9,6 +11,7 @@ graph.
 """
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -19,7 +22,8 @@ from torch import Tensor
 from extract.flow.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE, SORT5
 from extract.flow.tvl1 import TVL1Config, pyramid_shapes
 
-BATCH_SIZE = 64  # pairs; 224x224 takes about 20 MB a pair
+BATCH_SIZE = 64  # pairs on a GPU; 224x224 takes about 20 MB a pair
+CPU_BATCH_SIZE = 1  # what does not fit into the caches takes twice as long
 CHECK_EVERY = 10  # iterations between looks; divides OpenCV's 30 inner iterations
 
 
@@ -27,7 +31,7 @@ def tvl1_flow_torch(
     gray: Tensor,
     *,
     config: TVL1Config | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     check_every: int = CHECK_EVERY,
 ) -> Tensor:
     """Return the optical flow from every frame to the next one.
@@ -35,7 +39,7 @@ def tvl1_flow_torch(
     Args:
         gray: `(T, H, W)` uint8; H and W at least 3.
         config: Parameters; OpenCV's defaults if None.
-        batch_size: Pairs solved together.
+        batch_size: Pairs solved together; if None, what is fast on the device of `gray`.
         check_every: Iterations between two looks whether any pair is still moving; 0 never looks
             and runs every iteration the parameters allow.
 
@@ -48,6 +52,8 @@ def tvl1_flow_torch(
     if gray.dtype != torch.uint8 or gray.ndim != 3 or len(gray) < 1 or min(gray.shape[1:]) < 3:
         found = f"{gray.dtype} {tuple(gray.shape)}"
         raise ValueError(f"gray must be uint8 (T, H, W), H and W >= 3, got {found}")
+    if batch_size is None:
+        batch_size = CPU_BATCH_SIZE if gray.device.type == "cpu" else BATCH_SIZE
     if batch_size < 1 or check_every < 0:
         raise ValueError(f"batch_size {batch_size} < 1 or check_every {check_every} < 0")
     config = config or TVL1Config()
@@ -58,7 +64,7 @@ def tvl1_flow_torch(
     flows = []
     # not inference mode: the solver's tensors are written again by calls outside of it
     with torch.inference_mode(False), torch.no_grad():
-        solver = _solver(size, height, width, config, gray.device, check_every)
+        solver = _solvers.make(size, height, width, config, gray.device, check_every)
         for start in range(0, num_pairs, size):
             frames = gray[start : start + size + 1]
             missing = size + 1 - len(frames)  # repeated frames: they do not move and stop at once
@@ -187,11 +193,14 @@ def _any_left(active: Tensor) -> bool:
     return bool(active.any())
 
 
-@lru_cache(maxsize=4)
-def _solver(
-    batch: int, height: int, width: int, config: TVL1Config, device: torch.device, check_every: int
-) -> _BatchSolver:
-    return _BatchSolver(batch, height, width, config, device, check_every)
+class _Solvers(threading.local):
+    """The solvers of one thread: two must not write the same tensors."""
+
+    def __init__(self) -> None:
+        self.make = lru_cache(maxsize=4)(_BatchSolver)
+
+
+_solvers = _Solvers()
 
 
 def iteration(
