@@ -11,7 +11,8 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -159,9 +160,19 @@ class FeatureCache(Contents):
             raise ValueError(f"a claim is on 64 hex digits, got {name!r:.80}")
         return Claim(self.path / "claims", name, lease_seconds)
 
-    def maintenance(self) -> Claim:
-        """Return the claim that whoever removes shards must hold."""
-        return Claim(self.path / "claims", "maintenance", DEFAULT_LEASE_SECONDS)
+    @contextmanager
+    def maintenance(self) -> Iterator[Claim]:
+        """Hold the claim that whoever removes shards must hold.
+
+        Raises:
+            CacheError: somebody else has it.
+        """
+        with Claim(self.path / "claims", "maintenance", DEFAULT_LEASE_SECONDS) as mine:
+            if not mine:
+                raise CacheError(
+                    f"{self.path}: {mine.owner} is compacting, repairing or removing; try later"
+                )
+            yield mine
 
     def checkpoint(self, key: str) -> FeatureCheckpoint:
         """Return the checkpoint of a video in the making.

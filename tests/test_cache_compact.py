@@ -88,11 +88,11 @@ def test_damaged_shards_are_left_alone(cache) -> None:
 def test_only_one_may_remove_shards_at_a_time(cache) -> None:
     with FeatureCache(cache.path).maintenance() as mine:
         assert mine
-        with pytest.raises(CacheError, match="is compacting or repairing; try later"):
+        with pytest.raises(CacheError, match="is compacting, repairing or removing; try later"):
             compact_cache(cache)
-        with pytest.raises(CacheError, match="is compacting or repairing; try later"):
+        with pytest.raises(CacheError, match="is compacting, repairing or removing; try later"):
             verify_cache(cache, repair=True)
-        with pytest.raises(CacheError, match="is compacting or repairing; try later"):
+        with pytest.raises(CacheError, match="is compacting, repairing or removing; try later"):
             collect_garbage(cache)
 
 

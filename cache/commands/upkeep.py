@@ -150,9 +150,61 @@ def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_js
         click.echo(place)
     verb = "would be removed" if dry_run else "removed"
     click.echo(
-        f"{len(report.removed)} leftovers ({human_size(report.nbytes)}) and "
-        f"{report.unnamed_records} unnamed records {verb}"
+        f"{len(report.removed)} leftovers and {report.unnamed_records} unnamed records "
+        f"({human_size(report.nbytes)}) {verb}"
     )
+
+
+@cache_group.command()
+@click.argument("videos", metavar="[VIDEO]...", nargs=-1)
+@cache_option
+@click.option(
+    "--config", "configs", metavar="DIGEST", multiple=True,
+    help="Only features of the configuration whose digest begins so; feat cache info lists them. "
+    "Repeatable.",
+)  # fmt: skip
+@click.option("--stream", default="", help="Only features of this stream.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+@click.pass_context
+def rm_command(
+    ctx: click.Context,
+    videos: tuple[str, ...],
+    cache_dir: Path,
+    configs: tuple[str, ...],
+    stream: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Remove features for good: those of each VIDEO (name or sha256), or of all videos.
+
+    Asks nothing. Names that then stand for no features go too. labels.csv stays as it is: take
+    the rows of removed videos out of it, or feat train will miss them.
+    """
+    from cache.store import FeatureCache
+    from cache.upkeep.remove import remove_features
+    from cache.upkeep.summary import format_table, human_size
+
+    if not (videos or configs or stream):
+        raise click.UsageError("name a VIDEO, a --config or a --stream to remove")
+    report = remove_features(
+        FeatureCache(cache_dir), videos=videos, configs=configs, stream=stream, dry_run=dry_run
+    )
+    if as_json:
+        echo_json(report.to_json())
+    else:
+        rows = [
+            [one.video, one.stream, one.config, human_size(one.nbytes)] for one in report.records
+        ]
+        for line in format_table(["video", "stream", "configuration", "size"], rows, right={3}):
+            click.echo(line)
+        click.echo(
+            f"{len(report.records)} records ({human_size(report.nbytes)}) and "
+            f"{len(report.names)} names {'would be removed' if dry_run else 'removed'}"
+        )
+    if report.damaged:
+        click.echo(f"{len(report.damaged)} damaged shards left alone: feat cache verify", err=True)
+        ctx.exit(1)
 
 
 for command in (

@@ -73,6 +73,11 @@ class StoredRecord:
     entry: FeatureEntry
     places: Mapping[str, Place]  # "features", "clips", "flow_stats" and "bounds" if there are any
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        return sum(place.nbytes for place in self.places.values())
+
 
 @dataclass(frozen=True)
 class ShardTable:

@@ -47,8 +47,6 @@ def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> C
         CacheError: somebody else removes shards right now, or the disk is full or fails.
     """
     with cache.maintenance() as mine:
-        if not mine:
-            raise CacheError(f"{cache.path}: {mine.owner} is compacting or repairing; try later")
         cache.refresh()
         report = CompactReport(cache=os.fspath(cache.path))
         report.shards_before, report.bytes_before = _totals(cache)
@@ -63,25 +61,6 @@ def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> C
         cache.refresh()
         report.shards_after, report.bytes_after = _totals(cache)
     return report
-
-
-def rewrite_shard(cache: FeatureCache, name: str, keep: set[str]) -> int:
-    """Replace a shard by one with only the records in `keep`; return how many were dropped.
-
-    The caller holds the maintenance claim.
-
-    Raises:
-        ShardError: the shard is damaged; it is left alone.
-        CacheError: the disk is full or fails.
-    """
-    table = read_table(cache.shards_dir / name)
-    kept = [read_record(table, key) for key in table.records if key in keep]
-    if len(kept) == len(table.records):
-        return 0
-    if kept:
-        cache.write(kept)
-    _remove(table.path)
-    return len(table.records) - len(kept)
 
 
 def _tables(cache: FeatureCache, report: CompactReport) -> list[ShardTable]:

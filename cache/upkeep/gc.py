@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cache.claims import Claim
 from cache.contents import FOLDERS
 from cache.files import explain, folder_clock
 from cache.keys import JSON
 from cache.store import FeatureCache
-from cache.upkeep.compact import rewrite_shard
-from data.errors import CacheError
+from cache.upkeep.remove import carry_out, plan_removal
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -51,13 +51,11 @@ def collect_garbage(
     """
     report = GcReport(cache=os.fspath(cache.path), dry_run=dry_run)
     with cache.maintenance() as mine:
-        if not mine:
-            raise CacheError(f"{cache.path}: {mine.owner} is compacting or repairing; try later")
         now = folder_clock(cache.path)
         for path in _leftovers(cache, now - days * DAY):
             _remove(cache, path, report)
         if unnamed:
-            _remove_unnamed(cache, report)
+            _remove_unnamed(cache, report, mine)
     return report
 
 
@@ -103,25 +101,12 @@ def _remove(cache: FeatureCache, path: Path, report: GcReport) -> None:
         raise explain("remove", path, error) from error
 
 
-def _remove_unnamed(cache: FeatureCache, report: GcReport) -> None:
+def _remove_unnamed(cache: FeatureCache, report: GcReport, mine: Claim) -> None:
     cache.refresh()
     named = {entry.sha256 for entry in cache.names().values() if entry.mtime_ns != -1}
-    rows = cache.rows()
-    drop: dict[str, list[str]] = {}
-    keep: dict[str, set[str]] = {}
-    columns = (rows["shard"].tolist(), rows["video"].tolist(), rows["key"].tolist())
-    for shard, video, key in zip(*columns, strict=True):
-        name = shard.hex() + ".h5"
-        if video.hex() in named:
-            keep.setdefault(name, set()).add(key.hex())
-        else:
-            drop.setdefault(name, []).append(key.hex())
-    for name in sorted(drop):
-        report.unnamed_records += len(drop[name])
-        if not report.dry_run:
-            size = (cache.shards_dir / name).stat().st_size
-            rewrite_shard(cache, name, keep.get(name, set()))
-            if name not in keep:
-                report.removed.append(f"shards/{name}")
-                report.nbytes += size
-    cache.refresh()
+    removal = plan_removal(cache, lambda entry: entry.source.sha256 not in named)
+    dropped = [stored for shard in removal.shards for stored in shard.drop]
+    if not report.dry_run:
+        dropped, _ = carry_out(cache, removal, mine)
+    report.unnamed_records = len({stored.entry.key for stored in dropped})
+    report.nbytes += sum(stored.nbytes for stored in dropped)

@@ -99,9 +99,7 @@ def verify_cache(cache: FeatureCache, *, repair: bool = False) -> VerifyReport:
     if not repair:
         _verify(cache, report, repair=False)
         return report
-    with cache.maintenance() as mine:
-        if not mine:
-            raise CacheError(f"{cache.path}: {mine.owner} is compacting or repairing; try later")
+    with cache.maintenance():
         _verify(cache, report, repair=True)
     cache.rebuild_index()
     return report
