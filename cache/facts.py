@@ -1,51 +1,90 @@
-"""What a cache knows of the videos themselves, for the check of labels against it."""
+"""What a cache knows of the videos themselves: how many frames, at which rate.
 
-from collections.abc import Mapping
+The one rule for it: the check of labels (`feat data check`), training and evaluation ask here.
+"""
 
-from cache.keys import JSON
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from cache.contents import Contents
+from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
-from cache.store import FeatureCache
 from data.annotation.alignment import VideoFacts
 
 
-def video_facts(cache: FeatureCache) -> dict[str, VideoFacts]:
+def video_facts(
+    cache: Contents,
+    videos: Collection[str] | None = None,
+    *,
+    streams: Collection[str] = (),
+    configs: Mapping[str, Mapping[str, JSON]] | None = None,
+) -> dict[str, VideoFacts]:
     """Return video -> facts for every video that has at least one stream in the cache.
 
-    Where streams of one video differ in length, the shortest counts: windows need all of them.
+    Of the streams and configurations that are considered, the shortest counts: windows need all
+    of them. Features that were imported without a frame count tell no length; a video that has
+    no others has 0 frames.
+
+    Args:
+        cache: the cache.
+        videos: names, or contents' sha256; default: all names.
+        streams: the streams to consider; default: all.
+        configs: by stream, the only configuration to consider; see `cache.configs.choose_configs`.
 
     Raises:
         ShardError: a shard is damaged.
     """
-    by_content: dict[str, VideoFacts] = {}
-    for entry in cache.entries():
-        fact = _facts_of(entry)
-        other = by_content.get(fact.sha256)
-        if other is None or fact.num_frames < other.num_frames:
-            by_content[fact.sha256] = fact
-    return {
-        video: by_content[name.sha256]
-        for video, name in cache.names().items()
-        if name.sha256 in by_content
-    }
+    contents = {name: entry.sha256 for name, entry in cache.names().items()}
+    if videos is not None:
+        contents = {video: contents.get(video, video) for video in videos}
+    by_content: dict[str, list[FeatureEntry]] = defaultdict(list)
+    for key in _keys(cache.rows(), set(contents.values()), streams, configs or {}):
+        entry = cache.entry(key)
+        by_content[entry.source.sha256].append(entry)
+    facts = {digest: _facts(entries) for digest, entries in by_content.items()}
+    return {video: facts[digest] for video, digest in contents.items() if digest in facts}
 
 
-def _facts_of(entry: FeatureEntry) -> VideoFacts:
-    fps = _find_fps(entry.config)
+def _keys(
+    rows: np.ndarray,
+    contents: set[str],
+    streams: Collection[str],
+    configs: Mapping[str, Mapping[str, JSON]],
+) -> list[str]:
+    """Return the keys to consider, shard by shard."""
+    digests = {stream: config_digest(config) for stream, config in configs.items()}
+    columns = (rows[name].tolist() for name in ("shard", "key", "video", "stream", "config"))
+    found = []
+    for shard, key, video, raw, config in zip(*columns, strict=True):
+        stream = raw.decode("ascii", "replace")
+        if (
+            video.hex() in contents
+            and (not streams or stream in streams)
+            and digests.get(stream, config.hex()) == config.hex()
+        ):
+            found.append((shard, key.hex()))
+    return [key for _, key in sorted(found)]
+
+
+def _facts(entries: Sequence[FeatureEntry]) -> VideoFacts:
+    """Return the facts of one content from its streams and configurations."""
+    counted = [entry for entry in entries if entry.source.num_frames] or entries
+    num_frames = min(entry.source.num_frames for entry in counted)
+    shortest = [entry for entry in counted if entry.source.num_frames == num_frames]
     return VideoFacts(
-        num_frames=entry.source.num_frames,
-        sha256=entry.source.sha256,
-        partial=entry.source.partial,
-        resampled_to=float(fps) if isinstance(fps, int | float) else None,
+        num_frames=num_frames,
+        sha256=entries[0].source.sha256,
+        partial=min(
+            (entry.source.partial for entry in shortest if entry.source.partial), default=""
+        ),
+        resampled_to=min(filter(None, map(_resampled_to, shortest)), default=None),
     )
 
 
-def _find_fps(config: Mapping[str, JSON]) -> JSON:
-    """Return the rate that `feat extract --fps` resampled to, wherever the config keeps it."""
-    for name, value in config.items():
-        if name == "fps" and value is not None:
-            return value
-        if isinstance(value, dict):
-            found = _find_fps(value)
-            if found is not None:
-                return found
-    return None
+def _resampled_to(entry: FeatureEntry) -> float | None:
+    """Return the frame rate that `feat extract --fps` resampled to, None if it did not."""
+    decode = entry.config.get("decode")
+    fps = decode.get("fps") if isinstance(decode, dict) else None
+    return float(fps) if isinstance(fps, int | float) else None

@@ -9,6 +9,8 @@ from typing import Literal
 
 import click
 
+from cache.commands.options import config_option
+
 LABELS_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -30,6 +32,7 @@ labels_option = click.option(
     show_default=True,
     help="The feature cache to check them against.",
 )
+@config_option
 @click.option("--category", "categories", multiple=True, help="A known category. Repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -37,6 +40,7 @@ def check_command(
     context: click.Context,
     labels_file: Path | None,
     cache_dir: Path,
+    configs: tuple[str, ...],
     categories: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -44,6 +48,7 @@ def check_command(
 
     Exits with 1 if there is an error, that is, something that makes training wrong.
     """
+    from cache.configs import choose_configs
     from cache.facts import video_facts
     from cache.store import FeatureCache
     from data.annotation.alignment import check_alignment
@@ -51,7 +56,8 @@ def check_command(
 
     cache = FeatureCache(cache_dir)
     labels = read_labels(labels_file or cache.labels_path)
-    report = check_alignment(labels, video_facts(cache), categories=categories or None)
+    facts = video_facts(cache, configs=choose_configs(cache, configs))
+    report = check_alignment(labels, facts, categories=categories or None)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:

@@ -26,7 +26,7 @@ class VideoFacts:
     """What is known of a decoded video.
 
     Attributes:
-        num_frames: frames the decoder delivered.
+        num_frames: frames the decoder delivered; 0: nobody counted them.
         sha256: of the content, "" if unknown.
         partial: why decoding stopped early, "" if it did not.
         resampled_to: frames a second, if the video was resampled on purpose.
@@ -114,9 +114,10 @@ def check_alignment(
             findings.append(
                 _error("missing", label, "no features; extract it or remove it from the labels")
             )
-        else:
+        elif fact.num_frames:
             findings += _check_length(label, fact, ratios)
     num_aligned = len(labels) - len({x.video for x in findings if x.level == "error"})
+    findings += _uncounted(labels, facts)
     findings += _unlabelled(labels, facts)
     findings += _check_leaks(labels, facts)
     findings += _check_categories(labels, categories)
@@ -246,13 +247,27 @@ def _common_ratios(
     seen: Counter[tuple[float, float]] = Counter()
     for label in labels:
         fact = facts.get(label.video)
-        if fact is None or label.num_frames is None or abs(fact.num_frames - label.num_frames) < 2:
+        if fact is None or not fact.num_frames or label.num_frames is None:
+            continue
+        if abs(fact.num_frames - label.num_frames) < 2:
             continue
         differing += 1
         rates = _rates_of(label.num_frames, fact.num_frames)
         if rates is not None:
             seen[rates] += 1
     return {rates: 2 * count >= differing for rates, count in seen.items()}
+
+
+def _uncounted(labels: Sequence[VideoLabel], facts: Mapping[str, VideoFacts]) -> list[Finding]:
+    videos = [x.video for x in labels if x.video in facts and not facts[x.video].num_frames]
+    if not videos:
+        return []
+    names = ", ".join(videos[:3]) + (", ..." if len(videos) > 3 else "")
+    message = (
+        f"{len(videos)} videos were imported without a frame count, so that no frame of them can be"
+        f" scored: {names}; import them again with --frames"
+    )
+    return [_warning("uncounted", "", message)]
 
 
 def _unlabelled(labels: Sequence[VideoLabel], facts: Mapping[str, VideoFacts]) -> list[Finding]:

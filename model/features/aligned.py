@@ -1,7 +1,8 @@
 """Labels that fit the features: compared with what was decoded before anything is learnt."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cache import FeatureCache
 from cache.facts import video_facts
@@ -12,7 +13,12 @@ logger = logging.getLogger(f"feat.{__name__}")
 
 
 def check_labels(
-    cache: FeatureCache, labels: Sequence[VideoLabel], *, allow_misaligned: bool
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    allow_misaligned: bool,
+    streams: Sequence[str] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[VideoLabel]:
     """Return the labels after comparing them with what was decoded.
 
@@ -20,27 +26,31 @@ def check_labels(
         cache: has at least one stream of every video.
         labels: the rows to check.
         allow_misaligned: say what is wrong as a warning, and cut labels that go beyond the end.
+        streams: those whose frames count; default: all.
+        configs: stream -> the only configuration whose frames count.
 
     Raises:
         LabelsError: they do not fit, or one content is in two splits.
     """
-    facts = video_facts(cache)
-    report = check_alignment(labels, {label.video: facts[label.video] for label in labels})
+    videos = [label.video for label in labels]
+    facts = video_facts(cache, videos, streams=streams, configs=configs)
+    report = check_alignment(labels, facts)
     for finding in report.warnings:
-        if finding.kind != "split":  # evaluation looks at one split only
+        # evaluation looks at one split only; callers say themselves what a missing count means
+        if finding.kind not in ("split", "uncounted"):
             logger.warning("%s", finding)
     if not allow_misaligned:
         report.raise_if_misaligned()
         return list(labels)
     for finding in report.errors:
         logger.warning("%s", finding)
-    return [label.clipped(facts[label.video].num_frames) for label in labels]
+    counts = {video: fact.num_frames for video, fact in facts.items()}
+    return [
+        label.clipped(counts[label.video]) if counts[label.video] else label for label in labels
+    ]
 
 
 def videos_without_frames(cache: FeatureCache, labels: Sequence[VideoLabel]) -> list[str]:
     """Return the videos that were imported without a frame count: no frame of them has a score."""
-    return [
-        label.video
-        for label in labels
-        if not cache.find(label.video, cache.streams(label.video)[0]).source.num_frames
-    ]
+    facts = video_facts(cache, [label.video for label in labels])
+    return [label.video for label in labels if not facts[label.video].num_frames]

@@ -63,7 +63,13 @@ def gather(
     available = available_streams(cache, [label.video for label in visible])
     seen = drop_missing(seen, available, skip_missing=options.skip_missing)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
-    aligned = check_labels(cache, [*seen, *tests], allow_misaligned=options.allow_misaligned)
+    aligned = check_labels(
+        cache,
+        [*seen, *tests],
+        allow_misaligned=options.allow_misaligned,
+        streams=options.streams,
+        configs=options.configs,
+    )
     seen = aligned[: len(seen)]
     if method.learns_frames:
         seen = [*_without_frames(seen, set(videos_without_frames(cache, seen)))]
