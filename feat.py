@@ -4,9 +4,46 @@ import logging
 import os
 import sys
 import traceback
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import click
+
+_HOME = Path(__file__).resolve().parent
+_NAMES = ("extract", "model", "cache", "data", "predict")
+
+
+def _find_own_packages() -> None:
+    """Make `import data` and its like find the packages beside this file.
+
+    The project in whose folder a user works may have packages of these names as well, and
+    PYTHONPATH may name that folder: it would be searched first. Folders that hold such a name are
+    searched last instead. Worker processes inherit the order.
+    """
+    for name in _NAMES:
+        if name in sys.modules:
+            module = sys.modules[name]
+            where = getattr(module, "__file__", None) or next(iter(module.__path__), "")
+            own = (_HOME / f"{name}.py", _HOME / name / "__init__.py")
+            if Path(where).resolve() not in own:
+                sys.exit(
+                    f"error: feat: the module {name} was loaded from {where} before feat, expected "
+                    f"that in {_HOME}; run feat in a Python process of its own"
+                )
+    others = [entry for entry in sys.path if Path(entry).resolve() != _HOME]
+    hiding = [entry for entry in others if any(_holds(entry, name) for name in _NAMES)]
+    # an editable install is not on the path at all, so that even a plain folder would hide it
+    found = sys.path if len(others) < len(sys.path) else [*sys.path, str(_HOME)]
+    sys.path[:] = [entry for entry in found if entry not in hiding] + hiding
+
+
+def _holds(entry: str, name: str) -> bool:
+    spec = PathFinder.find_spec(name, [entry])
+    return spec is not None and spec.origin is not None  # a folder without code has none
+
+
+_find_own_packages()
 
 from cache.commands.labels import check_command, stats_command
 from cache.commands.upkeep import cache_group
