@@ -1,6 +1,8 @@
 """TensorBoard's log, read back with TensorBoard: what is in it, and what a kill leaves of it."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,3 +124,24 @@ def test_a_training_without_validation_is_logged_too(cache, tmp_path):
     train = replace(TRAIN, val_fraction=0.0, max_steps=8)
     run = run_training(cache, demo_rows(), model=MODEL, train=train, runs=tmp_path).run
     assert set(scalars(run)) == {"train/loss", "train/category_loss", "train/score_loss"}
+
+
+WITHOUT = """
+import sys
+sys.modules["tensorboard"] = None  # as where it is not installed
+from feat import cli
+for run in ("one", "two"):
+    cli(["train", "--cache", sys.argv[1], "--out", run, *sys.argv[2:]], standalone_mode=False)
+"""
+
+
+def test_without_tensorboard_training_says_so_once_and_goes_on(cache, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, cache.path, "--set", "steps=2", "--set", "hidden=4"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("pip install 'feat[tensorboard]'") == 1
+    for run in ("one", "two"):
+        assert (tmp_path / run / "metrics.jsonl").exists()
+        assert not (tmp_path / run / "tensorboard").exists()
