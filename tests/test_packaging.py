@@ -65,6 +65,13 @@ def test_python_m_feat_finds_its_packages_before_those_of_the_current_folder(pro
     assert done.stderr.startswith("error: none: no feature cache here"), done.stderr
 
 
+def test_import_feat_lets_a_script_in_such_a_folder_open_a_cache(project) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project), str(ROOT)])}
+    code = "import feat\nfrom cache import FeatureCache\nFeatureCache.create('features')"
+    subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, check=True)
+    assert (project / "features" / "shards").is_dir()
+
+
 def test_the_order_of_the_path_is_kept_where_nothing_hides_our_packages(tmp_path) -> None:
     code = "import sys; before = list(sys.path); import feat; assert sys.path == before, sys.path"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
