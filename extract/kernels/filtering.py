@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def"
-"""What the minimal filterings of I3D and of the ConvLSTM share: vectors at the points 0, +-1, +-2.
+"""What the minimal filterings of I3D share: vectors at the points 0, +-1, +-2.
 
 The transforms are those of Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural
 Networks", section 4.3.

@@ -24,7 +24,7 @@ from extract.kernels.simd import (
     splat_value,
 )
 
-PAIR = 2 * LANES  # columns of a block
+_PAIR = 2 * LANES  # columns of a block
 
 STAMP = stamp(simd)
 _INDEX = ir.IntType(64)
@@ -38,29 +38,27 @@ def _define_block(rows: int, vectors: int):
     """Return the product of `rows` rows with `vectors` vectors of columns."""
 
     @intrinsic
-    def block(
-        typingctx, a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, depth, next_a, next_b
-    ):
-        """C = A @ B for flat float32 arrays.
+    def block(typingctx, a, at_a, b, at_b, c, at_c, depth, columns):
+        """C = A @ B for flat float32 arrays, `depth` and `columns` the lengths of their rows.
 
-        A's element (i, k) lies at at_a + i * row_a + k * step_a, the vectors of B's row k at
-        at_b + k * row_b, those of C's row i at at_c + i * row_c; the depth is 1 or more. For
-        next_a and next_b see `multiply`.
+        The first of A's rows begins at `at_a`, the vectors of B's and C's at `at_b` and `at_c`; the
+        depth is 1 or more.
         """
         if not (is_flat(a) and is_flat(b) and is_flat(c)):
             return None
 
         def codegen(context, builder, sig, args):
-            _, at_a, row_a, step_a, _, at_b, row_b, _, at_c, row_c, depth, next_a, next_b = args
+            _, at_a, _, at_b, _, at_c, depth, columns = args
             a, b, c = (
                 builder.gep(context.make_array(sig.args[n])(context, builder, args[n]).data, [at])
-                for n, at in ((0, at_a), (4, at_b), (7, at_c))
+                for n, at in ((0, at_a), (2, at_b), (4, at_c))
             )
             function = _block_function(builder.module, rows, vectors)
-            builder.call(function, [a, row_a, step_a, b, row_b, c, row_c, depth, next_a, next_b])
+            builder.call(function, [a, b, c, depth, columns])
             return context.get_dummy_value()
 
-        return types.void(a, *[types.intp] * 3, b, *[types.intp] * 2, c, *[types.intp] * 5), codegen
+        size = types.intp
+        return types.void(a, size, b, size, c, size, size, size), codegen
 
     return block
 
@@ -74,24 +72,20 @@ def _block_function(module, rows: int, vectors: int):
     if name in module.globals:
         return module.globals[name]
     pointer = FLOAT.as_pointer()
-    arguments = [pointer, _INDEX, _INDEX, pointer, _INDEX, pointer, *[_INDEX] * 4]
+    arguments = [pointer, pointer, pointer, _INDEX, _INDEX]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, row_a, step_a, b, row_b, c, row_c, depth, next_a, next_b = function.args
+    a, b, c, depth, columns = function.args
     before, loop, done = (function.append_basic_block(name) for name in ("before", "loop", "done"))
     builder = ir.IRBuilder(before)
-    row_starts = [builder.mul(row_a, _INDEX(row)) for row in range(rows)]
+    row_starts = [builder.mul(depth, _INDEX(row)) for row in range(rows)]
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_INDEX)
     sums = [[builder.phi(_VECTOR) for _ in range(vectors)] for _ in range(rows)]
-    column = builder.gep(a, [builder.mul(k, step_a)])
-    line = builder.gep(b, [builder.mul(k, row_b)])
-    _prefetch(builder, builder.gep(column, [next_a]))
-    later = builder.gep(line, [next_b])
-    for place in _vectors_at(builder, later, vectors):
-        _prefetch(builder, place)
+    column = builder.gep(a, [k])
+    line = builder.gep(b, [builder.mul(k, columns)])
     of_b = [_aligned(builder.load(place)) for place in _vectors_at(builder, line, vectors)]
     results = []
     nothing = ir.FunctionType(ir.VoidType(), [])
@@ -115,7 +109,7 @@ def _block_function(module, rows: int, vectors: int):
     builder.cbranch(builder.icmp_signed("<", after, depth), loop, done)
     builder.position_at_end(done)
     for row, of_row in enumerate(results):
-        line = builder.gep(c, [builder.mul(row_c, _INDEX(row))])
+        line = builder.gep(c, [builder.mul(columns, _INDEX(row))])
         for place, result in zip(_vectors_at(builder, line, vectors), of_row, strict=True):
             _aligned(builder.store(result, place))
     builder.ret_void()
@@ -128,16 +122,6 @@ def _vectors_at(builder, start, count):
     return [builder.gep(first, [_INDEX(n)]) for n in range(count)]
 
 
-def _prefetch(builder, place):
-    """Emit the wish for a cache line in the second cache."""
-    byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    function = builder.module.globals.get("llvm.prefetch.p0i8")
-    if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        function = ir.Function(builder.module, kind, "llvm.prefetch.p0i8")
-    builder.call(function, [builder.bitcast(place, byte), number(0), number(2), number(1)])
-
-
 def _aligned(access):
     access.align = 4
     return access
@@ -148,53 +132,43 @@ def _define_columns(vectors: int):
     many, few, one = (_define_block(rows, vectors) for rows in (_ROWS, _FEW, 1))
 
     @njit
-    def columns(
-        a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth, next_a, next_b
-    ):
+    def multiply_columns(a, at_a, b, at_b, c, at_c, rows, depth, columns):
         done = 0
         while done < rows:
             left = rows - done
             if left < _ROWS and rows >= _FEW:
                 done = min(done, rows - _FEW)  # some rows may be computed twice
-            i, k = at_a + done * row_a, at_c + done * row_c
+            i, k = at_a + done * depth, at_c + done * columns
             if left >= _ROWS:
-                many(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
+                many(a, i, b, at_b, c, k, depth, columns)
                 done += _ROWS
             elif rows >= _FEW:
-                few(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
+                few(a, i, b, at_b, c, k, depth, columns)
                 done += _FEW
             else:
-                one(a, i, row_a, step_a, b, at_b, row_b, c, k, row_c, depth, next_a, next_b)
+                one(a, i, b, at_b, c, k, depth, columns)
                 done += 1
 
-    return columns
+    return multiply_columns
 
 
-multiply_vector, multiply_pair = _define_columns(1), _define_columns(2)
+_multiply_vector, _multiply_pair = _define_columns(1), _define_columns(2)
 
 
 @njit
-def multiply(
-    a, at_a, row_a, step_a, b, at_b, row_b, c, at_c, row_c, rows, depth, columns, next_a, next_b
-):
-    """Fill C, `rows` by `columns`, with A @ B; all are flat float32.
+def multiply(a, at_a, b, at_b, c, at_c, rows, depth, columns):
+    """Fill C (rows, columns) with A (rows, depth) @ B (depth, columns), all flat float32.
 
-    A's element (i, k) lies at `at_a + i * row_a + k * step_a`, B's row k begins at
-    `at_b + k * row_b` and C's row i at `at_c + i * row_c`. The depth is 1 or more, the columns are
-    `LANES` or more. What lies `next_a` floats behind each of A's columns and `next_b` behind each
-    of B's rows is asked for on the way: what the next product will read, or with 0 nothing new.
+    Their first elements lie at `at_a`, `at_b` and `at_c`. The depth is 1 or more, the columns are
+    `LANES` or more.
     """
     done = 0
-    while columns - done >= PAIR:
-        i, k = at_b + done, at_c + done
-        multiply_pair(a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth, next_a, next_b)
-        done += PAIR
+    while columns - done >= _PAIR:
+        _multiply_pair(a, at_a, b, at_b + done, c, at_c + done, rows, depth, columns)
+        done += _PAIR
     while done < columns:
         done = min(done, columns - LANES)  # some columns may be computed twice
-        i, k = at_b + done, at_c + done
-        multiply_vector(
-            a, at_a, row_a, step_a, b, i, row_b, c, k, row_c, rows, depth, next_a, next_b
-        )
+        _multiply_vector(a, at_a, b, at_b + done, c, at_c + done, rows, depth, columns)
         done += LANES
 
 
@@ -203,4 +177,4 @@ def multiply_batch(a, b, c, rows, depth, columns, stamp=STAMP):
     """Fill `c` (P, rows, columns) with `a` (P, rows, depth) @ `b` (P, depth, columns), all flat."""
     for p in range(len(a) // (rows * depth)):
         at_a, at_b, at_c = p * rows * depth, p * depth * columns, p * rows * columns
-        multiply(a, at_a, depth, 1, b, at_b, columns, c, at_c, columns, rows, depth, columns, 0, 0)
+        multiply(a, at_a, b, at_b, c, at_c, rows, depth, columns)

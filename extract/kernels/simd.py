@@ -327,30 +327,6 @@ def reciprocal(typingctx, a):
 
 
 @intrinsic
-def power_of_two(typingctx, a):
-    """2 to the power of whole numbers from -126 to 127."""
-
-    def codegen(context, builder, sig, args):
-        kind = ir.VectorType(_INT32, LANES)
-        exponent = builder.add(builder.fptosi(args[0], kind), ir.Constant(kind, [127] * LANES))
-        exponent = builder.shl(exponent, ir.Constant(kind, [23] * LANES))
-        return builder.bitcast(exponent, args[0].type)
-
-    return a(a), codegen
-
-
-@intrinsic
-def where_less(typingctx, a, b, yes, no):
-    """Of every lane `yes` where a < b, else `no`."""
-
-    def codegen(context, builder, sig, args):
-        a, b, yes, no = args
-        return builder.select(builder.fcmp_ordered("<", a, b), yes, no)
-
-    return a(a, b, yes, no), codegen
-
-
-@intrinsic
 def clamp(typingctx, a, limit):
     """`a` cut at +-`limit` in every lane; no limit may be negative, no lane NaN."""
 
