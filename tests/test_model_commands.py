@@ -67,6 +67,14 @@ def test_json_is_one_object_on_stdout(folder, trained):
     assert newest["run"] == "mine"
 
 
+def test_patience_ends_a_training_at_the_look_that_follows_the_best(folder):
+    done = feat("train", *QUICK[2:], "--steps", "400", "--patience", "1", "--json", "--out", "p",
+                cwd=folder)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["steps"] == report["best_step"] + 20 < 400
+
+
 def test_threads_are_those_asked_for_and_recorded(folder, trained):
     before = torch.get_num_threads()
     try:

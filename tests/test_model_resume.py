@@ -21,7 +21,7 @@ from model.training.resume import STATE_NAME
 from model.training.train import resume_training, run_training
 
 MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", dropout=0.3)
-TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8, average_decay=0.9)
+TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8)
 CHILD = """
 import sys
 from pathlib import Path

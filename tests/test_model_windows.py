@@ -138,7 +138,7 @@ def test_scores_return_to_the_frames_they_were_made_for(lengths, num_clips, rand
 
 def test_half_of_each_batch_is_abnormal_and_all_windows_have_their_turn():
     is_abnormal = np.arange(100) < 7
-    batches = BalancedBatches(is_abnormal, batch_size=10, abnormal_share=0.5, seed=3)
+    batches = BalancedBatches(is_abnormal, batch_size=10, seed=3)
     drawn = [batches.batch(step) for step in range(40)]
     assert all(is_abnormal[batch].sum() == 5 for batch in drawn)
     counts = np.bincount(np.concatenate(drawn), minlength=100)
@@ -150,17 +150,15 @@ def test_half_of_each_batch_is_abnormal_and_all_windows_have_their_turn():
 
 def test_a_batch_depends_on_the_seed_and_its_step_alone():
     is_abnormal = np.arange(30) % 3 == 0
-    one, two = (
-        BalancedBatches(is_abnormal, batch_size=8, abnormal_share=0.5, seed=5) for _ in range(2)
-    )
+    one, two = (BalancedBatches(is_abnormal, batch_size=8, seed=5) for _ in range(2))
     for step in range(5):
         one.batch(step)
     assert one.batch(9).tolist() == two.batch(9).tolist()
-    other = BalancedBatches(is_abnormal, batch_size=8, abnormal_share=0.5, seed=6)
+    other = BalancedBatches(is_abnormal, batch_size=8, seed=6)
     assert other.batch(9).tolist() != two.batch(9).tolist()
 
 
 @pytest.mark.parametrize("kind", [True, False])
 def test_batches_of_one_kind_where_there_is_only_one(kind):
-    batches = BalancedBatches(np.full(4, kind), batch_size=6, abnormal_share=0.5, seed=0)
+    batches = BalancedBatches(np.full(4, kind), batch_size=6, seed=0)
     assert sorted(set(batches.batch(0).tolist())) == [0, 1, 2, 3]
