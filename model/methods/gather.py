@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def gather(
     seen = aligned[: len(seen)]
     if method.learns_frames:
         seen = [*_without_frames(seen, set(videos_without_frames(cache, seen)))]
-    train, val = _divide(method, seen, options, seed)
+    train, val = _divide(method, seen, seed)
     chosen = options.streams or choose_streams(
         {label.video: available[label.video] for label in (*train, *val)}
     )
@@ -84,40 +85,27 @@ def gather(
         and has_motion(cache, [label.video for label in (*train, *val)], chosen, options.configs),
     )
 
-    def load(
-        rows: Sequence[VideoLabel], held: Sequence[VideoLabel], *, whole: bool = False
-    ) -> Material:
-        data = load_features(
-            cache,
-            rows,
-            streams=chosen,
-            configs=options.configs,
-            motion=method.wants_motion,
-            flow_stats=method.uses_flow_stats,
-        )
-        same = {stream.name: stream.config for stream in data.streams}
-        val_data = (
-            load_features(
-                cache,
-                held,
-                streams=chosen,
-                configs=same,
-                motion=method.wants_motion,
-                flow_stats=method.uses_flow_stats,
-            )
-            if held
-            else None
-        )
-        was_held_out = not whole and any(label.split == "train" for label in held)
+    read = partial(
+        load_features,
+        cache,
+        streams=chosen,
+        motion=method.wants_motion,
+        flow_stats=method.uses_flow_stats,
+    )
+
+    def whole() -> Material:
         return Material(
-            train=data,
-            val=val_data,
-            whole=(lambda: load(_in_order(method, rows, held), (), whole=True))
-            if was_held_out
-            else None,
+            train=read(_in_order(method, train, val), configs=options.configs), val=None
         )
 
-    return method, load(train, val)
+    data = read(train, configs=options.configs)
+    same = {stream.name: stream.config for stream in data.streams}
+    was_held_out = any(label.split == "train" for label in val)
+    return method, Material(
+        train=data,
+        val=read(val, configs=same) if val else None,
+        whole=whole if was_held_out else None,
+    )
 
 
 def _in_order(method: Method, *parts: Sequence[VideoLabel]) -> list[VideoLabel]:
@@ -140,7 +128,7 @@ def _visible(method: Method, labels: Sequence[VideoLabel]) -> list[VideoLabel]:
 
 
 def _divide(
-    method: Method, labels: Sequence[VideoLabel], options: DataOptions, seed: int
+    method: Method, labels: Sequence[VideoLabel], seed: int
 ) -> tuple[list[VideoLabel], list[VideoLabel]]:
     """Return the videos to learn from and those for choices.
 
