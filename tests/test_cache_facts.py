@@ -17,7 +17,7 @@ from cache.keys import config_digest
 from data.annotation.alignment import VideoFacts
 from data.errors import LabelsError
 from data.labels import VideoLabel, write_labels
-from model.training.material import check_labels, videos_without_frames
+from model.features.aligned import check_labels, videos_without_frames
 
 VIDEO = "a/one.mp4"
 

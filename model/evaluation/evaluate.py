@@ -98,7 +98,7 @@ def run_evaluation(
     trained = load_run(run, device=device)
     if not options.configs:
         trained.check_cache(cache)
-    wanted = _choose_videos(cache, labels, split, options)
+    wanted = _choose_videos(cache, labels, split, trained.options(options))
     if released:
         _require_windows(trained)
     data = trained.load_features(cache, wanted, options.configs)
@@ -205,9 +205,15 @@ def _choose_videos(
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")
-    available = available_streams(cache, [label.video for label in wanted])
+    available = available_streams(cache, [label.video for label in wanted], options.configs)
     wanted = drop_missing(wanted, available, skip_missing=options.skip_missing)
-    wanted = check_labels(cache, wanted, allow_misaligned=options.allow_misaligned)
+    wanted = check_labels(
+        cache,
+        wanted,
+        allow_misaligned=options.allow_misaligned,
+        streams=options.streams,
+        configs=options.configs,
+    )
     uncounted = videos_without_frames(cache, wanted)
     if uncounted:
         raise ModelError(

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cache import FeatureCache
+from cache import FeatureCache, feature_key
 from cache.streams import order_streams
 from data.errors import ModelError
 from data.labels import VideoLabel
@@ -13,11 +14,32 @@ logger = logging.getLogger(f"feat.{__name__}")
 MAX_NAMED = 5
 
 
-def available_streams(cache: FeatureCache, videos: Sequence[str]) -> dict[str, set[str]]:
-    """Return the streams of features that the cache holds of each video, possibly none."""
+def available_streams(
+    cache: FeatureCache,
+    videos: Sequence[str],
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, set[str]]:
+    """Return the streams of features that the cache holds of each video, possibly none.
+
+    Args:
+        cache: the features.
+        videos: names.
+        configs: stream -> the only configuration that counts; of other streams any does.
+    """
     known = set(cache.videos())
     return {
-        video: set(cache.feature_streams(video)) if video in known else set() for video in videos
+        video: _streams_of(cache, video, configs or {}) if video in known else set()
+        for video in videos
+    }
+
+
+def _streams_of(
+    cache: FeatureCache, video: str, configs: Mapping[str, Mapping[str, Any]]
+) -> set[str]:
+    return {
+        stream
+        for stream in cache.feature_streams(video)
+        if stream not in configs or cache.has(feature_key(cache.content(video), configs[stream]))
     }
 
 

@@ -61,7 +61,7 @@ def gather(
             "the labels name no video with split 'train' that "
             f"{method.name} can learn from; add some"
         )
-    available = available_streams(cache, [label.video for label in visible])
+    available = available_streams(cache, [label.video for label in visible], options.configs)
     seen = drop_missing(seen, available, skip_missing=options.skip_missing)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
     aligned = check_labels(

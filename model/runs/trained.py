@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from data.labels import VideoLabel
 from model.device import resolve_device
 from model.features.load import FeatureSet, load_features
 from model.measures.scores import VideoScores, mean_scores, spread_scores
+from model.methods.gather import DataOptions
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME, SEEDS_NAME, is_seeds_folder
 
@@ -44,6 +45,11 @@ class TrainedRun:
         """As the method is configured: standard deviation in clips."""
         return self.info.method.smoothing
 
+    def options(self, given: DataOptions) -> DataOptions:
+        """Return options with the run's streams and configurations, unless others are given."""
+        own = {stream.name: stream.config for stream in self.info.streams}
+        return replace(given, streams=tuple(own), configs={**own, **given.configs})
+
     def load_features(
         self,
         cache: FeatureCache,
@@ -62,12 +68,12 @@ class TrainedRun:
                 on.
         """
         info = self.info
-        own = {stream.name: stream.config for stream in info.streams}
+        options = self.options(DataOptions(configs=configs or {}))
         data = load_features(
             cache,
             labels,
-            streams=list(own),
-            configs={**own, **(configs or {})},
+            streams=options.streams,
+            configs=options.configs,
             motion=info.method.wants_motion,
             flow_stats=info.method.uses_flow_stats,
         )
