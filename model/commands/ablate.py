@@ -9,27 +9,20 @@ from model.commands.options import (
     FILE,
     FOLDER,
     Names,
-    cache_option,
-    config_option,
-    data_options,
-    device_option,
+    Setup,
     json_option,
-    lenient_options,
     method_option,
-    prepare_process,
     preset_option,
     read_training_labels,
     set_option,
     smoothing_option,
-    streams_option,
-    threads_option,
+    takes_setup,
 )
 
 PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 
 
 @click.command()
-@cache_option
 @click.option(
     "--labels", "labels_files", type=FILE, multiple=True,
     help="Labels file; several times for several splits.  [default: labels.csv in the cache]",
@@ -49,8 +42,6 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 @method_option
 @preset_option
 @set_option
-@streams_option
-@config_option
 @click.option(
     "--k", "k_values", type=Names(click.IntRange(min=1)), default="1,2,3,4,5,6,8",
     show_default=True, help="Figure 5's values.",
@@ -60,12 +51,10 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
     show_default=True, help="Figure 6's values.",
 )  # fmt: skip
 @smoothing_option
-@threads_option
-@device_option
-@lenient_options
 @json_option
+@takes_setup(of_run=False)
 def ablate_command(
-    cache_dir: Path,
+    setup: Setup,
     labels_files: tuple[Path, ...],
     what: tuple[str, ...],
     seeds: int,
@@ -73,15 +62,9 @@ def ablate_command(
     method: str,
     preset: str,
     assignments: tuple[str, ...],
-    streams: tuple[str, ...],
-    configs: tuple[str, ...],
     k_values: tuple[int, ...],
     score_weights: tuple[float, ...],
     smoothing: float | None,
-    threads: int | None,
-    device: str,
-    skip_missing: bool,
-    allow_misaligned: bool,
     as_json: bool,
 ) -> None:
     """Run the paper's ablations on a cache: a table of each (Markdown, CSV), a picture of figures.
@@ -90,8 +73,6 @@ def ablate_command(
     such as the losses where no video has a category or the method has one loss only, is named with
     the reason; the others are run.
     """
-    prepare_process(threads)
-    from cache import FeatureCache
     from model.experiments.ablate import run_ablation
     from model.experiments.folder import Terms
     from model.methods.registry import choose_method
@@ -101,7 +82,7 @@ def ablate_command(
         found = "none" if auc is None else f"{auc:.3f}"
         click.echo(f"{split}, {variant}, seed {seed}: AUC {found}", err=True)
 
-    cache = FeatureCache(cache_dir)
+    cache = setup.open_cache()
     files = labels_files or (cache.labels_path,)
     labels = [read_training_labels(path if labels_files else None, cache) for path in files]
     parts = run_ablation(
@@ -110,14 +91,8 @@ def ablate_command(
         out=out,
         method=choose_method(method, preset, assignments),
         terms=Terms(
-            options=data_options(
-                cache,
-                configs=configs,
-                streams=streams,
-                skip_missing=skip_missing,
-                allow_misaligned=allow_misaligned,
-            ),
-            device=device,
+            options=setup.data_options(cache),
+            device=setup.device,
             smoothing=smoothing,
         ),
         what=what,

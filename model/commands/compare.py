@@ -10,26 +10,19 @@ from model.commands.options import (
     FOLDER,
     MethodName,
     Names,
-    cache_option,
-    config_option,
-    data_options,
-    device_option,
+    Setup,
     json_option,
     labels_option,
-    lenient_options,
-    prepare_process,
     preset_option,
     read_training_labels,
     smoothing_option,
-    streams_option,
-    threads_option,
+    takes_setup,
 )
 
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
 
 
 @click.command()
-@cache_option
 @labels_option
 @click.option(
     "--methods", type=Names(MethodName()), default=DEFAULT_METHODS, show_default=True,
@@ -49,38 +42,26 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
     "--set", "assignments", metavar="METHOD.NAME=VALUE", multiple=True,
     help="Change a setting of one of the methods, such as deepmil.steps=2000. Repeatable.",
 )  # fmt: skip
-@streams_option
-@config_option
 @smoothing_option
 @click.option("--csv", "csv_file", type=FILE, help="Write the table there too, with all digits.")
-@threads_option
-@device_option
-@lenient_options
 @json_option
+@takes_setup(of_run=False)
 def compare_command(
-    cache_dir: Path,
+    setup: Setup,
     labels_file: Path | None,
     methods: tuple[str, ...],
     seeds: int,
     out: Path,
     preset: str,
     assignments: tuple[str, ...],
-    streams: tuple[str, ...],
-    configs: tuple[str, ...],
     smoothing: float | None,
     csv_file: Path | None,
-    threads: int | None,
-    device: str,
-    skip_missing: bool,
-    allow_misaligned: bool,
     as_json: bool,
 ) -> None:
     """Train and test several methods on one cache and split; print one table (Markdown).
 
     A method that has no preset of that name takes its default.
     """
-    prepare_process(threads)
-    from cache import FeatureCache
     from model.experiments.compare import run_comparison
     from model.experiments.compare_table import to_markdown, write_csv
     from model.experiments.folder import Terms
@@ -91,7 +72,7 @@ def compare_command(
             f"{method}, seed {seed}: AUC {'none' if auc is None else f'{auc:.3f}'}", err=True
         )
 
-    cache = FeatureCache(cache_dir)
+    cache = setup.open_cache()
     comparison = run_comparison(
         cache,
         read_training_labels(labels_file, cache),
@@ -99,14 +80,8 @@ def compare_command(
         seeds=seeds,
         out=out,
         terms=Terms(
-            options=data_options(
-                cache,
-                configs=configs,
-                streams=streams,
-                skip_missing=skip_missing,
-                allow_misaligned=allow_misaligned,
-            ),
-            device=device,
+            options=setup.data_options(cache),
+            device=setup.device,
             smoothing=smoothing,
         ),
         on_run=show,

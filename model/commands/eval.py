@@ -6,18 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from model.commands.options import (
-    FILE,
-    FOLDER,
-    config_option,
-    data_options,
-    device_option,
-    json_option,
-    lenient_options,
-    prepare_process,
-    smoothing_option,
-    threads_option,
-)
+from model.commands.options import FILE, FOLDER, Setup, json_option, smoothing_option, takes_setup
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -30,7 +19,6 @@ if TYPE_CHECKING:
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )
-@click.option("--cache", "cache_dir", type=FOLDER, help="[default: the cache of the run]")
 @click.option(
     "--labels", "labels_file", type=FILE, help="[default: those the run was trained with]"
 )
@@ -41,25 +29,17 @@ if TYPE_CHECKING:
     "--compat", type=click.Choice(["released"]),
     help="Also evaluate as the authors' published code does: what each of its shortcuts is worth.",
 )  # fmt: skip
-@config_option
 @smoothing_option
-@threads_option
-@device_option
-@lenient_options
 @json_option
+@takes_setup(of_run=True)
 def eval_command(
     run: Path | None,
     runs: Path,
-    cache_dir: Path | None,
+    setup: Setup,
     labels_file: Path | None,
     split: str,
     compat: str | None,
-    configs: tuple[str, ...],
     smoothing: float | None,
-    threads: int | None,
-    device: str,
-    skip_missing: bool,
-    allow_misaligned: bool,
     as_json: bool,
 ) -> None:
     """Score the test videos with a trained run; write measures, pictures and report.html.
@@ -67,7 +47,6 @@ def eval_command(
     The features are those the run was trained on, whatever else the cache holds; --config takes
     others, to see what they are worth to this run.
     """
-    prepare_process(threads)
     from data.labels import read_labels
     from model.evaluation.evaluate import run_evaluation
     from model.experiments.seeds import evaluate_seeds
@@ -75,19 +54,14 @@ def eval_command(
     from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
 
     def evaluate(run: Path) -> "EvalReport":
-        cache = _cache_of(run, cache_dir)
+        cache = _cache_of(run, setup)
         return run_evaluation(
             run,
             cache,
             read_labels(labels_file or run / LABELS_NAME),
             split=cast("Split", split),
-            device=device,
-            options=data_options(
-                cache,
-                configs=configs,
-                skip_missing=skip_missing,
-                allow_misaligned=allow_misaligned,
-            ),
+            device=setup.device,
+            options=setup.data_options(cache),
             released=compat == "released" and not is_seeds_folder(run),
             smoothing=smoothing,
         )
@@ -111,14 +85,14 @@ def eval_command(
         click.echo(f"\n{report.released.to_markdown()}")
 
 
-def _cache_of(run: Path, cache_dir: Path | None) -> "FeatureCache":
+def _cache_of(run: Path, setup: Setup) -> "FeatureCache":
     from cache import FeatureCache
     from data.errors import CacheError
     from model.runs.checkpoint import load_checkpoint
     from model.runs.trained import run_folders
 
-    if cache_dir:
-        return FeatureCache(cache_dir)
+    if setup.cache_dir:
+        return setup.open_cache()
     try:
         return FeatureCache(Path(load_checkpoint(run_folders(run)[0]).info.cache))
     except CacheError as error:

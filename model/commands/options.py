@@ -1,7 +1,9 @@
 """What the commands of the second stage have in common: options, labels, the process set up."""
 
 import difflib
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from cache import FeatureCache
     from data.labels import VideoLabel
     from model.methods.gather import DataOptions
-
-__all__ = ["config_option"]
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -59,10 +59,6 @@ class Names(click.ParamType[tuple[Any, ...]]):
         return tuple(self.each.convert(part, param, ctx) for part in parts)
 
 
-cache_option = click.option(
-    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
-    help="The feature cache to train from.",
-)  # fmt: skip
 labels_option = click.option(
     "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
 )
@@ -79,56 +75,106 @@ set_option = click.option(
     help="Change a setting of the method; `feat train --method M --help-settings` lists them. "
     "Repeatable.",
 )  # fmt: skip
-streams_option = click.option(
-    "--streams", type=Names(click.STRING), default=(),
-    help="Such as rgb or rgb,flow.  [default: those all videos have]",
-)  # fmt: skip
-threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: one a core]"
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
-)
 smoothing_option = click.option(
     "--smoothing", type=click.FloatRange(0, 100),
     help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
 )  # fmt: skip
 
-
-def lenient_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that let missing videos and misaligned labels pass."""
-    command = click.option(
-        "--allow-misaligned", is_flag=True,
-        help="Cut labels that go beyond the end of their video.",
-    )(command)  # fmt: skip
-    return click.option(
+_STREAMS = click.option(
+    "--streams", type=Names(click.STRING), default=(),
+    help="Such as rgb or rgb,flow.  [default: those all videos have]",
+)  # fmt: skip
+_COMMON = (
+    config_option,
+    click.option(
+        "--threads", type=click.IntRange(min=1), help="Processor threads.  [default: one a core]"
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, or auto: a GPU if there is one.",
+    ),
+    click.option(
         "--skip-missing", is_flag=True, help="Leave out labelled videos that the cache lacks."
-    )(command)
+    ),
+    click.option(
+        "--allow-misaligned",
+        is_flag=True,
+        help="Cut labels that go beyond the end of their video.",
+    ),
+)
 
 
-def data_options(
-    cache: "FeatureCache",
-    *,
-    configs: Sequence[str] = (),
-    streams: Sequence[str] = (),
-    skip_missing: bool,
-    allow_misaligned: bool,
-) -> "DataOptions":
-    """Return which features and labels a command uses.
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a command of the second stage works with: features, device, and what is let pass."""
 
-    Raises:
-        CacheError: a configuration that was named is not in the cache.
+    cache_dir: Path | None
+    configs: tuple[str, ...]
+    device: str
+    skip_missing: bool
+    allow_misaligned: bool
+    streams: tuple[str, ...] = ()
+
+    def open_cache(self) -> "FeatureCache":
+        """Return the cache that --cache names.
+
+        Raises:
+            CacheError: there is none.
+        """
+        from cache import FeatureCache
+
+        assert self.cache_dir is not None, "a command without a default cache opens its own"
+        return FeatureCache(self.cache_dir)
+
+    def data_options(self, cache: "FeatureCache") -> "DataOptions":
+        """Return which features and labels are used.
+
+        Raises:
+            CacheError: a configuration that was named is not in the cache.
+        """
+        from cache.configs import choose_configs
+        from model.methods.gather import DataOptions
+
+        return DataOptions(
+            streams=self.streams,
+            configs=choose_configs(cache, self.configs),
+            skip_missing=self.skip_missing,
+            allow_misaligned=self.allow_misaligned,
+        )
+
+
+def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take the options of `Setup` as one argument, and set up its process.
+
+    Args:
+        of_run: the command works on a trained run, which knows its streams and its cache.
     """
-    from cache.configs import choose_configs
-    from model.methods.gather import DataOptions
 
-    return DataOptions(
-        streams=tuple(streams),
-        configs=choose_configs(cache, configs),
-        skip_missing=skip_missing,
-        allow_misaligned=allow_misaligned,
-    )
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_setup(threads: int | None, **given: Any) -> None:
+            prepare_process(threads)
+            names = [field.name for field in fields(Setup) if field.name in given]
+            command(setup=Setup(**{name: given.pop(name) for name in names}), **given)
+
+        if of_run:
+            cache_help, default = "[default: the cache of the run]", None
+        else:
+            cache_help, default = "The feature cache to train from.", Path("features")
+        cache_option = click.option(
+            "--cache", "cache_dir", type=FOLDER, default=default, show_default=not of_run,
+            help=cache_help,
+        )  # fmt: skip
+        added = [cache_option, *([] if of_run else [_STREAMS]), *_COMMON]
+        decorated: Callable[..., None] = with_setup
+        for option in reversed(added):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
 def prepare_process(threads: int | None = None) -> None:

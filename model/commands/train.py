@@ -8,20 +8,14 @@ import click
 
 from model.commands.options import (
     FOLDER,
-    cache_option,
-    config_option,
-    data_options,
-    device_option,
+    Setup,
     json_option,
     labels_option,
-    lenient_options,
     method_option,
-    prepare_process,
     preset_option,
     read_training_labels,
     set_option,
-    streams_option,
-    threads_option,
+    takes_setup,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +25,6 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@cache_option
 @labels_option
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
@@ -49,19 +42,15 @@ if TYPE_CHECKING:
     help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "
     "same --out goes on with what is there.",
 )  # fmt: skip
-@streams_option
-@config_option
-@threads_option
 @click.option(
     "--resume", "killed", type=FOLDER,
     help="Go on with the killed training in this run folder, with its method, settings and labels. "
     "A method that keeps no state begins again; the result is the same.",
 )  # fmt: skip
-@device_option
-@lenient_options
 @json_option
+@takes_setup(of_run=False)
 def train_command(
-    cache_dir: Path,
+    setup: Setup,
     labels_file: Path | None,
     runs: Path,
     out: Path | None,
@@ -71,40 +60,29 @@ def train_command(
     help_settings: bool,
     seed: int,
     seeds: int | None,
-    streams: tuple[str, ...],
-    configs: tuple[str, ...],
-    threads: int | None,
     killed: Path | None,
-    device: str,
-    skip_missing: bool,
-    allow_misaligned: bool,
     as_json: bool,
 ) -> None:
     """Train the ConvLSTM model, or any other method, from a feature cache alone."""
-    prepare_process(threads)
     from model.methods.registry import choose_method
 
     chosen = choose_method(method, preset, assignments)
     if help_settings:
         click.echo(_settings_text(chosen))
         return
-    from cache import FeatureCache
     from model.experiments.seeds import resume_seeds, train_seeds
     from model.runs.folder import is_seeds_folder
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
 
-    cache = FeatureCache(cache_dir)
-    options = data_options(
-        cache,
-        configs=configs,
-        streams=streams,
-        skip_missing=skip_missing,
-        allow_misaligned=allow_misaligned,
-    )
+    cache = setup.open_cache()
     report: TrainReport | SeedsReport
     with TrainProgress(max_steps=chosen.num_steps) as progress:
-        how: dict[str, Any] = {"options": options, "device": device, "on_row": progress.show}
+        how: dict[str, Any] = {
+            "options": setup.data_options(cache),
+            "device": setup.device,
+            "on_row": progress.show,
+        }
         if killed:
             resume = resume_seeds if is_seeds_folder(killed) else resume_training
             report = resume(cache, killed, **how)
