@@ -13,7 +13,7 @@ from test_extract_tvl1 import moving_square
 
 from data.errors import ConfigError
 from data.videos import VideoSource
-from extract.config import STREAMS, ExtractConfig
+from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
 from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.flow.tvl1_torch import tvl1_flow_torch
@@ -23,6 +23,7 @@ from extract.weights.resolve import resolve_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+STREAMS = ("rgb", "flow")
 ROOT = Path(__file__).parent.parent
 # small frames and few iterations: plain flow takes a minute for a clip of 224x224
 SMALL = ExtractConfig(
