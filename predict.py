@@ -308,8 +308,9 @@ def _extract_missing(
     from data.videos import source_stamp
     from extract.backbones import BACKBONES
     from extract.config import recorded_weights
+    from extract.devices import Resources, list_devices
     from extract.i3d.precision import precision_for
-    from extract.runner import extract_videos, list_devices
+    from extract.runner import extract_videos
 
     if not groups:
         return
@@ -332,8 +333,7 @@ def _extract_missing(
         options.cache_dir,
         config,
         weights,
-        device=options.device,
-        threads=options.threads,
+        resources=Resources(device=options.device, threads=options.threads),
         folder_fps=options.folder_fps,
     ):
         for each in by_id[result.video_id]:

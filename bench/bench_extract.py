@@ -90,7 +90,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from data.videos import VideoSource, source_stamp
     from extract.config import ExtractConfig
     from extract.weights.resolve import resolve_weights
-    from extract.worker import Job, extract_one
+    from extract.worker import Job, VideoTask, extract_one
 
     weights = resolve_weights(streams=STREAMS, flow="crossmodal")
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
                 continue
             source = VideoSource(video_id=video.name, path=video, kind="file")
             started = time.perf_counter()
-            result = extract_one(source, source_stamp(source), job)
+            result = extract_one(VideoTask(source=source, stamp=source_stamp(source), job=job))
             seconds = time.perf_counter() - started
             cache.refresh()
             rows = {stream: cache.read(result.sha256, stream) for stream in STREAMS}
@@ -120,6 +120,7 @@ def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
     """Return the seconds that all videos take in one run, into a new cache in `folder`."""
     from cache import FeatureCache
     from data.videos import VideoSource, source_stamp
+    from extract.devices import Resources
     from extract.runner import extract_videos
 
     sources = [VideoSource(video_id=video.name, path=video, kind="file") for video in videos]
@@ -128,7 +129,7 @@ def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
     started = time.perf_counter()
     done = extract_videos(
         sources, stamps, cache.path, job.config, job.weights,
-        device="cpu", workers=1, threads=job.num_threads,
+        resources=Resources(device="cpu", workers=1, threads=job.num_threads),
     )  # fmt: skip
     assert all(result.status == "done" for result in done)
     return time.perf_counter() - started

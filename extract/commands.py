@@ -81,8 +81,9 @@ def extract_command(
     """
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
+    from extract.devices import Resources, list_devices
     from extract.i3d.precision import precision_for
-    from extract.runner import list_devices, run_extraction
+    from extract.runner import run_extraction
 
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key
@@ -100,11 +101,8 @@ def extract_command(
         videos_dir,
         cache_dir,
         config,
-        rgb_weights=rgb_weights,
-        flow_weights=flow_weights,
-        device=device,
-        workers=workers,
-        threads=threads,
+        weights={"rgb": rgb_weights, "flow": flow_weights},
+        resources=Resources(device=device, workers=workers, threads=threads),
         folder_fps=folder_fps,
         allow_mixed=allow_mixed,
     )

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
-from data.errors import FeatError
+from cache.checkpoints import FeatureCheckpoint
+from data.errors import CacheError, FeatError
 from data.videos import Stamp, VideoSource, content_sha256
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
@@ -67,21 +68,180 @@ class Turn:
     Attributes:
         read: set when the video's last clips are under way: the next one may begin.
         stop: set to have the video given up after the clips that are under way.
+        progress: told after every batch of clips, if anyone watches.
     """
 
-    def __init__(self, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, stop: threading.Event | None = None, progress: ExtractProgress | None = None
+    ) -> None:
         self.read = threading.Event()
         self.stop = stop or threading.Event()
+        self.progress = progress
 
 
-def extract_one(
-    source: VideoSource,
-    stamp: Stamp,
-    job: Job,
-    *,
-    progress: ExtractProgress | None = None,
-    turn: Turn | None = None,
-) -> VideoOutcome:
+@dataclass(frozen=True, kw_only=True)
+class VideoTask:
+    """One video of a job: what the cache lacks of it, and how it gets there; picklable.
+
+    Attributes:
+        source: the video.
+        stamp: its size and time of modification when the run began.
+        job: what the run asks of it.
+    """
+
+    source: VideoSource
+    stamp: Stamp
+    job: Job
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the video's content; reads all of it once."""
+        return content_sha256(self.source)
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Each stream's key in the cache."""
+        return {s: feature_key(self.sha256, config) for s, config in self.job.configs.items()}
+
+    @property
+    def cache(self) -> FeatureCache:
+        """The cache of the job, open in this process."""
+        return _open_cache(self.job.cache_dir)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the streams that the cache lacks."""
+        return tuple(stream for stream, key in self.keys.items() if not self.cache.has(key))
+
+    def complete(self, turn: Turn) -> VideoOutcome:
+        """Extract what is missing and write it, unless another process is at it."""
+        if not self.missing():
+            return self._skipped()
+        with self.cache.claim(self.sha256) as mine:
+            if not mine:
+                return self._result("busy")
+            # another process may have finished it between the look and the claim
+            streams = self.missing()
+            if not streams:
+                return self._skipped()
+            stage_seconds: dict[str, float] = {}
+            checkpoint = self._checkpoint(streams)
+            features = self.extract(streams, checkpoint, stage_seconds, turn)
+            started = time.perf_counter()
+            self.cache.write(self.records(streams, features))
+            stage_seconds["write"] = time.perf_counter() - started
+            checkpoint.clear()
+        return self._result(
+            "done",
+            num_clips=len(features.clips),
+            num_frames=features.num_frames,
+            partial=features.partial,
+            stage_seconds=stage_seconds,
+        )
+
+    def extract(
+        self,
+        streams: tuple[str, ...],
+        checkpoint: FeatureCheckpoint,
+        stage_seconds: dict[str, float],
+        turn: Turn,
+    ) -> "VideoFeatures":
+        """Return the features, going on from the checkpoint and leaving new blocks in it.
+
+        Args:
+            streams: which to extract.
+            checkpoint: of these streams of this video.
+            stage_seconds: the seconds of each stage are added to it.
+            turn: asked after every batch whether to go on.
+        """
+        saved = checkpoint.load()
+        num_saved = len(next(iter(saved.values()))) if saved else 0
+        saver = _Saver(checkpoint, num_saved)
+
+        def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
+            saver.save_if_due(rows)
+            if turn.stop.is_set():
+                raise KeyboardInterrupt
+            if turn.progress:
+                turn.progress.underway(
+                    self.source.video_id,
+                    num_frames=num_frames,
+                    expected_frames=expected_frames,
+                    num_bytes=self.stamp.size,
+                )
+
+        features = _extractor(self.job).extract(
+            self.source,
+            streams,
+            stage_seconds=stage_seconds,
+            skip_clips=num_saved,
+            folder_fps=self.job.folder_fps,
+            on_batch=on_batch,
+            on_read=turn.read.set,
+        )
+        if not saved:
+            return features
+        arrays = {
+            name: np.concatenate([saved[name], features.arrays[name]])
+            if name in features.arrays
+            else saved[name]
+            for name in saved
+        }
+        return features.with_arrays(arrays)
+
+    def records(self, streams: tuple[str, ...], features: "VideoFeatures") -> list[FeatureRecord]:
+        """Return what goes into the shard, one record a stream."""
+        info = features.info
+        source = SourceRecord(
+            name=self.source.video_id,
+            kind=self.source.kind,
+            size=self.stamp.size,
+            sha256=self.sha256,
+            num_frames=features.num_frames,
+            frame_rate=info.frame_rate,
+            width=info.width,
+            height=info.height,
+            codec=info.codec,
+            pix_fmt=info.pix_fmt,
+            rotation=info.rotation,
+            stream_index=info.stream_index,
+            partial=features.partial,
+        )
+        provenance = _provenance(self.job)
+        flow_stats = features.arrays.get("flow_stats")
+        return [
+            FeatureRecord(
+                stream=stream,
+                kind=BACKBONES[stream].kind,
+                config=self.job.configs[stream],
+                source=source,
+                features=features.arrays[stream],
+                clips=features.clips,
+                provenance=provenance,
+                flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,
+            )
+            for stream in streams
+        ]
+
+    def _checkpoint(self, streams: tuple[str, ...]) -> FeatureCheckpoint:
+        identity = "\n".join(self.keys[stream] for stream in streams)
+        return self.cache.checkpoint(hashlib.sha256(identity.encode()).hexdigest())
+
+    def _result(self, status: Status, **more: Any) -> VideoOutcome:
+        return VideoOutcome(
+            video_id=self.source.video_id,
+            status=status,
+            sha256=self.sha256,
+            size=self.stamp.size,
+            mtime_ns=self.stamp.mtime_ns,
+            **more,
+        )
+
+    def _skipped(self) -> VideoOutcome:
+        first = next(iter(self.keys.values()))
+        return self._result("skipped", partial=self.cache.entry(first).source.partial)
+
+
+def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
     """Extract what the cache lacks of one video and write it as one shard.
 
     A video that cannot be extracted gives a `failed` result.
@@ -92,13 +252,13 @@ def extract_one(
     """
     started = time.perf_counter()
     turn = turn or Turn()
+    source = task.source
     try:
-        sha256 = content_sha256(source)
-        result = _ensure_features(source, stamp, sha256, job, progress, turn)
+        result = task.complete(turn)
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
+    except CacheError:
+        raise
     except FeatError as error:
-        if not _is_of_video(error):
-            raise
         cause = str(error)
     except OSError as error:
         cause = f"{source.path}: {error.strerror or error}; check that it can be read"
@@ -111,124 +271,10 @@ def extract_one(
     return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
 
 
-def _is_of_video(error: FeatError) -> bool:
-    from data.errors import CacheError
-
-    return not isinstance(error, CacheError)
-
-
-def _ensure_features(
-    source: VideoSource,
-    stamp: Stamp,
-    sha256: str,
-    job: Job,
-    progress: ExtractProgress | None,
-    turn: Turn,
-) -> VideoOutcome:
-    cache = _open_cache(job.cache_dir)
-    keys = {stream: feature_key(sha256, config) for stream, config in job.configs.items()}
-
-    def missing() -> tuple[str, ...]:
-        return tuple(stream for stream, key in keys.items() if not cache.has(key))
-
-    def result(status: Status, **more: Any) -> VideoOutcome:
-        return VideoOutcome(
-            video_id=source.video_id,
-            status=status,
-            sha256=sha256,
-            size=stamp.size,
-            mtime_ns=stamp.mtime_ns,
-            **more,
-        )
-
-    def skipped() -> VideoOutcome:
-        return result("skipped", partial=cache.entry(next(iter(keys.values()))).source.partial)
-
-    if not missing():
-        return skipped()
-    with cache.claim(sha256) as mine:
-        if not mine:
-            return result("busy")
-        # another process may have finished it between the look and the claim
-        streams = missing()
-        if not streams:
-            return skipped()
-        stage_seconds: dict[str, float] = {}
-        features = _extract(
-            source, sha256, keys, streams, job, cache, stage_seconds, progress, stamp.size, turn
-        )
-        started = time.perf_counter()
-        cache.write(_records(source, stamp, sha256, features, streams, job))
-        stage_seconds["write"] = time.perf_counter() - started
-        _checkpoint(cache, keys, streams).clear()
-        return result(
-            "done",
-            num_clips=len(features.clips),
-            num_frames=features.num_frames,
-            partial=features.partial,
-            stage_seconds=stage_seconds,
-        )
-
-
-def _checkpoint(cache: FeatureCache, keys: Mapping[str, str], streams: tuple[str, ...]) -> Any:
-    identity = "\n".join(keys[stream] for stream in streams)
-    return cache.checkpoint(hashlib.sha256(identity.encode()).hexdigest())
-
-
-def _extract(
-    source: VideoSource,
-    sha256: str,
-    keys: Mapping[str, str],
-    streams: tuple[str, ...],
-    job: Job,
-    cache: FeatureCache,
-    stage_seconds: dict[str, float],
-    progress: ExtractProgress | None,
-    stamp_size: int,
-    turn: Turn,
-) -> "VideoFeatures":
-    """Return the video's features, going on from its checkpoint and leaving new ones behind."""
-    checkpoint = _checkpoint(cache, keys, streams)
-    saved = checkpoint.load()
-    num_saved = len(next(iter(saved.values()))) if saved else 0
-    saver = _Saver(checkpoint, num_saved)
-
-    def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
-        saver.save_if_due(rows)
-        if turn.stop.is_set():
-            raise KeyboardInterrupt
-        if progress:
-            progress.underway(
-                source.video_id,
-                num_frames=num_frames,
-                expected_frames=expected_frames,
-                num_bytes=stamp_size,
-            )
-
-    features = _extractor(job).extract(
-        source,
-        streams,
-        stage_seconds=stage_seconds,
-        skip_clips=num_saved,
-        folder_fps=job.folder_fps,
-        on_batch=on_batch,
-        on_read=turn.read.set,
-    )
-    if not saved:
-        return features
-    arrays = {
-        name: np.concatenate([saved[name], features.arrays[name]])
-        if name in features.arrays
-        else saved[name]
-        for name in saved
-    }
-    return features.with_arrays(arrays)
-
-
 class _Saver:
     """Saves finished clips every `CHECKPOINT_SECONDS`."""
 
-    def __init__(self, checkpoint: Any, first_clip: int) -> None:
+    def __init__(self, checkpoint: FeatureCheckpoint, first_clip: int) -> None:
         self._checkpoint = checkpoint
         self._first_clip = first_clip
         self._num_saved = 0
@@ -242,46 +288,6 @@ class _Saver:
         self._checkpoint.save(self._first_clip + self._num_saved, block)
         self._num_saved = len(next(iter(rows.values())))
         self._last = time.monotonic()
-
-
-def _records(
-    source: VideoSource,
-    stamp: Stamp,
-    sha256: str,
-    features: "VideoFeatures",
-    streams: tuple[str, ...],
-    job: Job,
-) -> list[FeatureRecord]:
-    info = features.info
-    record = SourceRecord(
-        name=source.video_id,
-        kind=source.kind,
-        size=stamp.size,
-        sha256=sha256,
-        num_frames=features.num_frames,
-        frame_rate=info.frame_rate,
-        width=info.width,
-        height=info.height,
-        codec=info.codec,
-        pix_fmt=info.pix_fmt,
-        rotation=info.rotation,
-        stream_index=info.stream_index,
-        partial=features.partial,
-    )
-    provenance = _provenance(job)
-    return [
-        FeatureRecord(
-            stream=stream,
-            kind=BACKBONES[stream].kind,
-            config=job.configs[stream],
-            source=record,
-            features=features.arrays[stream],
-            clips=features.clips,
-            provenance=provenance,
-            flow_stats=features.arrays["flow_stats"] if BACKBONES[stream].needs == "flow" else None,
-        )
-        for stream in streams
-    ]
 
 
 def _provenance(job: Job) -> dict[str, Any]:

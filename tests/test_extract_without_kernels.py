@@ -72,12 +72,14 @@ def test_extraction_runs_where_numba_cannot_be_imported(
         "from pathlib import Path\n"
         "from extract.config import ExtractConfig\n"
         "from extract.decode.config import DecodeConfig\n"
+        "from extract.devices import Resources\n"
         "from extract.flow.tvl1 import TVL1Config\n"
         "from extract.runner import run_extraction\n"
         "videos, cache, weights = map(Path, sys.argv[1:])\n"
         "config = ExtractConfig(decode=DecodeConfig(size=32), tvl1=TVL1Config(num_warps=1))\n"
-        "report = run_extraction(videos, cache, config, rgb_weights=str(weights),\n"
-        "                        flow_weights='crossmodal', device='cpu', workers=2, threads=2)\n"
+        "report = run_extraction(videos, cache, config,\n"
+        "                        weights={'rgb': str(weights), 'flow': 'crossmodal'},\n"
+        "                        resources=Resources(device='cpu', workers=2, threads=2))\n"
         "assert report.done == 2, report.to_text()\n"
     )
     folders = (tmp_path / "videos", tmp_path / "cache")
