@@ -50,6 +50,7 @@ from cache.commands.upkeep import cache_group
 from data.commands.prepare import data_group
 from data.commands.sample import sample_command
 from data.errors import FeatError
+from data.process import set_up_process
 from extract.commands import extract_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
@@ -158,6 +159,7 @@ _add_debug_option(cli)
 
 def main() -> None:
     """Entry point of the `feat` script."""
+    set_up_process()
     cli(prog_name="feat")
 
 

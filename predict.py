@@ -120,10 +120,8 @@ def predict_command(
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
     """
-    from model.commands.options import prepare_process
     from model.runs.folder import newest_run
 
-    prepare_process()
     if run is None:
         run = newest_run(runs)
         logger.info("run: %s, the newest in %s", run, runs)

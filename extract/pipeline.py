@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache import ClipTable
-from data.memory import release_freed_memory
+from data.process import release_freed_memory
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.clips import Clip, clip_table, iter_clips
@@ -94,8 +94,6 @@ class Extractor:
         self._batch_size = 1 if on_cpu else CLIPS_PER_GPU_BATCH
         self._num_workers = num_threads if on_cpu else 1
         self._pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="clips")
-        # each thread of the pool computes its clip alone
-        torch.set_num_threads(1)
         self.networks = {
             stream: BACKBONES[stream].load(
                 weights[stream], device=self.device, precision=config.precision

@@ -20,6 +20,7 @@ import numpy as np
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from data.errors import CacheError, FeatError
+from data.process import set_up_process, use_threads
 from data.videos import Stamp, VideoSource, content_sha256
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
@@ -311,8 +312,12 @@ _own_device: str | None = None
 
 
 def start_worker(places: Path, devices: tuple[str, ...]) -> None:
-    """Give this worker process a device: whoever makes a file of `places` first has its number."""
+    """Set this worker process up and give it a device.
+
+    Whoever makes a file of `places` first has its number.
+    """
     global _own_device
+    set_up_process()
     number = 0
     while True:
         try:
@@ -341,6 +346,7 @@ def _extractor(job: Job) -> "Extractor":
     identity = (job.config, digests, _device(job), job.num_threads)
     if identity not in _extractors:
         _extractors.clear()
+        use_threads(1)  # of PyTorch: each thread of the extractor's pool computes its clip alone
         _extractors[identity] = Extractor(
             job.config, job.weights, device=_device(job), num_threads=job.num_threads
         )

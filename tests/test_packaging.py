@@ -19,7 +19,7 @@ a.mp4,train,fall,0:16
 b.mp4,train,run,2:8
 t.mp4,test,,0:9
 """
-QUICK = ("--steps", "2", "--hidden", "4", "--val-fraction", "0")
+QUICK = ("--set", "steps=2", "--set", "hidden=4", "--set", "val_fraction=0")
 
 
 def test_predict_does_not_import_the_command_line_above_it() -> None:

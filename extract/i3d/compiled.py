@@ -5,7 +5,7 @@ What makes it fast, in order of weight (times of one 16-frame clip on one core):
 - max pools: PyTorch's 3-D pool also finds the position of each maximum, and took 44 % of the
   time; here every map is read once (extract/i3d/pool.py);
 - memory: glibc gives every freed map back to the kernel and faults its pages in again, 15 %;
-  `data.memory.keep_freed_memory` ends that;
+  `data.process.set_up_process` ends that;
 - convolutions: ReLU fused, oneDNN for every one of them (PyTorch takes a slow path for small maps
   of a single clip), but in float32 the large 3x3x3 ones and the first with an eighth of the
   multiplications (extract/i3d/winograd.py, extract/i3d/stem.py).

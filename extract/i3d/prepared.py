@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from data.memory import keep_freed_memory
 from extract.i3d.folded import FoldedI3D
 from extract.i3d.layers import Stream
 from extract.kernels.choice import use_kernels
@@ -17,7 +16,7 @@ def prepare_network(
     """Return `extract_features` of the network with the weights `state`, made fast on `device`.
 
     The result takes clips (B, C, T, H, W) float32 in [-1, 1] on `device` and returns features
-    (B, 1024) float32. On a CPU the process keeps the memory it has used from then on.
+    (B, 1024) float32.
 
     Args:
         state: weights in our names.
@@ -26,8 +25,6 @@ def prepare_network(
         precision: `float32`, `bfloat16` or `float16`; see `extract.i3d.precision.precision_for`.
     """
     device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
     if device.type != "cpu" or not use_kernels():
         return FoldedI3D(state, stream, device=device, precision=precision)
     from extract.i3d.compiled import CompiledI3D

@@ -11,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cache.commands.options import config_option
+from data.process import use_threads
 from model.methods.registry import METHODS, PRESETS
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Setup:
 
 
 def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take the options of `Setup` as one argument, and set up its process.
+    """Let a command take the options of `Setup` as one argument.
 
     Args:
         of_run: the command works on a trained run, which knows its streams and its cache.
@@ -156,7 +157,7 @@ def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[...
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_setup(threads: int | None, **given: Any) -> None:
-            prepare_process(threads)
+            use_threads(threads)
             names = [field.name for field in fields(Setup) if field.name in given]
             command(setup=Setup(**{name: given.pop(name) for name in names}), **given)
 
@@ -175,23 +176,6 @@ def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[...
         return decorated
 
     return decorate
-
-
-def prepare_process(threads: int | None = None) -> None:
-    """Set this process up for networks on a CPU, before PyTorch is first used.
-
-    Args:
-        threads: processor threads; None leaves PyTorch's own choice, one a core. On two cores
-            that was measured to be right.
-    """
-    from data.memory import ask_for_huge_pages, keep_freed_memory
-
-    ask_for_huge_pages()
-    keep_freed_memory()
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def read_training_labels(path: Path | None, cache: "FeatureCache") -> "list[VideoLabel]":
