@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench.sides import in_processes
+from data.process import ENVIRONMENT, set_up_process
 from data.sample.videos import draw_video
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from extract.weights.resolve import resolve_weights
     from extract.worker import Job, VideoTask, extract_one
 
+    set_up_process()
     weights = resolve_weights(streams=STREAMS, flow="crossmodal")
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache.create(Path(folder) / "features")
@@ -141,7 +143,7 @@ def run(videos: list[Path], warm_up: Path, *, threads: int) -> tuple[list[Row], 
     `warm_up` is extracted first and not counted.
     """
     sides = {"reference": (serve_reference, (threads,)), "ours": (serve_ours, (threads,))}
-    with in_processes(sides) as pipes:
+    with in_processes(sides, {"ours": ENVIRONMENT}) as pipes:
 
         def ask(side: str, video: Path) -> Any:
             pipes[side].send(video)

@@ -1,8 +1,8 @@
 """Speed of I3D: `prepare_network` against the eager network of `bench.reference`.
 
-Each side runs in a process of its own, because `prepare_network` changes how its process keeps
-memory; rounds alternate, so that other load on the machine hits both. A ratio is the result. The
-machine's matrix product, measured in every round too, is the limit both could reach.
+Each side runs in a process of its own, ours set up as `feat extract` sets itself up; rounds
+alternate, so that other load on the machine hits both. A ratio is the result. The machine's matrix
+product, measured in every round too, is the limit both could reach.
 
 Run: python -m bench.bench_i3d [--runs N] [--threads N] [--clips N] [--precision NAME]
 """
@@ -21,6 +21,7 @@ import torch
 
 from bench.reference import load_networks
 from bench.sides import in_processes
+from data.process import ENVIRONMENT, set_up_process
 from extract.i3d.layers import conv_units
 from extract.i3d.precision import precision_for
 from extract.i3d.prepared import prepare_network
@@ -83,6 +84,7 @@ def serve(pipe: Connection, side: str, threads: int, precision: str, weights: Pa
         eager = load_networks(weights)["rgb"]
         network = lambda clips: torch.cat([eager(clip[None]) for clip in clips])  # noqa: E731
     else:
+        set_up_process()
         state = load_state_dict(resolve_weights(streams=["rgb"])["rgb"])
         network = prepare_network(state, "rgb", device="cpu", precision=precision)
     with torch.no_grad():
@@ -110,7 +112,7 @@ def run(runs: int = 5, *, threads: int = 0, clips: int = 2, precision: str = "au
     batch = torch.rand(clips, 3, 16, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     sides = {side: (serve, (side, threads, precision, weights)) for side in ("eager", "prepared")}
-    with in_processes(sides) as pipes:
+    with in_processes(sides, {"prepared": ENVIRONMENT}) as pipes:
 
         def timed(side: str) -> tuple[float, torch.Tensor]:
             pipes[side].send(batch)

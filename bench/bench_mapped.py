@@ -19,9 +19,10 @@ import torch
 
 from bench.bench_train import CLIP_LEN, make_data
 from bench.sides import in_processes
-from data.memory import ask_for_huge_pages
-from model.config import choose_preset
+from data.process import ENVIRONMENT, set_up_process
 from model.features.standardize import Standardizer
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.registry import choose_method
 from model.network.multitask import AnomalyNetwork
 from model.training.step import Trainer, make_window_data
 
@@ -32,13 +33,14 @@ SIDES = {"in memory": 1 << 60, "mapped": 0}
 
 def serve(pipe: Connection, num_videos: int, memory_bytes: int) -> None:
     """Take as many steps as each message says; answer seconds and resident bytes. None ends it."""
-    ask_for_huge_pages()  # as `feat train` does
+    set_up_process()
     torch.set_num_threads(1)
-    preset = choose_preset("default").changed({"clip_slots": CLIP_LEN})
+    method = choose_method("convlstm").changed({"clip_slots": CLIP_LEN})
+    assert isinstance(method, ConvLSTMMethod)
     data = make_data(videos=num_videos, clips=CLIPS, dim=DIM, memory_bytes=memory_bytes)
-    network = AnomalyNetwork(preset.model, feature_dim=DIM, num_categories=0)
-    inputs = Standardizer.fit(data.features, limit=preset.model.feature_clip).inputs(data.features)
-    trainer = Trainer(network, make_window_data(data, inputs, (), preset.model), preset.train)
+    network = AnomalyNetwork(method, feature_dim=DIM, num_categories=0)
+    inputs = Standardizer.fit(data.features, limit=method.feature_clip).inputs(data.features)
+    trainer = Trainer(network, make_window_data(data, inputs, (), method), method, seed=0)
     while (steps := pipe.recv()) is not None:
         started = time.perf_counter()
         for _ in range(steps):
@@ -58,7 +60,9 @@ def main() -> None:
     sides = [options.only] if options.only else list(SIDES)
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     resident = dict.fromkeys(sides, 0)
-    with in_processes({side: (serve, (videos, SIDES[side])) for side in sides}) as pipes:
+    environments = dict.fromkeys(sides, ENVIRONMENT)
+    starts = {side: (serve, (videos, SIDES[side])) for side in sides}
+    with in_processes(starts, environments) as pipes:
         for round_ in range(options.rounds + 1):
             for side, pipe in pipes.items():
                 pipe.send(options.steps)

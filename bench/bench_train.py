@@ -10,18 +10,23 @@ convolves input and hidden state together at every time step. It has no peephole
 `feat train` and the published script would; they take turns, some steps each, as a training takes
 them one after the other, and each round gives one ratio.
 
-Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N]
+Then the default model's steps with one thread and with one a core, on the machine as it is and
+beside busy processes, two a core: how OpenMP's threads wait (`OMP_WAIT_POLICY`) decides there. A
+thread that waits actively does so between two turns, too: here each turn has a process of its own.
+
+Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N] [--only PART]
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -32,11 +37,12 @@ from torch import Tensor, nn
 
 from bench.sides import in_processes
 from data.labels import VideoLabel
-from data.memory import ask_for_huge_pages
-from model.config import Precision, choose_preset
+from data.process import ENVIRONMENT, set_up_process
 from model.features.array import empty_features
 from model.features.load import FeatureSet, StreamFeatures
 from model.features.standardize import Standardizer
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.registry import choose_method
 from model.network.multitask import AnomalyNetwork
 from model.training.step import Trainer, make_window_data
 
@@ -45,9 +51,23 @@ HIDDEN, SIDE, K = 128, 4, 5
 PRESETS = ("released", "paper")
 OURS = "**`feat train --preset {preset}`**"
 LOADED = "the same, batch already in memory"
-ROUGH = "the same in bfloat16: `--precision bfloat16`"
-WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS, ROUGH)
+WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS)
 WARM_UP = 2
+CORES = len(os.sched_getaffinity(0))
+DEFAULT = f"**{CORES} threads, `feat train`'s default**"
+OWN = f"{CORES} threads, OpenMP's own default"
+WAITS = {
+    "1 thread": (1, ENVIRONMENT),
+    DEFAULT: (CORES, ENVIRONMENT),
+    OWN: (CORES, {k: v for k, v in ENVIRONMENT.items() if k != "OMP_WAIT_POLICY"}),
+    f"{CORES} threads, `OMP_WAIT_POLICY=ACTIVE`": (
+        CORES,
+        {**ENVIRONMENT, "OMP_WAIT_POLICY": "ACTIVE"},
+    ),
+}
+"""Name -> threads and environment."""
+BUSY = 2
+"""Busy processes a core."""
 
 
 class PlainCell(nn.Module):
@@ -98,7 +118,7 @@ class PlainLoop:
     """The published way to make a batch and take a step, with torch's defaults."""
 
     def __init__(self, data: FeatureSet, folder: Path, preset: str) -> None:
-        config = choose_preset(preset).train
+        config = choose_method("convlstm", preset)
         self._folder, self._half = folder, config.batch_size // 2
         self._rng = np.random.default_rng(0)
         self._labels = [label.frame_labels(CLIPS * CLIP_LEN) for label in data.labels]
@@ -172,16 +192,16 @@ def make_data(
     )
 
 
-def make_trainer(data: FeatureSet, name: str, precision: Precision = "float32") -> Trainer:
+def make_trainer(data: FeatureSet, name: str) -> Trainer:
     """Return our side with a preset, at its first step."""
-    preset = choose_preset(name)
-    model = replace(preset.model, clip_slots=CLIP_LEN)
+    method = choose_method("convlstm", name).changed({"clip_slots": CLIP_LEN})
+    assert isinstance(method, ConvLSTMMethod)
     categories = tuple(str(number) for number in range(CATEGORIES))
     torch.manual_seed(0)
-    network = AnomalyNetwork(model, feature_dim=DIM, num_categories=CATEGORIES)
+    network = AnomalyNetwork(method, feature_dim=DIM, num_categories=CATEGORIES)
     inputs = Standardizer.identity(DIM).inputs(data.features)
-    windows = make_window_data(data, inputs, categories, model)
-    return Trainer(network, windows, replace(preset.train, precision=precision))
+    windows = make_window_data(data, inputs, categories, method)
+    return Trainer(network, windows, method, seed=0)
 
 
 def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
@@ -189,14 +209,13 @@ def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
 
     None ends it.
     """
-    if way in (OURS, ROUGH):
-        ask_for_huge_pages()  # as `feat train` does
+    if way == OURS:
+        set_up_process()
     torch.set_num_threads(threads)
     data = make_data()
     with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
-        if way in (OURS, ROUGH):
-            precision: Precision = "float32" if way == OURS else "bfloat16"
-            step: Callable[[], object] = make_trainer(data, preset, precision).train_step
+        if way == OURS:
+            step: Callable[[], object] = make_trainer(data, preset).train_step
         else:
             loop = PlainLoop(data, Path(folder), preset)
             batch = loop.load() if way == LOADED else None
@@ -215,7 +234,8 @@ def race(
 ) -> dict[str, list[tuple[float, float]]]:
     """Return wall and CPU seconds a step of each way, one pair a round; they take turns."""
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    with in_processes({way: (serve, (way, preset, threads)) for way in WAYS}) as pipes:
+    sides = {way: (serve, (way, preset, threads)) for way in WAYS}
+    with in_processes(sides, {OURS: ENVIRONMENT}) as pipes:
         for _ in range(rounds):
             for way, pipe in pipes.items():
                 pipe.send(steps)
@@ -224,28 +244,88 @@ def race(
     return seconds
 
 
+def waiting(rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return seconds a step of the default model for each of `WAITS`, one a round."""
+    seconds: dict[str, list[float]] = {name: [] for name in WAITS}
+    for _ in range(rounds):
+        for name, (threads, environment) in WAITS.items():
+            side = {name: (serve, (OURS, "default", threads))}
+            with in_processes(side, {name: environment}) as pipes:
+                pipes[name].send(steps)
+                seconds[name].append(pipes[name].recv()[0] / steps)
+    return seconds
+
+
+@contextlib.contextmanager
+def busy_machine() -> Iterator[None]:
+    """Keep `BUSY` processes a core computing."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_spin, daemon=True) for _ in range(BUSY * CORES)]
+    for worker in workers:
+        worker.start()
+    yield
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5, help="of each side in a round")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, CORES}))
+    parser.add_argument("--only", choices=("loop", "waiting"))
     args = parser.parse_args()
+    if args.only != "waiting":
+        print_races(args.threads, args.rounds, args.steps)
+    if args.only != "loop":
+        print_waiting(args.rounds, args.steps)
+
+
+def print_races(numbers: list[int], rounds: int, steps: int) -> None:
+    """Print ours against the published loop, a table for each number of threads."""
     print(
-        f"float32 but for the last row of each, 60 windows of {K} x {DIM} a step; medians of "
-        f"{args.rounds} rounds of {args.steps} steps.\n\n"
-        "CPU seconds bear other load on the machine better than the clock does; with one thread "
-        "they are\nthe arithmetic and the reading alone."
+        f"float32, 60 windows of {K} x {DIM} a step; medians of {rounds} rounds of {steps} steps."
+        "\n\nCPU seconds bear other load on the machine better than the clock does; with one "
+        "thread they are\nthe arithmetic and the reading alone."
     )
-    for threads in args.threads:
+    for threads in numbers:
         print(
             f"\n{threads} thread(s)\n\n"
             "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
             "|---|---|---|---|---|---|"
         )
         for preset in PRESETS:
-            for row in table(race(preset, threads, args.rounds, args.steps), preset):
+            for row in table(race(preset, threads, rounds, steps), preset):
                 print(row, flush=True)
+
+
+def print_waiting(rounds: int, steps: int) -> None:
+    """Print how long a step takes by number of threads and way to wait, quiet and busy."""
+    quiet = waiting(rounds, steps)
+    with busy_machine():
+        busy = waiting(rounds, steps)
+    best = min((statistics.median(times), name) for name, times in busy.items())[1]
+    print(
+        f"\nThe default model, on the machine as it is and beside {BUSY * CORES} busy processes "
+        f"on {CORES} cores\n\n| | as it is, s a step | busy, s a step |\n|---|---|---|"
+    )
+    for name in WAITS:
+        print(f"| {name} | {_spread(quiet[name])} | {_spread(busy[name])} |")
+    print(
+        f"\nThe default takes {_ratio(busy[best], busy[DEFAULT])} times as long as the best of the "
+        f"busy column and, on the machine\nas it is, {_ratio(quiet[OWN], quiet[DEFAULT])} times as "
+        "long as OpenMP's own default."
+    )
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
 
 
 def table(seconds: dict[str, list[tuple[float, float]]], preset: str) -> list[str]:
@@ -267,7 +347,7 @@ def table(seconds: dict[str, list[tuple[float, float]]], preset: str) -> list[st
     return rows
 
 
-def _ratio(mine: tuple[float, ...], theirs: tuple[float, ...]) -> str:
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> str:
     """Return the median over rounds and the spread."""
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -19,11 +19,7 @@ from extract.weights.resolve import resolve_weights
 QUICK = ExtractConfig(tvl1=TVL1Config(num_warps=1, outer_iterations=1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads_left_as_they_were():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")  # as `extract.worker` sees to
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +48,17 @@ def test_any_number_of_threads_gives_the_same_bits(
         assert len(runs[1].arrays[name]) == 5  # 70 frames: four clips and a tail
     # the drawn frames differ, so rows in a wrong order would not go unseen
     assert len(np.unique(runs[1].arrays["flow_stats"], axis=0)) == 5
+
+
+def test_an_extractor_leaves_the_number_of_torchs_threads_as_it_is(
+    random_rgb_weights: Path,
+) -> None:
+    torch.set_num_threads(2)
+    try:
+        extractor(random_rgb_weights, num_threads=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_batches_are_reported_in_order_and_leading_clips_skipped(
