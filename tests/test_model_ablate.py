@@ -15,17 +15,17 @@ from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from data.labels import write_labels
 from feat import cli
-from model.config import ModelConfig, Preset, TrainConfig
 from model.experiments.ablate import run_ablation
 from model.experiments.ablate_plan import Part, Variant, plan_parts
 from model.experiments.ablate_table import FinishedPart, Run
 from model.experiments.folder import Terms
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.registry import choose_method
 
-PRESET = Preset(
-    model=ModelConfig(hidden=4, head_widths=(16,), readout="each"),
-    train=TrainConfig(max_steps=8, eval_every=8, learning_rate=1e-2, batch_size=16),
-)
-TERMS = Terms(preset=PRESET, device="cpu")
+SMALL = ConvLSTMMethod(
+    hidden=4, head_widths=(16,), readout="each", steps=8, eval_every=8, learning_rate=1e-2,
+    batch_size=16,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,9 +41,10 @@ def swapped():
     return [replace(row, split=turn.get(row.video[-5], row.split)) for row in demo_rows()]
 
 
-def ablate(cache, out, what, *, splits=None, terms=TERMS, done=None, **how):
+def ablate(cache, out, what, *, splits=None, method=SMALL, done=None, **how):
     return run_ablation(
-        cache, splits or {"one": demo_rows()}, out=out, terms=terms, what=what,
+        cache, splits or {"one": demo_rows()}, out=out, method=method, terms=Terms(device="cpu"),
+        what=what,
         on_run=lambda *run: done.append(run[:3]) if done is not None else None, **how,
     )  # fmt: skip
 
@@ -85,16 +86,13 @@ def test_each_part_changes_one_thing_and_the_base_is_trained_once(everything):
     base = settings(out, "base")
     assert [stream["name"] for stream in base["streams"]] == ["rgb", "flow"]
     assert [stream["name"] for stream in settings(out, "only-flow")["streams"]] == ["flow"]
-    for variant, part, changed in (
-        ("only-score-loss", "train", {"category_weight": 0.0}),
-        ("only-category-loss", "train", {"score_weight": 0.0}),
-        ("k-2", "model", {"num_clips": 2}),
-        ("lambda2-1", "train", {"score_weight": 1.0}),
+    for variant, changed in (
+        ("only-score-loss", {"category_weight": 0.0}),
+        ("only-category-loss", {"score_weight": 0.0}),
+        ("k-2", {"num_clips": 2}),
+        ("lambda2-1", {"score_weight": 1.0}),
     ):
-        found = settings(out, variant)
-        assert found[part] == {**base[part], **changed}
-        other = "model" if part == "train" else "train"
-        assert found[other] == base[other]
+        assert settings(out, variant)["settings"] == {**base["settings"], **changed}
 
 
 def test_the_numbers_are_those_of_the_evaluations(everything):
@@ -175,7 +173,14 @@ def test_going_on_trains_only_what_is_missing(cache, tmp_path):
         for split in splits for variant in ("base", "k-3") for seed in (0, 1)
     }  # fmt: skip
     assert len(done) == 8
-    (out / "two" / "k-3" / "seed-1" / "done.json").unlink()  # killed while it evaluated
+    run = out / "two" / "k-3" / "seed-1"
+    (run / "done.json").unlink()  # killed while it evaluated
+    (run / "eval" / "metrics.json").unlink()
+    ablate(cache, out, ["figure5"], k_values=[3], seeds=2, splits=splits)
+    assert checkpoints(out) == after
+    assert (run / "eval" / "metrics.json").is_file()
+    (run / "done.json").unlink()
+    (run / "model.safetensors").unlink()  # killed while it trained
     ablate(cache, out, ["figure5"], k_values=[3], seeds=2, splits=splits)
     again = checkpoints(out)
     assert {name for name in after if again[name] != after[name]} == {"two/k-3/seed-1"}
@@ -184,9 +189,10 @@ def test_going_on_trains_only_what_is_missing(cache, tmp_path):
 def test_other_terms_are_refused(cache, tmp_path):
     out = tmp_path / "a"
     ablate(cache, out, ["figure7"])
-    longer = replace(TERMS, preset=PRESET.changed({"max_steps": 9}))
     with pytest.raises(ConfigError, match="an ablation with other settings of base"):
-        ablate(cache, out, ["figure7"], terms=longer)
+        ablate(cache, out, ["figure7"], method=replace(SMALL, steps=9))
+    with pytest.raises(ConfigError, match="an ablation with other settings of base"):
+        ablate(cache, out, ["table4"], method=choose_method("knn"))
     with pytest.raises(ConfigError, match="ablation with other labels"):
         ablate(cache, out, ["figure7"], splits={"one": swapped()})
     (tmp_path / "photos").mkdir()
@@ -205,8 +211,8 @@ def test_two_processes_do_not_work_in_one_folder(cache, tmp_path):
 
     with pytest.raises(ModelError, match="a: another process works there"):
         run_ablation(
-            cache, {"one": demo_rows()}, out=tmp_path / "a", terms=TERMS, what=["figure7"],
-            on_run=second,
+            cache, {"one": demo_rows()}, out=tmp_path / "a", method=SMALL,
+            terms=Terms(device="cpu"), what=["figure7"], on_run=second,
         )  # fmt: skip
     assert ablate(cache, tmp_path / "a", ["figure7"])[0].reason == ""
 
@@ -237,7 +243,7 @@ def test_categories_in_training_only_leave_no_matrix(cache, tmp_path):
 
 def test_the_bases_own_value_is_always_among_a_figures():
     parts = plan_parts(
-        ["figure5", "figure6"], PRESET, ["rgb"], 2, k_values=[8, 2], score_weights=[0.5, 10]
+        ["figure5", "figure6"], SMALL, ["rgb"], 2, k_values=[8, 2], score_weights=[0.5, 10]
     )
     assert [(v.label, v.name) for v in parts[0].variants] == [
         ("2", "k-2"), ("5", "base"), ("8", "k-8"),
@@ -252,7 +258,7 @@ def summary(aucs: dict[str, list[list[float | None]]]):
     part = Part(
         name="figure5", title="", column="K",
         variants=tuple(
-            Variant(name=name, label=name, preset=PRESET, streams=("rgb",)) for name in aucs
+            Variant(name=name, label=name, method=SMALL, streams=("rgb",)) for name in aucs
         ),
     )  # fmt: skip
     runs = {
@@ -290,7 +296,7 @@ def test_the_command_takes_several_label_files(cache, tmp_path):
         path.parent.mkdir()
         write_labels(path, rows)
     arguments = ["ablate", "--cache", str(cache.path), "--what", "figure5", "--k", "5"]
-    arguments += ["--steps", "4", "--out", str(tmp_path / "out"), "--json"]
+    arguments += ["--set", "steps=4", "--out", str(tmp_path / "out"), "--json"]
     for path in files:
         arguments += ["--labels", str(path)]
     done = CliRunner().invoke(cli, arguments)
@@ -301,4 +307,4 @@ def test_the_command_takes_several_label_files(cache, tmp_path):
     assert "half-2, base, seed 0: AUC" in done.stderr
     refused = CliRunner().invoke(cli, [*arguments, "--k", "2.5"])
     assert refused.exit_code == 2
-    assert "--k: '2.5' is not a number it takes" in refused.stderr
+    assert "Invalid value for '--k': '2.5' is not a valid integer range" in refused.stderr

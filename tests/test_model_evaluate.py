@@ -5,23 +5,32 @@ import csv
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
+from safetensors.numpy import save_file
 
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from data.labels import write_labels
-from model.config import ModelConfig, TrainConfig
-from model.evaluation.evaluate import evaluate_videos, run_evaluation
-from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from model.runs.folder import file_names
-from model.training.train import run_training
+from model.evaluation.evaluate import run_evaluation
+from model.measures.scores import video_results
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.gather import DataOptions
+from model.runs.checkpoint import KIND, load_checkpoint
+from model.runs.file_names import file_names
+from model.runs.folder import CHECKPOINT_NAME
+from model.runs.tensor_file import read_arrays, write_arrays
+from model.runs.train import run_training
+from model.runs.trained import load_run
 
-SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
-QUICK = TrainConfig(max_steps=40, eval_every=20, learning_rate=2e-2, batch_size=16, patience=0)
+SMALL = ConvLSTMMethod(
+    hidden=8, head_widths=(32,), readout="each", steps=40, eval_every=20, learning_rate=2e-2,
+    batch_size=16, patience=0,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,8 +43,7 @@ def cache(tmp_path_factory) -> FeatureCache:
 @pytest.fixture(scope="module")
 def run(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    report = run_training(cache, demo_rows(), model=SMALL, train=QUICK, runs=folder)
-    return report.run
+    return run_training(cache, demo_rows(), SMALL, runs=folder).run
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +51,17 @@ def report(run, cache):
     return run_evaluation(run, cache, demo_rows())
 
 
+def evaluate_videos(run, cache, rows):
+    trained = load_run(run)
+    data = trained.load_features(cache, rows)
+    return video_results(trained.score(data), data)
+
+
 def train_and_score(tmp_path, rows, num_frames, **changes):
     cache = make_cache(tmp_path / "features", rows, num_frames=num_frames)
-    trained = run_training(
-        cache, rows, model=replace(SMALL, **changes), train=QUICK, runs=tmp_path / "runs"
-    )
-    checkpoint = load_checkpoint(trained.run / CHECKPOINT_NAME)
+    run = run_training(cache, rows, replace(SMALL, **changes), runs=tmp_path / "runs").run
     tests = [row for row in rows if row.split == "test"]
-    return {result.video: result for result in evaluate_videos([checkpoint], cache, tests)}
+    return {result.video: result for result in evaluate_videos(run, cache, tests)}
 
 
 @pytest.mark.parametrize("readout", ["last", "each"])
@@ -102,11 +113,10 @@ def test_short_videos_can_be_trained_on(tmp_path):
 
 
 def test_scores_do_not_depend_on_the_other_videos(run, cache):
-    checkpoint = load_checkpoint(run / CHECKPOINT_NAME)
     rows = [row for row in demo_rows() if row.split == "test"]
-    together = evaluate_videos([checkpoint], cache, rows)
+    together = evaluate_videos(run, cache, rows)
     for row, expected in zip(rows, together, strict=True):
-        alone = evaluate_videos([checkpoint], cache, [row])[0]
+        alone = evaluate_videos(run, cache, [row])[0]
         np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-6)
 
 
@@ -164,8 +174,7 @@ def test_report_page_is_self_contained(report, run):
 def test_names_in_the_page_are_escaped(tmp_path):
     rows = demo_rows()[:2] + demo_rows()[6:8] + [label("<script>alert(1)&$x$.mp4", "test")]
     cache = make_cache(tmp_path / "features", rows)
-    quick = replace(QUICK, max_steps=1)
-    run = run_training(cache, rows, model=SMALL, train=quick, runs=tmp_path).run
+    run = run_training(cache, rows, replace(SMALL, steps=1), runs=tmp_path).run
     page = run_evaluation(run, cache, rows).report.read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&amp;$x$.mp4" in page
@@ -175,8 +184,7 @@ def test_one_kind_of_frame_gives_none_and_no_roc_curve(tmp_path):
     rows = [row for row in demo_rows() if row.split == "train" or row.video.startswith("good")]
     rows = [replace(row, category="") for row in rows]
     cache = make_cache(tmp_path / "features", rows)
-    quick = replace(QUICK, max_steps=1)
-    run = run_training(cache, rows, model=SMALL, train=quick, runs=tmp_path).run
+    run = run_training(cache, rows, replace(SMALL, steps=1), runs=tmp_path).run
     found = run_evaluation(run, cache, rows).to_dict()
     assert found["auc"] is None
     assert found["reasons"]["auc"] == "no abnormal frame"
@@ -239,7 +247,8 @@ def test_a_missing_test_video_is_named(run, cache):
     rows = [*demo_rows(), label("gone.mp4", "test")]
     with pytest.raises(ModelError, match=r"1 of 5 labelled videos.*gone\.mp4"):
         run_evaluation(run, cache, rows)
-    assert run_evaluation(run, cache, rows, skip_missing=True).metrics.counts["num_videos"] == 4
+    found = run_evaluation(run, cache, rows, options=DataOptions(skip_missing=True))
+    assert found.metrics.counts["num_videos"] == 4
 
 
 def test_no_video_in_the_split(run, cache):
@@ -247,40 +256,50 @@ def test_no_video_in_the_split(run, cache):
         run_evaluation(run, cache, demo_rows(), split="val")
 
 
-@pytest.mark.parametrize("damage", ["truncate", "garbage", "other", "description", "shape"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(run, tmp_path, damage):
-    from safetensors.torch import load_file, save_file
-
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("truncate", "it is damaged"),
+        ("garbage", "it is damaged"),
+        ("other", "it is no feat checkpoint"),
+        ("description", "hidden is 'many', expected whole number"),
+        ("format", "format 1, this build reads 2"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(run, tmp_path, damage, message):
     path = tmp_path / CHECKPOINT_NAME
     whole = (run / CHECKPOINT_NAME).read_bytes()
-    info = load_checkpoint(run / CHECKPOINT_NAME).info.to_dict()
-    tensors = load_file(run / CHECKPOINT_NAME)
+    described, arrays = read_arrays(run / CHECKPOINT_NAME, KIND)
     if damage == "truncate":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "garbage":
         path.write_bytes(b"\x80\x04pickle")
     elif damage == "other":
-        save_file(tensors, path)
+        save_file(arrays, path)
     elif damage == "description":
-        info["model"]["hidden"] = "many"
-        save_file(tensors, path, metadata={"feat": json.dumps(info)})
+        described["settings"]["hidden"] = "many"
+        write_arrays(path, KIND, described, arrays)
     else:
-        info["model"]["hidden"] = 10**6  # asks for terabytes, if it were believed
-        save_file(tensors, path, metadata={"feat": json.dumps(info)})
-    with pytest.raises(ModelError, match="not a checkpoint this build can read") as caught:
-        load_checkpoint(path)
+        write_arrays(path, KIND, {**described, "format": 1}, arrays)
+    expected = f"not a checkpoint this build can read: .*{message}"
+    with pytest.raises(ModelError, match=expected) as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_of_another_shape_are_refused_in_one_line(run, cache, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    described, arrays = read_arrays(run / CHECKPOINT_NAME, KIND)
+    described["settings"]["hidden"] = 10**6  # asks for terabytes, if it were believed
+    write_arrays(tmp_path / "run" / CHECKPOINT_NAME, KIND, described, arrays)
+    with pytest.raises(ModelError, match="its parameters do not fit convlstm: ") as caught:
+        run_evaluation(tmp_path / "run", cache, demo_rows())
     assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_gives_the_same_scores_as_the_network_it_was_saved_from(run, cache, report):
-    once, twice = (
-        evaluate_videos(
-            [load_checkpoint(run / CHECKPOINT_NAME)],
-            cache,
-            [row for row in demo_rows() if row.split == "test"],
-        )
-        for _ in range(2)
-    )
+    tests = [row for row in demo_rows() if row.split == "test"]
+    once, twice = (evaluate_videos(run, cache, tests) for _ in range(2))
     stored = np.load(run / "eval" / "scores.npz")["scores"]
     scores = np.concatenate([result.scores for result in once])
     np.testing.assert_allclose(scores, stored, atol=1e-6)
@@ -296,7 +315,7 @@ def test_file_names_are_safe_and_all_different():
 def test_weak_test_videos_count_for_the_category_alone(tmp_path):
     rows = [*demo_rows(), label("weak.mp4", "test", "?", "run")]
     cache = make_cache(tmp_path / "features", rows)
-    run = run_training(cache, rows, model=SMALL, train=QUICK, runs=tmp_path).run
+    run = run_training(cache, rows, SMALL, runs=tmp_path).run
     found = run_evaluation(run, cache, rows).metrics.counts
     assert found["num_weak_videos"] == 1
     assert found["num_category_videos"] == 3
@@ -314,7 +333,7 @@ def test_overlapping_clips_are_scored_frame_by_frame(tmp_path):
         features[:, :8] += 3.0 * np.array([[truth[a:b].mean()] for a, b in spans])
         add_video(cache, row.video, {"rgb": features}, 160, clips=clips)
     write_labels(cache.labels_path, rows)
-    run = run_training(cache, rows, model=SMALL, train=QUICK, runs=tmp_path).run
+    run = run_training(cache, rows, SMALL, runs=tmp_path).run
     found = run_evaluation(run, cache, rows).metrics
     assert found.counts["num_frames"] == 640
     assert found.values["auc"] > 0.95

@@ -14,19 +14,23 @@ from torch.nn import functional
 from cache import FeatureCache, FeatureRecord
 from cache.exchange.importing import ImportConfig, import_features
 from data.errors import ConfigError, ModelError
-from model.config import ModelConfig, TrainConfig
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
+from model.measures.scores import ClipScores, spread_scores
 from model.methods.ar_net import ARNet, center_loss, dynamic_mil_loss
-from model.methods.base import Clips, clip_targets, frame_scores, with_settings
+from model.methods.base import clip_targets
+from model.methods.convlstm import ConvLSTMMethod
 from model.methods.deepmil import DeepMIL, ranking_loss, segment_clips
-from model.methods.gather import gather, load_clips
+from model.methods.gather import gather
 from model.methods.gmm import GaussianMixtureMethod
 from model.methods.knn import NearestNeighbourMethod
 from model.methods.mil import bags_of, draw_bags
 from model.methods.registry import METHODS, choose_method
-from model.methods.runs import load_method, train_method
-from model.training.train import run_training
+from model.runs.checkpoint import KIND, load_checkpoint
+from model.runs.folder import CHECKPOINT_NAME
+from model.runs.tensor_file import read_arrays, write_arrays
+from model.runs.train import run_training
+from model.training.session import FitSession
 
 QUICK = {"deepmil": {"steps": 60}, "ar-net": {"steps": 150, "learning_rate": 1e-3}}
 FOUND = ["gmm", "sparse", "knn", "autoencoder", "logistic"]
@@ -40,7 +44,16 @@ def cache(tmp_path_factory) -> FeatureCache:
 
 
 def quick(name):
-    return with_settings(choose_method(name), QUICK.get(name, {}))
+    return choose_method(name).changed(QUICK.get(name, {}))
+
+
+def fit(method, cache, rows, seed=0):
+    suited, material = gather(method, cache, rows)
+    return suited.fit(material, FitSession(seed=seed))
+
+
+def score(method, fitted, data):
+    return method.score(fitted, data, torch.device("cpu")).slots
 
 
 # --- what they find ---------------------------------------------------------------------------
@@ -48,7 +61,7 @@ def quick(name):
 
 @pytest.mark.parametrize("name", FOUND)
 def test_each_method_finds_what_stands_out(name, cache, tmp_path):
-    trained = train_method(quick(name), cache, demo_rows(), seed=0, runs=tmp_path)
+    trained = run_training(cache, demo_rows(), quick(name), seed=0, runs=tmp_path)
     report = run_evaluation(trained.run, cache, demo_rows(), pictures=False)
     assert report.metrics.values["auc"] > 0.9
     assert report.metrics.counts["num_frames"] == 640
@@ -70,7 +83,7 @@ def test_video_labels_are_enough_to_find_the_frames(name, tmp_path):
         features = np.abs(rng.normal(0, 1, (10, 64)))
         features[:, :8] += 1.5 * row.frame_labels(160).reshape(10, 16).mean(axis=1)[:, None]
         add_video(cache, row.video, {"rgb": features}, 160)
-    trained = train_method(quick(name), cache, rows, seed=0, runs=tmp_path)
+    trained = run_training(cache, rows, quick(name), seed=0, runs=tmp_path)
     report = run_evaluation(trained.run, cache, rows, pictures=False)
     assert report.metrics.values["auc_abnormal"] > 0.95
     assert report.metrics.values["auc"] > 0.95
@@ -79,7 +92,7 @@ def test_video_labels_are_enough_to_find_the_frames(name, tmp_path):
 def test_supervision_is_said_in_words(cache, tmp_path):
     said = {}
     for name in ("logistic", "deepmil", "knn"):
-        run = train_method(quick(name), cache, demo_rows(), seed=0, runs=tmp_path).run
+        run = run_training(cache, demo_rows(), quick(name), seed=0, runs=tmp_path).run
         said[name] = run_evaluation(run, cache, demo_rows(), pictures=False).protocol
     assert "fully supervised (frame labels of 8 training videos)" in said["logistic"]
     assert "weakly supervised (video labels, no frames, of 8 training videos)" in said["deepmil"]
@@ -90,13 +103,13 @@ def test_shuffled_labels_teach_nothing(cache):
     """Mean over seeds: one seed's direction in feature space may be a lucky one."""
     rows = demo_rows()
     method = choose_method("shuffled")
-    material = gather(method, cache, rows)
+    method, material = gather(method, cache, rows)
     test = [row for row in rows if row.split == "test"]
     data = load_features(cache, test, streams=["rgb", "flow"])
     truth = clip_targets(data) > 0
     differences = []
     for seed in range(30):
-        scores = method.score(method.fit(material, seed), Clips(data=data))
+        scores = score(method, method.fit(material, FitSession(seed=seed)), data)
         differences.append(scores[truth].mean() - scores[~truth].mean())
     assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(30) + 0.02
     assert np.std(differences) > 0
@@ -110,10 +123,8 @@ def test_position_learns_when_not_what(tmp_path):
     cache = make_cache(tmp_path / "features", rows, num_frames=lengths)
     method = choose_method("position")
     data = load_features(cache, rows[-2:], streams=["rgb"])
-    clips = Clips(data=data)
-    long, short = frame_scores(
-        method.score(method.fit(gather(method, cache, rows), 0), clips), data
-    )
+    scores = method.score(fit(method, cache, rows), data, torch.device("cpu"))
+    long, short = spread_scores(scores, data, smoothing=0).frames
     assert long.shape == (320,)
     assert long[256:].min() > 0.5 > 0.1 > long[:256].max()  # the last fifth, whatever is there
     assert short[-8:].min() > 5 * short[:32].max()
@@ -125,7 +136,7 @@ def test_flow_magnitude_looks_at_the_flow_statistics(tmp_path):
     rng = np.random.default_rng(0)
     add_flow(cache, rows, lambda moving: rng.uniform(1, 2, (len(moving), 6)) * (1 + 5 * moving))
     method = choose_method("flow-magnitude")
-    run = train_method(method, cache, rows, seed=0, runs=tmp_path).run
+    run = run_training(cache, rows, method, seed=0, runs=tmp_path).run
     assert run_evaluation(run, cache, rows, pictures=False).metrics.values["auc"] > 0.95
 
 
@@ -134,7 +145,7 @@ def test_flow_magnitude_says_what_it_lacks(cache, tmp_path):
     with pytest.raises(ModelError, match=r"bad/0.mp4: its flow features come without mean_abs_x"):
         gather(method, cache, demo_rows())
     other = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 8})
-    with pytest.raises(ModelError, match="needs the stream flow, the cache has rgb"):
+    with pytest.raises(ModelError, match="needs the stream flow, the features are rgb"):
         gather(method, other, demo_rows())
 
 
@@ -169,8 +180,8 @@ def test_weakly_supervised_methods_do_not_see_frames(name, cache):
         replace(row, intervals=((0, 8),)) if row.is_abnormal and row.split == "train" else row
         for row in rows
     ]
-    method = with_settings(choose_method(name), {"steps": 5})
-    first, *others = [method.fit(gather(method, cache, r), 0) for r in (rows, hidden, moved)]
+    method = choose_method(name).changed({"steps": 5})
+    first, *others = [fit(method, cache, r).parameters for r in (rows, hidden, moved)]
     for other in others:
         for key, array in first.items():
             np.testing.assert_array_equal(array, other[key])
@@ -181,7 +192,7 @@ def test_unsupervised_methods_see_normal_videos_only(name, cache):
     rows = demo_rows()
     fewer = [row for row in rows if row.split == "test" or not row.is_abnormal]
     method = choose_method(name)
-    first, other = [method.fit(gather(method, cache, r), 0) for r in (rows, fewer)]
+    first, other = [fit(method, cache, r).parameters for r in (rows, fewer)]
     for key, array in first.items():
         np.testing.assert_array_equal(array, other[key])
 
@@ -189,22 +200,22 @@ def test_unsupervised_methods_see_normal_videos_only(name, cache):
 def test_fully_supervised_ones_leave_weak_videos_out(cache, caplog):
     rows = [*demo_rows()]
     rows[0] = replace(rows[0], extent="unknown", intervals=())
-    material = gather(choose_method("logistic"), cache, rows)
-    assert len(material.train.data.labels) == 7
+    method, material = gather(choose_method("logistic"), cache, rows)
+    assert len(material.train.labels) == 7
     assert "1 videos with unknown frames (?) are left out of training: bad/0.mp4" in caplog.text
 
 
 def test_val_videos_are_for_choices_only(cache):
     rows = demo_rows()
     rows = [replace(r, split="val") if r.video in ("bad/3.mp4", "good/3.mp4") else r for r in rows]
-    material = gather(choose_method("logistic"), cache, rows)
-    assert [row.video for row in material.val.data.labels] == ["bad/3.mp4", "good/3.mp4"]
-    assert len(material.train.data.labels) == 6
-    choose_method("logistic").fit(material, 0)
+    method, material = gather(choose_method("logistic"), cache, rows)
+    assert [row.video for row in material.val.labels] == ["bad/3.mp4", "good/3.mp4"]
+    assert len(material.train.labels) == 6
+    method.fit(material, FitSession(seed=0))
 
 
 def test_a_test_video_that_was_trained_on_is_refused(cache, tmp_path):
-    run = train_method(quick("knn"), cache, demo_rows(), seed=0, runs=tmp_path).run
+    run = run_training(cache, demo_rows(), quick("knn"), seed=0, runs=tmp_path).run
     leaking = [replace(row, split="test") for row in demo_rows()]
     with pytest.raises(ModelError, match=r"4 test videos were used to train this run: good/0\.mp4"):
         run_evaluation(run, cache, leaking)
@@ -215,14 +226,13 @@ def test_a_test_video_that_was_trained_on_is_refused(cache, tmp_path):
     [
         ("deepmil", "good", "0 abnormal and 4 normal training videos"),
         ("ar-net", "bad", "4 abnormal and 0 normal training videos"),
-        ("logistic", "good", "need both abnormal and normal frames"),
+        ("logistic", "good", "4 training videos, 0 of them with known abnormal frames"),
     ],
 )
 def test_a_missing_kind_is_named(name, kept, message, cache):
     rows = [row for row in demo_rows() if row.split == "test" or row.video.startswith(kept)]
-    method = quick(name)
     with pytest.raises(ModelError, match=message):
-        method.fit(gather(method, cache, rows), 0)
+        fit(quick(name), cache, rows)
 
 
 def test_imported_segments_without_a_frame_count_can_be_learnt_from(tmp_path):
@@ -235,7 +245,7 @@ def test_imported_segments_without_a_frame_count_can_be_learnt_from(tmp_path):
     config = ImportConfig(stream="c3d", origin="test", layout="segments")
     import_features([tmp_path / "c3d.npz"], cache, config, frames={"probe": 320})
     for name in ("deepmil", "knn"):
-        run = train_method(quick(name), cache, rows, seed=0, runs=tmp_path).run
+        run = run_training(cache, rows, quick(name), seed=0, runs=tmp_path).run
         report = run_evaluation(run, cache, rows, pictures=False)
         assert report.metrics.counts["num_frames"] == 320
         with pytest.raises(ModelError, match="1 test videos were imported without a frame count"):
@@ -335,30 +345,28 @@ def test_novelty_scores_are_calibrated_on_videos_not_fitted_to(tmp_path):
     cache = make_cache(tmp_path / "features", rows, streams={"rgb": 16})
     for name in ("gmm", "sparse", "knn", "autoencoder"):
         method = choose_method(name)
-        fitted = method.fit(gather(method, cache, rows), 0)
+        fitted = fit(method, cache, rows)
         data = load_features(cache, rows[30:], streams=["rgb"])
-        scores = method.score(fitted, Clips(data=data))
+        scores = score(method, fitted, data)
         assert (scores >= 0.5).mean() < 0.12
         far = replace(data, features=data.features * np.float32(1e3))
         farther = replace(data, features=data.features * np.float32(1e4))
-        assert (method.score(fitted, Clips(data=far)) > scores).all()
-        ahead = method.score(fitted, Clips(data=farther)) > method.score(fitted, Clips(data=far))
-        assert ahead.all()
-        assert method.score(fitted, Clips(data=farther)).max() <= 1.0
+        assert (score(method, fitted, far) > scores).all()
+        assert (score(method, fitted, farther) > score(method, fitted, far)).all()
+        assert score(method, fitted, farther).max() <= 1.0
 
 
 def test_clip_scores_reach_their_own_frames(cache):
     data = load_features(cache, demo_rows()[:2], streams=["rgb"])
-    frames = frame_scores(np.arange(20) / 20, data)
+    frames = spread_scores(ClipScores(slots=np.arange(20) / 20), data, smoothing=0).frames
     np.testing.assert_array_equal(frames[1], np.repeat(np.arange(10, 20) / 20, 16))
 
 
 def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
     rows = [label("b.mp4", "train", "?"), label("g.mp4", "train")]
     cache = make_cache(tmp_path / "features", rows, num_frames={"b.mp4": 16 * 64, "g.mp4": 48})
-    method = DeepMIL(steps=1)
-    material = gather(method, cache, rows)
-    scores = method.score(method.fit(material, 0), material.train)
+    method, material = gather(DeepMIL(steps=1), cache, rows)
+    scores = score(method, method.fit(material, FitSession(seed=0)), material.train)
     assert len(scores) == 64 + 3
     np.testing.assert_array_equal(scores[:64:2], scores[1:64:2])  # two clips a segment
     assert len(np.unique(scores[64:])) == 3
@@ -369,10 +377,12 @@ def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"flow-magnitude"}))
 def test_a_seed_says_it_all(name, cache):
-    method = with_settings(choose_method(name), {"steps": 5} if name in QUICK else {})
-    material = gather(method, cache, demo_rows())
+    short = {"deepmil": {"steps": 5}, "ar-net": {"steps": 5}, "convlstm": {"steps": 2, "hidden": 4}}
+    method, material = gather(choose_method(name).changed(short.get(name, {})), cache, demo_rows())
     before = torch.random.get_rng_state()
-    first, again, other = (method.fit(material, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        method.fit(material, FitSession(seed=seed)).parameters for seed in (1, 1, 2)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(np.array_equal(array, again[key]) for key, array in first.items())
     changed = any(not np.array_equal(array, other[key]) for key, array in first.items())
@@ -381,39 +391,42 @@ def test_a_seed_says_it_all(name, cache):
 
 @pytest.mark.parametrize("name", ["deepmil", "sparse", "logistic"])
 def test_a_checkpoint_scores_as_what_was_saved(name, cache, tmp_path):
-    method = quick(name)
-    report = train_method(method, cache, demo_rows(), seed=4, runs=tmp_path)
-    info, parameters = load_method(report.run / "method.safetensors")
-    assert info == report.info
-    material = gather(method, cache, demo_rows())
-    clips = load_clips(method, cache, material.train.data)
+    report = run_training(cache, demo_rows(), quick(name), seed=4, runs=tmp_path)
+    loaded = load_checkpoint(report.run)
+    assert loaded.info == report.info
+    method, material = gather(quick(name), cache, demo_rows())
     np.testing.assert_allclose(
-        info.method.score(parameters, clips),
-        method.score(method.fit(material, 4), clips),
+        score(loaded.info.method, loaded.fitted, material.train),
+        score(method, method.fit(material, FitSession(seed=4)), material.train),
         rtol=1e-12,
     )
 
 
 def test_a_damaged_checkpoint_is_refused(cache, tmp_path):
-    report = train_method(quick("knn"), cache, demo_rows(), seed=0, runs=tmp_path)
-    path = report.run / "method.safetensors"
+    report = run_training(cache, demo_rows(), quick("knn"), seed=0, runs=tmp_path)
+    path = report.run / CHECKPOINT_NAME
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match="not a fitted method this build can read"):
-        load_method(path)
-    path.write_bytes(whole.replace(b'\\"knn\\"', b'\\"abc\\"'))
+    with pytest.raises(ModelError, match="not a checkpoint this build can read"):
+        load_checkpoint(report.run)
+    path.write_bytes(whole.replace(b'\\"knn\\"', b'\\"gmm\\"'))
+    with pytest.raises(ModelError, match="its content has changed since it was written"):
+        load_checkpoint(report.run)
+    path.write_bytes(whole)
+    described, arrays = read_arrays(path, KIND)
+    write_arrays(path, KIND, {**described, "method": "abc"}, arrays)
     with pytest.raises(ModelError, match="method 'abc' is unknown"):
-        load_method(path)
+        load_checkpoint(report.run)
     path.unlink()
-    with pytest.raises(ModelError, match="no fitted method there"):
-        load_method(path)
+    with pytest.raises(ModelError, match="no checkpoint there"):
+        load_checkpoint(report.run)
 
 
 def test_settings_are_checked():
-    assert with_settings(choose_method("ar-net"), {"steps": 7}) == ARNet(steps=7)
-    with pytest.raises(ConfigError, match="method knn has no setting steps; it has num_comp"):
-        with_settings(choose_method("knn"), {"steps": 7})
-    with pytest.raises(ConfigError, match="method 'svm' is unknown, expected one of convlstm"):
+    assert choose_method("ar-net").changed({"steps": 7}) == ARNet(steps=7)
+    with pytest.raises(ConfigError, match="knn has no setting steps; it has smoothing, num_comp"):
+        choose_method("knn").changed({"steps": 7})
+    with pytest.raises(ConfigError, match="method 'svm' is unknown; expected convlstm, "):
         choose_method("svm")
 
 
@@ -426,8 +439,9 @@ def test_the_convlstm_leaves_out_videos_without_a_frame_count(tmp_path, caplog):
     config = ImportConfig(stream="c3d", origin="test", layout="segments")
     counted = {row.video: 160 for row in rows if row.video not in ("g0", "g1", "g2", "g3", "g4")}
     import_features([tmp_path / "c3d.npz"], cache, config, frames=counted)
-    model = ModelConfig(hidden=4, head_widths=(8,), readout="each")
-    train = TrainConfig(max_steps=2, eval_every=1, val_fraction=0.5)
-    report = run_training(cache, rows, model=model, train=train, runs=tmp_path, device="cpu")
-    assert report.num_train_videos + report.num_val_videos == 7
+    method = ConvLSTMMethod(
+        hidden=4, head_widths=(8,), readout="each", steps=2, eval_every=1, val_fraction=0.5
+    )
+    report = run_training(cache, rows, method, runs=tmp_path, device="cpu")
+    assert len(report.info.train_videos) + report.num_val_videos == 7
     assert "5 videos whose frames nobody counted teach no scores: g0" in caplog.text
