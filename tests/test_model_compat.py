@@ -10,13 +10,12 @@ from test_model_released import published, save
 
 from data.errors import ModelError
 from feat import cli
-from model.config import ModelConfig, TrainConfig
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.released import COLUMNS, NAMES, Shortcuts
+from model.methods.convlstm import ConvLSTMMethod
 from model.methods.registry import choose_method
-from model.methods.runs import train_method
 from model.runs.released import import_released
-from model.training.train import run_training
+from model.runs.train import run_training
 
 CATEGORIES = ("fall", "run")
 # 4 clips and less than a window; windows that fit and that do not; tails of 1 to 15 frames
@@ -161,9 +160,9 @@ def test_the_table_is_written_shown_and_part_of_the_report(report, run, cache):
 
 def test_methods_without_windows_are_refused(tmp_path):
     cache = make_cache(tmp_path / "features", demo_rows())
-    trained = train_method(choose_method("logistic"), cache, demo_rows(), runs=tmp_path, seed=0)
-    with pytest.raises(ModelError, match="only the ConvLSTM has; leave --compat out"):
-        run_evaluation(trained.run, cache, demo_rows(), released=True)
+    run = run_training(cache, demo_rows(), choose_method("logistic"), runs=tmp_path).run
+    with pytest.raises(ModelError, match="which logistic does not have; leave --compat out"):
+        run_evaluation(run, cache, demo_rows(), released=True)
 
 
 def test_other_models_can_be_compared_too(tmp_path):
@@ -171,10 +170,10 @@ def test_other_models_can_be_compared_too(tmp_path):
     rows = [*demo_rows(), label("weak.mp4", "test", "?", "run"), label("short.mp4", "test")]
     lengths = {row.video: 160 for row in rows} | {"short.mp4": 9}
     cache = make_cache(tmp_path / "features", rows, num_frames=lengths)
-    model = ModelConfig(hidden=4, head_widths=(8,), readout="each", score_activation="linear")
-    run = run_training(
-        cache, rows, model=model, train=TrainConfig(max_steps=4, patience=0), runs=tmp_path
-    ).run
+    method = ConvLSTMMethod(
+        hidden=4, head_widths=(8,), readout="each", score_activation="linear", steps=4, patience=0
+    )
+    run = run_training(cache, rows, method, runs=tmp_path).run
     report = run_evaluation(run, cache, rows, released=True, pictures=False)
     right, released = (report.released.values[name] for name in ("right", "released"))
     assert right["auc"] == pytest.approx(report.metrics.values["auc"], abs=1e-12)

@@ -200,7 +200,7 @@ def test_unsupervised_methods_see_normal_videos_only(name, cache):
 def test_fully_supervised_ones_leave_weak_videos_out(cache, caplog):
     rows = [*demo_rows()]
     rows[0] = replace(rows[0], extent="unknown", intervals=())
-    method, material = gather(choose_method("logistic"), cache, rows)
+    _, material = gather(choose_method("logistic"), cache, rows)
     assert len(material.train.labels) == 7
     assert "1 videos with unknown frames (?) are left out of training: bad/0.mp4" in caplog.text
 

@@ -16,11 +16,12 @@ from torch import nn
 from cache import FeatureCache
 from data.errors import ModelError
 from feat import cli
-from model.config import PRESETS, ModelConfig
+from model.methods.registry import choose_method
 from model.network.multitask import AnomalyNetwork
 from model.prediction.prediction import predict_video
-from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.runs.checkpoint import load_checkpoint
 from model.runs.released import import_released, read_released
+from model.runs.trained import load_run
 
 LAD = [
     "Crash",
@@ -117,11 +118,11 @@ def test_outputs_are_those_of_the_published_network(tmp_path, shape):
     theirs = published(**shape)
     released = read_released(save(theirs, tmp_path / "iter_200.pkl"))
     ours = AnomalyNetwork(
-        released.model, feature_dim=released.feature_dim, num_categories=released.num_categories
+        released.method, feature_dim=released.feature_dim, num_categories=released.num_categories
     )
     ours.load_state_dict(released.weights)
     torch.manual_seed(1)
-    features = torch.rand(6, released.model.num_clips, released.feature_dim) * 2
+    features = torch.rand(6, released.method.num_clips, released.feature_dim) * 2
     with torch.inference_mode():
         logits, scores = theirs(features.transpose(0, 1))
         predicted = ours.eval()(features, torch.ones(features.shape[:2], dtype=torch.bool))
@@ -131,11 +132,11 @@ def test_outputs_are_those_of_the_published_network(tmp_path, shape):
 
 
 def test_the_preset_has_the_published_shapes():
-    model = ModelConfig.from_dict({**PRESETS["released"].model.to_dict(), "clip_slots": 16})
-    ours = AnomalyNetwork(model, feature_dim=2048, num_categories=14)
+    method = choose_method("convlstm", "released").changed({"clip_slots": 16})
+    ours = AnomalyNetwork(method, feature_dim=2048, num_categories=14)
     theirs = published()
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    assert model.num_clips == 5
+    assert method.num_clips == 5
 
 
 def test_the_old_file_format_is_read(tmp_path):
@@ -219,7 +220,7 @@ def test_the_run_is_evaluated_and_predicts_like_any_other(cache, tmp_path):
         scores = published(dim=64)(torch.from_numpy(features)[:, None])[1][0, :16]
     stored = np.load(run / "eval" / "scores.npz")
     np.testing.assert_allclose(stored["scores"][:16], scores, atol=1e-5)
-    predicted = predict_video([load_checkpoint(run / CHECKPOINT_NAME)], cache, "bad/4.mp4")
+    predicted = predict_video(load_run(run), cache, "bad/4.mp4")
     np.testing.assert_allclose(predicted.scores, stored["scores"][:160], atol=1e-6)
 
 
@@ -233,6 +234,6 @@ def test_what_does_not_fit_the_cache_is_refused(cache, tmp_path):
     import_released(checkpoint, cache, out=tmp_path / "r")
     with pytest.raises(ModelError, match="not empty"):
         import_released(checkpoint, cache, out=tmp_path / "r")
-    info = load_checkpoint(tmp_path / "r" / CHECKPOINT_NAME).info
+    info = load_checkpoint(tmp_path / "r").info
     assert info.train_videos == {}
     assert info.labels_sha256 == ""

@@ -12,18 +12,20 @@ from scipy.stats import norm
 from cache import FeatureCache
 from data.errors import ConfigError
 from feat import cli
-from model.config import PRESETS, ModelConfig, Preset, TrainConfig
 from model.evaluation.evaluate import run_evaluation
+from model.evaluation.results import read_results
 from model.experiments.compare import run_comparison
-from model.experiments.folder import Terms, read_results
+from model.experiments.folder import Terms
 from model.features.load import load_features
 from model.measures.smoothing import smooth_scores
-from model.methods.registry import choose_method
-from model.methods.runs import train_method
-from model.training.train import run_training
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.registry import METHODS, choose_method
+from model.runs.train import run_training
 
-SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each", smoothing=1.0)
-QUICK = TrainConfig(max_steps=20, eval_every=20, learning_rate=1e-2, batch_size=24)
+SMALL = ConvLSTMMethod(
+    hidden=8, head_widths=(32,), readout="each", smoothing=1.0, steps=20, eval_every=20,
+    learning_rate=1e-2, batch_size=24,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +86,7 @@ def test_beyond_its_ends_a_video_has_the_scores_of_its_first_and_last_frame(cach
 
 
 def test_a_run_is_evaluated_as_it_says_or_as_asked(cache, tmp_path):
-    run = run_training(cache, demo_rows(), model=SMALL, train=QUICK, runs=tmp_path).run
+    run = run_training(cache, demo_rows(), SMALL, runs=tmp_path).run
     own, raw, one = (
         scores_of(run, cache, **how) for how in ({}, {"smoothing": 0}, {"smoothing": 1})
     )
@@ -100,30 +102,26 @@ def test_a_run_is_evaluated_as_it_says_or_as_asked(cache, tmp_path):
 def test_a_network_is_selected_by_its_own_scores(cache, tmp_path):
     """Smoothing changes what a run says of a video, not which network it is."""
     looks = [
-        run_training(
-            cache, demo_rows(), model=replace(SMALL, smoothing=smoothing), train=QUICK,
-            runs=tmp_path,
-        ).val
-        for smoothing in (0.0, 3.0)
-    ]  # fmt: skip
+        run_training(cache, demo_rows(), replace(SMALL, smoothing=width), runs=tmp_path).info.result
+        for width in (0.0, 3.0)
+    ]
     assert looks[0] == looks[1]
+    assert "val_auc" in looks[0]
 
 
 def test_methods_are_smoothed_only_where_asked(cache, tmp_path):
-    run = train_method(choose_method("logistic"), cache, demo_rows(), seed=0, runs=tmp_path).run
+    run = run_training(cache, demo_rows(), choose_method("logistic"), runs=tmp_path).run
     steps = np.abs(np.diff(scores_of(run, cache)))
     assert np.count_nonzero(steps) < 40  # one score a clip
     assert np.count_nonzero(np.abs(np.diff(scores_of(run, cache, smoothing=1)))) > 300
 
 
 def test_a_comparison_smooths_all_or_none(cache, tmp_path):
-    preset = Preset(model=replace(SMALL, smoothing=0.0), train=QUICK)
-    terms = Terms(preset=preset, device="cpu", smoothing=1.0)
+    methods = [choose_method("logistic"), replace(SMALL, smoothing=0.0)]
+    terms = Terms(device="cpu", smoothing=1.0)
 
     def compare(terms):
-        run_comparison(
-            cache, demo_rows(), ["logistic", "convlstm"], seeds=1, out=tmp_path / "c", terms=terms
-        )
+        run_comparison(cache, demo_rows(), methods, seeds=1, out=tmp_path / "c", terms=terms)
 
     compare(terms)
     for name in ("logistic", "convlstm"):
@@ -135,7 +133,7 @@ def test_a_comparison_smooths_all_or_none(cache, tmp_path):
 
 def test_the_option_reaches_the_scores(cache, tmp_path):
     run = str(tmp_path / "run")
-    small = ["--steps", "20", "--hidden", "8", "--smoothing", "2", "--seed", "1"]
+    small = ["--set", "steps=20", "--set", "hidden=8", "--set", "smoothing=2", "--seed", "1"]
     feat = CliRunner().invoke
     trained = feat(cli, ["train", "--cache", str(cache.path), "--out", run, *small])
     assert trained.exit_code == 0, trained.stderr
@@ -144,6 +142,23 @@ def test_the_option_reaches_the_scores(cache, tmp_path):
         assert words in json.loads(found.stdout)["protocol"]
 
 
+def test_any_method_can_be_trained_to_be_smoothed(cache, tmp_path):
+    method = choose_method("logistic").changed({"smoothing": 1.0})
+    run = run_training(cache, demo_rows(), method, runs=tmp_path).run
+    own, raw, one = (
+        scores_of(run, cache, **how) for how in ({}, {"smoothing": 0}, {"smoothing": 1})
+    )
+    np.testing.assert_array_equal(own, one)
+    in_one_video = np.s_[:160]
+    assert np.abs(np.diff(own[in_one_video])).max() < 0.1 * np.abs(np.diff(raw[in_one_video])).max()
+
+
 def test_only_the_default_smooths():
-    """The paper and the authors' code do not."""
-    assert {name for name, preset in PRESETS.items() if preset.model.smoothing} == {"default"}
+    """The paper and the authors' code do not, nor do the other methods."""
+    smoothing = {
+        (name, preset)
+        for name in METHODS
+        for preset in choose_method(name).presets
+        if choose_method(name, preset).smoothing
+    }
+    assert smoothing == {("convlstm", "default")}

@@ -22,7 +22,8 @@ a.mp4,train,fall,0:16
 b.mp4,train,run,2:8
 t.mp4,test,,0:9
 """
-QUICK = ["--steps", "1", "--hidden", "4", "--learning-rate", "1e-5", "--val-fraction", "0"]
+SETTINGS = ("steps=1", "hidden=4", "learning_rate=1e-5", "val_fraction=0")
+QUICK = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
 def feat(*arguments: object) -> Result:

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from cache import ClipTable
 from extract.clips import clip_table
-from model.prediction.prediction import Prediction, frame_edges, highest_peaks
+from model.prediction.prediction import VideoPrediction, frame_edges, highest_peaks
 from model.prediction.report import prediction_json, prediction_lines
 from model.prediction.timeline import clock, spread
 
@@ -20,8 +20,10 @@ coarse = st.integers(0, 4).map(lambda value: value / 4)
 curves = arrays(np.float64, st.integers(1, 60), elements=coarse)
 
 
-def prediction(scores: np.ndarray, *, threshold: float = 0.5, rate: float = 10.0) -> Prediction:
-    return Prediction(
+def prediction(
+    scores: np.ndarray, *, threshold: float = 0.5, rate: float = 10.0
+) -> VideoPrediction:
+    return VideoPrediction(
         scores=scores,
         edges_seconds=np.arange(len(scores) + 1) / rate,
         threshold=threshold,
