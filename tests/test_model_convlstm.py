@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import ModelConfig
-from model.convlstm import ConvLSTM, ConvLSTMLayer
-from model.network import AnomalyNetwork
+from model.network.config import NetworkConfig
+from model.network.convlstm import ConvLSTM, ConvLSTMLayer
+from model.network.multitask import AnomalyNetwork
 
 SIDE = 4
 
@@ -129,7 +129,7 @@ def test_every_peephole_is_trained():
 
 def network(feature_dim: int = 2048, num_categories: int = 14, **changes) -> AnomalyNetwork:
     torch.manual_seed(0)
-    config = ModelConfig(clip_slots=16, **changes)
+    config = NetworkConfig(clip_slots=16, **changes)
     return AnomalyNetwork(config, feature_dim=feature_dim, num_categories=num_categories)
 
 

@@ -132,19 +132,19 @@ def test_features_larger_than_the_limit_can_be_trained_on_all_the_same(control_g
         "import numpy as np, torch\n"
         "from cache import FeatureCache\n"
         "from data.labels import read_labels\n"
-        "from model.config import ModelConfig, TrainConfig\n"
-        "from model.training.material import gather_material\n"
-        "from model.training.train import run_training\n"
+        "from model.methods.convlstm import ConvLSTMMethod\n"
+        "from model.methods.gather import gather\n"
+        "from model.runs.train import run_training\n"
         "torch.set_num_threads(1)\n"
         "cache, labels, out = FeatureCache(Path(sys.argv[1])), *map(Path, sys.argv[2:])\n"
-        "model = ModelConfig(hidden=4, head_widths=(8,), readout='each')\n"
-        "train = TrainConfig(max_steps=10, eval_every=10, batch_size=8, val_fraction=0)\n"
-        "found = gather_material(cache, read_labels(labels), model=model, train=train)\n"
-        "print(type(found.data.features).__name__)\n"
+        "method = ConvLSTMMethod(hidden=4, head_widths=(8,), readout='each',\n"
+        "    steps=10, eval_every=10, batch_size=8, val_fraction=0)\n"
+        "_, found = gather(method, cache, read_labels(labels))\n"
+        "print(type(found.train.features).__name__)\n"
         "del found\n"
-        "report = run_training(cache, read_labels(labels), model=model, train=train,\n"
-        "    runs=out, out=out / 'run', device='cpu')\n"
-        "print(report.steps)\n",
+        "report = run_training(cache, read_labels(labels), method,\n"
+        "    out=out / 'run', device='cpu')\n"
+        "print(report.info.result['steps'])\n",
         cache.path,
         cache.path / "labels.csv",
         tmp_path,
