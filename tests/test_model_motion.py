@@ -5,20 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from model_cache import clip_table, demo_rows, make_cache, stream_config
 
 from cache import FeatureCache, FeatureRecord, SourceRecord
 from cache.records import FLOW_STATS
 from data.errors import ModelError
-from model.config import ModelConfig, TrainConfig
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import MOTION_DIM, load_features
-from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from model.training.train import run_training
+from model.methods.convlstm import ConvLSTMMethod
+from model.runs.checkpoint import load_checkpoint
+from model.runs.train import run_training
 
-MODEL = ModelConfig(hidden=4, head_widths=(16,), readout="each", skip=True, motion=True)
-TRAIN = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)
+METHOD = ConvLSTMMethod(
+    hidden=4,
+    head_widths=(16,),
+    readout="each",
+    skip=True,
+    motion=True,
+    steps=30,
+    eval_every=10,
+    learning_rate=2e-2,
+    batch_size=16,
+    patience=0,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,13 +71,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 def test_motion_shows_what_the_features_do_not(cache: FeatureCache, tmp_path: Path) -> None:
     aucs = {}
     for motion in (True, False):
-        report = run_training(
-            cache,
-            demo_rows(),
-            model=replace(MODEL, motion=motion),
-            train=TRAIN,
-            runs=tmp_path,
-        )
+        method = replace(METHOD, motion=motion)
+        report = run_training(cache, demo_rows(), method, runs=tmp_path)
         metrics = run_evaluation(report.run, cache, demo_rows()).metrics
         aucs[motion] = metrics.values["auc"]
     assert aucs[True] > 0.95
@@ -90,27 +94,27 @@ def test_motion_columns_are_logarithms_of_the_statistics(cache: FeatureCache) ->
 def test_cache_without_statistics_trains_without_motion(tmp_path: Path) -> None:
     bare = FeatureCache.create(tmp_path / "features")
     write_flow(bare, with_stats=False)
-    report = run_training(bare, demo_rows(), model=MODEL, train=TRAIN, runs=tmp_path)
-    assert not load_checkpoint(report.run / CHECKPOINT_NAME).info.model.motion
-    with pytest.raises(ModelError, match="lacks"):
+    report = run_training(bare, demo_rows(), METHOD, runs=tmp_path)
+    assert not load_checkpoint(report.run).info.method.motion
+    with pytest.raises(ModelError, match="come without mean_abs_x"):
         load_features(bare, demo_rows()[:1], streams=["flow"], motion=True)
 
 
 def test_refit_trains_on_the_videos_that_selected(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "features", demo_rows())
-    train = replace(TRAIN, refit=True)
-    report = run_training(cache, demo_rows(), model=MODEL, train=train, runs=tmp_path)
-    assert (report.num_train_videos, report.num_val_videos) == (8, 2)
-    info = load_checkpoint(report.run / CHECKPOINT_NAME).info
+    report = run_training(cache, demo_rows(), replace(METHOD, refit=True), runs=tmp_path)
+    found = report.to_dict()
+    assert (found["num_train_videos"], found["num_val_videos"]) == (8, 2)
+    info = load_checkpoint(report.run).info
     assert (len(info.train_videos), len(info.val_videos)) == (8, 0)
     evaluation = run_evaluation(report.run, cache, demo_rows())
     assert "8 training videos, 2 of them held out to select" in evaluation.protocol
     # the same number of steps on all videos from the start gives the same network
-    direct = replace(TRAIN, val_fraction=0.0, max_steps=report.best_step)
-    again = run_training(cache, demo_rows(), model=MODEL, train=direct, runs=tmp_path)
-    one, two = (load_checkpoint(r.run / CHECKPOINT_NAME).network for r in (report, again))
-    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+    direct = replace(METHOD, val_fraction=0.0, steps=info.result["best_step"])
+    again = run_training(cache, demo_rows(), direct, runs=tmp_path)
+    one, two = (load_checkpoint(r.run).parameters for r in (report, again))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
 def test_videos_that_the_labels_name_val_are_never_trained_on(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_videos_that_the_labels_name_val_are_never_trained_on(tmp_path: Path) ->
         for row in demo_rows()
     ]
     cache = make_cache(tmp_path / "features", rows)
-    report = run_training(cache, rows, model=MODEL, train=replace(TRAIN, refit=True), runs=tmp_path)
-    info = load_checkpoint(report.run / CHECKPOINT_NAME).info
+    report = run_training(cache, rows, replace(METHOD, refit=True), runs=tmp_path)
+    info = load_checkpoint(report.run).info
     assert set(info.val_videos) == {"bad/3.mp4", "good/3.mp4"}
     assert not set(info.val_videos) & set(info.train_videos)

@@ -10,18 +10,28 @@ from model_cache import add_video, clip_table, demo_rows, label, make_cache, seg
 
 from cache import FeatureCache
 from data.errors import ConfigError, LabelsError, ModelError
-from model.config import PRESETS, ModelConfig, TrainConfig, choose_preset
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
 from model.features.standardize import Standardizer
-from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from model.training.material import gather_material
+from model.features.windows import ABNORMAL_SHARE
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.gather import DataOptions, gather, hold_out
+from model.methods.registry import choose_method
+from model.network.convlstm import GRID, KERNEL
+from model.runs.checkpoint import load_checkpoint
+from model.runs.train import run_training
 from model.training.step import make_window_data
-from model.training.train import run_training
-from model.training.validation import split_training
 
-SMALL = ModelConfig(hidden=8, head_widths=(32,), readout="each")
-QUICK = TrainConfig(max_steps=30, eval_every=10, learning_rate=2e-2, batch_size=16, patience=0)
+QUICK = ConvLSTMMethod(
+    hidden=8,
+    head_widths=(32,),
+    readout="each",
+    steps=30,
+    eval_every=10,
+    learning_rate=2e-2,
+    batch_size=16,
+    patience=0,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,17 +46,27 @@ def run(cache, tmp_path_factory):
     return train(cache, demo_rows(), tmp_path_factory.mktemp("demo")).run
 
 
-def train(cache, rows, folder, *, model=SMALL, config=QUICK, **options):
+def train(cache, rows, folder, method=QUICK, **options):
     options.setdefault("out", folder / "run")
-    return run_training(cache, rows, model=model, train=config, runs=folder, **options)
+    return run_training(cache, rows, method, runs=folder, **options)
 
 
 def tensors(run):
-    return load_checkpoint(run / CHECKPOINT_NAME).network.state_dict()
+    return load_checkpoint(run).parameters
 
 
 def same(one, two) -> bool:
-    return all(torch.equal(one[name], two[name]) for name in one)
+    assert any(name.startswith("network.") for name in one)
+    assert one.keys() == two.keys()
+    return all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def num_seen(report) -> int:
+    return len(report.info.train_videos) + report.num_val_videos
+
+
+def streams(report) -> list[str]:
+    return [stream.name for stream in report.info.streams]
 
 
 @pytest.mark.parametrize("readout", ["last", "each"])
@@ -56,8 +76,7 @@ def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
         cache,
         demo_rows(),
         tmp_path,
-        model=replace(SMALL, readout=readout),
-        config=replace(QUICK, score_loss=loss, max_steps=60),
+        replace(QUICK, readout=readout, score_loss=loss, steps=60),
     )
     found = run_evaluation(report.run, cache, demo_rows()).metrics.values
     assert found["auc"] > 0.95
@@ -65,21 +84,15 @@ def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
 
 
 def test_paper_preset_is_the_paper():
-    paper = choose_preset("paper")
-    assert (paper.model.num_clips, paper.model.hidden, paper.model.layers) == (5, 128, 2)
-    assert (paper.model.grid, paper.model.kernel, paper.model.peepholes) == (4, 3, True)
-    assert paper.model.head_widths == (2048, 1024, 512)
-    assert (paper.model.standardize, paper.model.dropout, paper.model.skip) == (False, 0.0, False)
-    assert (paper.train.learning_rate, paper.train.weight_decay) == (3e-4, 5e-4)
-    assert (paper.train.batch_size, paper.train.abnormal_share) == (60, 0.5)
-    assert (paper.train.category_weight, paper.train.score_weight) == (1.0, 10.0)
-    assert paper.train.score_loss == "smooth_l1"
-
-
-def test_every_preset_survives_a_round_trip_through_json():
-    for preset in PRESETS.values():
-        for config in (preset.model, preset.train):
-            assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    paper = choose_method("convlstm", "paper")
+    assert (paper.num_clips, paper.hidden, paper.layers) == (5, 128, 2)
+    assert (GRID, KERNEL, paper.peepholes) == (4, 3, True)
+    assert paper.head_widths == (2048, 1024, 512)
+    assert (paper.standardize, paper.dropout, paper.skip) == (False, 0.0, False)
+    assert (paper.learning_rate, paper.weight_decay) == (3e-4, 5e-4)
+    assert (paper.batch_size, ABNORMAL_SHARE) == (60, 0.5)
+    assert (paper.category_weight, paper.score_weight) == (1.0, 10.0)
+    assert paper.score_loss == "smooth_l1"
 
 
 @pytest.mark.parametrize(
@@ -88,12 +101,12 @@ def test_every_preset_survives_a_round_trip_through_json():
         ({"hidden": 0}, "hidden is 0, expected at least 1"),
         ({"readout": "first"}, "readout is 'first', expected one of last, each"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0, expected above 0"),
-        ({"color": 3}, "unknown settings color"),
+        ({"color": 3}, "convlstm has no setting color"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        choose_preset("default").changed(settings)
+        choose_method("convlstm").changed(settings)
 
 
 def test_the_same_seed_gives_the_same_numbers(cache, run, tmp_path):
@@ -109,14 +122,14 @@ def test_the_order_of_the_rows_does_not_matter(cache, run, tmp_path):
 
 
 def test_another_seed_gives_other_numbers(cache, run, tmp_path):
-    other = train(cache, demo_rows(), tmp_path, config=replace(QUICK, seed=1)).run
+    other = train(cache, demo_rows(), tmp_path, seed=1).run
     assert not same(tensors(run), tensors(other))
 
 
 def test_training_leaves_torchs_random_state_alone(cache, tmp_path):
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=2))
+    train(cache, demo_rows(), tmp_path, replace(QUICK, steps=2))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -134,7 +147,7 @@ def test_run_folder_tells_everything(cache, run):
         "model.safetensors",
     }
     config = json.loads((run / "config.json").read_text())
-    assert config["model"]["clip_slots"] == 16
+    assert config["settings"]["clip_slots"] == 16
     assert [stream["name"] for stream in config["streams"]] == ["rgb", "flow"]
     assert config["streams"][0]["config"] == cache.configs("rgb")[0]
     assert config["categories"] == ["fall", "run"]
@@ -148,20 +161,19 @@ def test_run_folder_tells_everything(cache, run):
 
 
 def test_standardisation_is_the_training_sets_and_travels_with_the_checkpoint(cache, run):
-    loaded = load_checkpoint(run / CHECKPOINT_NAME)
+    loaded = load_checkpoint(run)
     rows = [row for row in demo_rows() if row.video in loaded.info.train_videos]
     data = load_features(cache, rows, streams=("rgb", "flow"))
     mean, std = data.features.mean(axis=0), data.features.std(axis=0)
-    np.testing.assert_allclose(loaded.standardizer.mean, mean, atol=1e-5)
-    np.testing.assert_allclose(loaded.standardizer.std, std, atol=1e-5)
+    np.testing.assert_allclose(loaded.parameters["standardizer.mean"], mean, atol=1e-5)
+    np.testing.assert_allclose(loaded.parameters["standardizer.std"], std, atol=1e-5)
 
 
 def test_without_standardisation_features_stay_as_they_are(cache, tmp_path):
-    model = replace(SMALL, standardize=False)
-    run = train(cache, demo_rows(), tmp_path, model=model, config=replace(QUICK, max_steps=1)).run
-    loaded = load_checkpoint(run / CHECKPOINT_NAME).standardizer
-    assert not loaded.mean.any()
-    assert (loaded.std == 1).all()
+    raw = replace(QUICK, standardize=False, steps=1)
+    found = tensors(train(cache, demo_rows(), tmp_path, raw).run)
+    assert not found["standardizer.mean"].any()
+    assert (found["standardizer.std"] == 1).all()
 
 
 def test_a_feature_that_never_varies_is_not_blown_up():
@@ -173,52 +185,70 @@ def test_a_feature_that_never_varies_is_not_blown_up():
 
 
 def test_features_far_from_the_training_sets_are_limited_also_after_loading(cache, tmp_path):
-    model = replace(SMALL, feature_clip=2.0)
-    run = train(cache, demo_rows(), tmp_path, model=model, config=replace(QUICK, max_steps=1)).run
-    loaded = load_checkpoint(run / CHECKPOINT_NAME).standardizer
-    far = np.stack([loaded.mean + 100 * loaded.std, loaded.mean - loaded.std])
-    np.testing.assert_allclose(loaded.apply(far)[0], 2.0)
-    np.testing.assert_allclose(loaded.apply(far)[1], -1.0, atol=1e-4)
+    limited = replace(QUICK, feature_clip=2.0, steps=1)
+    loaded = load_checkpoint(train(cache, demo_rows(), tmp_path, limited).run)
+    mean, std = (loaded.parameters[f"standardizer.{name}"] for name in ("mean", "std"))
+    data = load_features(cache, demo_rows()[:1], streams=("rgb", "flow"))
+    scores = {}
+    for deviations in (100.0, 2.0, 1.0):
+        features = np.tile(mean + np.float32(deviations) * std, (len(data.features), 1))
+        far = replace(data, features=features)
+        scores[deviations] = loaded.info.method.score(loaded.fitted, far, torch.device("cpu")).slots
+    np.testing.assert_allclose(scores[100.0], scores[2.0], rtol=1e-5)
+    assert np.abs(scores[1.0] - scores[2.0]).max() > 1e-4
+    found = Standardizer(mean=mean, std=std, limit=2.0).apply(
+        np.stack([mean + 100 * std, mean - std])
+    )
+    np.testing.assert_allclose(found[0], 2.0)
+    np.testing.assert_allclose(found[1], -1.0, atol=1e-4)
 
 
 def test_the_best_network_by_validation_is_kept(cache, tmp_path):
-    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=100, patience=2))
+    report = train(cache, demo_rows(), tmp_path, replace(QUICK, steps=100, patience=2))
     lines = (report.run / "metrics.jsonl").read_text().splitlines()
     losses = {row["step"]: row["val_score_loss"] for row in map(json.loads, lines)}
-    assert report.selected_by == "score_loss"  # one abnormal video is too few for an AUC
-    assert report.best_step == min(losses, key=losses.get)
-    assert report.steps == min(report.best_step + 2 * QUICK.eval_every, 100)
+    assert (
+        report.info.result["selected_by"] == "score_loss"
+    )  # one abnormal video is too few for an AUC
+    assert report.info.result["best_step"] == min(losses, key=losses.get)
+    assert report.info.result["steps"] == min(
+        report.info.result["best_step"] + 2 * QUICK.eval_every, 100
+    )
 
 
 def test_without_the_scores_loss_the_categorys_selects(cache, tmp_path):
     """Scores that nothing trains would select at random."""
-    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, score_weight=0.0))
-    assert report.selected_by == "category_loss"
+    report = train(cache, demo_rows(), tmp_path, replace(QUICK, score_weight=0.0))
+    assert report.info.result["selected_by"] == "category_loss"
     rows = [json.loads(line) for line in (report.run / "metrics.jsonl").read_text().splitlines()]
-    assert report.best_step == min(rows, key=lambda row: row["val_category_loss"])["step"]
+    assert (
+        report.info.result["best_step"]
+        == min(rows, key=lambda row: row["val_category_loss"])["step"]
+    )
     assert rows[-1]["category_loss"] < rows[0]["category_loss"]
 
 
 def test_one_stream_is_enough(tmp_path):
     cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
     report = train(cache, demo_rows(), tmp_path)
-    assert report.streams == ("rgb",)
+    assert streams(report) == ["rgb"]
     assert run_evaluation(report.run, cache, demo_rows()).metrics.values["auc"] > 0.95
 
 
 def test_streams_can_be_chosen(cache, tmp_path):
-    report = train(cache, demo_rows(), tmp_path, streams=("flow",))
-    info = load_checkpoint(report.run / CHECKPOINT_NAME).info
+    report = train(cache, demo_rows(), tmp_path, options=DataOptions(streams=("flow",)))
+    info = load_checkpoint(report.run).info
     assert [stream.name for stream in info.streams] == ["flow"]
-    assert info.feature_dim == 32
+    assert [stream.dim for stream in info.streams] == [32]
+    assert tensors(report.run)["standardizer.mean"].shape == (32,)
 
 
 def test_a_stream_that_some_videos_lack_is_left_out_loudly(cache, tmp_path, caplog):
     cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
     source = clip_table(160)
     add_video(cache, "bad/0.mp4", {"flow": np.zeros((10, 32))}, 160, clips=source)
-    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, max_steps=1))
-    assert report.streams == ("rgb",)
+    report = train(cache, demo_rows(), tmp_path, replace(QUICK, steps=1))
+    assert streams(report) == ["rgb"]
     assert "flow is missing for 7 of 8 videos" in caplog.text
 
 
@@ -236,14 +266,14 @@ def test_segments_of_any_width_and_length_can_be_learnt(tmp_path):
         features[:, :9] += 3.0 * np.array([[truth[a:b].mean()] for a, b in spans])
         add_video(cache, row.video, {"c3d": features}, frames, clips=clips)
     report = train(cache, rows, tmp_path)
-    assert load_checkpoint(report.run / CHECKPOINT_NAME).info.model.clip_slots == 16
+    assert load_checkpoint(report.run).info.method.clip_slots == 16
     assert run_evaluation(report.run, cache, rows).metrics.values["auc"] > 0.95
 
 
 def test_without_categories_there_is_no_category_head(cache, tmp_path):
     rows = [replace(row, category="") for row in demo_rows()]
     report = train(cache, rows, tmp_path)
-    assert load_checkpoint(report.run / CHECKPOINT_NAME).network.category_output is None
+    assert not [name for name in tensors(report.run) if "category" in name]
     found = run_evaluation(report.run, cache, rows).metrics
     assert found.values["accuracy_video"] is None
     assert "without categories" in found.reasons["accuracy_video"]
@@ -252,22 +282,21 @@ def test_without_categories_there_is_no_category_head(cache, tmp_path):
 def test_weak_videos_are_left_out_and_counted(tmp_path, caplog):
     rows = [*demo_rows(), label("weak.mp4", "train", "?")]
     cache = make_cache(tmp_path / "features", rows)
-    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1))
-    assert report.num_train_videos + report.num_val_videos == 8
+    report = train(cache, rows, tmp_path, replace(QUICK, steps=1))
+    assert num_seen(report) == 8
     assert "1 videos with unknown frames (?) are left out of training: weak.mp4" in caplog.text
 
 
 def test_weak_videos_teach_their_category_and_nothing_else(tmp_path):
     rows = [*demo_rows(), replace(label("weak.mp4", "train", "?"), category="only here")]
     cache = make_cache(tmp_path / "features", rows)
-    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1))
-    assert report.num_train_videos + report.num_val_videos == 9
-    assert "only here" in report.categories
-    material = gather_material(cache, rows, model=SMALL, train=QUICK)
-    data = material.data
-    windows = make_window_data(
-        data, material.standardizer.inputs(data.features), material.categories, material.model
-    )
+    report = train(cache, rows, tmp_path, replace(QUICK, steps=1))
+    assert num_seen(report) == 9
+    assert "only here" in report.info.categories
+    method, material = gather(QUICK, cache, rows)
+    data = material.train
+    inputs = Standardizer.identity(data.features.shape[1]).inputs(data.features)
+    windows = make_window_data(data, inputs, material.categories, method)
     weak = [row.video for row in data.labels].index("weak.mp4")
     assert weak not in [row.video for row in material.val.labels]
     assert not windows.target_mask[data.rows(weak)].any()
@@ -277,25 +306,39 @@ def test_weak_videos_teach_their_category_and_nothing_else(tmp_path):
     assert chosen.sum() == windows.is_abnormal[chosen.numpy()].sum() > 0
 
 
-def test_validation_videos_of_the_labels_are_used():
+def test_validation_videos_of_the_labels_are_used(cache):
     rows = [
         replace(row, split="val") if row.video in ("bad/0.mp4", "good/0.mp4") else row
         for row in demo_rows()
     ]
-    train_rows, val_rows = split_training(rows, val_fraction=0.5, seed=0)
-    assert [row.video for row in val_rows] == ["bad/0.mp4", "good/0.mp4"]
-    assert len(train_rows) == 6
+    _, material = gather(replace(QUICK, val_fraction=0.5), cache, rows)
+    assert [row.video for row in material.val.labels] == ["bad/0.mp4", "good/0.mp4"]
+    assert len(material.train.labels) == 6
+    assert material.whole is None  # those that the labels name stay out of every fit
 
 
-def test_a_validation_part_is_held_out_of_both_kinds_and_never_of_test():
+def test_a_validation_part_is_held_out_of_both_kinds_and_never_of_test(tmp_path):
     rows = [label(f"{kind}{i}", "train", kind) for kind in ("", "all", "3:9") for i in range(10)]
     rows.append(label("t", "test", "all"))
-    parts = {seed: split_training(rows, val_fraction=0.2, seed=seed)[1] for seed in range(5)}
+    cache = make_cache(tmp_path / "features", rows, num_frames=16, streams={"rgb": 16})
+    parts = {}
+    for seed in range(5):
+        _, material = gather(replace(QUICK, val_fraction=0.2), cache, rows, seed=seed)
+        parts[seed] = material.val.labels
+        videos = [row.video for part in (material.train, material.val) for row in part.labels]
+        assert sorted(videos) == sorted(row.video for row in rows[:-1])
     for val_rows in parts.values():
         assert sum(row.is_abnormal for row in val_rows) == 4
         assert len(val_rows) == 6
         assert all(row.split == "train" for row in val_rows)
     assert len({tuple(row.video for row in val_rows) for val_rows in parts.values()}) > 1
+
+
+def test_the_only_video_of_a_kind_is_not_held_out():
+    rows = [label("a", "train", "3:9"), *(label(f"n{i}", "train") for i in range(10))]
+    kept, held = hold_out(rows, 0.2, seed=0)
+    assert [len(kept), len(held)] == [9, 2]
+    assert rows[0] in kept
 
 
 @pytest.mark.parametrize("anomalies", [["", ""], ["all", "all"], ["?", ""]])
@@ -310,8 +353,10 @@ def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     rows = [*demo_rows(), label("gone.mp4", "train")]
     with pytest.raises(ModelError, match=r"gone\.mp4; run `feat extract`, .* --skip-missing"):
         train(cache, rows, tmp_path)
-    report = train(cache, rows, tmp_path, config=replace(QUICK, max_steps=1), skip_missing=True)
-    assert report.num_train_videos + report.num_val_videos == 8
+    report = train(
+        cache, rows, tmp_path, replace(QUICK, steps=1), options=DataOptions(skip_missing=True)
+    )
+    assert num_seen(report) == 8
     assert "left out: gone.mp4" in caplog.text
 
 
@@ -322,8 +367,9 @@ def test_labels_beyond_the_end_of_a_video_are_refused(cache, tmp_path):
     ]
     with pytest.raises(LabelsError, match=r"bad/0\.mp4.*90:170.*160"):
         train(cache, rows, tmp_path)
-    options = {"config": replace(QUICK, max_steps=1), "allow_misaligned": True}
-    assert train(cache, rows, tmp_path, **options).steps == 1
+    lenient = DataOptions(allow_misaligned=True)
+    report = train(cache, rows, tmp_path, replace(QUICK, steps=1), options=lenient)
+    assert report.info.result["steps"] == 1
 
 
 def test_the_same_content_in_training_and_test_is_refused(tmp_path):
@@ -370,19 +416,11 @@ def test_a_run_folder_that_holds_something_is_not_overwritten(cache, run, tmp_pa
 
 
 def test_runs_started_in_the_same_second_have_their_own_folders(cache, tmp_path):
-    quick = replace(QUICK, max_steps=1)
-    runs = {train(cache, demo_rows(), tmp_path, config=quick, out=None).run for _ in range(2)}
+    quick = replace(QUICK, steps=1)
+    runs = {train(cache, demo_rows(), tmp_path, quick, out=None).run for _ in range(2)}
     assert len(runs) == 2
 
 
-def test_averaged_weights_are_the_ones_kept(cache, tmp_path):
-    config = replace(QUICK, max_steps=10, val_fraction=0.0, average_decay=0.9)
-    plain = train(cache, demo_rows(), tmp_path / "a", config=replace(config, average_decay=0.0))
-    averaged = train(cache, demo_rows(), tmp_path / "b", config=config)
-    assert averaged.selected_by == "none"
-    assert not same(tensors(plain.run), tensors(averaged.run))
-
-
 def test_bfloat16_trains_too(cache, tmp_path):
-    report = train(cache, demo_rows(), tmp_path, config=replace(QUICK, precision="bfloat16"))
+    report = train(cache, demo_rows(), tmp_path, replace(QUICK, precision="bfloat16"))
     assert run_evaluation(report.run, cache, demo_rows()).metrics.values["auc"] > 0.9
