@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,17 @@ from click.testing import CliRunner, Result
 from model_cache import demo_rows, make_cache
 
 from feat import cli
-from model.runs.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from model.methods.registry import METHODS
+from model.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["--steps", "60", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
+
+
+def settings(*assignments: str) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+QUICK = settings("hidden=8", "learning_rate=0.01", "batch_size=24", "steps=60")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +86,7 @@ def test_patience_ends_a_training_at_the_look_that_follows_the_best(folder):
 def test_threads_are_those_asked_for_and_recorded(folder, trained):
     before = torch.get_num_threads()
     try:
-        done = feat("train", *QUICK[2:], "--steps", "2", "--threads", "3", "--json", "--out", "t",
+        done = feat("train", *QUICK, "--set", "steps=2", "--threads", "3", "--json", "--out", "t",
                     cwd=folder)  # fmt: skip
         assert done.exit_code == 0, done.stderr
         assert torch.get_num_threads() == 3
@@ -89,13 +97,14 @@ def test_threads_are_those_asked_for_and_recorded(folder, trained):
 
 def test_the_networks_shape_and_precision_are_those_asked_for(folder, trained):
     run = folder / "shaped"
-    asked = ["--no-peepholes", "--heads", "shared", "--precision", "bfloat16", "--steps", "1"]
+    asked = settings("peepholes=false", "heads=shared", "precision=bfloat16", "steps=1")
     done = feat("train", *asked, "--out", str(run), cwd=folder)
     assert done.exit_code == 0, done.stderr
     config = json.loads((run / "config.json").read_text())
-    shape = config["model"]["peepholes"], config["model"]["heads"], config["train"]["precision"]
+    shape = tuple(config["settings"][name] for name in ("peepholes", "heads", "precision"))
     assert shape == (False, "shared", "bfloat16")
-    names = set(load_checkpoint(run / CHECKPOINT_NAME).network.state_dict())
+    names = set(load_checkpoint(run).parameters)
+    assert "network.category_output.weight" in names
     assert not [name for name in names if "peephole" in name or "category_trunk" in name]
 
 
@@ -109,7 +118,10 @@ def test_the_newest_finished_run_is_evaluated(folder, trained):
     [
         (["train", "--cache", "nowhere"], "nowhere: no feature cache here"),
         (["train", "--labels", "none.csv"], "none.csv: no such labels file"),
-        (["train", "--preset", "best"], "preset 'best' is unknown, expected one of default, paper"),
+        (["train", "--method", "knn", "--preset", "paper"], "knn has no preset 'paper'; it has d"),
+        (["train", "--set", "step=3"], "convlstm has no setting step; did you mean steps"),
+        (["train", "--set", "steps=0"], "convlstm: steps is 0, expected at least 1"),
+        (["train", "--set", "steps"], "--set steps: expected name=value"),
         (["train", "--streams", "audio"], "no stream audio"),
         (["train", "--device", "cuda:9"], "no CUDA device"),
         (["train", "--device", "abacus"], "device 'abacus' is unknown"),
@@ -126,6 +138,49 @@ def test_what_the_user_can_mend_is_one_line(folder, trained, arguments, message)
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "best"], "'best' is not one of 'default', 'paper', 'released'"),
+        (["--method", "deepmill"], "'deepmill' is unknown; did you mean deepmil"),
+    ],
+)
+def test_a_word_that_no_method_knows_is_a_usage_error(folder, arguments, message):
+    done = feat("train", *arguments, cwd=folder)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_settings_of_every_method_are_listed_with_their_meaning(tmp_path, method):
+    """Without a cache, and each one can be set as it stands there."""
+    done = feat("train", "--method", method, "--help-settings", cwd=tmp_path)
+    assert done.exit_code == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head == f"{method}: feat train --method {method} --set name=value"
+    shown = [line.split()[0] for line in lines]
+    assert "smoothing" in [text.partition("=")[0] for text in shown]
+    for line, text in zip(lines, shown, strict=True):
+        assert re.fullmatch(r"  +\S.*\S \([^()]+\)", line[len(text) :]), line
+    again = feat("train", "--method", method, *settings(*shown), "--help-settings", cwd=tmp_path)
+    assert again.stdout == done.stdout
+
+
+def test_the_settings_listed_are_those_of_the_preset_and_the_changes_asked_for(tmp_path):
+    def listed(*arguments: str) -> set[str]:
+        done = feat("train", *arguments, "--help-settings", cwd=tmp_path)
+        assert done.exit_code == 0, done.stderr
+        return {line.split()[0] for line in done.stdout.splitlines()[1:]}
+
+    assert {"hidden=32", "standardize=True", "head_widths=256"} <= listed()
+    paper = listed("--preset", "paper")
+    assert {"hidden=128", "standardize=False", "head_widths=2048,1024,512"} <= paper
+    changed = listed("--preset", "paper", *settings("hidden=7"))
+    assert changed - paper == {"hidden=7"}
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_without_labels_says_where_they_come_from(tmp_path):

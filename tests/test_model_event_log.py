@@ -13,11 +13,19 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cache import FeatureCache
-from model.config import ModelConfig, TrainConfig
-from model.training.train import resume_training, run_training
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.gather import DataOptions
+from model.runs.train import resume_training, run_training
 
-MODEL = ModelConfig(hidden=4, head_widths=(16, 8), readout="each")
-TRAIN = TrainConfig(max_steps=24, eval_every=4, learning_rate=1e-2, batch_size=8)
+METHOD = ConvLSTMMethod(
+    hidden=4,
+    head_widths=(16, 8),
+    readout="each",
+    steps=24,
+    eval_every=4,
+    learning_rate=1e-2,
+    batch_size=8,
+)
 
 
 class KilledError(Exception):
@@ -35,7 +43,7 @@ def cache(tmp_path_factory) -> FeatureCache:
 @pytest.fixture(scope="module")
 def whole(cache, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    return run_training(cache, demo_rows(), model=MODEL, train=TRAIN, runs=out.parent, out=out).run
+    return run_training(cache, demo_rows(), METHOD, out=out).run
 
 
 def read(run: Path) -> EventAccumulator:
@@ -78,9 +86,10 @@ def test_settings_are_there_once(whole):
     assert len(summaries) == 1
     data = HParamsPluginData.FromString(summaries[0].metadata.plugin_data.content)
     settings = data.session_start_info.hparams
-    assert settings["train/learning_rate"].number_value == 0.01
-    assert settings["model/head_widths"].string_value == "16 8"
-    assert settings["train/refit"].bool_value is False
+    assert settings["learning_rate"].number_value == 0.01
+    assert settings["head_widths"].string_value == "16 8"
+    assert settings["refit"].bool_value is False
+    assert settings["method"].string_value == "convlstm"
     assert settings["streams"].string_value == "rgb + flow"
 
 
@@ -102,13 +111,12 @@ def test_a_killed_training_leaves_no_step_twice_and_none_out(cache, whole, tmp_p
 
     with pytest.raises(KilledError):
         run_training(
-            cache, demo_rows(), model=MODEL, train=TRAIN, runs=tmp_path, out=out,
-            save_seconds=0 if saved else 1e9, on_look=die,
-        )  # fmt: skip
+            cache, demo_rows(), METHOD, out=out, save_seconds=0 if saved else 1e9, on_row=die
+        )
     assert [step for step, _ in scalars(out)["train/loss"]] == [4, 8, 12, 16]
     (log,) = (out / "tensorboard").iterdir()
     log.write_bytes(log.read_bytes()[:-7])  # a record the kill cut short
-    resume_training(cache, out)
+    resume_training(cache, out, options=DataOptions())
     assert scalars(out) == scalars(whole)
     raw = [
         event.step
@@ -121,8 +129,8 @@ def test_a_killed_training_leaves_no_step_twice_and_none_out(cache, whole, tmp_p
 
 
 def test_a_training_without_validation_is_logged_too(cache, tmp_path):
-    train = replace(TRAIN, val_fraction=0.0, max_steps=8)
-    run = run_training(cache, demo_rows(), model=MODEL, train=train, runs=tmp_path).run
+    method = replace(METHOD, val_fraction=0.0, steps=8)
+    run = run_training(cache, demo_rows(), method, runs=tmp_path).run
     assert set(scalars(run)) == {"train/loss", "train/category_loss", "train/score_loss"}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from model_cache import add_video, demo_rows, make_cache
 from sklearn.metrics import roc_auc_score
@@ -16,18 +17,30 @@ from sklearn.metrics import roc_auc_score
 from cache import FeatureCache
 from data.errors import ConfigError, ModelError
 from feat import cli
-from model.config import ModelConfig, Preset, TrainConfig
-from model.evaluation.evaluate import evaluate_videos, run_evaluation
+from model.evaluation.evaluate import check_unseen, run_evaluation
 from model.experiments.folder import spread_of
 from model.experiments.seeds import evaluate_seeds, resume_seeds, train_seeds
-from model.runs.finished import load_run
-from model.training.train import run_training
+from model.measures.scores import video_results
+from model.methods.convlstm import ConvLSTMMethod
+from model.methods.gather import DataOptions
+from model.methods.registry import choose_method
+from model.runs.train import run_training
+from model.runs.trained import load_run
 
-PRESET = Preset(
-    model=ModelConfig(hidden=4, head_widths=(16,), readout="each"),
-    train=TrainConfig(max_steps=12, eval_every=4, learning_rate=1e-2, batch_size=8),
+METHOD = ConvLSTMMethod(
+    hidden=4,
+    head_widths=(16,),
+    readout="each",
+    steps=12,
+    eval_every=4,
+    learning_rate=1e-2,
+    batch_size=8,
 )
-QUICK = ["--steps", "40", "--hidden", "8", "--learning-rate", "0.01", "--batch-size", "24"]
+QUICK = [
+    word
+    for assignment in ("steps=40", "hidden=8", "learning_rate=0.01", "batch_size=24")
+    for word in ("--set", assignment)
+]
 
 
 class KilledError(Exception):
@@ -42,10 +55,8 @@ def cache(tmp_path_factory) -> FeatureCache:
     return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
 
 
-def train(cache, out, *, seeds=3, preset=PRESET, rows=None, **how):
-    return train_seeds(
-        cache, rows or demo_rows(), seeds=seeds, preset=preset, runs=out.parent, out=out, **how
-    )
+def train(cache, out, method=METHOD, *, seeds=3, rows=None, **how):
+    return train_seeds(cache, rows or demo_rows(), method, count=seeds, out=out, **how)
 
 
 def checkpoints(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -56,14 +67,12 @@ def checkpoints(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def test_each_seed_is_the_run_it_would_be_alone(cache, tmp_path):
-    report = train(cache, tmp_path / "three", preset=replace(
-        PRESET, train=replace(PRESET.train, seed=4)
-    ))  # fmt: skip
+    report = train(cache, tmp_path / "three", first=4)
     assert [row["seed"] for row in report.rows] == [4, 5, 6]
-    alone = run_training(
-        cache, demo_rows(), model=PRESET.model, train=replace(PRESET.train, seed=5), runs=tmp_path
-    )
-    assert {name: report.rows[1][name] for name in alone.val} == alone.val
+    alone = run_training(cache, demo_rows(), METHOD, seed=5, runs=tmp_path)
+    measures = {name: value for name, value in alone.info.result.items() if "val_" in name}
+    assert len(measures) == 6
+    assert {name: report.rows[1][name] for name in measures} == measures
     assert (alone.run / "model.safetensors").read_bytes() == (
         tmp_path / "three" / "seed-5" / "model.safetensors"
     ).read_bytes()
@@ -100,11 +109,13 @@ def test_going_on_keeps_finished_runs_and_resumes_the_killed_one(cache, tmp_path
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(cache, out, on_look=die, save_seconds=0)
+        train(cache, out, on_row=die, save_seconds=0)
     kept = checkpoints(out)
     assert set(kept) == {"seed-0"}
     steps = []
-    report = resume_seeds(cache, out, on_look=lambda row: steps.append(row["step"]))
+    report = resume_seeds(
+        cache, out, options=DataOptions(), on_row=lambda row: steps.append(row["step"])
+    )
     assert steps == [8, 12, 4, 8, 12]  # the state of the look that was killed was not saved
     after = checkpoints(out)
     assert after["seed-0"] == kept["seed-0"]
@@ -128,17 +139,16 @@ def test_a_run_killed_before_its_first_step_is_begun_again(cache, tmp_path):
 def test_other_terms_are_refused(cache, tmp_path):
     out = tmp_path / "out"
     train(cache, out, seeds=1)
-    longer = replace(PRESET, train=replace(PRESET.train, max_steps=13))
     moved = [replace(demo_rows()[0], intervals=((0, 16),)), *demo_rows()[1:]]
-    with pytest.raises(ConfigError, match="runs with other train; their spread"):
-        train(cache, out, preset=longer)
+    with pytest.raises(ConfigError, match="runs with other settings; their spread"):
+        train(cache, out, replace(METHOD, steps=13))
     with pytest.raises(ConfigError, match="runs with other labels"):
         train(cache, out, rows=moved)
     with pytest.raises(ConfigError, match="runs with other streams"):
-        train(cache, out, streams=["rgb"])
+        train(cache, out, options=DataOptions(streams=("rgb",)))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(ModelError, match="photos: not empty"):
+    with pytest.raises(ModelError, match="photos: neither empty nor of several seeds"):
         train(cache, tmp_path / "photos")
 
 
@@ -158,7 +168,7 @@ def test_two_processes_do_not_work_in_one_folder(cache, tmp_path):
         train(cache, tmp_path / "out", seeds=1)
 
     with pytest.raises(ModelError, match="out: another process works there"):
-        train(cache, tmp_path / "out", seeds=1, on_look=second)
+        train(cache, tmp_path / "out", seeds=1, on_row=second)
     assert len(train(cache, tmp_path / "out", seeds=1).rows) == 1  # it is free again
 
 
@@ -188,7 +198,9 @@ def test_the_mean_of_the_seeds_is_evaluated_too(cache, tmp_path):
     assert report.ensemble.metrics.values["auc"] == pytest.approx(
         roc_auc_score(together["labels"], together["scores"])
     )
-    assert report.ensemble.protocol.startswith("mean of 3 seeds' models, each fully supervised")
+    assert report.ensemble.protocol.startswith(
+        "mean of 3 seeds' models, each convlstm, fully supervised"
+    )
     page = html.unescape((out / "eval" / "report.html").read_text())
     settings = re.search(r'"seeds": \[([\d,\s]*)\]', page)
     assert [int(seed) for seed in settings[1].split(",")] == [0, 1, 2]
@@ -198,39 +210,39 @@ def test_the_mean_of_the_seeds_votes_by_mean_probabilities(cache, tmp_path):
     """Also where a seed was not trained on every category."""
     out = tmp_path / "out"
     train(cache, out, seeds=2)
-    checkpoints = load_run(out)
+    trained = load_run(out)
+    one, two = trained.checkpoints
     rows = [row for row in demo_rows() if row.split == "test"]
-    known = checkpoints[0].info.categories
+    data = trained.load_features(cache, rows)
+    known = trained.categories
     assert len(known) > 1
     first, second, both = (
-        {r.video: r.probabilities for r in evaluate_videos(some, cache, rows)}
-        for some in (checkpoints[:1], checkpoints[1:], checkpoints)
+        replace(trained, checkpoints=some).score(data).probabilities()
+        for some in ((one,), (two,), (one, two))
     )
-    for video, shares in both.items():
-        np.testing.assert_allclose(shares, (first[video] + second[video]) / 2, atol=1e-9)
-    renamed = replace(checkpoints[1].info, categories=("other", *known[1:]))
-    three = {
-        r.video: r
-        for r in evaluate_videos(
-            [checkpoints[0], replace(checkpoints[1], info=renamed)], cache, rows
-        )
-    }
-    for video, result in three.items():
-        halves = [first[video][0], *(first[video][1:] + second[video][1:]), second[video][0]]
-        np.testing.assert_allclose(result.probabilities, np.array(halves) / 2, atol=1e-9)
-        assert result.predicted == [*known, "other"][int(np.argmax(halves))]
+    np.testing.assert_allclose(both, (first + second) / 2, atol=1e-9)
+    renamed = replace(two, info=replace(two.info, categories=("other", *known[1:])))
+    mixed = replace(trained, checkpoints=(one, renamed))
+    assert mixed.categories == (*known, "other")
+    scores = mixed.score(data)
+    halves = np.column_stack([first[:, 0], first[:, 1:] + second[:, 1:], second[:, 0]]) / 2
+    np.testing.assert_allclose(scores.probabilities(), halves, atol=1e-9)
+    for result, half in zip(video_results(scores, data), halves, strict=True):
+        assert result.predicted == mixed.categories[int(np.argmax(half))]
         assert result.window_votes.sum() == 6  # windows of 5 of its 10 clips
 
 
 def test_a_test_video_that_any_seed_has_seen_is_refused(cache, tmp_path):
     out = tmp_path / "out"
     train(cache, out, seeds=2)
-    first, second = load_run(out)
+    trained = load_run(out)
+    first, second = trained.checkpoints
     test = next(row for row in demo_rows() if row.split == "test")
+    data = trained.load_features(cache, [test])
     seen = replace(second.info, val_videos={**second.info.val_videos, test.video: "0" * 64})
     with pytest.raises(ModelError, match=f"1 test videos were used to train.*{test.video}"):
-        evaluate_videos([first, replace(second, info=seen)], cache, [test])
-    assert evaluate_videos([first, second], cache, [test])
+        check_unseen(data, replace(trained, checkpoints=(first, replace(second, info=seen))))
+    check_unseen(data, trained)
 
 
 def test_train_and_eval_from_the_command_line(cache, tmp_path):
@@ -260,8 +272,23 @@ def test_train_and_eval_from_the_command_line(cache, tmp_path):
         assert found["ensemble"]["report"] == f"{folder}/eval/report.html"
         again = CliRunner().invoke(cli, ["train", "--resume", folder, *options])
         assert json.loads(again.stdout)["seeds"] == json.loads(trained.stdout)["seeds"]
-        refused = CliRunner().invoke(cli, ["train", *options, "--method", "knn", "--seeds", "2"])
-        assert refused.exit_code == 2
-        assert "use `feat compare --methods knn" in refused.stderr
+        again = CliRunner().invoke(cli, ["train", *options, "--out", folder, "--seeds", "3"])
+        assert again.exit_code == 1
+        assert "runs with other settings; their spread would say nothing" in again.stderr
     finally:
         os.chdir(before)
+
+
+def test_other_methods_have_seeds_too(cache, tmp_path, caplog):
+    """One that draws nothing is said to give the same run each time."""
+    report = train(cache, tmp_path / "drawn", choose_method("shuffled"), seeds=2)
+    assert "draws nothing" not in caplog.text
+    one, two = load_run(report.run).checkpoints
+    rows = [row for row in demo_rows() if row.split == "test"]
+    data = load_run(report.run).load_features(cache, rows)
+    scores = [each.info.method.score(each.fitted, data, torch.device("cpu")) for each in (one, two)]
+    assert not np.array_equal(scores[0].slots, scores[1].slots)
+    evaluated = evaluate_seeds(report.run, lambda run: run_evaluation(run, cache, demo_rows()))
+    assert evaluated.spreads["auc"].std > 0
+    train(cache, tmp_path / "fixed", choose_method("logistic"), seeds=2)
+    assert "logistic draws nothing: its seeds all give the same run" in caplog.text

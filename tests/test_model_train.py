@@ -153,6 +153,7 @@ def test_run_folder_tells_everything(cache, run):
     assert config["categories"] == ["fall", "run"]
     names = {*config["train_videos"], *config["val_videos"]}
     assert names == {row.video for row in demo_rows() if row.split == "train"}
+    assert config["seconds"] > 0
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -177,7 +177,7 @@ def finish_run(
         terms: features, device and smoothing.
     """
     if not (run / DONE_NAME).is_file():
-        info = finish_training(
+        report = finish_training(
             run, cache, labels, method, seed=seed, options=terms.options, device=terms.device
         )
         run_evaluation(
@@ -189,7 +189,7 @@ def finish_run(
             pictures=False,
             smoothing=terms.smoothing,
         )
-        write_json(run / DONE_NAME, {"seconds": info.seconds})
+        write_json(run / DONE_NAME, {"seconds": report.seconds})
     try:
         done = json.loads((run / DONE_NAME).read_text(encoding="utf-8"))
         measures = json.loads((run / EVAL_NAME / "metrics.json").read_text(encoding="utf-8"))

@@ -184,7 +184,8 @@ def _terms(method: Method, options: DataOptions, first: int, count: int) -> dict
 
 
 def _report(folder: Path, rows: Sequence[dict[str, Any]]) -> SeedsReport:
-    names = [name for name in rows[0] if name not in ("seed", "run", "selected_by", "refit_from")]
+    no_measures = ("seed", "run", "num_windows", "selected_by", "refit_from")
+    names = [name for name in rows[0] if name not in no_measures]
     spreads = {name: spread_of([row.get(name) for row in rows]) for name in names}
     return SeedsReport(run=folder, rows=tuple(rows), spreads=spreads)
 

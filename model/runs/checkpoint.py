@@ -36,8 +36,6 @@ class RunInfo:
     labels_sha256: str
     cache: str
     """Path of the cache it was trained from, as it was then."""
-    seconds: float = 0.0
-    """That the training took."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """How training went: steps, the step kept, validation measures."""
 
@@ -64,7 +62,6 @@ class RunInfo:
             "val_videos": dict(self.val_videos),
             "labels_sha256": self.labels_sha256,
             "cache": self.cache,
-            "seconds": self.seconds,
             "result": dict(self.result),
         }
 
@@ -90,7 +87,6 @@ class RunInfo:
             val_videos=dict(values["val_videos"]),
             labels_sha256=str(values["labels_sha256"]),
             cache=str(values["cache"]),
-            seconds=float(values["seconds"]),
             result=dict(values["result"]),
         )
 

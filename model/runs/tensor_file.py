@@ -1,7 +1,8 @@
 """Files of named arrays with a description, which refuse what is not exactly what was written.
 
 A safetensors file; its metadata holds the description as JSON and a digest over the description
-and every array's name, type, shape and bytes. Nothing in it is pickled.
+and every array's name, type, shape and bytes. Nothing in it is pickled. The same content gives the
+same bytes.
 """
 
 import hashlib
@@ -17,6 +18,9 @@ from safetensors.numpy import save
 
 from data.errors import ModelError
 from data.files import write_whole
+
+_METADATA = "feat"
+"""The only entry of the metadata: safetensors writes several in an order of its own each time."""
 
 
 def write_arrays(
@@ -35,8 +39,9 @@ def write_arrays(
     """
     text = json.dumps(described)
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {"kind": kind, "described": text, "sha256": _digest(kind, text, plain)}
-    write_whole(path, save(plain, metadata=metadata), one_writer=True, error=ModelError)
+    entry = {"kind": kind, "described": text, "sha256": _digest(kind, text, plain)}
+    content = save(plain, metadata={_METADATA: json.dumps(entry)})
+    write_whole(path, content, one_writer=True, error=ModelError)
 
 
 def read_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -47,13 +52,13 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArra
     """
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("kind") != kind:
+            entry = dict(json.loads((file.metadata() or {}).get(_METADATA, "{}")))
+            if entry.get("kind") != kind:
                 raise ValueError(f"it is no {kind} of this build")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("sha256") != _digest(kind, metadata.get("described", ""), arrays):
+        if entry["sha256"] != _digest(kind, entry["described"], arrays):
             raise ValueError("its content has changed since it was written (sha256 differs)")
-        described = json.loads(metadata["described"])
+        described = json.loads(entry["described"])
     except (SafetensorError, OSError, KeyError, TypeError) as error:
         raise ValueError(f"it is damaged: {' '.join(str(error).split()):.200}") from error
     if not isinstance(described, dict):

@@ -44,6 +44,8 @@ class TrainReport:
 
     run: Path
     info: RunInfo
+    seconds: float
+    """That it took. Not in the checkpoint: the same seed leaves the same file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -58,7 +60,7 @@ class TrainReport:
             "categories": list(self.info.categories),
             "num_train_videos": len(self.info.train_videos),
             "num_val_videos": self.num_val_videos,
-            "seconds": self.info.seconds,
+            "seconds": self.seconds,
         }
 
     @property
@@ -79,7 +81,7 @@ class TrainReport:
             parts.append(f"selected by {result['selected_by']} on {self.num_val_videos}")
         if "best_step" in result:
             parts.append(f"step {result['best_step']} of {result['steps']}")
-        parts.append(f"{self.info.seconds:.0f} s")
+        parts.append(f"{self.seconds:.0f} s")
         return f"{', '.join(parts)}\nrun: {self.run}"
 
 
@@ -166,14 +168,14 @@ def run_training(
             categories=fitted.categories,
             labels_sha256=labels_sha256,
             result=dict(fitted.result),
-            seconds=round(time.monotonic() - started, 2),
         )
         if fitted.on_whole:
             info = _on_whole(info, material)
         save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
-        write_json(run / CONFIG_NAME, info.to_dict())
+        seconds = round(time.monotonic() - started, 2)
+        write_json(run / CONFIG_NAME, {**info.to_dict(), "seconds": seconds})
         state.remove()
-    return TrainReport(run=run, info=info)
+    return TrainReport(run=run, info=info, seconds=seconds)
 
 
 def resume_training(
@@ -217,8 +219,8 @@ def finish_training(
     seed: int,
     options: DataOptions,
     **how: Any,
-) -> RunInfo:
-    """Return the description of the training in a folder, begun or gone on with if need be.
+) -> TrainReport:
+    """Return what the training in a folder did; it is begun or gone on with if need be.
 
     Args:
         run: the run folder, which is of this training or absent.
@@ -230,16 +232,15 @@ def finish_training(
         how: as of `run_training`: device, on_row.
     """
     if (run / CHECKPOINT_NAME).is_file():
-        return load_checkpoint(run).info
+        return TrainReport(run=run, info=load_checkpoint(run).info, seconds=_seconds_of(run))
     if (run / CONFIG_NAME).is_file():
         logger.info("%s: left unfinished, going on with it", run)
-        return resume_training(cache, run, options=options, **how).info
+        return resume_training(cache, run, options=options, **how)
     if run.exists():  # killed before it was set up
         shutil.rmtree(run)
-    report = run_training(
+    return run_training(
         cache, labels, method, seed=seed, runs=run.parent, out=run, options=options, **how
     )
-    return report.info
 
 
 def _begin(
@@ -289,11 +290,19 @@ def _read_plan(run: Path) -> RunInfo:
         ) from error
 
 
+def _seconds_of(run: Path) -> float:
+    """Return how long a finished training took; 0 if its folder does not say, as after a kill."""
+    try:
+        return float(json.loads((run / CONFIG_NAME).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, KeyError, ValueError):
+        return 0.0
+
+
 def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
     if out is None:
         raise ValueError("the run to go on with must be named")
     before, now = _read_plan(out).to_dict(), planned.to_dict()
-    ignored = ("labels_sha256", "cache", "seconds", "result")
+    ignored = ("labels_sha256", "cache", "result")
     changed = [name for name in now if name not in ignored and before[name] != now[name]]
     if changed:
         raise ModelError(
