@@ -332,12 +332,12 @@ def test_a_failing_disk_is_not_taken_for_damage(cache, monkeypatch) -> None:
 
 def test_a_shard_of_a_newer_build_stays(cache) -> None:
     path = cache.write([make_record("new.mp4")])
-    path.write_bytes(path.read_bytes().replace(b"feat-shard 0001", b"feat-shard 0002", 1))
+    path.write_bytes(path.read_bytes().replace(b"feat-shard 0001", b"feat-shard 0003", 1))
     final = path.with_name(sha256_of_bytes(path) + ".h5")
     path.rename(final)
     report = verify_cache(FeatureCache(cache.path), repair=True)
     (line,) = map(str, report.problems)
-    assert line.startswith(f"shards/{final.name}: could not be checked: layout 2")
+    assert line.startswith(f"shards/{final.name}: could not be checked: layout 3")
     assert final.exists()
     # under another name it was damaged or exchanged, whoever wrote it
     final.rename(path)
