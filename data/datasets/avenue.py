@@ -12,9 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import click
 import numpy as np
 
 from data.datasets.annotations import read_frame_mask, read_mat
+from data.datasets.command import (
+    halves_option,
+    out_option,
+    partial_option,
+    root_option,
+    seed_option,
+    write_dataset_labels,
+)
 from data.datasets.dataset_labels import (
     DatasetLabels,
     count_problems,
@@ -102,6 +111,33 @@ def prepare_avenue(
     if split == "halves":
         labels = random_halves(labels, seed=seed)
     return DatasetLabels(labels=labels, problems=tuple(problems))
+
+
+@click.command()
+@root_option
+@out_option
+@halves_option
+@click.option(
+    "--convention",
+    type=click.Choice(["masks", "list"]),
+    default="masks",
+    show_default=True,
+    help="masks: the authors' pixel masks (3712 abnormal frames). list: avenue.mat or"
+    " frame_labels_avenue.npy (3867).",
+)
+@seed_option
+@partial_option
+def avenue_command(
+    root: Path,
+    out: Path,
+    split: Literal["halves", "official"],
+    convention: Literal["masks", "list"],
+    seed: int,
+    partial: bool,
+) -> None:
+    """CUHK Avenue: videos and *_label.mat masks."""
+    dataset = prepare_avenue(root, convention=convention, split=split, seed=seed)
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 def _is_training(video: str) -> bool:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import click
+
+from data.datasets.command import out_option, root_option, seed_option, write_dataset_labels
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.labels import Extent, VideoLabel
@@ -59,3 +62,34 @@ def prepare_folders(
             " mend --normal"
         )
     return DatasetLabels(labels=k_fold(labels, folds=folds, fold=fold, seed=seed))
+
+
+@click.command()
+@root_option
+@out_option
+@click.option(
+    "--normal", multiple=True, required=True, help="A class of normal videos. Repeatable."
+)
+@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
+@click.option(
+    "--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Test on it, from 0."
+)
+@click.option(
+    "--weak", is_flag=True, help="Abnormal somewhere ('?') instead of everywhere ('all')."
+)
+@seed_option
+def folders_command(
+    root: Path, out: Path, normal: tuple[str, ...], folds: int, fold: int, weak: bool, seed: int
+) -> None:
+    """Class folders: the folder's name is the category of every video in it."""
+    if fold >= folds:
+        raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
+    dataset = prepare_folders(
+        root,
+        normal=normal,
+        folds=folds,
+        fold=fold,
+        seed=seed,
+        abnormal_frames="unknown" if weak else "all",
+    )
+    write_dataset_labels(dataset, out, partial=False)

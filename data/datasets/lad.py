@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import numpy.typing as npt
 
 from data.datasets.annotations import read_array_pickle, read_lines, read_mat
+from data.datasets.command import out_option, partial_option, root_option, write_dataset_labels
 from data.datasets.dataset_labels import (
     DatasetLabels,
     count_problems,
@@ -93,6 +95,15 @@ def prepare_lad(root: Path) -> DatasetLabels:
         what, _, todo = doubt.partition("; ")
         problems += missing_problems(f"videos {what}", names, todo)
     return DatasetLabels(labels=labels, problems=tuple(problems + _count_problems(labels)))
+
+
+@click.command()
+@root_option
+@out_option
+@partial_option
+def lad_command(root: Path, out: Path, partial: bool) -> None:
+    """LAD2000: split lists, and gt_*.mat files or the two pickles."""
+    write_dataset_labels(prepare_lad(root), out, partial=partial)
 
 
 def is_normal_name(name: str) -> bool:

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import numpy.typing as npt
 
 from data.datasets.annotations import read_frame_mask, read_lines
+from data.datasets.command import out_option, partial_option, root_option, write_dataset_labels
 from data.datasets.dataset_labels import (
     DatasetLabels,
     count_problems,
@@ -83,6 +85,25 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Datase
     }
     counted = count_problems(f"shanghaitech ({split})", found, PUBLISHED[split])
     return DatasetLabels(labels=labels, problems=tuple(problems + missing + counted))
+
+
+@click.command()
+@root_option
+@out_option
+@click.option(
+    "--split",
+    type=click.Choice(["weak", "one-class"]),
+    default="weak",
+    show_default=True,
+    help="weak: 238 and 199 videos, as in the paper. one-class: 330 normal videos to train, 107 to"
+    " test.",
+)
+@partial_option
+def shanghaitech_command(
+    root: Path, out: Path, split: Literal["weak", "one-class"], partial: bool
+) -> None:
+    """ShanghaiTech Campus: test_frame_mask/*.npy and the lists of the 238/199 split."""
+    write_dataset_labels(prepare_shanghaitech(root, split=split), out, partial=partial)
 
 
 def _label(

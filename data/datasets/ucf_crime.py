@@ -12,7 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import click
+
 from data.datasets.annotations import read_lines
+from data.datasets.command import (
+    FILE,
+    out_option,
+    partial_option,
+    root_option,
+    write_dataset_labels,
+)
 from data.datasets.dataset_labels import (
     DatasetLabels,
     count_problems,
@@ -112,6 +121,31 @@ def prepare_ucf_crime(
     return DatasetLabels(
         labels=labels, problems=tuple(problems + count_problems("ucf-crime", found, PUBLISHED))
     )
+
+
+@click.command()
+@root_option
+@out_option
+@click.option(
+    "--train-intervals",
+    type=FILE,
+    help="Frame labels of training videos: the official annotation's format or JSON lines.",
+)
+@click.option(
+    "--weak",
+    is_flag=True,
+    help="An abnormal training video without frame labels is abnormal somewhere ('?') instead of"
+    " everywhere ('all', the paper's rule).",
+)
+@partial_option
+def ucf_crime_command(
+    root: Path, out: Path, train_intervals: Path | None, weak: bool, partial: bool
+) -> None:
+    """UCF-Crime: Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt."""
+    dataset = prepare_ucf_crime(
+        root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
+    )
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 def parse_annotation_line(path: Path, line: int, text: str) -> tuple[str, str, Intervals]:

@@ -11,6 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import click
+
+from data.datasets.command import (
+    halves_option,
+    out_option,
+    partial_option,
+    root_option,
+    seed_option,
+    write_dataset_labels,
+)
 from data.datasets.dataset_labels import DatasetLabels, count_problems, first_existing
 from data.errors import LabelsError
 from data.intervals import Intervals, merge_intervals
@@ -89,6 +99,36 @@ def prepare_ucsd(
     return DatasetLabels(
         labels=labels,
         problems=tuple(count_problems(name, found, PUBLISHED[name])),
+    )
+
+
+@click.command()
+@root_option
+@out_option
+@halves_option
+@seed_option
+@partial_option
+def ped2_command(
+    root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
+) -> None:
+    """UCSD Ped2: frame folders and UCSDped2.m."""
+    write_dataset_labels(
+        prepare_ucsd(root, name="ped2", split=split, seed=seed), out, partial=partial
+    )
+
+
+@click.command()
+@root_option
+@out_option
+@halves_option
+@seed_option
+@partial_option
+def ped1_command(
+    root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
+) -> None:
+    """UCSD Ped1: frame folders and UCSDped1.m."""
+    write_dataset_labels(
+        prepare_ucsd(root, name="ped1", split=split, seed=seed), out, partial=partial
     )
 
 

@@ -12,7 +12,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+import click
+
 from data.datasets.annotations import read_lines
+from data.datasets.command import (
+    FILE,
+    out_option,
+    partial_option,
+    root_option,
+    write_dataset_labels,
+)
 from data.datasets.dataset_labels import (
     DatasetLabels,
     count_problems,
@@ -93,6 +102,20 @@ def prepare_xd_violence(
     }
     problems += count_problems("xd-violence", found, PUBLISHED)
     return DatasetLabels(labels=labels, problems=tuple(problems))
+
+
+@click.command()
+@root_option
+@out_option
+@click.option("--train-list", type=FILE, help="Names of training videos, if not told by folder.")
+@click.option("--test-list", type=FILE, help="Names of test videos, if not told by folder.")
+@partial_option
+def xd_violence_command(
+    root: Path, out: Path, train_list: Path | None, test_list: Path | None, partial: bool
+) -> None:
+    """XD-Violence: annotations.txt and the videos or lists of their names."""
+    dataset = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
+    write_dataset_labels(dataset, out, partial=partial)
 
 
 def parse_name(name: str) -> list[str]:

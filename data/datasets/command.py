@@ -1,0 +1,46 @@
+"""What the commands `feat data DATASET` have in common: options, and writing the labels."""
+
+from pathlib import Path
+
+import click
+
+from data.datasets.dataset_labels import DatasetLabels
+from data.errors import LabelsError
+from data.labels import join_problems, write_labels
+from data.splits.divide import split_summary
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+
+root_option = click.option("--root", type=FOLDER, required=True, help="The dataset's folder.")
+out_option = click.option(
+    "--out", type=OUT_FILE, required=True, help="The labels file to write (labels.csv)."
+)
+halves_option = click.option(
+    "--split",
+    type=click.Choice(["halves", "official"]),
+    default="halves",
+    show_default=True,
+    help="halves: random halves, abnormal and normal each, as in the paper. official: normal videos"
+    " to train, the rest to test.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+partial_option = click.option(
+    "--partial", is_flag=True, help="Write what is there even if counts differ from the published."
+)
+
+
+def write_dataset_labels(dataset: DatasetLabels, out: Path, *, partial: bool) -> None:
+    """Write the labels of a dataset and print how many there are.
+
+    Raises:
+        LabelsError: problems were found and `partial` is not set.
+    """
+    if dataset.problems and not partial:
+        raise LabelsError(join_problems([*dataset.problems, "nothing written; see --partial"]))
+    for problem in dataset.problems:
+        click.echo(f"warning: {problem}", err=True)
+    write_labels(out, dataset.labels)
+    click.echo(split_summary(dataset.labels))
+    click.echo(f"{out}: {len(dataset.labels)} videos")
