@@ -17,7 +17,8 @@ from model.measures.bootstrap import (
 from model.measures.detection import detection_tables, match, overlap, propose
 from model.measures.metrics import VideoResult, category_aucs, compute_metrics
 from model.measures.ranking import latency_aware_precision, rank_frames
-from model.measures.table import MEANINGS, measure_all, metrics_text
+from model.measures.registry import ADDED_MEASURES
+from model.measures.table import MEANINGS, meaning_of, measure_all, metrics_text
 
 
 def result(video, scores, labels=None, **more):
@@ -255,6 +256,28 @@ def test_measures_that_do_not_exist_say_why():
     assert plain.reasons["auc_category"] == "no abnormal video has a category"
     assert set(found.values) == set(MEASURES) == set(MEANINGS)
     assert any("none (no abnormal frame)" in line for line in metrics_text(found))
+
+
+def false_alarms(results, categories):
+    """The share `far` once more, as a function."""
+    normal = [r.scores for r in results if r.labels is not None and not r.is_abnormal]
+    return float((np.concatenate(normal) >= 0.5).mean()) if normal else None
+
+
+def test_an_added_measure_stands_beside_the_others(monkeypatch):
+    monkeypatch.setitem(ADDED_MEASURES, "alarms", "test_model_measures:false_alarms")
+    results = random_results(3, 60, 200)
+    found = measure_all(results, ("fall", "run"))
+    assert found.values["alarms"] == pytest.approx(found.values["far"])
+    # the same as of the built-in measure from as many draws
+    built_in = bootstrap_intervals([results], measures=["far"], num_resamples=200)["far"]
+    interval = found.to_dict()["intervals"]["alarms"]
+    assert interval == pytest.approx([built_in.low, built_in.high])
+    assert meaning_of("alarms") == "The share `far` once more, as a function."
+    assert any(line.startswith("alarms  ") for line in metrics_text(found))
+    without = measure_all([r for r in results if r.is_abnormal], ())
+    assert (without.values["alarms"], without.intervals["alarms"]) == (None, None)
+    assert without.reasons["alarms"] == "undefined for these videos"
 
 
 # --- bootstrap --------------------------------------------------------------------------------

@@ -9,9 +9,15 @@ from typing import Any
 
 from model.evaluation.plots import draw_confusion, draw_curve, draw_roc
 from model.evaluation.released import NOTE, CompatTable
-from model.measures.bootstrap import COVERAGE, Interval
+from model.measures.bootstrap import (
+    COVERAGE,
+    NUM_RESAMPLES,
+    NUM_RESAMPLES_ADDED,
+    Interval,
+)
 from model.measures.metrics import VideoResult, confusion, frame_auc
-from model.measures.table import MEANINGS, AllMetrics
+from model.measures.registry import ADDED_MEASURES
+from model.measures.table import AllMetrics, meaning_of
 from model.runs.file_names import file_names
 
 MAX_CURVES = 200
@@ -79,13 +85,14 @@ def _metrics_table(metrics: AllMetrics) -> str:
         else:
             cells = f"<td class='number'>{value:.4f}</td>{_interval_cell(metrics.intervals[name])}"
         rows.append(
-            f"<tr><th>{name}</th>{cells}<td class='muted'>{escape(MEANINGS[name])}</td></tr>"
+            f"<tr><th>{name}</th>{cells}<td class='muted'>{escape(meaning_of(name))}</td></tr>"
         )
     for name, count in metrics.counts.items():
         rows.append(f"<tr><th>{name}</th><td class='number'>{count}</td></tr>")
+    fewer = f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""
     note = (
-        "<p class='muted'>Intervals: bootstrap over whole videos, 1000 draws. They do not "
-        "tell how another training would do: for that, train several seeds.</p>"
+        f"<p class='muted'>Intervals: bootstrap over whole videos, {NUM_RESAMPLES} draws{fewer}. "
+        "They do not tell how another training would do: for that, train several seeds.</p>"
     )
     return f"<table>{''.join(rows)}</table>{note}{_categories_table(metrics)}"
 

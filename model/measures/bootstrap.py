@@ -27,6 +27,7 @@ from model.measures.ranking import (
     rank_frames,
     ratio,
 )
+from model.measures.registry import MeasureFunction
 
 CLASS_AGNOSTIC = tuple(f"ap_iou_{needed}" for needed in OVERLAPS)
 BY_CATEGORY = tuple(f"map_iou_{needed}" for needed in OVERLAPS)
@@ -44,6 +45,8 @@ MEASURES = (
     *DETECTION,
 )
 NUM_RESAMPLES = 1000
+NUM_RESAMPLES_ADDED = 200
+"""Fewer, for a measure of `registry.ADDED_MEASURES` is computed anew for each of them."""
 COVERAGE = 0.95
 CHUNK = 250
 """Draws at a time: they share one matrix product and some 10 MB for each array of bins."""
@@ -96,6 +99,29 @@ def bootstrap_intervals(
         total += np.where(often > 0, often * drawn, 0.0)
     means = total / len(runs)
     return {name: _interval(means[:, place]) for place, name in enumerate(measures)}
+
+
+def function_interval(
+    measure: MeasureFunction,
+    results: Sequence[VideoResult],
+    categories: Sequence[str] = (),
+    *,
+    num_resamples: int = NUM_RESAMPLES_ADDED,
+    seed: int = 0,
+) -> Interval | None:
+    """Return the interval of a measure that is a function, from the draws of the other measures.
+
+    Args:
+        measure: called once a draw, with a video as often as it was drawn.
+        results: one for each video.
+        categories: those that the model knows.
+        num_resamples: draws; those in which the measure is undefined are left out.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng((seed, 6))
+    draws = rng.integers(len(results), size=(num_resamples, len(results)))
+    values = [measure([results[video] for video in draw], categories) for draw in draws]
+    return _interval(np.array([np.nan if value is None else value for value in values]))
 
 
 def _times_drawn(drawn: NDArray[np.int64], count: int) -> NDArray[np.float64]:

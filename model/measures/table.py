@@ -15,6 +15,7 @@ from model.measures.bootstrap import (
     bootstrap_intervals,
     category_measure,
     detection_measures,
+    function_interval,
 )
 from model.measures.detection import detection_tables
 from model.measures.metrics import (
@@ -25,6 +26,7 @@ from model.measures.metrics import (
     compute_metrics,
 )
 from model.measures.ranking import latency_aware_precision, rank_frames
+from model.measures.registry import added_measures
 
 MEANINGS = {
     "auc": "area under the ROC curve, all frames together (micro)",
@@ -63,7 +65,7 @@ class CategoryAuc:
 
 @dataclass(frozen=True, kw_only=True)
 class AllMetrics(Metrics):
-    """The measures of `MEASURES`, with bootstrap intervals over the videos."""
+    """The measures of `MEASURES` and added ones, with bootstrap intervals over the videos."""
 
     intervals: dict[str, Interval | None]
     categories: tuple[CategoryAuc, ...]
@@ -94,6 +96,7 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
     - `latency_ap`: see `latency_aware_precision`.
     - `ap_iou_0.1` to `ap_iou_0.5` and their mean: see `DetectionTable`; `map_iou_...`: the same
       for each category of abnormal videos, and the mean over them.
+    - those of `registry.ADDED_MEASURES`.
 
     Args:
         results: one for each video.
@@ -116,11 +119,20 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
     intervals = bootstrap_intervals(
         [results], measures=names, categories=categories, tables=[tables]
     )
+    for name, function in added_measures().items():
+        value = function(results, categories)
+        if value is None or not np.isfinite(value):
+            values[name], reasons[name] = None, "undefined for these videos"
+        else:
+            values[name] = float(value)
+            intervals[name] = function_interval(function, results, categories)
     return AllMetrics(
         values=values,
         reasons=reasons,
         counts=simple.counts,
-        intervals={name: None if values[name] is None else intervals[name] for name in MEASURES},
+        intervals={
+            name: None if value is None else intervals[name] for name, value in values.items()
+        },
         categories=tuple(
             CategoryAuc(
                 category=category,
@@ -133,6 +145,13 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
             for count in [sum(r.is_abnormal and r.category == category for r in results)]
         ),
     )
+
+
+def meaning_of(name: str) -> str:
+    """Return what a measure is, in words: for an added one, the first line of its docstring."""
+    if name in MEANINGS:
+        return MEANINGS[name]
+    return (added_measures()[name].__doc__ or "").strip().partition("\n")[0]
 
 
 def metrics_text(metrics: AllMetrics) -> list[str]:
