@@ -1,7 +1,7 @@
 """The commands `feat data ...`."""
 
 from difflib import get_close_matches
-from importlib import import_module
+from pkgutil import resolve_name
 
 import click
 
@@ -20,8 +20,7 @@ class DataGroup(click.Group):
         """Return a command by name; it takes the options of this group as well (`--debug`)."""
         if cmd_name not in DATASETS:
             return super().get_command(ctx, cmd_name)
-        module, _, name = DATASETS[cmd_name].partition(":")
-        command: click.Command = getattr(import_module(module), name)
+        command: click.Command = resolve_name(DATASETS[cmd_name])
         command.params += [option for option in self.params if option not in command.params]
         return command
 

@@ -4,7 +4,7 @@ The measures of `bootstrap.MEASURES` are not here: they are counted for a thousa
 """
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 
 from model.measures.metrics import VideoResult
 
@@ -18,8 +18,4 @@ ADDED_MEASURES: dict[str, str] = {}
 
 def added_measures() -> dict[str, MeasureFunction]:
     """Return the functions by the measures' names."""
-    found = {}
-    for name, place in ADDED_MEASURES.items():
-        module, _, function = place.partition(":")
-        found[name] = getattr(import_module(module), function)
-    return found
+    return {name: resolve_name(place) for name, place in ADDED_MEASURES.items()}
