@@ -91,7 +91,7 @@ class Backbone(Protocol):
 
 
 @dataclass(frozen=True)
-class I3D:
+class I3DBackbone:
     """Inception-v1 inflated to 3-D, one network for each of its two streams; see `extract.i3d`."""
 
     stream: "Stream"
@@ -157,6 +157,6 @@ def _is_crossmodal(config: Mapping[str, Any]) -> bool:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "rgb": I3D("rgb", needs="frames"),
-    "flow": I3D("flow", needs="flow"),
+    "rgb": I3DBackbone("rgb", needs="frames"),
+    "flow": I3DBackbone("flow", needs="flow"),
 }

@@ -16,6 +16,7 @@ from data.videos import VideoSource
 from extract.backbones import BACKBONES, Backbone
 from extract.config import ExtractConfig, recorded_weights
 from extract.decode.open import open_video
+from extract.devices import Resources
 from extract.flow.tvl1 import TVL1Config
 from extract.runner import run_extraction
 from extract.weights.resolve import Weights
@@ -80,7 +81,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
 def test_features_of_two_new_backbones_are_in_the_cache(
     videos: Path, tmp_path: Path, config: ExtractConfig
 ) -> None:
-    report = run_extraction(videos, tmp_path / "features", config, device="cpu")
+    report = run_extraction(
+        videos, tmp_path / "features", config, resources=Resources(device="cpu")
+    )
     assert (report.done, report.failed) == (1, [])
     cache = FeatureCache(tmp_path / "features")
     source = VideoSource(video_id="a.mp4", path=videos / "a.mp4", kind="file")
@@ -107,7 +110,7 @@ def test_features_of_two_new_backbones_are_in_the_cache(
 def test_what_was_recorded_of_a_new_backbone_is_read_back(
     videos: Path, tmp_path: Path, config: ExtractConfig
 ) -> None:
-    run_extraction(videos, tmp_path / "features", config, device="cpu")
+    run_extraction(videos, tmp_path / "features", config, resources=Resources(device="cpu"))
     cache = FeatureCache(tmp_path / "features")
     configs = {name: cache.find("a.mp4", name).config for name in config.streams}
     assert configs["colour"]["network"] == {**COLOUR.identity, "precision": "float32"}
@@ -131,7 +134,9 @@ def test_rows_that_are_not_what_was_declared_fail_the_video(
 ) -> None:
     monkeypatch.setitem(BACKBONES, "colour", replace(COLOUR, shape=(4,)))  # type: ignore[misc]
     config = replace(config, streams=("colour",))
-    report = run_extraction(videos, tmp_path / "features", config, device="cpu")
+    report = run_extraction(
+        videos, tmp_path / "features", config, resources=Resources(device="cpu")
+    )
     (failed,) = report.failed
     assert "the network of colour gave (1, 3) torch.float32, declared are (1, 4)" in failed["error"]
 
