@@ -22,6 +22,8 @@ from extract.runner import run_extraction
 from extract.weights.resolve import Weights
 from feat import cli
 
+CPU = Resources(device="cpu")
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -110,7 +112,7 @@ def test_features_of_two_new_backbones_are_in_the_cache(
 def test_what_was_recorded_of_a_new_backbone_is_read_back(
     videos: Path, tmp_path: Path, config: ExtractConfig
 ) -> None:
-    run_extraction(videos, tmp_path / "features", config, resources=Resources(device="cpu"))
+    run_extraction(videos, tmp_path / "features", config, resources=CPU)
     cache = FeatureCache(tmp_path / "features")
     configs = {name: cache.find("a.mp4", name).config for name in config.streams}
     assert configs["colour"]["network"] == {**COLOUR.identity, "precision": "float32"}
