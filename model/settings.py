@@ -4,10 +4,10 @@ import ast
 import difflib
 import inspect
 import textwrap
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from math import isfinite
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from data.errors import ConfigError
 
@@ -179,10 +179,8 @@ def _is_of(value: Any, hint: Any) -> bool:
         return isinstance(value, str)  # which ones, `__post_init__` says
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_is_of(item, get_args(hint)[0]) for item in value)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_is_of(value, one) for one in get_args(hint))
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
