@@ -66,7 +66,7 @@ def train_command(
     """Train the ConvLSTM model, or any other method, from a feature cache alone."""
     from model.methods.registry import choose_method
 
-    chosen = choose_method(method, preset, assignments)
+    chosen = _method_of(killed) if killed else choose_method(method, preset, assignments)
     if help_settings:
         click.echo(_settings_text(chosen))
         return
@@ -94,6 +94,15 @@ def train_command(
             else:
                 report = run_training(cache, labels, chosen, seed=seed, **how)
     click.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
+
+
+def _method_of(killed: Path) -> "Method":
+    """Return the method of a killed training, or of a folder of several seeds."""
+    from model.experiments.seeds import seeds_method
+    from model.runs.folder import is_seeds_folder
+    from model.runs.train import read_plan
+
+    return seeds_method(killed) if is_seeds_folder(killed) else read_plan(killed).method
 
 
 def _settings_text(method: "Method") -> str:

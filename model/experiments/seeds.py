@@ -138,7 +138,7 @@ def resume_seeds(
     return train_seeds(
         cache,
         read_labels(folder / LABELS_NAME),
-        choose_method(held["method"]).changed(held["settings"]),
+        seeds_method(folder),
         first=held["first"],
         count=held["count"],
         runs=folder.parent,
@@ -146,6 +146,16 @@ def resume_seeds(
         options=replace(options, streams=tuple(held["streams"]), configs=held["configs"]),
         **how,
     )
+
+
+def seeds_method(folder: Path) -> Method:
+    """Return the method of a folder of several seeds.
+
+    Raises:
+        FeatError: it is no such folder.
+    """
+    held = read_terms(folder)
+    return choose_method(held["method"]).changed(held["settings"])
 
 
 def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> SeedsReport:
@@ -184,8 +194,13 @@ def _terms(method: Method, options: DataOptions, first: int, count: int) -> dict
 
 
 def _report(folder: Path, rows: Sequence[dict[str, Any]]) -> SeedsReport:
-    no_measures = ("seed", "run", "num_windows", "selected_by", "refit_from")
-    names = [name for name in rows[0] if name not in no_measures]
+    no_measures = ("seed", "run", "num_windows", "refit_from")
+    names = [
+        name
+        for name in rows[0]
+        if name not in no_measures
+        and all(row.get(name) is None or isinstance(row[name], int | float) for row in rows)
+    ]
     spreads = {name: spread_of([row.get(name) for row in rows]) for name in names}
     return SeedsReport(run=folder, rows=tuple(rows), spreads=spreads)
 

@@ -11,6 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 logger = logging.getLogger(f"feat.{__name__}")
 
+SHOWN = {"loss": "loss", "val_loss": "val loss", "val_auc": "val AUC"}
+"""Measure -> its words; of a method that logs none of them all it logs is shown."""
+
 
 class TrainProgress:
     """Shows each look at the training; used as a context manager."""
@@ -47,12 +50,11 @@ class TrainProgress:
 
     def show(self, row: dict[str, Any]) -> None:
         """Show one row of `metrics.jsonl`."""
-        shown = [f"loss {row['loss']:.3f}"]
-        for name, label in (("val_loss", "val loss"), ("val_auc", "val AUC")):
-            if row.get(name) is not None:
-                shown.append(f"{label} {row[name]:.3f}")
-        text = ", ".join(shown)
+        known = [name for name, value in row.items() if name != "step" and value is not None]
+        names = [name for name in SHOWN if name in known] or known
+        text = ", ".join(f"{SHOWN.get(name, name)} {row[name]:.3f}" for name in names)
         if self._bar:
             self._bar.update(self._task, completed=row["step"], description=text)
         else:
-            logger.info("step %d of at most %d: %s", row["step"], self._max_steps, text)
+            most = f" of at most {self._max_steps}" if self._max_steps else ""
+            logger.info("step %d%s: %s", row["step"], most, text)

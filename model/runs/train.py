@@ -192,7 +192,7 @@ def resume_training(
     Raises:
         FeatError: nothing to go on from, or the features are no longer those it started with.
     """
-    planned = _read_plan(run)
+    planned = read_plan(run)
     return run_training(
         cache,
         read_labels(run / LABELS_NAME),
@@ -272,7 +272,7 @@ def _on_whole(info: RunInfo, material: Material) -> RunInfo:
     )
 
 
-def _read_plan(run: Path) -> RunInfo:
+def read_plan(run: Path) -> RunInfo:
     """Return what a killed training was begun with.
 
     Raises:
@@ -301,7 +301,7 @@ def _seconds_of(run: Path) -> float:
 def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
     if out is None:
         raise ValueError("the run to go on with must be named")
-    before, now = _read_plan(out).to_dict(), planned.to_dict()
+    before, now = read_plan(out).to_dict(), planned.to_dict()
     ignored = ("labels_sha256", "cache", "result")
     changed = [name for name in now if name not in ignored and before[name] != now[name]]
     if changed:
