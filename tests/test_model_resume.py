@@ -126,11 +126,19 @@ def test_a_damaged_state_is_refused_in_one_line(cache, tmp_path):
         resume(cache, tmp_path / "run")
 
 
-def test_other_labels_than_at_the_start_are_refused(cache, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ("bad/1.mp4,train", "bad/1.mp4,test", r"train_videos.*labels"),
+        ("80:128", "80:120", "labels"),  # the same videos, other frames
+    ],
+)
+def test_other_labels_than_at_the_start_are_refused(cache, tmp_path, before, after, named):
     start(cache, tmp_path / "run", die_at=8)
     labels = tmp_path / "run" / "labels.csv"
-    labels.write_text(labels.read_text().replace("bad/1.mp4,train", "bad/1.mp4,test"))
-    with pytest.raises(ModelError, match=r"started with other .*train_videos"):
+    assert before in labels.read_text()
+    labels.write_text(labels.read_text().replace(before, after))
+    with pytest.raises(ModelError, match=f"started with other .*{named}"):
         resume(cache, tmp_path / "run")
 
 

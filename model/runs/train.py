@@ -133,7 +133,7 @@ def run_training(
         cache=str(cache.path.resolve()),
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
-    labels_sha256 = hashlib.sha256((run / LABELS_NAME).read_bytes()).hexdigest()
+    labels_sha256 = _labels_sha256(run)
     with working_in(run):
         state = StateFile(run, save_seconds=save_seconds)
         saved = state.read() if resume else None
@@ -258,8 +258,12 @@ def _begin(
     used_here = {"device": str(device), "threads": torch.get_num_threads()}
     write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})
     write_labels(run / LABELS_NAME, labels)
-    write_json(run / CONFIG_NAME, planned.to_dict())
+    write_json(run / CONFIG_NAME, replace(planned, labels_sha256=_labels_sha256(run)).to_dict())
     return run
+
+
+def _labels_sha256(run: Path) -> str:
+    return hashlib.sha256((run / LABELS_NAME).read_bytes()).hexdigest()
 
 
 def _on_whole(info: RunInfo, material: Material) -> RunInfo:
@@ -301,9 +305,10 @@ def _seconds_of(run: Path) -> float:
 def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
     if out is None:
         raise ValueError("the run to go on with must be named")
-    before, now = read_plan(out).to_dict(), planned.to_dict()
-    ignored = ("labels_sha256", "cache", "result")
-    changed = [name for name in now if name not in ignored and before[name] != now[name]]
+    before = read_plan(out).to_dict()
+    now = replace(planned, labels_sha256=_labels_sha256(out)).to_dict()
+    changed = [name for name in now if name != "cache" and before[name] != now[name]]
+    changed = ["labels" if name == "labels_sha256" else name for name in changed]
     if changed:
         raise ModelError(
             f"{out}: the training was started with other {', '.join(changed)}; go on with the "
