@@ -76,8 +76,8 @@ def test_json_is_one_object_on_stdout(folder, trained):
 
 
 def test_patience_ends_a_training_at_the_look_that_follows_the_best(folder):
-    done = feat("train", *QUICK[2:], "--steps", "400", "--patience", "1", "--json", "--out", "p",
-                cwd=folder)  # fmt: skip
+    done = feat("train", *QUICK[2:], "--set", "steps=400", "--set", "patience=1", "--json",
+                "--out", "p", cwd=folder)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["steps"] == report["best_step"] + 20 < 400

@@ -65,6 +65,21 @@ def choose_streams(available: Mapping[str, set[str]]) -> tuple[str, ...]:
     return order_streams(everywhere)
 
 
+def require_streams(available: Mapping[str, set[str]], streams: Sequence[str]) -> None:
+    """Refuse streams that were asked for and that some video lacks.
+
+    Raises:
+        ModelError: names the stream, the videos and the streams that there are.
+    """
+    lacking = [name for name in streams if any(name not in have for have in available.values())]
+    if lacking:
+        there = ", ".join(order_streams(set.union(set(), *available.values()))) or "none"
+        raise ModelError(
+            f"no stream {lacking[0]}: {_lacking(available, lacking[0])}; there is: {there}; run "
+            "`feat extract`, or name others with --streams"
+        )
+
+
 def drop_missing(
     labels: Sequence[VideoLabel], available: Mapping[str, set[str]], *, skip_missing: bool
 ) -> list[VideoLabel]:

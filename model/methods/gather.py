@@ -13,7 +13,13 @@ from data.errors import ModelError
 from data.labels import VideoLabel
 from data.splits.protocols import apply_protocol
 from model.features.aligned import check_labels, videos_without_frames
-from model.features.choose import available_streams, choose_streams, drop_missing, named
+from model.features.choose import (
+    available_streams,
+    choose_streams,
+    drop_missing,
+    named,
+    require_streams,
+)
 from model.features.load import has_motion, load_features
 from model.methods.base import Material, Method
 
@@ -63,6 +69,7 @@ def gather(
         )
     available = available_streams(cache, [label.video for label in visible], options.configs)
     seen = drop_missing(seen, available, skip_missing=options.skip_missing)
+    require_streams({label.video: available[label.video] for label in seen}, options.streams)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
     aligned = check_labels(
         cache,
