@@ -10,7 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from data.ffmpeg import find_ffmpeg
+from data.process import ENVIRONMENT
 from extract.i3d.layers import expected_shapes
+
+# As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 
 
 @pytest.fixture(scope="session")
