@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="parts of titles; the others keep their text")
     options = parser.parse_args()
-    sections = read_sections() if options.only else {}
+    sections = read_sections()
     for title, arguments in BENCHES.items():
         if options.only and not any(part.lower() in title.lower() for part in options.only):
             continue
@@ -72,14 +72,16 @@ def read_sections() -> dict[str, str]:
 
 
 def write_sections(sections: dict[str, str]) -> None:
-    """Write the file: what it was measured on, then each section in the order of `BENCHES`."""
+    """Write the file: what it was measured on, each section in the order of `BENCHES`, the rest."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba", "numpy"))
     head = (
         "# Benchmarks\n\nWritten by `make bench`. Both sides of a comparison take turns in one "
         "run; a ratio is the result,\nan absolute time is only context. Nothing here was measured "
         f"on a GPU.\n\n{cpu_name()}, {THREADS} cores; {versions}.\n"
     )
-    parts = [f"\n## {title}\n\n{sections[title]}" for title in BENCHES if title in sections]
+    titles = [title for title in BENCHES if title in sections]
+    titles += [title for title in sections if title not in BENCHES]  # written by hand
+    parts = [f"\n## {title}\n\n{sections[title]}" for title in titles]
     TARGET.write_text(head + "".join(parts))
 
 

@@ -290,7 +290,8 @@ def main() -> None:
 def print_races(numbers: list[int], rounds: int, steps: int) -> None:
     """Print ours against the published loop, a table for each number of threads."""
     print(
-        f"float32, 60 windows of {K} x {DIM} a step; medians of {rounds} rounds of {steps} steps."
+        f"float32, {torch.backends.cpu.get_cpu_capability()}, 60 windows of {K} x {DIM} a step; "
+        f"medians of {rounds} rounds of {steps} steps."
         "\n\nCPU seconds bear other load on the machine better than the clock does; with one "
         "thread they are\nthe arithmetic and the reading alone."
     )
