@@ -409,7 +409,8 @@ def test_a_damaged_checkpoint_is_refused(cache, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="not a checkpoint this build can read"):
         load_checkpoint(report.run)
-    path.write_bytes(whole.replace(b'\\"knn\\"', b'\\"gmm\\"'))
+    assert b"knn" in whole
+    path.write_bytes(whole.replace(b"knn", b"gmm", 1))
     with pytest.raises(ModelError, match="its content has changed since it was written"):
         load_checkpoint(report.run)
     path.write_bytes(whole)

@@ -106,7 +106,7 @@ def _plot_lengths(axis, stats, lengths) -> None:  # type: ignore[no-untyped-def]
     )
     if logarithmic:
         axis.set_xscale("log")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="upper right")
 
 
 def _save(figure, path: Path) -> None:  # type: ignore[no-untyped-def]

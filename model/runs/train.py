@@ -307,7 +307,8 @@ def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
         raise ValueError("the run to go on with must be named")
     before = read_plan(out).to_dict()
     now = replace(planned, labels_sha256=_labels_sha256(out)).to_dict()
-    changed = [name for name in now if name != "cache" and before[name] != now[name]]
+    ignored = ("cache", "result")
+    changed = [name for name in now if name not in ignored and before[name] != now[name]]
     changed = ["labels" if name == "labels_sha256" else name for name in changed]
     if changed:
         raise ModelError(
