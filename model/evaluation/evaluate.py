@@ -1,6 +1,5 @@
 """Evaluation of a run on one split of a cache: scores, measures, pictures and a report."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import RunInfo
-from model.runs.folder import LABELS_NAME
+from model.runs.folder import LABELS_NAME, labels_digest
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -108,7 +107,7 @@ def run_evaluation(
     folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
     folder.mkdir(exist_ok=True)
     write_labels(folder / LABELS_NAME, labels)
-    digest = hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
+    digest = labels_digest(folder)
     protocol = f"{describe_protocol(trained, split, len(results))}; {_split_words(labels, digest)}"
     if trained.info.labels_sha256 not in ("", digest):
         protocol += f", which are not those of the training ({trained.info.labels_sha256[:12]})"
@@ -214,7 +213,9 @@ def _choose_videos(
         streams=options.streams,
         configs=options.configs,
     )
-    uncounted = videos_without_frames(cache, wanted)
+    uncounted = videos_without_frames(
+        cache, wanted, streams=options.streams, configs=options.configs
+    )
     if uncounted:
         raise ModelError(
             f"{len(uncounted)} {split} videos were imported without a frame count, so that no "

@@ -4,7 +4,6 @@ Everything lies in one folder, `<out>/<method>/seed-<n>` being ordinary run fold
 comparison can be stopped, gone on with, and given more methods or seeds.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from model.experiments.folder import (
 )
 from model.measures.metrics import VideoResult
 from model.methods.base import Method
-from model.runs.folder import LABELS_NAME, working_in
+from model.runs.folder import labels_digest, working_in
 
 COMPARISON_NAME = "compare.json"
 ORDER: tuple[Supervision, ...] = ("fully", "weakly", "unsupervised")
@@ -77,7 +76,7 @@ def run_comparison(
         rows=tuple(rows),
         num_test_videos=len(results),
         num_test_frames=sum(len(result.scores) for result in results),
-        labels_sha256=hashlib.sha256((out / LABELS_NAME).read_bytes()).hexdigest(),
+        labels_sha256=labels_digest(out),
         streams=terms.options.streams,
     )
 

@@ -50,7 +50,17 @@ def check_labels(
     ]
 
 
-def videos_without_frames(cache: FeatureCache, labels: Sequence[VideoLabel]) -> list[str]:
-    """Return the videos that were imported without a frame count: no frame of them has a score."""
-    facts = video_facts(cache, [label.video for label in labels])
+def videos_without_frames(
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    *,
+    streams: Sequence[str] = (),
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """Return the videos that were imported without a frame count: no frame of them has a score.
+
+    The other arguments are those of `check_labels`.
+    """
+    videos = [label.video for label in labels]
+    facts = video_facts(cache, videos, streams=streams, configs=configs)
     return [label.video for label in labels if not facts[label.video].num_frames]

@@ -80,7 +80,10 @@ def gather(
     )
     seen = aligned[: len(seen)]
     if method.learns_frames:
-        seen = [*_without_frames(seen, set(videos_without_frames(cache, seen)))]
+        uncounted = videos_without_frames(
+            cache, seen, streams=options.streams, configs=options.configs
+        )
+        seen = [*_without_frames(seen, set(uncounted))]
     train, val = _divide(method, seen, seed)
     chosen = options.streams or choose_streams(
         {label.video: available[label.video] for label in (*train, *val)}

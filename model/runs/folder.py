@@ -6,6 +6,7 @@ folder `seed-<n>` for each.
 """
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,11 @@ def newest_run(runs: Path) -> Path:
         raise ModelError(f"{runs}: no finished run there; run `feat train` or name one with --run")
     run = max(finished, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
     return run.parent if is_seeds_folder(run.parent) else run
+
+
+def labels_digest(folder: Path) -> str:
+    """Return the sha256 of the labels of a folder, as they lie in it."""
+    return hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from model.network.convlstm import GRID
 from model.network.multitask import AnomalyNetwork
 from model.runs.checkpoint import Checkpoint, RunInfo, save_checkpoint
 from model.runs.environment import environment
-from model.runs.folder import CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME
+from model.runs.folder import CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, labels_digest
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -222,7 +222,7 @@ def import_released(
     labels_sha256 = ""
     if labels:
         write_labels(out / LABELS_NAME, labels)
-        labels_sha256 = hashlib.sha256((out / LABELS_NAME).read_bytes()).hexdigest()
+        labels_sha256 = labels_digest(out)
     info = RunInfo(
         method=released.method,
         seed=0,

@@ -1,6 +1,5 @@
 """Training from a feature cache: labels -> features -> a method's fit -> run folder."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -29,6 +28,7 @@ from model.runs.folder import (
     ENVIRONMENT_NAME,
     LABELS_NAME,
     METRICS_NAME,
+    labels_digest,
     new_run_dir,
     working_in,
 )
@@ -133,7 +133,7 @@ def run_training(
         cache=str(cache.path.resolve()),
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
-    labels_sha256 = _labels_sha256(run)
+    labels_sha256 = labels_digest(run)
     with working_in(run):
         state = StateFile(run, save_seconds=save_seconds)
         saved = state.read() if resume else None
@@ -258,12 +258,8 @@ def _begin(
     used_here = {"device": str(device), "threads": torch.get_num_threads()}
     write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})
     write_labels(run / LABELS_NAME, labels)
-    write_json(run / CONFIG_NAME, replace(planned, labels_sha256=_labels_sha256(run)).to_dict())
+    write_json(run / CONFIG_NAME, replace(planned, labels_sha256=labels_digest(run)).to_dict())
     return run
-
-
-def _labels_sha256(run: Path) -> str:
-    return hashlib.sha256((run / LABELS_NAME).read_bytes()).hexdigest()
 
 
 def _on_whole(info: RunInfo, material: Material) -> RunInfo:
@@ -306,7 +302,7 @@ def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
     if out is None:
         raise ValueError("the run to go on with must be named")
     before = read_plan(out).to_dict()
-    now = replace(planned, labels_sha256=_labels_sha256(out)).to_dict()
+    now = replace(planned, labels_sha256=labels_digest(out)).to_dict()
     ignored = ("cache", "result")
     changed = [name for name in now if name not in ignored and before[name] != now[name]]
     changed = ["labels" if name == "labels_sha256" else name for name in changed]
