@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from importlib.machinery import PathFinder
@@ -50,7 +51,7 @@ from cache.commands.upkeep import cache_group
 from data.commands.prepare import data_group
 from data.commands.sample import sample_command
 from data.errors import FeatError
-from data.process import set_up_process
+from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from extract.commands import extract_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
@@ -94,6 +95,15 @@ class FeatGroup(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt as stop:
+            # 128 and the signal's number, as shells count
+            number = signal.SIGTERM if isinstance(stop, TerminatedError) else signal.SIGINT
+            advice = str(stop) or "what is finished is kept; the same command goes on"
+            click.echo(
+                f"\n{'terminated' if number == signal.SIGTERM else 'interrupted'}: {advice}",
+                err=True,
+            )
+            ctx.exit(128 + number)
         except BrokenPipeError:
             # the reader of our stdout went away (`feat ... | head`): nothing left to say
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter exits
@@ -160,6 +170,7 @@ _add_debug_option(cli)
 def main() -> None:
     """Entry point of the `feat` script."""
     set_up_process()
+    end_in_order_when_terminated()
     cli(prog_name="feat")
 
 

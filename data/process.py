@@ -7,8 +7,10 @@ library stays as it set itself up.
 
 import ctypes
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 ENVIRONMENT = {
     # OpenMP's threads sleep while they wait for the next parallel loop. By default they spin, each
@@ -37,6 +39,29 @@ def set_up_process() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     _keep_freed_memory()
+
+
+class TerminatedError(KeyboardInterrupt):
+    """This process was asked to end by SIGTERM, as a batch system does: it ends as at Ctrl-C."""
+
+
+def end_in_order_when_terminated() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: claims, children and half-written files go."""
+
+    def end(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    signal.signal(signal.SIGTERM, end)
+
+
+@contextmanager
+def when_interrupted(advice: str) -> Iterator[None]:
+    """Let a Ctrl-C or SIGTERM that passes through here carry how to go on; the outermost counts."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.args = (advice,)
+        raise
 
 
 def use_threads(threads: int | None) -> None:

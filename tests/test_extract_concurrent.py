@@ -29,7 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weig
     return folder
 
 
-def start(folder: Path, cache: str, weights: Path) -> subprocess.Popen[str]:
+def start(
+    folder: Path, cache: str, weights: Path, *, stderr: int | None = None
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "feat", "-q", "extract", "--videos", "videos"]
     command += ["--streams", "rgb", "--rgb-weights", str(weights), "--threads", "1", "--json"]
     root = Path(__file__).resolve().parents[1]
@@ -38,6 +40,7 @@ def start(folder: Path, cache: str, weights: Path) -> subprocess.Popen[str]:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         # a shell's background jobs ignore Ctrl-C, and so would what they start
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -91,17 +94,20 @@ def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weig
     assert (again["done"], again["skipped"]) == (0, NUM_VIDEOS)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
-    folder: Path, random_rgb_weights: Path
+    folder: Path, random_rgb_weights: Path, number: signal.Signals
 ) -> None:
-    run = start(folder, "interrupted", random_rgb_weights)
-    wait_for_shards(run, folder / "interrupted", 1)
-    run.send_signal(signal.SIGINT)
-    run.communicate(timeout=60)
-    assert run.returncode not in (0, -signal.SIGKILL)
-    assert not list(folder.glob("interrupted/claims/*.claim"))
-    found = len(FeatureCache(folder / "interrupted").videos())
+    cache = f"interrupted-{number}"
+    run = start(folder, cache, random_rgb_weights, stderr=subprocess.PIPE)
+    wait_for_shards(run, folder / cache, 1)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert said.strip().endswith("what is finished is kept; the same command goes on")
+    assert not list((folder / cache).glob("claims/*.claim"))
+    found = len(FeatureCache(folder / cache).videos())
     assert 1 <= found < NUM_VIDEOS
-    report = finish(start(folder, "interrupted", random_rgb_weights))
+    report = finish(start(folder, cache, random_rgb_weights))
     assert report["skipped"] == found
-    assert_as_alone(folder, "interrupted")
+    assert_as_alone(folder, cache)
