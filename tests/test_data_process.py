@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data.process import ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 import ctypes, sys
@@ -70,46 +72,34 @@ print(int(huge[1]) * 1024 / (kept.numel() * 4))
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def share_in_huge_pages(*command: str, **environment: str) -> float:
-    done = subprocess.run(
+def run_command(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run HUGE with no settings but these; OpenMP says its own on stderr as it is loaded."""
+    plain = {n: v for n, v in os.environ.items() if n not in ENVIRONMENT}
+    return subprocess.run(
         [sys.executable, "-c", HUGE, *command],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**plain, "OMP_DISPLAY_ENV": "true", **environment},
     )
+
+
+def share_in_huge_pages(done: subprocess.CompletedProcess[str]) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.skipif(
-    not PAGES.exists() or "[madvise]" not in PAGES.read_text(),
-    reason="the kernel gives huge pages to all or to none",
-)
-def test_what_trains_takes_its_memory_in_huge_pages() -> None:
-    if share_in_huge_pages(THP_MEM_ALLOC_ENABLE="1") < 0.5:
-        pytest.skip("the kernel has no huge pages left")
-    for command in ("train", "ablate", "compare"):
-        assert share_in_huge_pages(command) > 0.5, command
-    assert share_in_huge_pages("train", THP_MEM_ALLOC_ENABLE="0") < 0.5
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="how OpenMP shows its settings differs")
-@pytest.mark.parametrize(
-    ("chosen", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
-)
-def test_threads_of_a_command_sleep_while_they_wait_unless_the_user_chose(chosen, policy) -> None:
-    """As PyTorch's OpenMP library itself says when it is loaded."""
-    without = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    done = subprocess.run(
-        [sys.executable, "-c", HUGE, "train"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**without, **chosen, "OMP_DISPLAY_ENV": "true"},
-    )
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+@pytest.mark.skipif(sys.platform != "linux", reason="how OpenMP and the kernel say it differs")
+def test_threads_of_a_command_sleep_and_its_memory_has_huge_pages_unless_the_user_chose() -> None:
+    usual = run_command("train")
+    chosen = run_command("train", OMP_WAIT_POLICY="ACTIVE", THP_MEM_ALLOC_ENABLE="0")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in usual.stderr
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in chosen.stderr
+    if not PAGES.exists() or "[madvise]" not in PAGES.read_text():
+        return  # the kernel gives huge pages to all or to none
+    if share_in_huge_pages(run_command(THP_MEM_ALLOC_ENABLE="1")) > 0.5:  # else it has none left
+        assert share_in_huge_pages(usual) > 0.5
+        assert share_in_huge_pages(chosen) < 0.5
 
 
 IMPORTS = """
