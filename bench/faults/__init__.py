@@ -1,0 +1,1 @@
+"""Faults on purpose: files damaged by the thousand, kills at any moment."""

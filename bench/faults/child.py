@@ -1,0 +1,42 @@
+"""Uses damaged files, one a line of its input, in a process whose death and memory are watched."""
+
+import json
+import resource
+import sys
+import traceback
+from pathlib import Path
+
+from bench.faults.subjects import SUBJECTS, WrongError
+
+#: Address space beyond what is there after the imports: more than is promised.
+ROOM = 4 << 30
+
+
+def main() -> None:
+    """Answer each line `{"folder", "target"}` with `[outcome, text, peak memory in bytes]`."""
+    name, folder, sound = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    subject = SUBJECTS[name]()
+    # whatever is loaded late, is loaded now
+    subject.attempt(folder, sound)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        try:
+            answer = [subject.attempt(folder, json.loads(line)), ""]
+        except WrongError as error:
+            answer = ["WRONG", str(error)]
+        except BaseException as error:  # noqa: BLE001 - told to the parent
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            answer = [
+                "LEAKED",
+                f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})",
+            ]
+        peaks = [resource.getrusage(who).ru_maxrss for who in (0, resource.RUSAGE_CHILDREN)]
+        print(json.dumps([*answer, max(peaks) * 1024]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

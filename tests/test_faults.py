@@ -1,0 +1,44 @@
+"""A few of the damaged files and kills that `python -m bench.faults` has by the thousand."""
+
+import random
+
+import pytest
+
+from bench.faults.kills import run_extract_kills, run_train_kills
+from bench.faults.mutants import BYTES, run_mutants
+from bench.faults.mutate import mutate
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("videos", 25), ("labels", 100), ("runs", 40), ("arrays", 40)]
+)
+def test_damage_is_refused_or_harmless(tmp_path, kind: str, count: int) -> None:
+    outcome = run_mutants(kind, count=count, seed=7, work=tmp_path)
+    assert outcome.faults == []
+    assert outcome.counts["refused"] > count / 5
+    assert sum(outcome.counts.values()) == count
+    assert 0 < outcome.peak_bytes < BYTES
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_refused_or_harmless(tmp_path) -> None:
+    outcome = run_mutants("weights", count=25, seed=7, work=tmp_path)
+    assert outcome.faults == []
+    assert outcome.counts["refused"] > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run_kills", [run_extract_kills, run_train_kills])
+def test_kills_lose_nothing_and_leave_no_process(tmp_path, run_kills) -> None:
+    outcome = run_kills(count=4, seed=7, work=tmp_path)
+    assert outcome.faults == []
+    assert outcome.counts["killed"] == 4
+
+
+def test_damage_is_drawn_from_the_seed_and_never_none() -> None:
+    data = b"video,split,category,anomaly\na.mp4,train,,5:9\n" * 4
+    for text in (False, True):
+        first = [mutate(data, random.Random(n), text=text) for n in range(300)]
+        assert first == [mutate(data, random.Random(n), text=text) for n in range(300)]
+        assert data not in first
+        assert len(set(first)) > 200
