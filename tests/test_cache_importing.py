@@ -238,7 +238,10 @@ def test_command_takes_names_and_labels(tmp_path) -> None:
     cache = FeatureCache(tmp_path / "c")
     assert cache.videos() == ["sub/v1.mp4"]
     assert cache.labels_path.exists()
-    assert CliRunner().invoke(cache_group, [*args[:-2], "x", "--origin", ""]).exit_code == 2
+    assert CliRunner().invoke(cache_group, [*args, "--origin", " "]).exit_code == 2
+    nobody = CliRunner().invoke(cache_group, [*args, "--origin", ""])
+    assert isinstance(nobody.exception, CacheError)
+    assert "say who made the features" in str(nobody.exception)
 
 
 @pytest.mark.slow

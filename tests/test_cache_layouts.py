@@ -425,7 +425,7 @@ def test_contradicting_labels_leave_the_cache_as_it_was(cache, folder) -> None:
 
 
 def test_a_shard_of_many_is_not_left_alone(cache, folder, monkeypatch) -> None:
-    monkeypatch.setattr("cache.exchange.importing._BATCH_BYTES", 1)
+    monkeypatch.setattr("cache.exchange.storing._BATCH_BYTES", 1)
     for number in range(4):
         save(folder, f"v{number}", 5 + number, 6)
     bad = np.full((3, 6), np.inf, np.float32)

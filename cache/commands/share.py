@@ -143,7 +143,7 @@ def export_command(
 @click.command()
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=path_argument)
 @cache_option
-@click.option("--origin", required=True, help="Who made the features, with what; free text.")
+@click.option("--origin", default="", help="Who made the features, with what; free text.")
 @click.option(
     "--stream", default="",
     help="Name of the stream to make, such as c3d.  [default: as the files' names say: rgb, flow]",
@@ -199,7 +199,8 @@ def import_command(
 ) -> None:
     """Take in features somebody else made: .npy, .npz, .csv, .txt, or folders of them.
 
-    Says in a line what it takes them for. Nothing is written unless everything fits.
+    Says in a line what it takes them for. Nothing is written unless everything fits. What
+    `feat cache export` wrote comes back as it was, and needs no option.
     """
     from cache.exchange.importing import ImportConfig, import_with_labels, read_frame_counts
     from cache.store import FeatureCache

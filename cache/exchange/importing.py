@@ -8,15 +8,17 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from cache.conflicts import config_conflicts, refuse_conflicts
 from cache.exchange.arrays import FoundArray, find_arrays
+from cache.exchange.exported import import_export, is_export
 from cache.exchange.layouts import ClipRule, Part, parse_layout, take_apart
 from cache.exchange.merge import merged_labels, write_merged_labels
 from cache.exchange.recognise import FoundStream, recognise
+from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.facts import video_facts
 from cache.files import explain
@@ -28,17 +30,14 @@ from cache.records import (
     SourceRecord,
     check_stream,
 )
-from cache.shard.write import write_shard
 from cache.store import FeatureCache
 from cache.streams import FEATURES
 from data.errors import CacheError
-from data.files import publish
 from data.labels import join_problems, read_labels
 
 #: mean: one feature a clip, the mean of its crops. keep: all of them, a stream of the kind `crops`.
 Crops = Literal["mean", "keep"]
 
-_BATCH_BYTES = 64 << 20
 #: Numbers of the whole video that v-iashin/video_features writes beside its features.
 _SIDE_FILES = ("_fps", "_timestamps_ms")
 
@@ -47,7 +46,7 @@ _SIDE_FILES = ("_fps", "_timestamps_ms")
 class ImportConfig:
     """What is said of imported features; what they are found to be adds to their key."""
 
-    origin: str  # free text: who made them, with what
+    origin: str = ""  # free text: who made them, with what; exports of feat say it themselves
     stream: str = ""  # "": as the file names call it
     layout: str = "auto"  # see cache.exchange.layouts
     clip_len: int = 16  # frames, where rows are clips
@@ -58,7 +57,8 @@ class ImportConfig:
         if self.stream:
             check_stream(self.stream)
         parse_layout(self.layout)
-        if not self.origin.strip() or len(self.origin) > 200 or not self.origin.isprintable():
+        blank = self.origin and not self.origin.strip()
+        if blank or len(self.origin) > 200 or not self.origin.isprintable():
             raise ValueError("origin must say who made the features, in at most 200 characters")
         if not 0 < self.clip_len < 2**31:
             raise ValueError(f"clip_len must be positive, got {self.clip_len}")
@@ -133,7 +133,7 @@ def import_with_labels(
     Args:
         paths: as `import_features`.
         cache: where to.
-        config: what is said of the features.
+        config: what is said of the features; of exports only the stream and origin, if at all.
         labels_path: labels to add to the cache's; None if there are none but the cache's.
         frames: as `import_features`.
         frame_rate: as `import_features`.
@@ -147,15 +147,31 @@ def import_with_labels(
     merged, conflicts = merged_labels([cache.labels_path, *([labels_path] if labels_path else [])])
     refuse_conflicts(cache.path, "imported", conflicts)
     names = list(dict.fromkeys(label.video for label in [*labels, *merged]))
-    report = import_features(
-        paths,
-        cache,
-        config,
-        frames=frames,
-        names=names,
-        frame_rate=frame_rate,
-        allow_mixed=allow_mixed,
-    )
+    exports = [path for path in paths if is_export(path)]
+    if exports and len(exports) < len(paths):
+        raise CacheError(f"{exports[0]}: was exported by feat; import it by itself")
+    if exports:
+        added, streams = import_export(
+            paths, cache, stream=config.stream, origin=config.origin, allow_mixed=allow_mixed
+        )
+        report = ImportReport(
+            cache=os.fspath(cache.path),
+            videos=len(added.videos),
+            skipped=added.skipped,
+            rows=added.rows,
+            streams=streams,
+            notes=["exported by feat: taken back as it was; other options are not used"],
+        )
+    else:
+        report = import_features(
+            paths,
+            cache,
+            config,
+            frames=frames,
+            names=names,
+            frame_rate=frame_rate,
+            allow_mixed=allow_mixed,
+        )
     report.labels = write_merged_labels(merged, cache)
     report.labelled = len(names)
     held = set(cache.videos())
@@ -199,6 +215,8 @@ def import_features(
             clear what the arrays are, a video has other features of the same origin, or the cache
             has the stream in another configuration.
     """
+    if not config.origin:
+        raise CacheError("say who made the features, and with what: --origin TEXT")
     report = ImportReport(cache=os.fspath(cache.path))
     problems: list[str] = []
     ignored: list[Path] = []
@@ -229,24 +247,14 @@ def import_features(
         made = [_stored_config(stream, config) for stream in streams]
         refuse_conflicts(cache.path, "imported", config_conflicts(made, cache.configs()))
     fresh: dict[str, NameEntry] = {}
-    with _Staging(cache) as staging:
+    with Staging(cache) as staging:
         for stream in streams:
-            for record in _records(stream, config, counts, rates, known, problems):
-                source = record.source
-                if source.name not in known:
-                    fresh[source.name] = NameEntry(
-                        sha256=source.sha256, size=source.size, mtime_ns=0
-                    )
-                if _is_there(cache, record, problems):
-                    report.skipped += 1
-                elif not problems:
-                    staging.add(record)
-                    report.rows += len(record.features)
-        if problems:
-            raise CacheError(join_problems(problems))
-        report.videos = len(staging.videos)
-        staging.publish()
+            records = _records(stream, config, counts, rates, known, problems)
+            staging.take(_noting_names(records, known, fresh), problems)
+        staging.publish(problems)
     cache.set_names(fresh)
+    report.videos, report.rows = len(staging.videos), staging.rows
+    report.skipped = staging.skipped
     report.streams = [stream.name for stream in streams]
     _note_oddities(report, streams, config, counts)
     return report
@@ -383,6 +391,17 @@ def _name_parts(
     if used:
         report.notes.append(f"{', '.join(used)}: {parts[-1].describe()}")
     return parts
+
+
+def _noting_names(
+    records: Iterable[FeatureRecord], known: Collection[str], fresh: dict[str, NameEntry]
+) -> Iterator[FeatureRecord]:
+    """Yield the records; add to `fresh` what names stand for that the cache does not know."""
+    for record in records:
+        source = record.source
+        if source.name not in known:
+            fresh[source.name] = NameEntry(sha256=source.sha256, size=source.size, mtime_ns=0)
+        yield record
 
 
 T = TypeVar("T")
@@ -547,55 +566,6 @@ def _record(
         },
         kind="crops" if features.ndim == 3 else FEATURES,
     )
-
-
-def _is_there(cache: FeatureCache, record: FeatureRecord, problems: list[str]) -> bool:
-    """Return whether a record is in the cache already; other features there are a problem."""
-    if not cache.has(record.key):
-        return False
-    if not np.array_equal(cache.read_key(record.key), record.features):
-        problems.append(
-            f"{record.source.name}: {cache.path} has other features of {record.stream}, origin "
-            f"{record.config.get('origin')!r}; give these another --stream"
-        )
-    return True
-
-
-class _Staging:
-    """New shards that appear in the cache together, when all are written."""
-
-    def __init__(self, cache: FeatureCache) -> None:
-        self._cache = cache
-        self._batch: list[FeatureRecord] = []
-        self._shards: list[Path] = []
-        self.videos: set[str] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for shard in self._shards:
-            shard.unlink(missing_ok=True)
-
-    def add(self, record: FeatureRecord) -> None:
-        self.videos.add(record.source.name)
-        self._batch.append(record)
-        if sum(item.features.nbytes for item in self._batch) >= _BATCH_BYTES:
-            self._write()
-
-    def publish(self) -> None:
-        self._write()
-        while self._shards:
-            shard = self._shards[-1]
-            publish(shard, self._cache.shards_dir / shard.name)
-            self._cache.added(shard.name)
-            self._shards.pop()
-
-    def _write(self) -> None:
-        if self._batch:
-            # what a killed import leaves there `feat cache gc` removes
-            self._shards.append(write_shard(self._cache.path / "partial", self._batch))
-            self._batch = []
 
 
 def _note_oddities(
