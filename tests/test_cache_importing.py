@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
-from cache.exchange.arrays import iter_arrays
+from cache.exchange.arrays import find_arrays
 from cache.exchange.importing import ImportConfig, clip_table, import_features, read_frame_counts
+from cache.exchange.layouts import ClipRule, find_misfits
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 
@@ -50,7 +51,7 @@ def test_npy_per_clip_of_a_folder(cache, tmp_path) -> None:
     assert verify_cache(cache).problems == []
 
 
-def test_npz_in_segments_with_odd_rows_and_without_frame_counts(cache, tmp_path, caplog) -> None:
+def test_npz_in_segments_with_odd_rows_and_without_frame_counts(cache, tmp_path) -> None:
     arrays = {
         "a": array(32, dtype="float16"),
         "b": array(33, dtype="float16"),
@@ -63,7 +64,9 @@ def test_npz_in_segments_with_odd_rows_and_without_frame_counts(cache, tmp_path,
     assert report.odd_rows == ["b"]
     assert report.without_frames == ["c"]
     assert report.without_features == ["x"]
-    assert "1 videos have not 32 rows" in caplog.text
+    assert report.oddities[
+        "videos with another number of rows (each is divided into as many parts)"
+    ] == ["b"]
     for name, features in arrays.items():
         np.testing.assert_array_equal(cache.read(name, "c3d"), features, strict=True)
     a, b, c = (cache.read_clips(cache.find(name, "c3d").key) for name in "abc")
@@ -100,7 +103,9 @@ def test_imported_features_stand_beside_ours_under_the_same_name(cache, tmp_path
     cache.set_names({"a.mp4": NameEntry(sha256=sha256_of("a.mp4"), size=1, mtime_ns=1)})
     np.save(tmp_path / "a.npy", array(5))
     config = ImportConfig(stream="rgb", origin="theirs")
-    import_features([tmp_path / "a.npy"], cache, config, names=["a.mp4"])
+    with pytest.raises(CacheError, match="nothing imported, 1 conflicts: rgb made otherwise"):
+        import_features([tmp_path / "a.npy"], cache, config, names=["a.mp4"])
+    import_features([tmp_path / "a.npy"], cache, config, names=["a.mp4"], allow_mixed=True)
     with pytest.raises(CacheError, match="2 configurations of rgb"):
         cache.read("a.mp4", "rgb")
     np.testing.assert_array_equal(cache.read("a.mp4", "rgb", ours.config), ours.features)
@@ -113,10 +118,10 @@ def test_importing_again_is_skipped_and_other_features_are_refused(cache, tmp_pa
     assert import_features([tmp_path / "a.npy"], cache, CLIPS).skipped == 1
     np.save(tmp_path / "a.npy", array(5))
     with pytest.raises(
-        CacheError, match=r"other features of origin .* give these another --origin"
+        CacheError, match=r"other features of i3d, origin .* give these another --stream"
     ):
         import_features([tmp_path / "a.npy"], cache, CLIPS)
-    other = ImportConfig(stream="i3d", origin="somebody else's")
+    other = ImportConfig(stream="i3d-2", origin="somebody else's")
     assert import_features([tmp_path / "a.npy"], cache, other).videos == 1
 
 
@@ -144,13 +149,13 @@ def test_hostile_npy_files_are_refused(cache, tmp_path, data, match) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(tmp_path) -> None:
+def test_an_archive_that_unpacks_to_more_than_it_says_is_refused(cache, tmp_path) -> None:
     path = tmp_path / "bomb.npz"
     header = npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (100000000000, 4)}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", header + bytes(10_000_000))
     with pytest.raises(CacheError, match="an array of shape"):
-        list(iter_arrays(path))
+        import_features([path], cache, CLIPS)
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "a\nb"])
@@ -168,14 +173,14 @@ def test_fortran_order_and_big_endian(tmp_path) -> None:
     np.save(tmp_path / "f.npy", np.asfortranarray(a))
     np.save(tmp_path / "b.npy", a.astype(">f8"))
     for name in ("f", "b"):
-        ((_, read),) = iter_arrays(tmp_path / f"{name}.npy")
-        np.testing.assert_allclose(read, a)
+        (found,) = find_arrays(tmp_path / f"{name}.npy", [], [])
+        np.testing.assert_allclose(found.read(), a)
 
 
 @given(st.integers(1, 200), st.integers(1, 5000))
 @settings(max_examples=200, deadline=None)
 def test_segments_cover_every_frame_in_order(num_rows, num_frames) -> None:
-    table = clip_table(num_rows, SEGMENTS, num_frames, 0)
+    table = clip_table(num_rows, None, num_frames, 0)
     covered = np.zeros(num_frames, bool)
     for start, end in zip(table.start_frame, table.end_frame, strict=True):
         covered[start:end] = True
@@ -187,13 +192,13 @@ def test_segments_cover_every_frame_in_order(num_rows, num_frames) -> None:
         assert lengths.max() - lengths.min() <= 1
 
 
-def test_clips_with_a_padded_a_dropped_and_a_wrong_tail() -> None:
-    assert clip_table(5, CLIPS, 75, 0).end_frame[-1] == 75
-    assert clip_table(4, CLIPS, 75, 0).end_frame[-1] == 64
-    for num_rows in (3, 6):
-        with pytest.raises(ValueError, match="do not fit 75 frames"):
-            clip_table(num_rows, CLIPS, 75, 0)
-    assert clip_table(4, CLIPS, None, 0).end_frame[-1] == 64
+def test_clips_with_a_padded_and_a_dropped_tail() -> None:
+    rule = ClipRule(clip_len=16, clip_stride=16)
+    assert clip_table(5, rule, 75, 0).end_frame[-1] == 75
+    assert clip_table(4, rule, 75, 0).end_frame[-1] == 64
+    assert clip_table(4, rule, None, 0).end_frame[-1] == 64
+    assert [rule.difference(rows, 75) for rows in (2, 3, 4, 5, 6)] == [-2, -1, 0, 0, 1]
+    assert find_misfits({"a": 2, "b": 7}, {"a": 75, "b": 75}, rule) == {"a": -2, "b": 2}
 
 
 def test_frame_counts_from_jsonl_and_csv(tmp_path) -> None:
@@ -233,7 +238,10 @@ def test_command_takes_names_and_labels(tmp_path) -> None:
     cache = FeatureCache(tmp_path / "c")
     assert cache.videos() == ["sub/v1.mp4"]
     assert cache.labels_path.exists()
-    assert CliRunner().invoke(cache_group, [*args[:-2], "x", "--origin", ""]).exit_code == 2
+    assert CliRunner().invoke(cache_group, [*args, "--origin", " "]).exit_code == 2
+    nobody = CliRunner().invoke(cache_group, [*args, "--origin", ""])
+    assert isinstance(nobody.exception, CacheError)
+    assert "say who made the features" in str(nobody.exception)
 
 
 @pytest.mark.slow

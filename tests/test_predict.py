@@ -318,7 +318,7 @@ def test_a_run_on_imported_features_scores_no_videos(tmp_path, make_video) -> No
     (tmp_path / "labels.csv").write_text(labels)
     imported = feat(
         *("cache", "import", tmp_path / "c3d", "--cache", tmp_path / "theirs", "--stream", "c3d"),
-        *("--origin", "a test", "--labels", tmp_path / "labels.csv"),
+        *("--origin", "a test", "--labels", tmp_path / "labels.csv", "--layout", "clips"),
     )
     assert imported.exit_code == 0, imported.output
     torch.set_num_threads(1)

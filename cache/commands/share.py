@@ -143,71 +143,104 @@ def export_command(
 @click.command()
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=path_argument)
 @cache_option
-@click.option("--stream", required=True, help="Name of the stream to make, such as c3d.")
-@click.option("--origin", required=True, help="Who made the features, with what; free text.")
+@click.option("--origin", default="", help="Who made the features, with what; free text.")
 @click.option(
-    "--layout", type=click.Choice(["clips", "segments"]), default="clips", show_default=True,
-    help="A row is a clip of --clip-len frames, or one of equal parts of the video.",
+    "--stream", default="",
+    help="Name of the stream to make, such as c3d.  [default: as the files' names say: rgb, flow]",
 )  # fmt: skip
+@click.option(
+    "--layout", default="auto", show_default=True, metavar="NAME[,NAME]",
+    help="How the files lie, where that is not clear from them: plain, streams, feature-files, "
+    "clip-files or crop-files; crops-last (S, C, D) or crops-first (C, S, D); rows that are clips "
+    "or segments, equal parts of the video.",
+)  # fmt: skip
+@click.option(
+    "--crops",
+    type=click.Choice(["mean", "keep"]),
+    default="mean",
+    show_default=True,
+    help="Keep the mean of several crops of a frame, or all, as a stream that models do not read.",
+)
 @click.option("--clip-len", type=click.IntRange(1), default=16, show_default=True)
 @click.option(
-    "--frames", "frames_file", type=path_argument,
-    help="JSON lines or CSV with video and num_frames.",
-)  # fmt: skip
+    "--clip-stride",
+    type=click.IntRange(1),
+    help="Frames from the start of a clip to that of the next.  [default: --clip-len]",
+)
 @click.option(
-    "--labels", "labels_file", type=path_argument,
-    help="labels.csv: its names are used (matched by stem), and it is copied to the cache.",
-)  # fmt: skip
+    "--frames",
+    "frames_file",
+    type=path_argument,
+    help="JSON lines or CSV with video and num_frames.",
+)
+@click.option(
+    "--labels",
+    "labels_file",
+    type=path_argument,
+    help="labels.csv: its videos' names are used, and it is added to the cache's.",
+)
 @click.option("--fps", type=click.FloatRange(0), default=0.0, help="Frame rate, if it is known.")
+@mixed_option
 @json_option
 def import_command(
     paths: tuple[Path, ...],
     cache_dir: Path,
     stream: str,
     origin: str,
-    layout: Any,
+    layout: str,
+    crops: Any,
     clip_len: int,
+    clip_stride: int | None,
     frames_file: Path | None,
     labels_file: Path | None,
     fps: float,
+    allow_mixed: bool,
     as_json: bool,
 ) -> None:
-    """Take in features somebody else made: .npy, .npz, .csv, or folders of them."""
-    from cache.exchange.importing import ImportConfig, import_features, read_frame_counts
-    from cache.exchange.merge import add_labels
+    """Take in features somebody else made: .npy, .npz, .csv, .txt, or folders of them.
+
+    Says in a line what it takes them for. Nothing is written unless everything fits. What
+    `feat cache export` wrote comes back as it was, and needs no option.
+    """
+    from cache.exchange.importing import ImportConfig, import_with_labels, read_frame_counts
     from cache.store import FeatureCache
-    from data.labels import read_labels
 
     try:
-        config = ImportConfig(stream=stream, origin=origin, layout=layout, clip_len=clip_len)
+        config = ImportConfig(
+            stream=stream,
+            origin=origin,
+            layout=layout,
+            clip_len=clip_len,
+            clip_stride=clip_stride or 0,
+            crops=crops,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    labels = read_labels(labels_file) if labels_file else []
-    cache = FeatureCache.create(cache_dir)
-    report = import_features(
+    report = import_with_labels(
         paths,
-        cache,
+        FeatureCache.create(cache_dir),
         config,
+        labels_file,
         frames=read_frame_counts(frames_file) if frames_file else {},
-        names=[label.video for label in labels],
         frame_rate=fps,
+        allow_mixed=allow_mixed,
     )
-    num_labels = add_labels(labels_file, cache) if labels_file else 0
     if as_json:
-        echo_json({**report.to_json(), "labels": num_labels})
+        echo_json(report.to_json())
         return
+    for note in report.notes:
+        click.echo(note)
     click.echo(
-        f"{cache_dir}: {report.videos} videos, {report.rows} rows of {stream} added, "
-        f"{report.skipped} were there, {num_labels} labels"
+        f"{cache_dir}: {report.videos} videos, {report.rows} rows of {', '.join(report.streams)} "
+        f"added, {report.skipped} were there, {report.labels} labels"
     )
-    for what, videos in (
-        ("without a frame count", report.without_frames),
-        ("with another number of rows", report.odd_rows),
-        ("with a frame count but no features", report.without_features),
-    ):
+    for what, videos in report.oddities.items():
         if videos:
-            click.echo(f"{len(videos)} videos {what}: {', '.join(videos[:10])}"
+            click.echo(f"{len(videos)} {what}: {', '.join(videos[:10])}"
                        + (", ..." if len(videos) > 10 else ""))  # fmt: skip
+    if report.labelled:
+        found = report.labelled - len(report.unfound_labels)
+        click.echo(f"{found} of {report.labelled} labelled videos have {', '.join(report.streams)}")
 
 
 remote_options = [

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from cache.configs import describe_configs, list_configs
+from cache.exchange.manifest import NAME, PARQUET_KEY, write_head, write_video
 from cache.files import explain
-from cache.index import holds_features, stream_of
 from cache.keys import JSON, feature_key
-from cache.records import ClipTable, FeatureEntry
+from cache.records import ClipTable, FeatureRecord
 from cache.store import FeatureCache
-from cache.streams import order_streams
+from cache.streams import FEATURES, order_streams
 from data.errors import CacheError
 from data.files import new_file, write_whole
 
@@ -47,10 +47,19 @@ class ExportReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ExportedVideo:
+class _Video:
     name: str
-    entries: Sequence[FeatureEntry]  # one for each stream
-    clips: ClipTable
+    records: Sequence[FeatureRecord]  # one for each stream, of the same clips
+
+    @property
+    def array(self) -> np.ndarray:
+        """The streams side by side, (S, D), or (S, C, D) of crops."""
+        return np.concatenate([record.features for record in self.records], axis=-1)
+
+    @property
+    def clips(self) -> ClipTable:
+        """Which frames a row covers."""
+        return self.records[0].clips
 
 
 def export_npy(
@@ -62,6 +71,8 @@ def export_npy(
     layout: Layout = "plain",
 ) -> ExportReport:
     """Write one .npy per video, streams side by side, and `clips.csv` with what each row covers.
+
+    `feat-export.jsonl` has the rest, so that `feat cache import` gives the same records again.
 
     Args:
         cache: where from.
@@ -78,7 +89,9 @@ def export_npy(
         raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
     report = ExportReport(out=os.fspath(out))
     chosen = _choose_streams(cache, streams, configs or {})
-    names = _file_names(cache.videos(), layout)
+    files = _file_names(cache.videos(), layout)
+    names = cache.names()
+    manifest = [write_head(chosen.values())]
     clips = io.StringIO()
     table = csv.writer(clips, lineterminator="\n")
     table.writerow(
@@ -86,20 +99,24 @@ def export_npy(
     )
     listed = []
     for video in _videos(cache, chosen, report):
-        array = np.concatenate([cache.read_key(entry.key) for entry in video.entries], axis=1)
-        path = out / names[video.name]
-        _write_npy(path, array[:, None, :] if layout == "rtfm" else array)
+        array = video.array
+        path = out / files[video.name]
+        _write_npy(path, array[:, None, :] if layout == "rtfm" and array.ndim == 2 else array)
         listed.append(os.fspath(path))
+        manifest.append(
+            write_video(video.name, files[video.name], names[video.name], video.records)
+        )
         for row in range(len(video.clips)):
             cells = [column[row].item() for column in _columns(video.clips)]
-            table.writerow([video.name, names[video.name], row, *cells])
+            table.writerow([video.name, files[video.name], row, *cells])
         report.videos += 1
         report.clips += len(array)
-        report.dim = array.shape[1]
+        report.dim = array.shape[-1]
         report.nbytes += array.nbytes
     if not report.videos:
         raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen) or 'any stream'}")
     write_whole(out / "clips.csv", clips.getvalue(), error=CacheError)
+    write_whole(out / NAME, "".join(manifest), error=CacheError)
     if layout == "rtfm":
         text = "".join(f"{path}\n" for path in listed)
         write_whole(out / "features.list", text, error=CacheError)
@@ -116,7 +133,8 @@ def export_parquet(
     """Write one Parquet file with a row for each clip and a column for each stream.
 
     Columns: video, sha256, row, the four of the clip table, and for each stream a list of D
-    values. The configurations are in the schema's metadata, key `feat.configs`.
+    values, or of C times D of crops. The configurations are in the metadata, key `feat.configs`,
+    and in `feat.manifest` what `feat cache import` needs to give the same records again.
 
     Raises:
         CacheError: pyarrow is not installed, streams do not fit together, or the disk fails.
@@ -130,21 +148,26 @@ def export_parquet(
         ) from error
     report = ExportReport(out=os.fspath(out))
     chosen = _choose_streams(cache, streams, configs or {})
+    names = cache.names()
+    manifest = [write_head(chosen.values())]
     _make_folder(out.parent)
     with new_file(out, error=CacheError) as partial, partial.open("wb") as file:
         writer: Any = None
         try:
             for video in _videos(cache, chosen, report):
-                table = _arrow_table(pa, cache, video, chosen)
+                table = _arrow_table(pa, video)
                 if writer is None:
-                    made = json.dumps([dict(entry.config) for entry in video.entries])
+                    made = json.dumps([dict(record.config) for record in video.records])
                     schema = table.schema.with_metadata({"feat.configs": made})
                     writer = pq.ParquetWriter(file, schema)
                 writer.write_table(table.cast(writer.schema))
+                manifest.append(write_video(video.name, out.name, names[video.name], video.records))
                 report.videos += 1
                 report.clips += len(video.clips)
-                report.dim = sum(entry.feature_shape[1] for entry in video.entries)
-                report.nbytes += sum(entry.nbytes for entry in video.entries)
+                report.dim = video.array.shape[-1]
+                report.nbytes += sum(record.features.nbytes for record in video.records)
+            if writer is not None:
+                writer.add_key_value_metadata({PARQUET_KEY: "".join(manifest)})
         finally:
             if writer is not None:
                 writer.close()
@@ -153,19 +176,18 @@ def export_parquet(
     return report
 
 
-def _arrow_table(
-    pa: Any, cache: FeatureCache, video: _ExportedVideo, streams: Iterable[str]
-) -> Any:
+def _arrow_table(pa: Any, video: _Video) -> Any:
     count = len(video.clips)
     columns: dict[str, Any] = {
         "video": pa.array([video.name] * count),
-        "sha256": pa.array([video.entries[0].source.sha256] * count),
+        "sha256": pa.array([video.records[0].source.sha256] * count),
         "row": pa.array(np.arange(count, dtype=np.int64)),
     }
     columns.update(zip(_CLIP_COLUMNS, map(pa.array, _columns(video.clips)), strict=True))
-    for stream, entry in zip(streams, video.entries, strict=True):
-        values = pa.array(cache.read_key(entry.key).reshape(-1))
-        columns[stream] = pa.FixedSizeListArray.from_arrays(values, entry.feature_shape[1])
+    for record in video.records:
+        values = pa.array(record.features.reshape(-1))
+        width = record.features.size // count
+        columns[record.stream] = pa.FixedSizeListArray.from_arrays(values, width)
     return pa.table(columns)
 
 
@@ -179,17 +201,27 @@ def _columns(clips: ClipTable) -> list[np.ndarray]:
 def _choose_streams(
     cache: FeatureCache, streams: Sequence[str], configs: Mapping[str, Mapping[str, JSON]]
 ) -> dict[str, Mapping[str, JSON]]:
-    """Return the streams asked for, else all that are features, each with its configuration."""
-    there = order_streams({stream_of(row) for row in cache.rows() if holds_features(row)})
-    for stream in streams:
-        if stream not in there:
-            raise CacheError(
-                f"{cache.path}: no stream {stream}, there is: {', '.join(there)} "
-                "(only features are exported)"
-            )
+    """Return the streams asked for, each with its configuration.
+
+    Without any: all that are features, or if there are none, all that are crops.
+    """
     found = list_configs(cache)
+    examples = {
+        (row["stream"].item(), row["config"].item()): row["key"].item() for row in cache.rows()
+    }
+    entries = [cache.entry(key.hex()) for key in examples.values()]
+    features, crops = (
+        order_streams({entry.stream for entry in entries if entry.kind == wanted})
+        for wanted in (FEATURES, "crops")
+    )
+    for stream in streams:
+        if stream not in (*features, *crops):
+            raise CacheError(
+                f"{cache.path}: no stream {stream}, there is: {', '.join(features)} "
+                f"(only features are exported, and crops: {', '.join(crops) or 'none'})"
+            )
     chosen = {}
-    for stream in streams or there:
+    for stream in streams or features or crops:
         ours = [one for one in found if one.stream == stream]
         if len(ours) > 1 and stream not in configs:
             # rows of one matrix must mean the same
@@ -203,7 +235,7 @@ def _choose_streams(
 
 def _videos(
     cache: FeatureCache, chosen: Mapping[str, Mapping[str, JSON]], report: ExportReport
-) -> Iterator[_ExportedVideo]:
+) -> Iterator[_Video]:
     """Yield the videos that have all streams, with the same clips in each."""
     for name in cache.videos():
         keys = [feature_key(cache.content(name), config) for config in chosen.values()]
@@ -211,18 +243,23 @@ def _videos(
             report.left_out.append(name)
             logger.warning("%s: lacks one of %s, left out", name, ", ".join(chosen))
             continue
-        entries = [cache.entry(key) for key in keys]
-        tables = [cache.read_clips(key) for key in keys]
-        if any(not np.array_equal(table.to_array(), tables[0].to_array()) for table in tables[1:]):
-            raise CacheError(f"{name}: its streams do not cover the same clips; export them apart")
-        yield _ExportedVideo(name=name, entries=entries, clips=tables[0])
+        records = [cache.read_record(key) for key in keys]
+        first = records[0]
+        for other in records[1:]:
+            if not np.array_equal(other.clips.to_array(), first.clips.to_array()):
+                raise CacheError(
+                    f"{name}: its streams do not cover the same clips; export them apart"
+                )
+            if other.features.shape[:-1] != first.features.shape[:-1]:
+                raise CacheError(f"{name}: its streams have not the same crops; export them apart")
+        yield _Video(name=name, records=records)
 
 
 def _file_names(videos: Sequence[str], layout: Layout) -> dict[str, str]:
     """Return each video's file: its name without suffix, with it where two would be the same."""
     stems = {video: PurePosixPath(video).with_suffix("").as_posix() for video in videos}
     # on Windows and macOS A.npy and a.npy are one file
-    count = Counter(stem.casefold() for stem in stems.values())
+    count = Counter(name.casefold() for video, stem in stems.items() for name in {stem, video})
     end = {"plain": ".npy", "lad": "/feature.npy", "rtfm": "_i3d.npy"}[layout]
     return {
         video: (stem if count[stem.casefold()] == 1 else video) + end

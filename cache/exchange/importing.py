@@ -3,67 +3,74 @@
 import csv
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from cache.exchange.arrays import iter_arrays
+from cache.conflicts import config_conflicts, refuse_conflicts
+from cache.exchange.arrays import FoundArray, find_arrays
+from cache.exchange.exported import import_export, is_export
+from cache.exchange.layouts import ClipRule, Part, parse_layout, take_apart
+from cache.exchange.merge import merged_labels, write_merged_labels
+from cache.exchange.recognise import FoundStream, recognise
+from cache.exchange.storing import Staging
+from cache.exchange.video_names import match_names
+from cache.facts import video_facts
 from cache.files import explain
-from cache.keys import JSON, feature_key
+from cache.keys import JSON
 from cache.records import (
     ClipTable,
     FeatureRecord,
     NameEntry,
     SourceRecord,
     check_stream,
-    check_video_name,
 )
 from cache.store import FeatureCache
+from cache.streams import FEATURES
 from data.errors import CacheError
+from data.labels import join_problems, read_labels
 
-logger = logging.getLogger(f"feat.{__name__}")
+#: mean: one feature a clip, the mean of its crops. keep: all of them, a stream of the kind `crops`.
+Crops = Literal["mean", "keep"]
 
-#: clips: row i is clip i of `clip_len` frames. segments: the rows divide the video equally.
-Layout = Literal["clips", "segments"]
-
-_BATCH_BYTES = 64 << 20
+#: Numbers of the whole video that v-iashin/video_features writes beside its features.
+_SIDE_FILES = ("_fps", "_timestamps_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """What is said of imported features; part of their key."""
+    """What is said of imported features; what they are found to be adds to their key."""
 
-    stream: str
-    origin: str  # free text: who made them, with what
-    layout: Layout = "clips"
-    clip_len: int = 16  # of layout "clips"
+    origin: str = ""  # free text: who made them, with what; exports of feat say it themselves
+    stream: str = ""  # "": as the file names call it
+    layout: str = "auto"  # see cache.exchange.layouts
+    clip_len: int = 16  # frames, where rows are clips
+    clip_stride: int = 0  # frames from clip to clip; 0: clip_len
+    crops: Crops = "mean"
 
     def __post_init__(self) -> None:
-        check_stream(self.stream)
-        if self.layout not in get_args(Layout):
-            raise ValueError(f"layout must be one of {get_args(Layout)}, got {self.layout!r}")
-        if not self.origin.strip() or len(self.origin) > 200 or not self.origin.isprintable():
+        if self.stream:
+            check_stream(self.stream)
+        parse_layout(self.layout)
+        blank = self.origin and not self.origin.strip()
+        if blank or len(self.origin) > 200 or not self.origin.isprintable():
             raise ValueError("origin must say who made the features, in at most 200 characters")
         if not 0 < self.clip_len < 2**31:
             raise ValueError(f"clip_len must be positive, got {self.clip_len}")
+        if not 0 <= self.clip_stride < 2**31:
+            raise ValueError(f"clip_stride must be positive, got {self.clip_stride}")
+        if self.crops not in get_args(Crops):
+            raise ValueError(f"crops must be one of {get_args(Crops)}, got {self.crops!r}")
 
-    def to_json(self, *, dim: int, dtype: str, crops: int) -> dict[str, JSON]:
-        """Return the configuration under which features are stored."""
-        return {
-            "stream": self.stream,
-            "kind": "imported",
-            "origin": self.origin,
-            "layout": self.layout,
-            "clip_len": self.clip_len if self.layout == "clips" else 0,
-            "dim": dim,
-            "dtype": dtype,
-            "crops": crops,
-        }
+    @property
+    def rule(self) -> ClipRule:
+        """How many rows a video has, where rows are clips."""
+        return ClipRule(clip_len=self.clip_len, clip_stride=self.clip_stride or self.clip_len)
 
 
 @dataclass(kw_only=True)
@@ -71,16 +78,109 @@ class ImportReport:
     """What `import_features` did."""
 
     cache: str
-    videos: int = 0
+    videos: int = 0  # with features that are new
     skipped: int = 0  # there already
     rows: int = 0
+    streams: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what files were taken for, a line each
     without_frames: list[str] = field(default_factory=list)  # frame count unknown
     odd_rows: list[str] = field(default_factory=list)  # another number of rows than most segments
     without_features: list[str] = field(default_factory=list)  # frame count, but no features
+    one_row_less: list[str] = field(default_factory=list)  # than the frames give
+    one_row_more: list[str] = field(default_factory=list)  # the last, which was left out
+
+    labels: int = 0  # added to labels.csv
+    labelled: int = 0  # videos in labels.csv
+    unfound_labels: list[str] = field(default_factory=list)  # of them, no features
+
+    @property
+    def oddities(self) -> dict[str, list[str]]:
+        """What whoever uses these features should know -> the videos."""
+        return {
+            "videos without a frame count (usable for video-level work only)": self.without_frames,
+            "videos with another number of rows (each is divided into as many parts)": (
+                self.odd_rows
+            ),
+            "videos with a row less than their frames give (the last frames have none)": (
+                self.one_row_less
+            ),
+            "videos with a row more than their frames give (the last row was left out)": (
+                self.one_row_more
+            ),
+            "videos with a frame count but no features": self.without_features,
+            "labelled videos without features": self.unfound_labels,
+        }
 
     def to_json(self) -> dict[str, JSON]:
         """Return the report as JSON."""
         return asdict(self)
+
+
+def import_with_labels(
+    paths: Sequence[Path],
+    cache: FeatureCache,
+    config: ImportConfig,
+    labels_path: Path | None,
+    *,
+    frames: Mapping[str, int] | None = None,
+    frame_rate: float = 0.0,
+    allow_mixed: bool = False,
+) -> ImportReport:
+    """Add features and their labels to a cache; see `import_features` for the other arguments.
+
+    The videos' names are those of the labels, and the report says which of them found features.
+
+    Args:
+        paths: as `import_features`.
+        cache: where to.
+        config: what is said of the features; of exports only the stream and origin, if at all.
+        labels_path: labels to add to the cache's; None if there are none but the cache's.
+        frames: as `import_features`.
+        frame_rate: as `import_features`.
+        allow_mixed: as `import_features`.
+
+    Raises:
+        CacheError: as `import_features`, or the labels contradict the cache's. Nothing is written.
+        LabelsError: the labels cannot be read.
+    """
+    labels = read_labels(labels_path) if labels_path else []
+    merged, conflicts = merged_labels([cache.labels_path, *([labels_path] if labels_path else [])])
+    refuse_conflicts(cache.path, "imported", conflicts)
+    names = list(dict.fromkeys(label.video for label in [*labels, *merged]))
+    exports = [path for path in paths if is_export(path)]
+    if exports and len(exports) < len(paths):
+        raise CacheError(f"{exports[0]}: was exported by feat; import it by itself")
+    if exports:
+        added, streams = import_export(
+            paths, cache, stream=config.stream, origin=config.origin, allow_mixed=allow_mixed
+        )
+        report = ImportReport(
+            cache=os.fspath(cache.path),
+            videos=len(added.videos),
+            skipped=added.skipped,
+            rows=added.rows,
+            streams=streams,
+            notes=["exported by feat: taken back as it was; other options are not used"],
+        )
+    else:
+        report = import_features(
+            paths,
+            cache,
+            config,
+            frames=frames,
+            names=names,
+            frame_rate=frame_rate,
+            allow_mixed=allow_mixed,
+        )
+    report.labels = write_merged_labels(merged, cache)
+    report.labelled = len(names)
+    held = set(cache.videos())
+    report.unfound_labels = [
+        name
+        for name in names
+        if name not in held or not set(report.streams) <= set(cache.streams(name))
+    ]
+    return report
 
 
 def import_features(
@@ -91,58 +191,72 @@ def import_features(
     frames: Mapping[str, int] | None = None,
     names: Sequence[str] = (),
     frame_rate: float = 0.0,
+    allow_mixed: bool = False,
 ) -> ImportReport:
-    """Add other people's features to a cache.
+    """Add other people's features to a cache: all of them, or nothing if anything does not fit.
 
-    Every array is `(S, D)`, or `(S, crops, D)`, whose mean over the crops is kept. A video whose
-    name is in the cache already is taken to be that video; else its name is its identity.
+    How the arrays lie is recognised, see `cache.exchange.layouts`. A video whose name is in the
+    cache already is taken to be that video; else its name is its identity.
 
     Args:
-        paths: .npy, .npz or .csv files, or folders of them; see `arrays.iter_arrays`.
+        paths: .npy, .npz, .csv or .txt files, or folders of them; see `cache.exchange.arrays`.
         cache: where to.
         config: what is said of them.
-        frames: frame count by video. Without one a clip table of layout "clips" counts whole
-            clips; one of layout "segments" numbers the segments, and the video has 0 frames.
-        names: video names to use, matched by name or, if that is unique, by stem: array
-            `Abuse002_x264` is `Abuse/Abuse002_x264.mp4`.
-        frame_rate: frames per second for the clips' times; 0 = unknown, times are 0.
+        frames: frame count by video; the cache's own counts add to it. Without one a clip table
+            of clips counts whole clips; one of segments numbers them, and the video has 0 frames.
+        names: the labels' video names; arrays are matched with them and with the cache's, see
+            `cache.exchange.video_names`.
+        frame_rate: frames per second for the clips' times, where no file tells it; 0 = unknown,
+            times are 0.
+        allow_mixed: admit a second configuration of a stream.
 
     Raises:
-        CacheError: an array cannot be used, or a video has other features of the same origin.
+        CacheError: an array cannot be used (the message has a line for each problem), it is not
+            clear what the arrays are, a video has other features of the same origin, or the cache
+            has the stream in another configuration.
     """
+    if not config.origin:
+        raise CacheError("say who made the features, and with what: --origin TEXT")
     report = ImportReport(cache=os.fspath(cache.path))
-    rename = _stems(names)
-    frames = {rename.get(name, name): count for name, count in (frames or {}).items()}
+    problems: list[str] = []
+    ignored: list[Path] = []
+    found = [array for path in paths for array in find_arrays(path, problems, ignored)]
+    if ignored:
+        report.notes.append(f"no numbers in {_few(ignored)}: ignored")
     known = cache.names()
-    pending: list[FeatureRecord] = []
+    streams = []
+    layout = parse_layout(config.layout)
+    try:
+        found, told = _take_side_files(found, config.rule, problems, report)
+        parts = _name_parts(found, layout, names, list(known), report)
+        videos = {part.video for part in parts}
+        counts, report.without_features = _by_video(frames or {}, videos)
+        rates = dict.fromkeys(videos, frame_rate) | _by_video(told, videos)[0]
+        facts = video_facts(cache, {video for video in videos - counts.keys() if video in known})
+        counts |= {video: fact.num_frames for video, fact in facts.items() if fact.num_frames}
+        for name, group in _by_stream(parts, config, report).items():
+            stream = recognise(
+                name, group, layout=layout, rule=config.rule, frames=counts, problems=problems
+            )
+            if stream:
+                streams.append(stream)
+                report.notes.append(stream.describe(config.rule, crops_kept=config.crops == "keep"))
+    except CacheError as error:
+        raise CacheError(join_problems([*problems, str(error)])) from error
+    if not allow_mixed:
+        made = [_stored_config(stream, config) for stream in streams]
+        refuse_conflicts(cache.path, "imported", config_conflicts(made, cache.configs()))
     fresh: dict[str, NameEntry] = {}
-    counts: dict[str, int] = {}
-    for path in paths:
-        for raw_name, array in iter_arrays(path):
-            name = rename.get(raw_name, raw_name)
-            if name in counts:
-                raise CacheError(f"{path}: {name} comes twice")
-            record = _record(path, name, array, config, frames.get(name), frame_rate, known)
-            counts[name] = len(record.features)
-            if name not in known:
-                fresh[name] = NameEntry(
-                    sha256=record.source.sha256, size=record.source.size, mtime_ns=0
-                )
-            if not record.source.num_frames:
-                report.without_frames.append(name)
-            if _is_there(cache, record):
-                report.skipped += 1
-                continue
-            pending.append(record)
-            report.videos += 1
-            report.rows += len(record.features)
-            if sum(item.features.nbytes for item in pending) >= _BATCH_BYTES:
-                cache.write(pending)
-                pending = []
-    if pending:
-        cache.write(pending)
+    with Staging(cache) as staging:
+        for stream in streams:
+            records = _records(stream, config, counts, rates, known, problems)
+            staging.take(_noting_names(records, known, fresh), problems)
+        staging.publish(problems)
     cache.set_names(fresh)
-    _note_oddities(report, counts, frames, config)
+    report.videos, report.rows = len(staging.videos), staging.rows
+    report.skipped = staging.skipped
+    report.streams = [stream.name for stream in streams]
+    _note_oddities(report, streams, config, counts)
     return report
 
 
@@ -177,25 +291,19 @@ def read_frame_counts(path: Path) -> dict[str, int]:
 
 
 def clip_table(
-    num_rows: int, config: ImportConfig, num_frames: int | None, frame_rate: float
+    num_rows: int, rule: ClipRule | None, num_frames: int | None, frame_rate: float
 ) -> ClipTable:
-    """Return which frames each row covers.
+    """Return which frames each row covers: a clip by `rule`, or without one an equal part.
 
     11 frames, clips of 4 frames, 3 rows:   0:4 4:8 8:11      (the last is short)
     11 frames, 4 segments:                  0:2 2:5 5:8 8:11
     unknown, 4 segments:                    0:1 1:2 2:3 3:4   (numbered, no frames)
-
-    Raises:
-        ValueError: the rows do not fit the number of frames.
     """
     rows = np.arange(num_rows + 1)
-    if config.layout == "clips":
-        start, end = rows[:-1] * config.clip_len, rows[1:] * config.clip_len
+    if rule is not None:
+        start = rows[:-1] * rule.clip_stride
+        end = start + rule.clip_len
         if num_frames is not None:
-            if not start[-1] < num_frames <= end[-1] + config.clip_len - 1:
-                raise ValueError(
-                    f"{num_rows} rows of {config.clip_len} frames do not fit {num_frames} frames"
-                )
             # a tail of less than a clip was dropped by whoever made them: nothing covers it
             end = np.minimum(end, num_frames)
     elif num_frames is None:
@@ -204,113 +312,290 @@ def clip_table(
         bounds = rows * num_frames // num_rows
         start = bounds[:-1]
         end = np.maximum(bounds[1:], start + 1)  # fewer frames than segments: some share a frame
+    return _timed(start, end, rule.clip_len if rule else 0, frame_rate)
+
+
+def _timed(start: np.ndarray, end: np.ndarray, clip_len: int, frame_rate: float) -> ClipTable:
     rate = frame_rate or np.inf
     return ClipTable(
         start_frame=start,
         end_frame=end,
         start_seconds=start / rate,
         end_seconds=end / rate,
-        clip_len=config.clip_len if config.layout == "clips" else 0,
+        clip_len=clip_len,
     )
 
 
-def _record(
-    path: Path,
-    name: str,
-    array: np.ndarray,
-    config: ImportConfig,
-    num_frames: int | None,
-    frame_rate: float,
-    known: Mapping[str, NameEntry],
-) -> FeatureRecord:
-    try:
-        check_video_name(name)
-        crops = array.shape[1] if array.ndim == 3 else 1
-        if array.ndim == 3:
-            array = array.mean(axis=1, dtype=np.float32)
-        dtype = np.float16 if array.dtype == np.float16 else np.float32
-        features = np.ascontiguousarray(array, dtype)
-        clips = clip_table(len(features), config, num_frames, frame_rate)
-        if features.ndim != 2:
-            raise ValueError(f"shape {array.shape}, expected (S, D) or (S, crops, D)")
-        stored = config.to_json(dim=features.shape[1], dtype=features.dtype.name, crops=crops)
-        whole = (
-            0 if num_frames is None and config.layout == "segments" else int(clips.end_frame[-1])
-        )
-        identity = hashlib.sha256(f"feat imported video\n{name}".encode()).hexdigest()
-        source = SourceRecord(
-            name=name,
-            kind="imported",
-            size=features.nbytes,
-            sha256=known[name].sha256 if name in known else identity,
-            num_frames=whole if num_frames is None else num_frames,
-            frame_rate=frame_rate,
-            width=0,
-            height=0,
-        )
-        digest = hashlib.sha256(features.tobytes()).hexdigest()
-        return FeatureRecord(
-            stream=config.stream,
-            config=stored,
-            source=source,
-            features=features,
-            clips=clips,
-            provenance={"imported_from": path.name, "sha256_of_features": digest},
-        )
-    except ValueError as error:
-        raise CacheError(f"{path}: {name!r:.80}: {error}") from error
+def _take_side_files(
+    found: list[FoundArray], rule: ClipRule, problems: list[str], report: ImportReport
+) -> tuple[list[FoundArray], dict[str, float]]:
+    """Return the arrays without the numbers of whole videos, and the frame rates among those."""
+    names = {array.name for array in found}
+    kept, rates, times = [], {}, {}
+    for array in found:
+        end = next((end for end in _SIDE_FILES if array.name.endswith(end)), "")
+        video = array.name.removesuffix(end)
+        if not end or not {video, f"{video}_rgb", f"{video}_flow"} & names:
+            kept.append(array)
+        elif end == "_fps" and array.shape in ((), (1,)):
+            rates[video] = float(array.read().reshape(-1)[0])
+        elif end == "_timestamps_ms" and len(array.shape) == 1:
+            times[video] = array
+        else:
+            kept.append(array)
+    rates = {video: rate for video, rate in rates.items() if 0 < rate < np.inf}
+    for video in sorted(times.keys() & rates.keys()):
+        steps = np.diff(times[video].read().astype(np.float64))
+        apart = float(np.median(steps)) * rates[video] / 1000 if len(steps) else 0.0
+        if round(apart) != rule.clip_stride and len(steps):
+            problems.append(
+                f"{times[video].path}: the clips are {apart:.4g} frames apart, expected "
+                f"{rule.clip_stride}; give --clip-len and --clip-stride"
+            )
+    if rates:
+        report.notes.append(f"frame rates from {len(rates)} files <video>_fps")
+    return kept, rates
 
 
-def _is_there(cache: FeatureCache, record: FeatureRecord) -> bool:
-    """Return whether a record is in the cache already.
+def _name_parts(
+    found: Sequence[FoundArray],
+    layout: Collection[str],
+    names: Sequence[str],
+    cached: Sequence[str],
+    report: ImportReport,
+) -> list[Part]:
+    """Return the arrays with the names of their videos.
 
     Raises:
-        CacheError: other features are, under the same name and origin.
+        CacheError: a name can be read in two ways, or is of several videos.
     """
-    key = feature_key(record.source.sha256, record.config)
-    if not cache.has(key):
-        return False
-    old = cache.entry(key).provenance.get("sha256_of_features")
-    if old != record.provenance["sha256_of_features"]:
+
+    def count_matches(videos: Iterable[str]) -> int:
+        return len(match_names(set(videos), names, cached).videos)
+
+    parts, used = take_apart(found, layout, count_matches)
+    matched = match_names({part.video for part in parts}, names, cached)
+    if matched.ambiguous:
+        name, videos = min(matched.ambiguous.items())
         raise CacheError(
-            f"{record.source.name}: {cache.path} has other features of origin "
-            f"{record.config['origin']!r}; give these another --origin"
+            f"{len(matched.ambiguous)} arrays are of several videos: {name} of "
+            f"{' or '.join(videos[:3])}; put them in folders as the videos are"
         )
-    return True
+    if matched.by_file_name:
+        name = min(matched.by_file_name)
+        report.notes.append(
+            f"{len(matched.by_file_name)} arrays matched by file name alone: {name} is "
+            f"{matched.videos[name]}"
+        )
+    parts = [replace(part, video=matched.videos.get(part.video, part.video)) for part in parts]
+    if used:
+        report.notes.append(f"{', '.join(used)}: {parts[-1].describe()}")
+    return parts
 
 
-def _stems(names: Sequence[str]) -> dict[str, str]:
-    """Return the video for each stem (and each path without suffix) that only one video has."""
-    found: dict[str, set[str]] = {}
-    for name in names:
-        path = Path(name)
-        for short in (path.stem, path.name, path.with_suffix("").as_posix()):
-            found.setdefault(short, set()).add(name)
-    unique = {short: hits.pop() for short, hits in found.items() if len(hits) == 1}
-    return {**unique, **{name: name for name in names}}
+def _noting_names(
+    records: Iterable[FeatureRecord], known: Collection[str], fresh: dict[str, NameEntry]
+) -> Iterator[FeatureRecord]:
+    """Yield the records; add to `fresh` what names stand for that the cache does not know."""
+    for record in records:
+        source = record.source
+        if source.name not in known:
+            fresh[source.name] = NameEntry(sha256=source.sha256, size=source.size, mtime_ns=0)
+        yield record
+
+
+T = TypeVar("T")
+
+
+def _by_video(values: Mapping[str, T], videos: Iterable[str]) -> tuple[dict[str, T], list[str]]:
+    """Return what somebody says of videos by the names used here, and the names that fit none."""
+    targets = list(videos)
+    found = match_names(values, (), targets).videos
+    left = {name.rpartition(".")[0] or name: name for name in values if name not in found}
+    without_suffix = match_names(left, (), targets).videos
+    found |= {left[short]: video for short, video in without_suffix.items()}
+    return (
+        {video: values[name] for name, video in found.items()},
+        sorted(values.keys() - found.keys()),
+    )
+
+
+def _by_stream(
+    parts: Iterable[Part], config: ImportConfig, report: ImportReport
+) -> dict[str, list[Part]]:
+    """Return the parts by the name that their stream gets.
+
+    Raises:
+        CacheError: a stream has no name.
+    """
+    groups = defaultdict(list)
+    for part in parts:
+        groups[part.stream].append(part)
+    if len(groups) > 1 and config.stream in groups:
+        left = [name for name in sorted(groups) if name != config.stream]
+        report.notes.append(f"left out: {', '.join(left)}")
+        return {config.stream: groups[config.stream]}
+    if len(groups) > 1 and config.stream:
+        return {f"{config.stream}-{name}": groups[name] for name in sorted(groups)}
+    named = {config.stream or name: group for name, group in sorted(groups.items())}
+    if "" in named:
+        raise CacheError("the files do not name their stream: give it with --stream")
+    return named
+
+
+def _stored_config(stream: FoundStream, config: ImportConfig) -> dict[str, JSON]:
+    """Return the configuration under which the features of a stream are stored."""
+    clips = stream.rows == "clips"
+    stored: dict[str, JSON] = {
+        "stream": stream.name,
+        "kind": "imported",
+        "origin": config.origin,
+        "layout": stream.rows,
+        "clip_len": config.clip_len if clips else 0,
+        "dim": stream.dim,
+        "dtype": stream.dtype,
+        "crops": stream.num_crops,
+    }
+    if clips and config.rule.clip_stride != config.clip_len:
+        stored["clip_stride"] = config.rule.clip_stride
+    if config.crops == "keep" and stream.num_crops > 1:
+        stored["crops_kept"] = True
+    return stored
+
+
+def _records(
+    stream: FoundStream,
+    config: ImportConfig,
+    frames: Mapping[str, int],
+    rates: Mapping[str, float],
+    known: Mapping[str, NameEntry],
+    problems: list[str],
+) -> Iterator[FeatureRecord]:
+    """Yield the records of one stream; an array that cannot be used is added to `problems`."""
+    stored = _stored_config(stream, config)
+    for video, parts in stream.videos.items():
+        try:
+            features = _read(stream, parts, keep_crops="crops_kept" in stored)
+            yield _record(stream, video, features, config, stored, frames, rates, known)
+        except CacheError as error:
+            problems.append(str(error))
+        except ValueError as error:
+            problems.append(f"{parts[0].array.path}: {video!r:.80}: {error}")
+
+
+def _read(stream: FoundStream, parts: Sequence[Part], *, keep_crops: bool) -> np.ndarray:
+    """Return the features of one video, (S, D), or (S, C, D) with crops kept.
+
+    Raises:
+        CacheError: an array cannot be read.
+        ValueError: a value is not finite.
+    """
+    arrays = [part.array.read() for part in parts]
+    if stream.named_clips:
+        array = np.stack([array.reshape(-1) for array in arrays])
+    elif stream.axes == "crops-first":
+        array = arrays[0].transpose(1, 0, 2)
+    elif len(arrays) > 1:
+        array = np.stack(arrays, axis=1)
+    else:
+        array = arrays[0]
+    if array.ndim == 3 and not keep_crops:
+        # the mean of one crop is that crop, to the bit
+        array = array[:, 0] if array.shape[1] == 1 else array.mean(axis=1, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(array, stream.dtype)
+    broken = ~np.isfinite(features.reshape(len(features), -1)).all(axis=1)
+    if broken.any():
+        rows = np.flatnonzero(broken)
+        raise ValueError(
+            f"{len(rows)} of {len(features)} rows (first: row {rows[0]}) with NaN or infinity"
+        )
+    return features
+
+
+def _record(
+    stream: FoundStream,
+    video: str,
+    features: np.ndarray,
+    config: ImportConfig,
+    stored: Mapping[str, JSON],
+    frames: Mapping[str, int],
+    rates: Mapping[str, float],
+    known: Mapping[str, NameEntry],
+) -> FeatureRecord:
+    """Return the record of one video.
+
+    Raises:
+        ValueError: the features cannot be recorded so.
+    """
+    parts = stream.videos[video]
+    num_frames, rate = frames.get(video), rates[video]
+    rule = config.rule if stream.rows == "clips" else None
+    provenance: dict[str, JSON] = {"imported_from": parts[0].array.path.name}
+    if stream.named_clips:
+        named = np.array([part.frames for part in parts]) + stream.named_clips
+        clips = _timed(named[:, 0], named[:, 1], config.clip_len, rate)
+        if num_frames is not None and clips.end_frame.max() > num_frames:
+            raise ValueError(f"clips to frame {clips.end_frame.max()}, the video has {num_frames}")
+    else:
+        if rule and num_frames is not None and rule.difference(len(features), num_frames) > 0:
+            features = features[: rule.expected(num_frames)[1]]  # no frame is left for the last
+            provenance["rows_left_out"] = 1
+        clips = clip_table(len(features), rule, num_frames, rate)
+    if num_frames is None:
+        num_frames = int(clips.end_frame.max()) if rule else 0
+    identity = hashlib.sha256(f"feat imported video\n{video}".encode()).hexdigest()
+    return FeatureRecord(
+        stream=stream.name,
+        config=stored,
+        source=SourceRecord(
+            name=video,
+            kind="imported",
+            size=features.nbytes,
+            sha256=known[video].sha256 if video in known else identity,
+            num_frames=num_frames,
+            frame_rate=rate,
+            width=0,
+            height=0,
+        ),
+        features=features,
+        clips=clips,
+        provenance={
+            **provenance,
+            "sha256_of_features": hashlib.sha256(features.tobytes()).hexdigest(),
+        },
+        kind="crops" if features.ndim == 3 else FEATURES,
+    )
 
 
 def _note_oddities(
     report: ImportReport,
-    counts: Mapping[str, int],
-    frames: Mapping[str, int],
+    streams: Iterable[FoundStream],
     config: ImportConfig,
+    frames: Mapping[str, int],
 ) -> None:
     """Put on record, and say, what whoever uses these features should know."""
-    report.without_features = sorted(frames.keys() - counts.keys())
-    if config.layout == "segments" and counts:
-        values = list(counts.values())
-        usual = max(set(values), key=values.count)
-        report.odd_rows = sorted(name for name, count in counts.items() if count != usual)
-        if report.odd_rows:
-            logger.warning(
-                "%d videos have not %d rows as the others; each is divided into as many parts as "
-                "it has rows", len(report.odd_rows), usual,
-            )  # fmt: skip
-    if report.without_frames:
-        logger.warning(
-            "%d videos without a frame count: usable for video-level work only",
-            len(report.without_frames),
-        )
-    if report.without_features:
-        logger.warning("%d videos with a frame count but no features", len(report.without_features))
+    odd, without, less, more = set[str](), set[str](), set[str](), set[str]()
+    for stream in streams:
+        if stream.rows == "segments":
+            without |= stream.videos.keys() - frames.keys()
+            usual = Counter(stream.num_rows.values()).most_common(1)[0][0]
+            odd |= {video for video, count in stream.num_rows.items() if count != usual}
+        elif not stream.named_clips:
+            unknown = len(stream.videos.keys() - frames.keys())
+            if unknown:
+                report.notes.append(
+                    f"{stream.name}: no frame count of {unknown} videos (--frames), taken to end "
+                    "with their last clip"
+                )
+            for video, count in stream.num_rows.items():
+                difference = config.rule.difference(count, frames[video]) if video in frames else 0
+                less |= {video} if difference < 0 else set()
+                more |= {video} if difference > 0 else set()
+    report.odd_rows, report.without_frames = sorted(odd), sorted(without)
+    report.one_row_less, report.one_row_more = sorted(less), sorted(more)
+
+
+def _few(items: Iterable[object]) -> str:
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

@@ -252,14 +252,3 @@ def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: Merge
     }
     target.set_names(fresh)
     report.names += len(fresh)
-
-
-def add_labels(path: Path, target: FeatureCache) -> int:
-    """Add a labels file to the cache's; return how many videos are new.
-
-    Raises:
-        CacheError: the two contradict each other.
-    """
-    labels, conflicts = merged_labels([target.labels_path, path])
-    refuse_conflicts(target.path, "merged", conflicts)
-    return write_merged_labels(labels, target)

@@ -248,7 +248,8 @@ def _uncovered(clips: ClipTable, source: SourceRecord) -> Iterator[str]:
         if len(gaps):
             yield f"no clip covers frame {np.maximum.accumulate(end)[gaps[0]]}"
     if source.kind == "imported":
-        reach += max(0, clips.clip_len - 1)  # whoever made them may have dropped the tail
+        # whoever made them may have dropped the tail, and the last full clip as well
+        reach += max(0, 2 * clips.clip_len - 1)
     if reach < source.num_frames:
         yield f"clips end at frame {reach}, the video has {source.num_frames}"
 
