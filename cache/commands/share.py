@@ -174,7 +174,7 @@ def import_command(
 ) -> None:
     """Take in features somebody else made: .npy, .npz, .csv, or folders of them."""
     from cache.exchange.importing import ImportConfig, import_features, read_frame_counts
-    from cache.exchange.merge import add_labels
+    from cache.labels import LabelsFrom, add_labels
     from cache.store import FeatureCache
     from data.labels import read_labels
 
@@ -192,7 +192,7 @@ def import_command(
         names=[label.video for label in labels],
         frame_rate=fps,
     )
-    num_labels = add_labels(labels_file, cache) if labels_file else 0
+    num_labels = add_labels(cache, LabelsFrom.file(labels_file)) if labels_file else 0
     if as_json:
         echo_json({**report.to_json(), "labels": num_labels})
         return
