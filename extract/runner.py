@@ -81,11 +81,7 @@ def run_extraction(
     }
     configs = config.stream_configs(found)
     if not allow_mixed:
-        refuse_second_config(
-            cache,
-            configs,
-            advice="use the same options, another --cache, or --allow-mixed to keep both",
-        )
+        refuse_second_config(cache, configs)
     report = ExtractReport(cache=str(cache_dir), configs=configs)
     for result in unusable:
         report.add(result)
@@ -223,13 +219,14 @@ def _add_labels(cache: FeatureCache, labels: LabelsFrom | None, labels_of: Label
         logger.info("%s: %d labels added or changed", cache.labels_path, count)
 
 
-def refuse_second_config(
-    cache: FeatureCache, configs: Mapping[str, dict[str, Any]], *, advice: str
-) -> None:
-    """Raise a ConfigError, ended by `advice`, if the cache holds other features only."""
+def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, Any]]) -> None:
+    """Raise a ConfigError if the cache holds other features only."""
     conflicts = config_conflicts(configs.values(), cache.configs())
     if conflicts:
-        raise ConfigError(f"{cache.path}: {'; '.join(conflicts)}; {advice}")
+        raise ConfigError(
+            f"{cache.path}: {'; '.join(conflicts)}; use the same options, another --cache, or "
+            "--allow-mixed to keep both"
+        )
 
 
 def _known_result(
