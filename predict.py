@@ -168,17 +168,18 @@ def find_sought(paths: Sequence[Path]) -> list[Sought]:
     """Return the videos at or below these paths, none twice; a path without any has an error."""
     from data.errors import DecodeError
     from data.videos import VideoSource, find_videos
+    from data.visible import one_line
 
     found: dict[Path, Sought] = {}
     for path in paths:
         try:
             for source in find_videos(path):
-                each = Sought(name=str(source.path), source=source)
+                each = Sought(name=one_line(str(source.path)), source=source)
                 found.setdefault(source.path.resolve(), each)
         except (DecodeError, OSError) as error:
             source = VideoSource(video_id=path.name, path=path, kind="file")
             found[path.resolve()] = Sought(
-                name=str(path), source=source, error=_cause(error, str(path))
+                name=one_line(str(path)), source=source, error=_cause(error, str(path))
             )
     return list(found.values())
 
@@ -372,13 +373,15 @@ def _with_own_ids(groups: Sequence[Sequence[Sought]]) -> dict[str, Sequence[Soug
     """Return the groups by a `video_id` each, which names them in the log and in the shards.
 
     That is the path as the user wrote it, unless it leads out of the working folder: a shard is
-    shared, and nobody need know where on this machine a video lay.
+    shared, and nobody need know where on this machine a video lay. Any name will do.
     """
+    from data.visible import one_line
+
     by_id: dict[str, Sequence[Sought]] = {}
     for group in groups:
         path = group[0].source.path
         inside = not path.is_absolute() and ".." not in path.parts
-        video_id = wanted = path.as_posix() if inside else group[0].source.video_id
+        video_id = wanted = one_line(path.as_posix() if inside else group[0].source.video_id)
         number = 1
         while video_id in by_id:
             number += 1

@@ -20,6 +20,7 @@ from cache.records import check_video_name
 from data.errors import ConfigError, StorageError
 from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
+from data.visible import one_line
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.devices import Resources, list_devices
@@ -176,8 +177,9 @@ def _name_sources(
                 raise ValueError(f"its name is that of {named[name].path} but for its encoding")
         except ValueError as error:
             problem = f"{error}; rename it"
-            unusable.append(VideoOutcome(video_id=name, status="failed", error=problem))
-            logger.error("%s: failed: %s", name, problem)
+            shown = one_line(name)
+            unusable.append(VideoOutcome(video_id=shown, status="failed", error=problem))
+            logger.error("%s: failed: %s", shown, problem)
             continue
         named[name] = dataclasses.replace(source, video_id=name)
     return list(named.values()), unusable
