@@ -1,5 +1,7 @@
 """The `feat` command: parse, call one function, print. The work is in the four packages."""
 
+import contextlib
+import copy
 import logging
 import os
 import signal
@@ -52,6 +54,7 @@ from data.commands.prepare import data_group
 from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
+from data.visible import VisibleStream, one_line, visible
 from extract.commands import extract_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
@@ -82,25 +85,43 @@ class StderrHandler(logging.Handler):
     """Writes messages to what stderr is now, so that a progress bar can stand below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        click.echo(self.format(record), err=True)
+        """Print one message; what it tells of, such as a video's name, begins no line."""
+        shown = copy.copy(record)
+        if isinstance(record.args, tuple):
+            shown.args = tuple(
+                one_line(str(value)) if isinstance(value, str | Path) else value
+                for value in record.args
+            )
+        click.echo(visible(self.format(shown)), err=True)
 
 
 class FeatGroup(click.Group):
-    """A click group that turns every error into one line on stderr and exit code 1."""
+    """A click group that turns every error into one line on stderr and exit code 1.
+
+    What it and its commands print acts on no terminal, whatever the names in it are.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; its results go to stdout."""
+        # stderr has a progress bar's escape sequences: its messages are mended one by one
+        with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise only what click itself knows how to show."""
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except click.ClickException as error:
+            error.message = visible(error.message)  # type: ignore[misc]
             raise
         except KeyboardInterrupt as stop:
             # 128 and the signal's number, as shells count
             number = signal.SIGTERM if isinstance(stop, TerminatedError) else signal.SIGINT
             advice = str(stop) or "what is finished is kept; the same command goes on"
             click.echo(
-                f"\n{'terminated' if number == signal.SIGTERM else 'interrupted'}: {advice}",
+                f"\n{'terminated' if number == signal.SIGTERM else 'interrupted'}: {visible(advice)}",
                 err=True,
             )
             ctx.exit(128 + number)
@@ -111,7 +132,7 @@ class FeatGroup(click.Group):
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may leak past it
             if ctx.meta.get("feat.debug"):
                 traceback.print_exception(error)
-            click.echo(f"error: {_message(error)}", err=True)
+            click.echo(f"error: {visible(_message(error))}", err=True)
             ctx.exit(1)
 
 
@@ -122,12 +143,13 @@ def _message(error: Exception) -> str:
         # str() gives number, cause and path: what the user needs to mend it
         return f"the operating system refused: {error}"
     return (
-        f"internal error, please report it: {type(error).__name__}: {error} "
+        f"internal error, please report it: {type(error).__name__}: {one_line(str(error))} "
         "(run again with --debug for the traceback)"
     )
 
 
-@click.group(cls=FeatGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# color: click would drop escape sequences before they could be shown
+@click.group(cls=FeatGroup, context_settings={"help_option_names": ["-h", "--help"], "color": True})
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
 @click.version_option(package_name="feat")
 def cli(quiet: bool) -> None:

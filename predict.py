@@ -36,6 +36,7 @@ class Sought:
     Attributes:
         name: its path as the user wrote it.
         sha256: of its content; empty if that could not be read.
+        cache: where its features are.
         error: what kept it from a prediction or a picture.
         written: files with its scores, by option: `csv`, `plot`.
     """
@@ -43,6 +44,7 @@ class Sought:
     name: str
     source: "VideoSource"
     sha256: str = ""
+    cache: "FeatureCache | None" = None
     prediction: "VideoPrediction | None" = None
     error: str = ""
     written: dict[str, str] = field(default_factory=dict)
@@ -50,9 +52,15 @@ class Sought:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions:
-    """Where and with what features are extracted; nothing here changes them."""
+    """Where and with what features are extracted; nothing here changes them.
 
-    cache_dir: Path
+    Attributes:
+        cache_dir: a cache that is only read; None for `features`, if that is there.
+        keep_dir: the cache for what that one lacks; made when it is needed.
+    """
+
+    keep_dir: Path
+    cache_dir: Path | None = None
     device: str = "auto"
     threads: int | None = None
     folder_fps: float = 25.0
@@ -67,8 +75,13 @@ class ExtractOptions:
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )
 @click.option(
-    "--cache", "cache_dir", type=FOLDER, default=Path("features"), show_default=True,
-    help="Where features are looked for and, if they are missing, kept.",
+    "--cache", "cache_dir", type=FOLDER,
+    help="A cache in which features are looked for; nothing is written to it.  "
+    "[default: features, if it is there]",
+)  # fmt: skip
+@click.option(
+    "--keep", "keep_dir", type=FOLDER, default=Path("predict-features"), show_default=True,
+    help="The cache that keeps features which --cache lacks, for the next time.",
 )  # fmt: skip
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
@@ -101,7 +114,8 @@ def predict_command(
     videos: tuple[Path, ...],
     run: Path | None,
     runs: Path,
-    cache_dir: Path,
+    cache_dir: Path | None,
+    keep_dir: Path,
     threshold: float,
     csv_path: Path | None,
     plot_dir: Path | None,
@@ -115,7 +129,8 @@ def predict_command(
     """Score videos with a trained run: abnormal intervals, peak, category.
 
     VIDEOS are video files, folders of frames or folders of videos. Their features are made as
-    the run's were, which the run folder records; what the cache holds already is not done again.
+    the run's were, which the run folder records, and kept apart from those one trains on and
+    shares; what either cache holds already is not done again.
     Of a run of several seeds (`feat train --seeds`) the scores are the mean of theirs.
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
@@ -127,6 +142,7 @@ def predict_command(
         logger.info("run: %s, the newest in %s", run, runs)
     options = ExtractOptions(
         cache_dir=cache_dir,
+        keep_dir=keep_dir,
         device=device,
         threads=threads,
         folder_fps=folder_fps,
@@ -141,7 +157,7 @@ def predict_command(
         sought, csv_path=csv_path, plot_dir=plot_dir, fps=config.decode.fps, folder_fps=folder_fps
     )
     if as_json:
-        click.echo(json.dumps(report_json(sought, run, cache_dir)))
+        click.echo(json.dumps(report_json(sought, run, keep_dir)))
     else:
         click.echo("\n".join(report_lines(sought)))
     if any(each.error or (each.prediction and each.prediction.partial) for each in sought):
@@ -152,17 +168,18 @@ def find_sought(paths: Sequence[Path]) -> list[Sought]:
     """Return the videos at or below these paths, none twice; a path without any has an error."""
     from data.errors import DecodeError
     from data.videos import VideoSource, find_videos
+    from data.visible import one_line
 
     found: dict[Path, Sought] = {}
     for path in paths:
         try:
             for source in find_videos(path):
-                each = Sought(name=str(source.path), source=source)
+                each = Sought(name=one_line(str(source.path)), source=source)
                 found.setdefault(source.path.resolve(), each)
         except (DecodeError, OSError) as error:
             source = VideoSource(video_id=path.name, path=path, kind="file")
             found[path.resolve()] = Sought(
-                name=str(path), source=source, error=_cause(error, str(path))
+                name=one_line(str(path)), source=source, error=_cause(error, str(path))
             )
     return list(found.values())
 
@@ -177,11 +194,9 @@ def run_prediction(
 
     Raises:
         FeatError: nothing could be begun: no run, features that no video can give, no weights,
-            another configuration in the cache.
+            no cache where one was named.
     """
-    from cache import FeatureCache
     from extract.config import ExtractConfig
-    from extract.runner import refuse_second_config
     from model.prediction.prediction import predict_video
     from model.runs.trained import load_run
 
@@ -190,14 +205,13 @@ def run_prediction(
         stream.name: dict(stream.config) for stream in trained.info.streams
     }
     config = ExtractConfig.from_stream_configs(configs)
-    cache = FeatureCache.create(options.cache_dir)
-    refuse_second_config(cache, configs, advice="name another --cache for the run's features")
-    _extract_missing(_group_missing(sought, cache, configs), config, configs, options)
+    groups = _group_missing(sought, _open_caches(options), configs)
+    _extract_missing(groups, config, configs, options)
     for each in sought:
-        if each.error:
+        if each.error or each.cache is None:
             continue
         with _noting_failure(each):
-            each.prediction = predict_video(trained, cache, each.sha256, threshold=threshold)
+            each.prediction = predict_video(trained, each.cache, each.sha256, threshold=threshold)
             if each.prediction.seen:
                 logger.warning(
                     "%s: the run was trained on this video: its scores flatter the model", each.name
@@ -239,13 +253,13 @@ def write_outputs(
                 each.written["plot"] = str(path)
 
 
-def report_json(sought: Sequence[Sought], run: Path, cache_dir: Path) -> dict[str, Any]:
+def report_json(sought: Sequence[Sought], run: Path, keep_dir: Path) -> dict[str, Any]:
     """Return what `feat predict --json` prints."""
     from model.prediction.report import prediction_json
 
     return {
         "run": str(run),
-        "cache": str(cache_dir),
+        "cache": str(keep_dir),
         "videos": [
             {
                 "video": each.name,
@@ -274,8 +288,20 @@ def report_lines(sought: Sequence[Sought]) -> list[str]:
     return lines
 
 
+def _open_caches(options: ExtractOptions) -> "list[FeatureCache]":
+    """Return the caches to look in."""
+    from cache import FeatureCache
+
+    usual = Path("features")
+    places = [options.cache_dir or (usual if usual.exists() else None)]
+    places.append(options.keep_dir if options.keep_dir.exists() else None)
+    return [FeatureCache(place) for place in places if place]
+
+
 def _group_missing(
-    sought: Sequence[Sought], cache: "FeatureCache", configs: "Mapping[str, Mapping[str, Any]]"
+    sought: Sequence[Sought],
+    caches: "Sequence[FeatureCache]",
+    configs: "Mapping[str, Mapping[str, Any]]",
 ) -> list[list[Sought]]:
     """Hash every video; return those that lack features, copies of one content together.
 
@@ -291,7 +317,10 @@ def _group_missing(
             continue
         with _noting_failure(each):
             each.sha256 = content_sha256(each.source)
-            if not all(cache.has(feature_key(each.sha256, one)) for one in configs.values()):
+            keys = [feature_key(each.sha256, config) for config in configs.values()]
+            holding = (cache for cache in caches if all(cache.has(key) for key in keys))
+            each.cache = next(holding, None)
+            if each.cache is None:
                 groups.setdefault(each.sha256, []).append(each)
     return list(groups.values())
 
@@ -303,6 +332,7 @@ def _extract_missing(
     options: ExtractOptions,
 ) -> None:
     """Extract the features of one video of every group; a failure is noted with all of it."""
+    from cache import FeatureCache
     from data.videos import source_stamp
     from extract.backbones import BACKBONES
     from extract.config import recorded_weights
@@ -321,6 +351,7 @@ def _extract_missing(
         for stream in config.streams
     }
     precision_for(list_devices(options.device)[0], config.precision)
+    keep = FeatureCache.create(options.keep_dir)
     by_id = _with_own_ids(groups)
     sources = [
         dataclasses.replace(group[0].source, video_id=video_id) for video_id, group in by_id.items()
@@ -328,27 +359,29 @@ def _extract_missing(
     for result in extract_videos(
         sources,
         {source.video_id: source_stamp(source) for source in sources},
-        options.cache_dir,
+        options.keep_dir,
         config,
         weights,
         resources=Resources(device=options.device, threads=options.threads),
         folder_fps=options.folder_fps,
     ):
         for each in by_id[result.video_id]:
-            each.error = result.error
+            each.error, each.cache = result.error, keep
 
 
 def _with_own_ids(groups: Sequence[Sequence[Sought]]) -> dict[str, Sequence[Sought]]:
     """Return the groups by a `video_id` each, which names them in the log and in the shards.
 
     That is the path as the user wrote it, unless it leads out of the working folder: a shard is
-    shared, and nobody need know where on this machine a video lay.
+    shared, and nobody need know where on this machine a video lay. Any name will do.
     """
+    from data.visible import one_line
+
     by_id: dict[str, Sequence[Sought]] = {}
     for group in groups:
         path = group[0].source.path
         inside = not path.is_absolute() and ".." not in path.parts
-        video_id = wanted = path.as_posix() if inside else group[0].source.video_id
+        video_id = wanted = one_line(path.as_posix() if inside else group[0].source.video_id)
         number = 1
         while video_id in by_id:
             number += 1

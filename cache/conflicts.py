@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from cache.keys import JSON, config_difference
 from data.errors import CacheError
 
-_MAX_SHOWN = 5
+#: What `feat cache merge` and `pull` can do about names.
+LATEST_NAMES = "--latest-names lets the later entry decide"
+#: Conflicts that a message tells.
+MAX_SHOWN = 5
 
 
 def config_conflicts(
@@ -35,7 +38,7 @@ def config_conflicts(
 
 
 def name_conflicts(
-    names: Mapping[str, str], present: Mapping[str, str], *, where: str
+    names: Mapping[str, str], present: Mapping[str, str], *, where: str, advice: str = ""
 ) -> list[str]:
     """Return which names stand for another content than in a cache, a text for each name.
 
@@ -43,30 +46,35 @@ def name_conflicts(
         names: video name -> content's sha256, of those that are to be added.
         present: the same of those that the cache has.
         where: whose the `present` ones are, for the texts.
+        advice: what to do about one.
     """
     return [
-        f"{name}: content {sha256[:12]} here, {present[name][:12]} in {where} "
-        "(--latest-names lets the later entry decide)"
+        f"{name}: content {sha256[:12]} here, {present[name][:12]} in {where}"
+        + (f" ({advice})" if advice else "")
         for name, sha256 in sorted(names.items())
         if present.get(name, sha256) != sha256
     ]
 
 
-def refuse_conflicts(place: object, verb: str, conflicts: Sequence[str]) -> None:
+def refuse_conflicts(
+    place: object, verb: str, conflicts: Sequence[str], *, advice: str = ""
+) -> None:
     """Do nothing if there are no conflicts.
 
     Args:
         place: the cache, or the address of one, that the message begins with.
         verb: what was not done: `merged`.
         conflicts: what was found.
+        advice: what to do about them.
 
     Raises:
         CacheError: there are; the first few are told.
     """
     if conflicts:
-        more = len(conflicts) - _MAX_SHOWN
+        more = len(conflicts) - MAX_SHOWN
         rest = f"; and {more} more" if more > 0 else ""
+        rest += f"; {advice}" if advice else ""
         raise CacheError(
             f"{place}: nothing {verb}, {len(conflicts)} conflicts: "
-            f"{'; '.join(conflicts[:_MAX_SHOWN])}{rest}"
+            f"{'; '.join(conflicts[:MAX_SHOWN])}{rest}"
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from cache.contents import Contents
 from cache.keys import JSON, config_digest
+from cache.names import normal_name
 from cache.records import FeatureEntry
 from data.annotation.alignment import VideoFacts
 
@@ -38,7 +39,7 @@ def video_facts(
     """
     contents = {name: entry.sha256 for name, entry in cache.names().items()}
     if videos is not None:
-        contents = {video: contents.get(video, video) for video in videos}
+        contents = {video: contents.get(normal_name(video), video) for video in videos}
     by_content: dict[str, list[FeatureEntry]] = defaultdict(list)
     for key in _keys(cache.rows(), set(contents.values()), streams, configs or {}):
         entry = cache.entry(key)

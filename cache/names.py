@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Any, NamedTuple
 
 from cache.files import explain, read_limited
 from cache.keys import canonical_json, is_sha256
-from cache.records import NameEntry, are_plain_names, check_video_name
-from data.errors import CacheError
+from cache.records import NameEntry, are_plain_names, check_origin, check_video_name
+from data.errors import CacheError, StorageError
 from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -38,20 +39,23 @@ class NameLine(NamedTuple):
     sha256: str | None  # None: the name was removed
     size: int
     mtime_ns: int
+    origin: str = ""
 
     @classmethod
     def of(cls, time_ns: int, entry: NameEntry | None) -> "NameLine":
         """Return the statement that a name stands for `entry`, or (None) for nothing."""
         if entry is None:
             return cls(time_ns, None, 0, 0)
-        return cls(time_ns, entry.sha256, entry.size, entry.mtime_ns)
+        return cls(time_ns, entry.sha256, entry.size, entry.mtime_ns, entry.origin)
 
     @property
     def entry(self) -> NameEntry | None:
         """What the name stands for."""
         if self.sha256 is None:
             return None
-        return NameEntry(sha256=self.sha256, size=self.size, mtime_ns=self.mtime_ns)
+        return NameEntry(
+            sha256=self.sha256, size=self.size, mtime_ns=self.mtime_ns, origin=self.origin
+        )
 
 
 class NameStore:
@@ -71,12 +75,12 @@ class NameStore:
 
     def get(self, name: str) -> NameEntry | None:
         """Return what a name stands for, None if that is not known."""
-        line = self._lines.get(name)
+        line = self._lines.get(normal_name(name))
         return line.entry if line else None
 
     def removed(self, name: str) -> bool:
         """Return whether a name was there and was removed."""
-        line = self._lines.get(name)
+        line = self._lines.get(normal_name(name))
         return line is not None and line.sha256 is None
 
     def refresh(self) -> bool:
@@ -107,8 +111,9 @@ class NameStore:
         """
         self.refresh()
         fresh = {}
-        for name, entry in changes.items():
-            old = self._lines.get(check_video_name(name))
+        for given, entry in changes.items():
+            name = normal_name(check_video_name(given))
+            old = self._lines.get(name)
             if (old.entry if old else None) != entry:
                 # later than what it replaces, even if this machine's clock is behind
                 fresh[name] = NameLine.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
@@ -169,10 +174,12 @@ def write_manifest(folder: Path, lines: Mapping[str, NameLine]) -> str:
     parts = [HEAD.encode()]
     for name in sorted(lines):
         value = {"name": name, **lines[name]._asdict()}
+        if not value["origin"]:
+            del value["origin"]  # as builds wrote lines that knew no origin
         parts.append(canonical_json(value) + b"\n")
     data = b"".join(parts)
     file = hashlib.sha256(data).hexdigest() + SUFFIX
-    write_whole(folder / file, data, error=CacheError)
+    write_whole(folder / file, data, error=StorageError)
     return file
 
 
@@ -209,7 +216,13 @@ def _checked(values: list[Any]) -> dict[str, NameLine]:
     """
     names = [value["name"] for value in values]
     lines = [
-        NameLine(value["time_ns"], value["sha256"], value["size"], value["mtime_ns"])
+        NameLine(
+            value["time_ns"],
+            value["sha256"],
+            value["size"],
+            value["mtime_ns"],
+            value.get("origin", ""),
+        )
         for value in values
     ]
     numbers = {type(field) for line in lines for field in (line.time_ns, line.size, line.mtime_ns)}
@@ -224,15 +237,26 @@ def _checked(values: list[Any]) -> dict[str, NameLine]:
         raise ValueError("a sha256 is none")
     if any(line.size < 0 for line in lines):
         raise ValueError("a size is negative")
+    for origin in {line.origin for line in lines}:
+        check_origin(origin)
     return dict(zip(names, lines, strict=True))
 
 
 _HEX = re.compile("[0-9a-f]*")
 
 
+def normal_name(name: str) -> str:
+    """Return a name as the cache knows it: accents composed (Unicode's NFC).
+
+    One system stores `é` as a letter, another as a letter and an accent; to a reader it is one.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 def take_lines(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None:
     """Keep the later of two lines for one name; of two at the same instant the larger digest."""
-    for name, line in lines.items():
+    for given, line in lines.items():
+        name = normal_name(given)
         old = into.get(name)
         if old is None or _rank(line) > _rank(old):
             into[name] = line

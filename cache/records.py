@@ -35,6 +35,7 @@ CLIP_DTYPE = np.dtype(
     ]
 )
 
+_ORIGIN = re.compile("(?:[0-9a-f]{16})?")
 _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MAX_NAME = 1024  # bytes of UTF-8
 _MAX_TEXT = 4096
@@ -292,12 +293,25 @@ class NameEntry:
     sha256: str
     size: int  # bytes
     mtime_ns: int  # of the file; the newest image's for a folder
+    origin: str = ""  # of the folder it was named in, see `cache.admission`; "" = not known
 
     def __post_init__(self) -> None:
         if not is_sha256(self.sha256):
             raise ValueError(f"sha256 must be 64 hex digits, got {self.sha256!r:.80}")
         _check_int("size", self.size, 0, _MAX_INT)
         _check_int("mtime_ns", self.mtime_ns, -_MAX_INT * 2, _MAX_INT * 2)
+        check_origin(self.origin)
+
+
+def check_origin(origin: object) -> str:
+    """Return `origin`; it must be 16 hex digits, or empty.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if not isinstance(origin, str) or _ORIGIN.fullmatch(origin) is None:
+        raise ValueError(f"an origin is 16 hex digits or nothing, got {origin!r:.80}")
+    return origin
 
 
 def kind_json(kind: str) -> dict[str, JSON]:

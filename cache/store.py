@@ -9,8 +9,10 @@
         quarantine/         what `feat cache verify --repair` set aside
 """
 
+import errno
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,10 @@ from data.errors import CacheError
 from data.files import write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
+
+#: Names and labels are looked at and written within a second; a dead process's turn soon ends.
+_ALONE_LEASE_SECONDS = 20.0
+_ALONE_PATIENCE_SECONDS = 60.0
 
 
 class FeatureCache(Contents):
@@ -52,7 +58,13 @@ class FeatureCache(Contents):
                 write_whole(root / MARKER, f"{MARKER_TEXT}\n", error=CacheError)
             cache = cls(root)
             for name in FOLDERS:
-                (root / name).mkdir(exist_ok=True)
+                try:
+                    (root / name).mkdir(exist_ok=True)
+                except OSError as error:
+                    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                        raise
+                    # one that may only be read: whoever has something to write will be told
+                    logger.debug("%s: not made: %s", root / name, error)
             cache.remove_stale()
         except OSError as error:
             raise explain("make a feature cache", root, error) from error
@@ -173,6 +185,26 @@ class FeatureCache(Contents):
                     f"{self.path}: {mine.owner} is compacting, repairing or removing; try later"
                 )
             yield mine
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one process at a time look at names or labels and then write; wait for the others.
+
+        Raises:
+            CacheError: another one has been at it for too long, or the cache cannot be written.
+        """
+        claim = Claim(self.path / "claims", "alone", _ALONE_LEASE_SECONDS)
+        give_up = time.monotonic() + _ALONE_PATIENCE_SECONDS
+        while not claim.acquire():
+            if time.monotonic() > give_up:
+                raise CacheError(
+                    f"{self.path}: {claim.owner} is writing names or labels; try later"
+                )
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            claim.release()
 
     def checkpoint(self, key: str) -> FeatureCheckpoint:
         """Return the checkpoint of a video in the making.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import FeatError
+from data.visible import to_cell
 
 #: Temporary names begin so: hidden, and never taken for a video, a shard or a run.
 TEMP_PREFIX = ".tmp-"
@@ -115,7 +116,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same keys as CSV, under a line of those keys.
+    """Write rows of the same keys as CSV for spreadsheets, under a line of those keys.
 
     Raises:
         FeatError: the file cannot be written.
@@ -123,7 +124,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [])
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: to_cell(value) for name, value in row.items()} for row in rows)
     write_whole(path, buffer.getvalue())
 
 

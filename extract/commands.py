@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,7 +12,7 @@ from extract.backbones import BACKBONES
 @click.command("extract")
 @click.option(
     "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
-    help="Folder of videos or of folders of frames; a labels.csv in it is copied to the cache.",
+    help="Folder of videos or of folders of frames; a labels.csv in it is added to the cache's.",
 )  # fmt: skip
 @click.option(
     "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
@@ -52,6 +53,15 @@ from extract.backbones import BACKBONES
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
 @click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
+@click.option(
+    "--prefix", default="", metavar="NAME/",
+    help="Put before the names of all videos, in labels.csv too: for videos whose names are "
+    "taken in a cache that others fill as well.",
+)  # fmt: skip
+@click.option(
+    "--labels-of", type=click.Choice(["cache", "videos"]),
+    help="Whose label counts where that of a video differs.  [default: refuse]",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def extract_command(
     videos_dir: Path,
@@ -69,6 +79,8 @@ def extract_command(
     workers: int | None,
     threads: int | None,
     allow_mixed: bool,
+    prefix: str,
+    labels_of: Literal["cache", "videos"] | None,
     as_json: bool,
 ) -> None:
     """Stage 1: decode videos, compute TV-L1 flow and I3D features, fill the cache.
@@ -105,6 +117,8 @@ def extract_command(
         resources=Resources(device=device, workers=workers, threads=threads),
         folder_fps=folder_fps,
         allow_mixed=allow_mixed,
+        prefix=prefix,
+        labels_of=labels_of or "",
     )
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:

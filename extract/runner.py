@@ -4,18 +4,23 @@ Nothing here imports torch, numba or OpenCV's like: a run that finds everything 
 end before those would have been loaded. `extract.pipeline` is imported where work begins.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cache import FeatureCache, NameEntry, feature_key
+from cache.admission import admit_videos, folder_origin
 from cache.conflicts import config_conflicts
-from data.errors import CacheError, ConfigError
-from data.files import write_whole
+from cache.labels import LabelsFrom, add_labels
+from cache.names import normal_name
+from cache.records import check_video_name
+from data.errors import ConfigError, StorageError
 from data.labels import read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
+from data.visible import one_line
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.devices import Resources, list_devices
@@ -30,6 +35,9 @@ logger = logging.getLogger(f"feat.{__name__}")
 
 NAMES_SECONDS = 10.0
 
+#: Whose label is taken where that of a video differs; "" refuses.
+LabelsOf = Literal["", "cache", "videos"]
+
 
 def run_extraction(
     videos_dir: Path,
@@ -40,11 +48,13 @@ def run_extraction(
     resources: Resources | None = None,
     folder_fps: float = 25.0,
     allow_mixed: bool = False,
+    prefix: str = "",
+    labels_of: LabelsOf = "",
 ) -> ExtractReport:
     """Extract the features of every video under `videos_dir` that `cache_dir` does not hold yet.
 
     A bad video is reported and the others go on. A `labels.csv` in `videos_dir` is checked first
-    and copied into the cache, so that the cache alone suffices for training.
+    and added to the cache's, so that the cache alone suffices for training.
 
     Args:
         videos_dir: searched recursively for video files and folders of frames.
@@ -54,14 +64,17 @@ def run_extraction(
         resources: what to compute on; by default all there is.
         folder_fps: frame rate that folders of images are taken to have.
         allow_mixed: admit a second configuration to the cache.
+        prefix: put before the names of all videos, such as `ann/`.
+        labels_of: whose label is taken where that of a video differs.
 
     Raises:
         FeatError: nothing could be begun: no videos, bad labels, no weights, another
-            configuration in the cache. A single video's failure raises nothing.
+            configuration in the cache, a name that stands for another folder's video. A single
+            video's failure raises nothing.
     """
     started = time.monotonic()
-    sources = find_videos(videos_dir)
-    labels_path = _check_labels(videos_dir, sources)
+    sources, unusable = _name_sources(find_videos(videos_dir), prefix)
+    labels = _read_labels(videos_dir, sources, prefix)
     cache = FeatureCache.create(cache_dir)
     found = {
         stream: BACKBONES[stream].find_weights(weights or {}, present=cache.configs(stream))
@@ -69,27 +82,25 @@ def run_extraction(
     }
     configs = config.stream_configs(found)
     if not allow_mixed:
-        refuse_second_config(
-            cache,
-            configs,
-            advice="use the same options, another --cache, or --allow-mixed to keep both",
-        )
-    if labels_path:
-        write_whole(cache.labels_path, labels_path.read_bytes(), error=CacheError)
-
+        refuse_second_config(cache, configs)
     report = ExtractReport(cache=str(cache_dir), configs=configs)
+    for result in unusable:
+        report.add(result)
     stamps = {source.video_id: source_stamp(source) for source in sources}
-    names_known = cache.names()
-    todo = []
-    for source in sources:
-        result = _known_result(
-            cache, names_known.get(source.video_id), source, stamps[source.video_id], configs
-        )
-        if result:
-            report.add(result)
-        else:
-            todo.append(source)
-    with NameRecorder(cache) as names:
+    origin = folder_origin(videos_dir if videos_dir.is_dir() else videos_dir.parent)
+    with (
+        admit_videos(cache, sources, stamps, origin=origin) as unchanged,
+        NameRecorder(cache, origin) as names,
+    ):
+        _add_labels(cache, labels, labels_of)
+        todo = []
+        for source in sources:
+            entry = unchanged.get(source.video_id)
+            known = _known_result(cache, entry, source, stamps[source.video_id], configs)
+            if known:
+                report.add(names.add(known))
+            else:
+                todo.append(source)
         for result in extract_videos(
             todo,
             stamps,
@@ -99,8 +110,7 @@ def run_extraction(
             resources=resources,
             folder_fps=folder_fps,
         ):
-            names.add(result)
-            report.add(result)
+            report.add(names.add(result))
     report.seconds = time.monotonic() - started
     return report
 
@@ -153,50 +163,93 @@ def extract_videos(
             yield result
 
 
-def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
-    """Return the labels file beside the videos after reading it, so that errors come first."""
+def _name_sources(
+    sources: Sequence[VideoSource], prefix: str
+) -> tuple[list[VideoSource], list[VideoOutcome]]:
+    """Return the videos under their names in the cache, and those that can have none."""
+    named: dict[str, VideoSource] = {}
+    unusable = []
+    for source in sources:
+        name = normal_name(prefix + source.video_id)
+        try:
+            check_video_name(name)
+            if name in named:
+                raise ValueError(f"its name is that of {named[name].path} but for its encoding")
+        except ValueError as error:
+            problem = f"{error}; rename it"
+            shown = one_line(name)
+            unusable.append(VideoOutcome(video_id=shown, status="failed", error=problem))
+            logger.error("%s: failed: %s", shown, problem)
+            continue
+        named[name] = dataclasses.replace(source, video_id=name)
+    return list(named.values()), unusable
+
+
+def _read_labels(
+    videos_dir: Path, sources: Sequence[VideoSource], prefix: str
+) -> LabelsFrom | None:
+    """Return the labels beside the videos, so that errors come first; None: there are none."""
     path = videos_dir / "labels.csv"
     if not path.is_file():
         return None
-    labelled = {label.video for label in read_labels(path)}
-    absent = sorted(labelled - {source.video_id for source in sources})
+    labels = [
+        dataclasses.replace(label, video=normal_name(prefix + label.video))
+        for label in read_labels(path)
+    ]
+    absent = sorted({label.video for label in labels} - {source.video_id for source in sources})
     if absent:
         logger.warning(
             "warning: %s names %d videos that are not under %s, the first is %s",
             path, len(absent), videos_dir, absent[0],
         )  # fmt: skip
-    return path
+    return LabelsFrom(str(path), labels)
 
 
-def refuse_second_config(
-    cache: FeatureCache, configs: Mapping[str, dict[str, Any]], *, advice: str
-) -> None:
-    """Raise a ConfigError, ended by `advice`, if the cache holds other features only."""
+def _add_labels(cache: FeatureCache, labels: LabelsFrom | None, labels_of: LabelsOf) -> None:
+    if labels is None:
+        return
+    if labels_of == "cache":
+        known = {label.video for label in LabelsFrom.file(cache.labels_path).labels}
+        labels = LabelsFrom(labels.where, [one for one in labels.labels if one.video not in known])
+    count = add_labels(
+        cache,
+        labels,
+        replace=labels_of == "videos",
+        advice="make them agree, or say whose to take: --labels-of videos or --labels-of cache",
+    )
+    if count:
+        logger.info("%s: %d labels added or changed", cache.labels_path, count)
+
+
+def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, Any]]) -> None:
+    """Raise a ConfigError if the cache holds other features only."""
     conflicts = config_conflicts(configs.values(), cache.configs())
     if conflicts:
-        raise ConfigError(f"{cache.path}: {'; '.join(conflicts)}; {advice}")
+        raise ConfigError(
+            f"{cache.path}: {'; '.join(conflicts)}; use the same options, another --cache, or "
+            "--allow-mixed to keep both"
+        )
 
 
 def _known_result(
     cache: FeatureCache,
-    name: NameEntry | None,
+    entry: NameEntry | None,
     source: VideoSource,
     stamp: Stamp,
     configs: Mapping[str, dict[str, Any]],
 ) -> VideoOutcome | None:
-    """Return a `skipped` result if the unchanged video has all its features in the cache.
-
-    Unchanged means the same size and modification time as when it was hashed; only a video
-    that differs in one of them is hashed again.
-    """
-    if not name or (name.size, name.mtime_ns) != (stamp.size, stamp.mtime_ns):
+    """Return a `skipped` result if an unchanged video has all its features in the cache."""
+    if entry is None:
         return None
-    keys = [feature_key(name.sha256, config) for config in configs.values()]
+    keys = [feature_key(entry.sha256, config) for config in configs.values()]
     if not all(cache.has(key) for key in keys):
         return None
     return VideoOutcome(
         video_id=source.video_id,
         status="skipped",
+        sha256=entry.sha256,
+        size=stamp.size,
+        mtime_ns=stamp.mtime_ns,
         partial=cache.entry(keys[0]).source.partial,
     )
 
@@ -207,9 +260,12 @@ class NameRecorder:
     A name that a kill keeps from being recorded costs no features, only hashing its video again.
     """
 
-    def __init__(self, cache: FeatureCache) -> None:
+    def __init__(self, cache: FeatureCache, origin: str) -> None:
         self._cache = cache
+        self._origin = origin
+        self._known = cache.names()
         self._pending: dict[str, NameEntry] = {}
+        self._is_new = False
         self._last = time.monotonic()
 
     def __enter__(self) -> "NameRecorder":
@@ -218,17 +274,47 @@ class NameRecorder:
     def __exit__(self, *_: object) -> None:
         self._flush()
 
-    def add(self, result: VideoOutcome) -> None:
-        """Take one video's final result."""
+    def add(self, result: VideoOutcome) -> VideoOutcome:
+        """Take one video's final result and return what is to be reported of it."""
+        known = self._known.get(result.video_id)
         if result.sha256:
-            self._pending[result.video_id] = NameEntry(
-                sha256=result.sha256, size=result.size, mtime_ns=result.mtime_ns
+            if known and known.origin not in ("", self._origin):
+                if known.sha256 == result.sha256:
+                    return result  # the name is another folder's, and stays so
+                # as large and as old as the other one, so that nobody compared the contents
+                return dataclasses.replace(
+                    result,
+                    status="failed",
+                    error=f"its name is that of another video in {self._cache.path}; its features "
+                    "are kept: run again with --prefix NAME/",
+                )
+            if known and known.sha256 != result.sha256:
+                logger.warning(
+                    "%s: changed since it was extracted, its name now stands for the new content",
+                    result.video_id,
+                )
+            entry = NameEntry(
+                sha256=result.sha256,
+                size=result.size,
+                mtime_ns=result.mtime_ns,
+                origin=self._origin,
             )
+            is_same = known and dataclasses.replace(entry, origin=known.origin) == known
+            if not is_same:
+                self._pending[result.video_id] = entry
+                self._is_new |= result.status == "done"
         if time.monotonic() - self._last > NAMES_SECONDS:
             self._flush()
+        return result
 
     def _flush(self) -> None:
-        if self._pending:
-            self._cache.set_names(self._pending)
+        try:
+            if self._pending:
+                self._cache.set_names(self._pending)
+        except StorageError as error:
+            if self._is_new:
+                raise
+            # a complete cache that may only be read: nothing of it is missing
+            logger.info("%s; the next run compares these videos again", error)
         self._pending = {}
         self._last = time.monotonic()

@@ -95,6 +95,6 @@ def test_many_conflicts_are_counted_and_the_first_five_told(add, here, there) ->
 def test_extraction_asks_the_same(here) -> None:
     here.write([make_record("1.mp4")])
     other = make_config(clip_stride=8)
-    with pytest.raises(ConfigError, match=r"rgb made otherwise: clip_stride: 8 here.*; mend it"):
-        refuse_second_config(here, {"rgb": other}, advice="mend it")
-    refuse_second_config(here, {"rgb": make_config(), "flow": make_config("flow")}, advice="")
+    with pytest.raises(ConfigError, match=r"rgb made otherwise: clip_stride: 8 here.*; use the sa"):
+        refuse_second_config(here, {"rgb": other})
+    refuse_second_config(here, {"rgb": make_config(), "flow": make_config("flow")})

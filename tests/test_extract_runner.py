@@ -131,13 +131,16 @@ def test_renamed_and_copied_videos_cost_nothing(
     np.testing.assert_array_equal(cache.read("renamed.mp4", "rgb"), cache.read("a.mp4", "rgb"))
 
 
-def test_changed_video_is_noticed(
-    extracted: tuple[Path, dict], tmp_path: Path, random_rgb_weights: Path, make_video
+def test_a_changed_video_is_extracted_anew_under_its_name_and_said(
+    tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
-    shutil.copytree(extracted[0], tmp_path / "cache")
-    make_video(tmp_path / "videos" / "a.mp4", num_frames=5)
-    report = summary(extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights))
-    assert (report["done"], report["frames"]) == (1, 5)
+    for num_frames in (4, 5):
+        make_video(tmp_path / "videos" / "a.mp4", num_frames=num_frames)
+        result = extract(
+            tmp_path / "videos", tmp_path / "cache", random_rgb_weights, "--streams", "rgb"
+        )
+        assert (summary(result)["done"], summary(result)["frames"]) == (1, num_frames)
+        assert ("a.mp4: changed since it was extracted" in result.stderr) == (num_frames == 5)
     assert FeatureCache(tmp_path / "cache").find("a.mp4", "rgb").source.num_frames == 5
 
 

@@ -88,7 +88,7 @@ def predicted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tup
     """The first prediction of t.mp4 with the moved run, into a cache of its own."""
     home = tmp_path_factory.mktemp("predicted")
     result = feat(
-        *("predict", trained.videos / "t.mp4", "--run", trained.run, "--cache", home / "features"),
+        *("predict", trained.videos / "t.mp4", "--run", trained.run, "--keep", home / "features"),
         *("--csv", home / "t.csv", "--plot", home / "plots", "--json"),
     )
     assert result.exit_code == 0, result.output
@@ -139,7 +139,7 @@ def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
     monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "none"))
     result = feat(
         *("predict", trained.videos / "t.mp4", "--run", trained.run),
-        *("--cache", home / "features", "--json"),
+        *("--keep", home / "features", "--json"),
     )
     (again,) = report(result)["videos"]
     assert again == {k: v for k, v in first["videos"][0].items() if k not in ("csv", "plot")}
@@ -148,7 +148,7 @@ def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
 
 
 def test_text_names_intervals_peak_and_category(trained, predicted) -> None:
-    options = ("--run", trained.run, "--cache", predicted[0] / "features")
+    options = ("--run", trained.run, "--keep", predicted[0] / "features")
     everything = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "0")
     assert "abnormal  0:18  0.00 s to 1.80 s, up to " in everything.stdout
     nothing = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "1")
@@ -166,7 +166,8 @@ def test_the_newest_run_and_the_usual_cache_are_the_defaults(
     result = feat("predict", trained.videos / "t.mp4", "--json")
     assert result.exit_code == 0, result.output
     assert report(result)["run"] == "runs/mine"
-    assert report(result)["cache"] == "features"
+    assert report(result)["cache"] == "predict-features"
+    assert not Path("predict-features").exists()  # `features` had all
 
 
 def test_several_seeds_answer_with_their_mean(trained, predicted, tmp_path, monkeypatch) -> None:
@@ -180,7 +181,7 @@ def test_several_seeds_answer_with_their_mean(trained, predicted, tmp_path, monk
     for run in ("seed-0", "seed-1", "."):
         result = feat(
             *("predict", trained.videos / "t.mp4", "--run", tmp_path / "runs/several" / run),
-            *("--cache", predicted[0] / "features", "--csv", f"{run}/t.csv", "--json"),
+            *("--keep", predicted[0] / "features", "--csv", f"{run}/t.csv", "--json"),
         )
         assert result.exit_code == 0, result.output
         found.append(report(result)["videos"][0])
@@ -191,7 +192,7 @@ def test_several_seeds_answer_with_their_mean(trained, predicted, tmp_path, monk
         mean = np.mean([each["probabilities"][name] for each in found[:2]])
         assert share == pytest.approx(mean, abs=1e-5)
     result = feat(
-        "predict", trained.videos / "t.mp4", "--cache", predicted[0] / "features", "--json"
+        "predict", trained.videos / "t.mp4", "--keep", predicted[0] / "features", "--json"
     )
     assert report(result)["run"] == "runs/several"  # the newest, though each seed is one too
 
@@ -202,6 +203,7 @@ def test_same_named_videos_of_two_folders_are_told_apart(
     """Also from the video of that name that the cache was trained from."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained.training_cache, "features")
+    before = sorted(Path("features").rglob("*"))
     make_video(tmp_path / "x" / "a.mp4", num_frames=3)
     make_video(tmp_path / "y" / "a.mp4", num_frames=5)
     stamp = (tmp_path / "x" / "a.mp4").stat()
@@ -219,10 +221,10 @@ def test_same_named_videos_of_two_folders_are_told_apart(
     assert [len(rows(Path(each["csv"]))) for each in videos] == [3, 5]
     for each in videos:
         assert each["sha256"] == content_sha256(find_videos(Path(each["video"]))[0])
-    cache = FeatureCache(tmp_path / "features")
-    assert cache.find("a.mp4", "rgb").source.num_frames == 17
-    shards = {record.source.name for record in cache.entries()}
-    assert not any(str(tmp_path) in name for name in shards)
+    assert sorted(Path("features").rglob("*")) == before
+    assert FeatureCache("features").find("a.mp4", "rgb").source.num_frames == 17
+    kept = FeatureCache("predict-features")
+    assert {record.source.name for record in kept.entries()} == {"x/a.mp4", "a.mp4"}
 
 
 def test_frames_and_copies_of_a_trained_video(trained, tmp_path) -> None:
@@ -234,7 +236,8 @@ def test_frames_and_copies_of_a_trained_video(trained, tmp_path) -> None:
     shutil.copytree(trained.training_cache, tmp_path / "features")
     result = feat(
         *("predict", tmp_path / "clips", "--run", trained.run, "--json", "--folder-fps", "2"),
-        *("--cache", tmp_path / "features", "--plot", tmp_path / "plots"),
+        *("--cache", tmp_path / "features", "--keep", tmp_path / "kept"),
+        *("--plot", tmp_path / "plots"),
     )
     assert result.exit_code == 0, result.output
     by_name = {Path(each["video"]).name: each for each in report(result)["videos"]}
@@ -257,7 +260,7 @@ def test_bad_videos_are_named_and_the_others_scored(
     (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
     bad = [tmp_path / name for name in ("text.mp4", "twin.mp4", "hollow", "gone.mp4")]
     arguments = [*bad, tmp_path / "cut.avi", trained.videos / "t.mp4", "--run", trained.run]
-    result = feat("predict", *arguments, "--cache", tmp_path / "features", "--json")
+    result = feat("predict", *arguments, "--keep", tmp_path / "features", "--json")
     assert result.exit_code == 1
     failed = {each["video"]: each["error"] for each in report(result)["failed"]}
     assert list(failed) == [str(path) for path in bad]
@@ -268,7 +271,7 @@ def test_bad_videos_are_named_and_the_others_scored(
     cut, whole = report(result)["videos"]
     assert cut["partial"]
     assert whole["num_frames"] == 18
-    text = feat("predict", *arguments, "--cache", tmp_path / "features")
+    text = feat("predict", *arguments, "--keep", tmp_path / "features")
     assert text.exit_code == 1
     assert f"{bad[0]}: failed: " in text.stdout
     assert "  partial   " in text.stdout
@@ -279,7 +282,7 @@ def test_weights_that_are_gone_are_named_with_the_way_out(
 ) -> None:
     make_video(tmp_path / "v.mp4", num_frames=2)
     monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "none"))
-    options = ("--run", trained.run, "--cache", tmp_path / "features")
+    options = ("--run", trained.run, "--keep", tmp_path / "features")
     refused = feat("predict", tmp_path / "v.mp4", *options)
     assert refused.exit_code == 1
     (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
@@ -290,18 +293,27 @@ def test_weights_that_are_gone_are_named_with_the_way_out(
     assert helped.exit_code == 0, helped.output
 
 
-def test_a_cache_of_other_features_is_not_mixed(trained, tmp_path, make_video) -> None:
+def test_a_cache_of_other_features_is_only_looked_in(trained, tmp_path, make_video) -> None:
     make_video(tmp_path / "videos" / "v.mp4", num_frames=2)
     made = feat(
         *("extract", "--videos", tmp_path / "videos", "--cache", tmp_path / "features"),
         *("--streams", "rgb", "--resize", "crop", "--rgb-weights", next(_converted())),
     )
     assert made.exit_code == 0, made.output
-    options = ("--run", trained.run, "--cache", tmp_path / "features")
-    refused = feat("predict", tmp_path / "videos" / "v.mp4", *options)
+    before = sorted((tmp_path / "features").rglob("*"))
+    options = ("--cache", tmp_path / "features", "--keep", tmp_path / "kept")
+    found = feat("predict", tmp_path / "videos" / "v.mp4", "--run", trained.run, *options)
+    assert found.exit_code == 0, found.output
+    assert sorted((tmp_path / "features").rglob("*")) == before
+    assert len(list((tmp_path / "kept" / "shards").iterdir())) == 1
+
+
+def test_a_cache_that_is_named_must_be_there(trained, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = feat("predict", trained.videos / "t.mp4", "--run", trained.run, "--cache", "featurs")
     assert refused.exit_code == 1
-    assert "decode.resize: squash here, crop in the cache" in refused.stderr
-    assert "another --cache" in refused.stderr
+    assert "featurs: no feature cache here" in refused.stderr
+    assert not Path("predict-features").exists()
 
 
 def _converted() -> Iterator[Path]:
@@ -325,7 +337,7 @@ def test_a_run_on_imported_features_scores_no_videos(tmp_path, make_video) -> No
     made = feat("train", "--cache", tmp_path / "theirs", "--out", tmp_path / "run", *QUICK)
     assert made.exit_code == 0, made.output
     make_video(tmp_path / "v.mp4", num_frames=2)
-    options = ("--run", tmp_path / "run", "--cache", tmp_path / "features")
+    options = ("--run", tmp_path / "run", "--keep", tmp_path / "features")
     refused = feat("predict", tmp_path / "v.mp4", *options)
     assert refused.exit_code == 1
     assert "error: c3d: features that were imported" in refused.stderr
@@ -335,7 +347,7 @@ def test_a_run_on_imported_features_scores_no_videos(tmp_path, make_video) -> No
 def test_one_file_does_not_take_two_videos(trained, tmp_path) -> None:
     refused = feat(
         *("predict", trained.videos / "a.mp4", trained.videos / "b.mp4", "--run", trained.run),
-        *("--cache", tmp_path / "features", "--csv", tmp_path / "all.csv"),
+        *("--keep", tmp_path / "features", "--csv", tmp_path / "all.csv"),
     )
     assert refused.exit_code == 2
     assert "2 videos need a folder" in refused.stderr

@@ -16,13 +16,13 @@ from cache.conflicts import config_conflicts, refuse_conflicts
 from cache.exchange.arrays import FoundArray, find_arrays
 from cache.exchange.exported import import_export, is_export
 from cache.exchange.layouts import ClipRule, Part, parse_layout, take_apart
-from cache.exchange.merge import merged_labels, write_merged_labels
 from cache.exchange.recognise import FoundStream, recognise
 from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.facts import video_facts
 from cache.files import explain
 from cache.keys import JSON
+from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.records import (
     ClipTable,
     FeatureRecord,
@@ -143,10 +143,10 @@ def import_with_labels(
         CacheError: as `import_features`, or the labels contradict the cache's. Nothing is written.
         LabelsError: the labels cannot be read.
     """
-    labels = read_labels(labels_path) if labels_path else []
-    merged, conflicts = merged_labels([cache.labels_path, *([labels_path] if labels_path else [])])
+    more = LabelsFrom(os.fspath(labels_path or ""), read_labels(labels_path) if labels_path else [])
+    merged, conflicts = merged_labels([LabelsFrom.file(cache.labels_path), more])
     refuse_conflicts(cache.path, "imported", conflicts)
-    names = list(dict.fromkeys(label.video for label in [*labels, *merged]))
+    names = list(dict.fromkeys(label.video for label in [*more.labels, *merged]))
     exports = [path for path in paths if is_export(path)]
     if exports and len(exports) < len(paths):
         raise CacheError(f"{exports[0]}: was exported by feat; import it by itself")
@@ -172,7 +172,7 @@ def import_with_labels(
             frame_rate=frame_rate,
             allow_mixed=allow_mixed,
         )
-    report.labels = write_merged_labels(merged, cache)
+    report.labels = add_labels(cache, more)
     report.labelled = len(names)
     held = set(cache.videos())
     report.unfound_labels = [

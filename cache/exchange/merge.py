@@ -7,17 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cache.conflicts import config_conflicts, name_conflicts, refuse_conflicts
+from cache.conflicts import (
+    LATEST_NAMES,
+    config_conflicts,
+    name_conflicts,
+    refuse_conflicts,
+)
 from cache.exchange.compare import Closeness
 from cache.files import open_regular, pread_exact
 from cache.keys import JSON
+from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.records import NameEntry
 from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
 from cache.store import FeatureCache
 from cache.streams import KINDS
 from data.errors import CacheError, ShardError
 from data.files import partial_file, publish, temp_path
-from data.labels import VideoLabel, read_labels, write_labels
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -77,17 +82,20 @@ def merge_caches(
                 found += config_conflicts(taken[number], present)
             if not latest_names:
                 found += name_conflicts(
-                    _contents(source), _contents(other), where=os.fspath(other.path)
+                    _contents(source),
+                    _contents(other),
+                    where=os.fspath(other.path),
+                    advice=LATEST_NAMES,
                 )
             conflicts += [f"{source.path}: {conflict}" for conflict in found]
-    labels, label_conflicts = merged_labels([cache.labels_path for cache in (target, *sources)])
-    conflicts += label_conflicts
+    labels = [LabelsFrom.file(cache.labels_path) for cache in (target, *sources)]
+    conflicts += merged_labels(labels)[1]
     refuse_conflicts(target.path, "merged", conflicts)
     report = MergeReport(target=os.fspath(target.path))
     for source in sources:
         copy_records(source, target, report, chosen)
         _copy_names(source.names(), target, report)
-    report.labels = write_merged_labels(labels, target)
+    report.labels = sum(add_labels(target, more) for more in labels[1:])
     return report
 
 
@@ -214,32 +222,6 @@ def _feature_conflicts(
 def _contents(cache: FeatureCache) -> dict[str, str]:
     """Return the content's sha256 of every name."""
     return {name: entry.sha256 for name, entry in cache.names().items()}
-
-
-def merged_labels(paths: Sequence[Path]) -> tuple[list[VideoLabel], list[str]]:
-    """Return the labels of all files together, and which of them contradict each other."""
-    merged: dict[str, tuple[VideoLabel, Path]] = {}
-    conflicts = []
-    for path in paths:
-        for label in read_labels(path) if path.exists() else []:
-            first, where = merged.setdefault(label.video, (label, path))
-            if first != label:
-                conflicts.append(f"{path}: {label.video}: {_label_text(label)}, in {where}: "
-                                 f"{_label_text(first)}")  # fmt: skip
-    return [label for label, _ in merged.values()], conflicts
-
-
-def _label_text(label: VideoLabel) -> str:
-    return f"{label.split} {label.category!r} {label.anomaly!r}"
-
-
-def write_merged_labels(labels: list[VideoLabel], target: FeatureCache) -> int:
-    """Write the labels if they are more than the cache has; return how many more."""
-    path = target.labels_path
-    before = len(read_labels(path)) if path.exists() else 0
-    if len(labels) > before:
-        write_labels(path, labels)
-    return len(labels) - before
 
 
 def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: MergeReport) -> None:

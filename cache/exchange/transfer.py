@@ -11,11 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.conflicts import config_conflicts, name_conflicts, refuse_conflicts
-from cache.exchange.merge import merged_labels, receive_shard, write_merged_labels
+from cache.conflicts import (
+    LATEST_NAMES,
+    config_conflicts,
+    name_conflicts,
+    refuse_conflicts,
+)
+from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
 from cache.files import hash_fd, open_regular
 from cache.keys import JSON
+from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
 from cache.names import NameLine, is_manifest_name, read_manifest, take_lines
@@ -24,7 +30,7 @@ from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
 from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
-from data.labels import VideoLabel
+from data.labels import VideoLabel, read_labels, write_labels
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -116,7 +122,9 @@ def pull_cache(
     tables = _remote_tables(remote, missing, report)
     with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
         manifests = _fetch_names(cache, remote, Path(folder), report)
-        labels = _fetch_labels(cache, remote, Path(folder))
+        labels = _download_labels(remote, Path(folder))
+        if labels:
+            _merge_labels([LabelsFrom.file(cache.labels_path), labels], remote)
         entries = [stored.entry for table in tables.values() for stored in table.records.values()]
         ours = {name: entry.sha256 for name, entry in cache.names().items()}
         conflicts = []
@@ -124,7 +132,9 @@ def pull_cache(
             conflicts += config_conflicts((entry.config for entry in entries), cache.configs())
         if not latest_names:
             theirs = _contents(manifests.values(), entries, known=set(ours.values()))
-            conflicts += name_conflicts(theirs, ours, where=os.fspath(cache.path))
+            conflicts += name_conflicts(
+                theirs, ours, where=os.fspath(cache.path), advice=LATEST_NAMES
+            )
         refuse_conflicts(remote.url, "pulled", conflicts)
         for name in sorted(tables):
             if all(cache.has(key) for key in tables[name].records):
@@ -135,7 +145,7 @@ def pull_cache(
             content = (Path(folder) / file).read_bytes()
             write_whole(cache.path / "names" / file, content, error=CacheError)
             report.names += 1
-        report.labels = write_merged_labels(labels, cache) if labels else 0
+        report.labels = add_labels(cache, labels) if labels else 0
     report.already += len(there) - len(missing)
     cache.refresh()
     return report
@@ -316,48 +326,35 @@ def _contents(
 
 
 def _push_labels(cache: FeatureCache, remote: Remote) -> int:
+    """Add our labels to the other side's; return how many it lacked."""
+    ours = LabelsFrom.file(cache.labels_path)
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
-        labels, added = _merge_with_remote(cache, remote, Path(folder))
+        theirs = _download_labels(remote, Path(folder))
+        labels = _merge_labels([*([theirs] if theirs else []), ours], remote)
+        added = len(labels) - (len(theirs.labels) if theirs else 0)
         if added:
-            from data.labels import write_labels
-
             path = Path(folder) / "merged.csv"
             write_labels(path, labels)
             remote.upload(path, "labels.csv")
         return added
 
 
-def _fetch_labels(cache: FeatureCache, remote: Remote, folder: Path) -> list[VideoLabel]:
-    """Return the labels of both sides together, [] if the other side has none."""
-    path = _download_labels(remote, folder)
-    return [] if path is None else _merge_labels([cache.labels_path, path], remote)
-
-
-def _merge_with_remote(
-    cache: FeatureCache, remote: Remote, folder: Path
-) -> tuple[list[VideoLabel], int]:
-    """Return the labels of both sides together, and how many the other side lacks."""
-    path = _download_labels(remote, folder)
-    theirs = [] if path is None else [path]
-    labels = _merge_labels([*theirs, cache.labels_path], remote)
-    return labels, len(labels) - len(_merge_labels(theirs, remote))
-
-
-def _download_labels(remote: Remote, folder: Path) -> Path | None:
+def _download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
+    """Return the other side's labels, None if it has none."""
     data = remote.read_small("labels.csv", MAX_LABELS_BYTES)
     if data is None:
         return None
     path = folder / "labels.csv"
     path.write_bytes(data)
-    return path
-
-
-def _merge_labels(paths: list[Path], remote: Remote) -> list[VideoLabel]:
     try:
-        labels, conflicts = merged_labels(paths)
+        return LabelsFrom(f"{remote.url}/labels.csv", read_labels(path))
     except LabelsError as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].replace(str(folder), remote.url)
         raise CacheError(f"{remote.url}: labels.csv cannot be used: {first}") from error
+
+
+def _merge_labels(parts: list[LabelsFrom], remote: Remote) -> list[VideoLabel]:
+    labels, conflicts = merged_labels(parts)
     if conflicts:
         raise CacheError(f"{remote.url}: {len(conflicts)} labels differ: {conflicts[0]}")
     return labels

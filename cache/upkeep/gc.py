@@ -11,6 +11,7 @@ from cache.claims import Claim
 from cache.contents import FOLDERS
 from cache.files import explain, folder_clock
 from cache.keys import JSON
+from cache.names import is_manifest_name
 from cache.store import FeatureCache
 from cache.upkeep.remove import carry_out, plan_removal
 
@@ -71,6 +72,8 @@ def _is_leftover(path: Path, folder: str) -> bool:
     if path.name.startswith(".tmp-"):
         return True
     if folder == "claims":
+        if is_manifest_name(path.name):
+            return True  # names that a killed extraction held
         return path.name.endswith(".claim") and path.name != "maintenance.claim"
     return folder == "partial"
 

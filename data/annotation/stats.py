@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.labels import SPLITS, VideoLabel
+from data.visible import to_cell
 
 TableFormat = Literal["text", "csv", "markdown"]
 NO_CATEGORY = "(none)"
@@ -162,7 +163,8 @@ def render_table(table: StatsTable, form: TableFormat) -> str:
     """Return a table as aligned text, CSV or Markdown, with a line feed at the end."""
     if form == "csv":
         buffer = io.StringIO(newline="")
-        csv.writer(buffer, lineterminator="\n").writerows([table.header, *table.rows])
+        rows = ([to_cell(cell) for cell in row] for row in (table.header, *table.rows))
+        csv.writer(buffer, lineterminator="\n").writerows(rows)
         return buffer.getvalue()
     cells = [table.header, *table.rows]
     if form == "markdown":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.visible import from_cell, to_cell
 from model.measures.metrics import VideoResult, frame_auc
 from model.runs.file_names import file_names
 
@@ -37,13 +38,13 @@ def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
             auc = frame_auc([result])[0]
             writer.writerow(
                 [
-                    result.video,
+                    to_cell(result.video),
                     len(result.scores),
                     "?" if result.labels is None else int(result.labels.sum()),
                     "" if auc is None else f"{auc:.4f}",
                     f"{result.scores.max():.4f}",
-                    result.category,
-                    result.predicted,
+                    to_cell(result.category),
+                    to_cell(result.predicted),
                     f"scores/{name}.csv",
                 ]
             )
@@ -57,7 +58,7 @@ def read_results(folder: Path) -> list[VideoResult]:
         OSError, ValueError, KeyError, BadZipFile: a file is absent, damaged or something else.
     """
     with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["video"]: row for row in csv.DictReader(file)}
+        rows = {from_cell(row["video"]): row for row in csv.DictReader(file)}
     path = folder / "scores.npz"
     with path.open("rb") as binary, np.load(binary, allow_pickle=False) as held:
         edges = np.cumsum(held["num_frames"])[:-1]
@@ -68,8 +69,8 @@ def read_results(folder: Path) -> list[VideoResult]:
                 video=str(video),
                 scores=part,
                 labels=None if (label < 0).any() else label.astype(np.uint8),
-                category=rows[str(video)]["category"],
-                predicted=rows[str(video)]["predicted"],
+                category=from_cell(rows[str(video)]["category"]),
+                predicted=from_cell(rows[str(video)]["predicted"]),
             )
             for video, part, label in zip(held["videos"], scores, labels, strict=True)
         ]
