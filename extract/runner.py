@@ -12,9 +12,9 @@ from typing import Any
 
 from cache import FeatureCache, NameEntry, feature_key
 from cache.conflicts import config_conflicts
-from data.errors import CacheError, ConfigError
+from data.errors import CacheError, ConfigError, FeatError
 from data.files import write_whole
-from data.labels import read_labels
+from data.labels import name_problems, read_labels
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
@@ -24,7 +24,7 @@ from extract.pool import run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoOutcome
 from extract.weights.resolve import Weights
-from extract.worker import Job, VideoTask
+from extract.worker import Job, VideoTask, failed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -60,7 +60,8 @@ def run_extraction(
             configuration in the cache. A single video's failure raises nothing.
     """
     started = time.monotonic()
-    sources = find_videos(videos_dir)
+    unreadable: dict[str, str] = {}
+    sources = find_videos(videos_dir, unreadable=unreadable)
     labels_path = _check_labels(videos_dir, sources)
     cache = FeatureCache.create(cache_dir)
     found = {
@@ -78,13 +79,18 @@ def run_extraction(
         write_whole(cache.labels_path, labels_path.read_bytes(), error=CacheError)
 
     report = ExtractReport(cache=str(cache_dir), configs=configs)
-    stamps = {source.video_id: source_stamp(source) for source in sources}
+    for name, why in unreadable.items():
+        _report_failure(report, VideoOutcome(video_id=name, status="failed", error=why))
+    stamps = {}
     names_known = cache.names()
     todo = []
     for source in sources:
-        result = _known_result(
-            cache, names_known.get(source.video_id), source, stamps[source.video_id], configs
-        )
+        try:
+            stamp = stamps[source.video_id] = source_stamp(source)
+        except (FeatError, OSError) as error:
+            _report_failure(report, failed(source, error))
+            continue
+        result = _known_result(cache, names_known.get(source.video_id), source, stamp, configs)
         if result:
             report.add(result)
         else:
@@ -153,18 +159,19 @@ def extract_videos(
             yield result
 
 
+def _report_failure(report: ExtractReport, result: VideoOutcome) -> None:
+    """Take a video that fails before it is begun; the others are gone on with."""
+    logger.error("%s: failed: %s", result.video_id, result.error)
+    report.add(result)
+
+
 def _check_labels(videos_dir: Path, sources: list[VideoSource]) -> Path | None:
     """Return the labels file beside the videos after reading it, so that errors come first."""
     path = videos_dir / "labels.csv"
     if not path.is_file():
         return None
-    labelled = {label.video for label in read_labels(path)}
-    absent = sorted(labelled - {source.video_id for source in sources})
-    if absent:
-        logger.warning(
-            "warning: %s names %d videos that are not under %s, the first is %s",
-            path, len(absent), videos_dir, absent[0],
-        )  # fmt: skip
+    for problem in name_problems(read_labels(path), [source.video_id for source in sources]):
+        logger.warning("warning: %s: %s", path, problem)
     return path
 
 

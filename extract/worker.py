@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Seconds of work after which the finished clips of a long video are saved: what a kill costs.
 CHECKPOINT_SECONDS = 120.0
+# Frames' times that differ by less are the same: time bases are 90 kHz and coarser.
+EQUAL_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +229,9 @@ class VideoTask:
         )
         provenance = _provenance(self.job)
         flow_stats = features.arrays.get("flow_stats")
+        told = features.clips.frame_seconds(features.num_frames, info.frame_rate)
+        seconds = features.frame_seconds
+        is_told = told is not None and np.abs(told - seconds).max() <= EQUAL_SECONDS
         return [
             FeatureRecord(
                 stream=stream,
@@ -237,6 +242,7 @@ class VideoTask:
                 clips=features.clips,
                 provenance=provenance,
                 flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,
+                frame_seconds=None if is_told else seconds,
             )
             for stream in streams
         ]
