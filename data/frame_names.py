@@ -47,7 +47,7 @@ def frame_sequence(names: Sequence[str]) -> tuple[list[str], str]:
         kinds[tuple(_DIGITS.split(stem)[::2])].append(name)
     notes = []
     unnumbered = [name for parts, group in kinds.items() if len(parts) == 1 for name in group]
-    if len(unnumbered) == len(names):
+    if 2 * len(unnumbered) > len(names):
         note = "names without numbers, taken in alphabetical order"
         return ordered, note if len(names) > 1 else ""
     if unnumbered:
