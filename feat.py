@@ -52,6 +52,7 @@ from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import set_up_process
 from extract.commands import extract_command
+from extract.template import template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
@@ -136,9 +137,10 @@ def cli(quiet: bool) -> None:
     logger.propagate = False
 
 
-# they read labels and the cache, and data/ knows no cache
+# they need the cache or the decoder, which data/ does not know
 data_group.add_command(check_command)
 data_group.add_command(stats_command)
+data_group.add_command(template_command)
 
 for _command in (
     extract_command,

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -451,9 +451,54 @@ def write_labels(path: Path, labels: Iterable[VideoLabel]) -> None:
     write_whole(path, buffer.getvalue(), error=LabelsError)
 
 
+class NewRow(NamedTuple):
+    """A video that is to be labelled: a row whose split and anomaly somebody must fill in."""
+
+    video: str
+    num_frames: int
+    num_seconds: float | None = None
+
+
+def labelled_videos(path: Path) -> set[str]:
+    """Return the videos that a labels file names, whether or not their rows are filled in.
+
+    Raises:
+        LabelsError: the file cannot be read or is no labels file.
+    """
+    rows = _read_rows(path)
+    column = _check_header(path, rows).index("video")
+    return {video_name(cells[column]) for _, cells in rows[1:] if len(cells) > column}
+
+
+def add_rows(path: Path, rows: Iterable[NewRow]) -> None:
+    """Add videos to a labels file, which is made if it is not there; its rows keep every byte.
+
+    Raises:
+        LabelsError: the file cannot be read or written, or is no labels file.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    content, columns = b"", [*COLUMNS, "frames", "seconds"]
+    if path.exists():
+        content, columns = path.read_bytes(), _check_header(path, _read_rows(path))
+        if content and not content.endswith(b"\n"):
+            buffer.write("\n")
+    else:
+        writer.writerow(columns)
+    for row in rows:
+        seconds = "" if row.num_seconds is None else _seconds_text(row.num_seconds)
+        cells = {"video": row.video, "frames": str(row.num_frames), "seconds": seconds}
+        writer.writerow([cells.get(column, "") for column in columns])
+    write_whole(path, content + buffer.getvalue().encode(), error=LabelsError)
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
 def _cell(row: VideoLabel, column: str) -> str:
     if column == "frames":
         return "" if row.num_frames is None else str(row.num_frames)
     if column == "seconds":
-        return "" if row.num_seconds is None else f"{row.num_seconds:.6f}".rstrip("0").rstrip(".")
+        return "" if row.num_seconds is None else _seconds_text(row.num_seconds)
     return str(getattr(row, column))

@@ -85,6 +85,12 @@ def frames_of_spans(spans: Iterable[TimeSpan], frame_seconds: npt.NDArray[np.flo
     return intervals_from_frames(marks)
 
 
+def end_of_video(frame_seconds: npt.NDArray[np.float64]) -> float:
+    """Return when the last frame was shown for the median time between two, in seconds."""
+    gap = float(np.median(np.diff(frame_seconds))) if len(frame_seconds) > 1 else 0.0
+    return float(frame_seconds.max()) + max(0.0, gap)
+
+
 def clock_text(seconds: float) -> str:
     """Return seconds as a player shows them, to the millisecond: `0:01:02.500`."""
     thousandths = round(max(0.0, float(seconds)) * 1000)

@@ -17,7 +17,7 @@ from data.errors import LabelsError
 from data.labels import END_SECONDS, SPLITS, VideoLabel, join_problems
 from data.names import nearest_names
 from data.splits.leaks import find_leaks
-from data.times import clock_text
+from data.times import clock_text, end_of_video
 
 Level = Literal["error", "warning"]
 # Frame rates that videos are recorded at and resampled to, the likeliest first.
@@ -186,8 +186,7 @@ def _in_frames(label: VideoLabel, fact: VideoFacts) -> tuple[VideoLabel, list[Fi
         converted = label.in_frames(seconds)
     except LabelsError as error:
         return label, [_error("outside", label, str(error).removeprefix(f"{label.video}: "))]
-    gap = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
-    end = float(seconds.max()) + max(0.0, gap)
+    end = end_of_video(seconds)
     if label.times[-1].end <= end + END_SECONDS:
         return converted, []
     return converted, [
