@@ -56,6 +56,7 @@ from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from data.visible import VisibleStream, one_line, visible
 from extract.commands import extract_command
+from extract.template import template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
@@ -119,11 +120,9 @@ class FeatGroup(click.Group):
         except KeyboardInterrupt as stop:
             # 128 and the signal's number, as shells count
             number = signal.SIGTERM if isinstance(stop, TerminatedError) else signal.SIGINT
+            how = "terminated" if number == signal.SIGTERM else "interrupted"
             advice = str(stop) or "what is finished is kept; the same command goes on"
-            click.echo(
-                f"\n{'terminated' if number == signal.SIGTERM else 'interrupted'}: {visible(advice)}",
-                err=True,
-            )
+            click.echo(f"\n{how}: {visible(advice)}", err=True)
             ctx.exit(128 + number)
         except BrokenPipeError:
             # the reader of our stdout went away (`feat ... | head`): nothing left to say
@@ -168,9 +167,10 @@ def cli(quiet: bool) -> None:
     logger.propagate = False
 
 
-# they read labels and the cache, and data/ knows no cache
+# they need the cache or the decoder, which data/ does not know
 data_group.add_command(check_command)
 data_group.add_command(stats_command)
+data_group.add_command(template_command)
 
 for _command in (
     extract_command,

@@ -172,8 +172,9 @@ def find_sought(paths: Sequence[Path]) -> list[Sought]:
 
     found: dict[Path, Sought] = {}
     for path in paths:
+        unreadable: dict[str, str] = {}
         try:
-            for source in find_videos(path):
+            for source in find_videos(path, unreadable=unreadable):
                 each = Sought(name=one_line(str(source.path)), source=source)
                 found.setdefault(source.path.resolve(), each)
         except (DecodeError, OSError) as error:
@@ -181,6 +182,9 @@ def find_sought(paths: Sequence[Path]) -> list[Sought]:
             found[path.resolve()] = Sought(
                 name=one_line(str(path)), source=source, error=_cause(error, str(path))
             )
+        for name, why in unreadable.items():
+            source = VideoSource(video_id=name, path=path / name, kind="frames")
+            found[path / name] = Sought(name=str(path / name), source=source, error=why)
     return list(found.values())
 
 

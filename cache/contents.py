@@ -1,6 +1,5 @@
 """What is in a feature cache, told from its index and its names; no array is read."""
 
-import difflib
 import logging
 import os
 import threading
@@ -19,6 +18,7 @@ from cache.records import FeatureEntry, NameEntry
 from cache.shard.read import SUFFIX, ShardTable, StoredRecord
 from cache.tables import TableCache
 from data.errors import CacheError, ShardError
+from data.names import nearest_names
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -295,9 +295,7 @@ class Contents:
 
     def _suggestion(self, video: str) -> str:
         names = self.videos()
-        stem = Path(video).stem
-        near = [name for name in names if stem and stem in name]
-        near = near or difflib.get_close_matches(video, names) or names
+        near = nearest_names(video, names, count=4) or names
         damaged = len(self._index.bad)
         text = f", which has {len(names)} videos"
         if near:

@@ -5,22 +5,24 @@ The one rule for it: the check of labels (`feat data check`), training and evalu
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from cache.contents import Contents
 from cache.keys import JSON, config_digest
 from cache.names import normal_name
 from cache.records import FeatureEntry
+from cache.store import FeatureCache
 from data.annotation.alignment import VideoFacts
 
 
 def video_facts(
-    cache: Contents,
+    cache: FeatureCache,
     videos: Collection[str] | None = None,
     *,
     streams: Collection[str] = (),
     configs: Mapping[str, Mapping[str, JSON]] | None = None,
+    timed: Collection[str] = (),
 ) -> dict[str, VideoFacts]:
     """Return video -> facts for every video that has at least one stream in the cache.
 
@@ -33,6 +35,7 @@ def video_facts(
         videos: names, or contents' sha256; default: all names.
         streams: the streams to consider; default: all.
         configs: by stream, the only configuration to consider; see `cache.configs.choose_configs`.
+        timed: videos of which the times of all frames are wanted.
 
     Raises:
         ShardError: a shard is damaged.
@@ -45,6 +48,10 @@ def video_facts(
         entry = cache.entry(key)
         by_content[entry.source.sha256].append(entry)
     facts = {digest: _facts(entries) for digest, entries in by_content.items()}
+    for digest in {contents[video] for video in timed if video in contents} & facts.keys():
+        lead = _shortest(by_content[digest])[0]
+        seconds = cache.read_frame_seconds(lead.key) if lead.source.num_frames else None
+        facts[digest] = replace(facts[digest], frame_seconds=seconds)
     return {video: facts[digest] for video, digest in contents.items() if digest in facts}
 
 
@@ -69,13 +76,18 @@ def _keys(
     return [key for _, key in sorted(found)]
 
 
-def _facts(entries: Sequence[FeatureEntry]) -> VideoFacts:
-    """Return the facts of one content from its streams and configurations."""
+def _shortest(entries: Sequence[FeatureEntry]) -> list[FeatureEntry]:
+    """Return those entries of one content whose frames are fewest, of those that are counted."""
     counted = [entry for entry in entries if entry.source.num_frames] or entries
     num_frames = min(entry.source.num_frames for entry in counted)
-    shortest = [entry for entry in counted if entry.source.num_frames == num_frames]
+    return [entry for entry in counted if entry.source.num_frames == num_frames]
+
+
+def _facts(entries: Sequence[FeatureEntry]) -> VideoFacts:
+    """Return the facts of one content from its streams and configurations."""
+    shortest = _shortest(entries)
     return VideoFacts(
-        num_frames=num_frames,
+        num_frames=shortest[0].source.num_frames,
         sha256=entries[0].source.sha256,
         partial=min(
             (entry.source.partial for entry in shortest if entry.source.partial), default=""

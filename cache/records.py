@@ -35,6 +35,9 @@ CLIP_DTYPE = np.dtype(
     ]
 )
 
+#: Times in whole milliseconds, as some containers hold them, lie so near to a constant rate's.
+_EVEN_SECONDS = 0.0011
+
 _ORIGIN = re.compile("(?:[0-9a-f]{16})?")
 _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MAX_NAME = 1024  # bytes of UTF-8
@@ -135,6 +138,23 @@ class ClipTable:
             table[name] = getattr(self, name)
         return table
 
+    def frame_seconds(self, num_frames: int, frame_rate: float) -> np.ndarray | None:
+        """Return the time of each frame, (num_frames,) float64, as far as the clips tell.
+
+        Frames within a clip are taken to be equally far apart. None if that would be a guess: the
+        clips follow no constant rate, or nobody knows the rate.
+        """
+        frames = np.append(self.start_frame, [self.end_frame[-1], num_frames])
+        seconds = np.append(self.start_seconds, self.end_seconds[-1])
+        left = num_frames - self.end_frame[-1]  # frames behind the last clip
+        seconds = np.append(seconds, seconds[-1] + (left / frame_rate if frame_rate else 0.0))
+        frames, first = np.unique(frames, return_index=True)
+        times: np.ndarray = np.interp(np.arange(num_frames), frames, seconds[first])
+        even = np.linspace(seconds[0], seconds[-1], num_frames, endpoint=False)
+        if frame_rate <= 0 or np.abs(times - even).max(initial=0.0) > _EVEN_SECONDS:
+            return None
+        return times
+
     def _problem(self) -> str:
         start, end = self.start_frame, self.end_frame
         if not (np.isfinite(self.start_seconds).all() and np.isfinite(self.end_seconds).all()):
@@ -217,6 +237,7 @@ class FeatureRecord:
     flow_stats: np.ndarray | None = None  # (S, 6) float32, columns FLOW_STATS
     kind: str = FEATURES  # one of cache.streams.KINDS
     bounds: np.ndarray | None = None  # (rows + 1,) int64, of a ragged kind
+    frame_seconds: np.ndarray | None = None  # (T,) float64, where the clips do not tell them
 
     def __post_init__(self) -> None:
         check_stream(self.stream)
@@ -243,6 +264,16 @@ class FeatureRecord:
                 f"flow_stats must be ({len(self.clips)}, {len(FLOW_STATS)}) float32, "
                 f"got {stats.shape} {stats.dtype}"
             )
+        times = self.frame_seconds
+        if times is not None and (
+            times.shape != (self.source.num_frames,) or times.dtype != np.float64
+        ):
+            raise ValueError(
+                f"frame_seconds must be ({self.source.num_frames},) float64, "
+                f"got {times.shape} {times.dtype}"
+            )
+        if times is not None and not np.isfinite(times).all():
+            raise ValueError("frame_seconds: a time is not finite")
         canonical_json(dict(self.provenance))
 
     def strings(self) -> list[bytes]:

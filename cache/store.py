@@ -27,7 +27,14 @@ from cache.files import explain, folder_clock, remove_stale_temps
 from cache.keys import JSON, is_sha256
 from cache.marker import MARKER, MARKER_TEXT
 from cache.records import ClipTable, FeatureRecord, NameEntry
-from cache.shard.read import ShardTable, read_array, read_clips, read_record, read_table
+from cache.shard.read import (
+    ShardTable,
+    read_array,
+    read_clips,
+    read_frame_seconds,
+    read_record,
+    read_table,
+)
 from data.errors import CacheError
 from data.files import write_whole
 
@@ -100,6 +107,17 @@ class FeatureCache(Contents):
             ShardError: it is damaged.
         """
         return self._retry(key, lambda table: read_clips(table, key))
+
+    def read_frame_seconds(self, key: str) -> np.ndarray | None:
+        """Return the time of each frame of a key's video, (T,) float64; None if it is unknown.
+
+        Seconds from the start of the video, as a player shows them.
+
+        Raises:
+            CacheError: it is not there.
+            ShardError: it is damaged.
+        """
+        return self._retry(key, lambda table: read_frame_seconds(table, key))
 
     def read_record(self, key: str) -> FeatureRecord:
         """Return everything that is stored under a key.

@@ -1,35 +1,45 @@
 """`labels.csv`: which frames of which video are abnormal, and what each video is used for.
 
 Columns: `video` (path under the videos folder), `split` (train, val, test), `category`, `anomaly`
-and, if wanted, `scene` and `frames`. `anomaly` holds frames, 0-based and half-open:
-`60:180;200:221`; empty for a normal video, `all` for the whole of one, `?` for abnormal somewhere,
-frames unknown. `frames` is how many frames the annotators saw, which tells a shifted or cut video.
+and, if wanted, `scene`, `frames` and `seconds`. `anomaly` holds frames, 0-based and half-open:
+`60:180;200:221`, or times: `1.5s:3s;0:01:02-0:01:05.5`; empty for a normal video, `all` for the
+whole of one, `?` for abnormal somewhere, frames unknown. Which frames times stand for is known once
+the video was decoded: `VideoLabel.in_frames`. `frames` is how many frames the annotators saw, which
+tells a shifted or cut video, and `seconds` how long the video is.
 """
 
+import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from data.errors import LabelsError
 from data.files import write_whole
-from data.intervals import Intervals, clip_intervals, frames_from_intervals
+from data.intervals import Intervals, clip_intervals, frames_from_intervals, merge_intervals
+from data.names import nearest_names, video_name
+from data.times import TimeSpan, clock_text, frames_of_spans, parse_span
 
 Split = Literal["train", "val", "test"]
 Extent = Literal["normal", "intervals", "all", "unknown"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("video", "split", "category", "anomaly")
-OPTIONAL_COLUMNS = ("scene", "frames")
+OPTIONAL_COLUMNS = ("scene", "frames", "seconds")
 EXTENT_TEXT: dict[str, Extent] = {"": "normal", "all": "all", "?": "unknown"}
 MAX_PROBLEMS_SHOWN = 100
+MAX_NAMES_SHOWN = 5
+#: A player may show the length of a video in whole seconds, rounded up.
+END_SECONDS = 1.0
 
 _INTERVAL = re.compile(r"\s*([0-9]{1,12})\s*:\s*([0-9]{1,12})\s*")
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 
 
 class FieldError(LabelsError, ValueError):
@@ -41,13 +51,16 @@ class VideoLabel:
     """One row of `labels.csv`.
 
     Attributes:
-        video: POSIX path relative to the videos folder.
+        video: POSIX path relative to the videos folder, as `data.names.video_name` has it.
         split: the part this video belongs to.
         category: "" if none is given; a normal video may have one, as LAD's do.
-        extent: which frames are abnormal: none, those in `intervals`, all, or nobody knows which.
+        extent: which frames are abnormal: none, those in `intervals` and `times`, all, or nobody
+            knows which.
         intervals: frames, 0-based, half-open, ascending, not overlapping; for "intervals" only.
+        times: the same in seconds, until `in_frames` tells which frames they are.
         scene: "" if not given; videos of one scene should not be divided over two splits.
         num_frames: frames of the video the label was made for; None if not given.
+        num_seconds: how long that video is; None if not given.
 
     Raises:
         FieldError: a field breaks one of these rules.
@@ -58,10 +71,13 @@ class VideoLabel:
     category: str = ""
     extent: Extent = "normal"
     intervals: Intervals = ()
+    times: tuple[TimeSpan, ...] = ()
     scene: str = ""
     num_frames: int | None = None
+    num_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "video", video_name(self.video))
         check_video_path(self.video)
         if self.split not in SPLITS:
             raise FieldError(f"split is '{self.split}', expected train, val or test")
@@ -69,9 +85,11 @@ class VideoLabel:
             check_text(column, getattr(self, column))
         if self.extent not in get_args(Extent):
             raise FieldError(f"extent is '{self.extent}', expected one of {get_args(Extent)}")
-        if (self.extent == "intervals") != bool(self.intervals):
-            raise FieldError(f"extent '{self.extent}' with {len(self.intervals)} intervals")
+        num_intervals = len(self.intervals) + len(self.times)
+        if (self.extent == "intervals") != bool(num_intervals):
+            raise FieldError(f"extent '{self.extent}' with {num_intervals} intervals")
         check_intervals(self.intervals)
+        check_times(self.times)
         if self.num_frames is not None:
             if self.num_frames < 1:
                 raise FieldError(f"frames is {self.num_frames}, expected a positive number")
@@ -80,6 +98,17 @@ class VideoLabel:
                     f"anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]}, but frames"
                     f" is {self.num_frames}"
                 )
+        if self.num_seconds is not None:
+            if self.num_seconds <= 0:
+                raise FieldError(f"seconds is {self.num_seconds}, expected a positive number")
+            self._check_end(self.num_seconds)
+
+    def _check_end(self, num_seconds: float) -> None:
+        if self.times and self.times[-1].end > num_seconds + END_SECONDS:
+            raise FieldError(
+                f"anomaly '{self.times[-1].text}' ends after the video, which has"
+                f" {num_seconds:g} seconds ({clock_text(num_seconds)})"
+            )
 
     @property
     def is_abnormal(self) -> bool:
@@ -95,20 +124,23 @@ class VideoLabel:
     def anomaly(self) -> str:
         """The text of the column `anomaly`."""
         if self.extent == "intervals":
-            return ";".join(f"{start}:{end}" for start, end in self.intervals)
+            frames = (f"{start}:{end}" for start, end in self.intervals)
+            return ";".join([*frames, *(span.text for span in self.times)])
         return next(text for text, extent in EXTENT_TEXT.items() if extent == self.extent)
 
     def frame_labels(self, num_frames: int) -> npt.NDArray[np.uint8]:
         """Return `(num_frames,)` uint8, 1 where a frame is abnormal.
 
         Raises:
-            LabelsError: the frames are unknown (`?`), or an interval ends after the last frame.
+            LabelsError: the frames are unknown (`?`, or times that were not converted), or an
+                interval ends after the last frame.
         """
         if self.extent == "unknown":
             raise LabelsError(
                 f"{self.video}: anomaly is '?' (frames unknown), expected frame intervals, 'all' or"
                 " nothing; use a weakly supervised method or give the frames"
             )
+        self.require_frames()
         if self.extent == "all":
             return np.ones(num_frames, dtype=np.uint8)
         if self.intervals and self.intervals[-1][1] > num_frames:
@@ -118,12 +150,41 @@ class VideoLabel:
             )
         return frames_from_intervals(self.intervals, num_frames)
 
+    def require_frames(self) -> None:
+        """Do nothing if the label says which frames it means.
+
+        Raises:
+            LabelsError: it says so in times.
+        """
+        if self.times:
+            raise LabelsError(
+                f"{self.video}: anomaly '{self.anomaly}' is in seconds, expected frames here; "
+                "which frames they are is known where the video's features are in a cache"
+            )
+
+    def in_frames(self, frame_seconds: npt.NDArray[np.float64]) -> "VideoLabel":
+        """Return this label with the frames that its times stand for; see `data.times`.
+
+        Args:
+            frame_seconds: (T,) the time of each frame of the video.
+
+        Raises:
+            LabelsError: a time span holds no frame.
+        """
+        try:
+            frames = frames_of_spans(self.times, frame_seconds)
+        except ValueError as error:
+            raise LabelsError(f"{self.video}: {error}; mend the label or the video") from error
+        return replace(self, intervals=merge_intervals([*self.intervals, *frames]), times=())
+
     def clipped(self, num_frames: int) -> "VideoLabel":
         """Return this label without what lies after frame `num_frames`.
 
         Raises:
-            LabelsError: no abnormal frame would be left, which would turn the video normal.
+            LabelsError: no abnormal frame would be left, which would turn the video normal, or it
+                is in seconds.
         """
+        self.require_frames()
         kept = clip_intervals(self.intervals, num_frames)
         if self.intervals and not kept:
             raise LabelsError(
@@ -139,8 +200,6 @@ def check_video_path(video: str) -> None:
     if not video:
         raise FieldError("video is empty, expected a path under the videos folder")
     check_text("video", video)
-    if "\\" in video:
-        raise FieldError(f"video is '{video}', expected '/' between folders, not '\\'")
     if video.startswith("/") or re.match(r"[A-Za-z]:/", video):
         raise FieldError(f"video is '{video}', expected a path relative to the videos folder")
     if any(part in ("", ".", "..") for part in video.split("/")):
@@ -171,25 +230,62 @@ def check_intervals(intervals: Intervals) -> None:
         previous_end = end
 
 
-def parse_anomaly(text: str) -> tuple[Extent, Intervals]:
-    """Return what the text of the column `anomaly` says.
+def check_times(times: Sequence[TimeSpan]) -> None:
+    """Raise FieldError unless the times are ascending and free of overlap."""
+    for before, span in pairwise(times):
+        if span.start < before.end:
+            raise FieldError(
+                f"interval {span.text} begins before the one before it ends ({before.text}),"
+                " expected ascending intervals without overlap"
+            )
+
+
+def parse_anomaly(text: str) -> tuple[Extent, Intervals, tuple[TimeSpan, ...]]:
+    """Return what the text of the column `anomaly` says: extent, frames and times.
 
     Raises:
-        FieldError: the text is none of the four forms.
+        FieldError: the text is none of the forms.
     """
     text = text.strip()
     if text in EXTENT_TEXT:
-        return EXTENT_TEXT[text], ()
-    intervals = []
+        return EXTENT_TEXT[text], (), ()
+    intervals: list[tuple[int, int]] = []
+    times: list[TimeSpan] = []
     for part in text.split(";"):
-        match = _INTERVAL.fullmatch(part)
-        if match is None:
+        if match := _INTERVAL.fullmatch(part):
+            intervals.append((int(match[1]), int(match[2])))
+            continue
+        try:
+            span = parse_span(part)
+        except ValueError as error:
+            raise FieldError(f"anomaly is '{text}': {error}") from error
+        if span is None:
             raise FieldError(
-                f"anomaly is '{text}', expected frames like '60:180;200:221', 'all', '?' or nothing"
+                f"anomaly is '{text}', expected frames like '60:180;200:221', times like '1.5s:3s'"
+                f" or '0:01:02-0:01:05.5', 'all', '?' or nothing{_hint(part.strip())}"
             )
-        intervals.append((int(match[1]), int(match[2])))
+        times.append(span)
     check_intervals(tuple(intervals))
-    return "intervals", tuple(intervals)
+    check_times(times)
+    return "intervals", tuple(intervals), tuple(times)
+
+
+def _hint(part: str) -> str:
+    """Return what may have happened to an interval that cannot be read, "" if that is unclear."""
+    if re.fullmatch(r"[0-9]+:[0-9]{2}:[0-9]{2}(\.[0-9]+)?( [AP]M)?|[0-9]+:[0-9]{2} [AP]M", part):
+        return (
+            f"; '{part}' is one time: a spreadsheet makes times of frames like 60:180, so give the"
+            " column the format text before you type, or write seconds like '60s:180s'"
+        )
+    if re.fullmatch(r"[0-9]+,[0-9]+ ?s?[-:][0-9]+,[0-9]+ ?s?", part):
+        return "; decimals need a point, not a comma"
+    if re.fullmatch(r"[0-9]+\.[0-9]+[-:][0-9]+(\.[0-9]+)?", part):
+        return "; seconds need an 's': '1.5s:3s'"
+    if re.fullmatch(r"[0-9]+ *[-\u2013] *[0-9]+", part):
+        return "; frames have a colon between them, seconds an 's': '60:180' or '60s-180s'"
+    if re.fullmatch(r"[0-9]{1,4}[-./ ]([A-Za-z]{3}|[0-9]{1,2})([-./ ][0-9]{1,4})?", part):
+        return "; it looks like a date: give the spreadsheet's column the format text"
+    return ""
 
 
 def read_labels(path: Path) -> list[VideoLabel]:
@@ -223,14 +319,17 @@ def read_labels(path: Path) -> list[VideoLabel]:
 def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line, cells) for every row that is not blank; lines count from 1."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a byte order mark first
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise LabelsError(f"{path}: UTF-16 text, expected UTF-8; save it as 'CSV UTF-8'")
+        text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark first
     except FileNotFoundError as error:
         raise LabelsError(f"{path}: no such labels file; write one or see `feat data`") from error
     except OSError as error:
         raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise LabelsError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8 CSV") from error
+        raise LabelsError(f"{path}:{line}: not UTF-8 text; save it as 'CSV UTF-8'") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows, line = [], 1
     try:
@@ -244,13 +343,16 @@ def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _check_header(path: Path, rows: Sequence[tuple[int, list[str]]]) -> list[str]:
-    expected = f"expected '{','.join(COLUMNS)}', if wanted also {' and '.join(OPTIONAL_COLUMNS)}"
+    expected = f"expected '{','.join(COLUMNS)}', if wanted also {', '.join(OPTIONAL_COLUMNS)}"
     if not rows:
         raise LabelsError(f"{path}: empty file, {expected} in the first line")
     line, header = rows[0]
     known = {*COLUMNS, *OPTIONAL_COLUMNS}
     if not set(COLUMNS) <= set(header) <= known or len(set(header)) != len(header):
-        raise LabelsError(f"{path}:{line}: header is '{','.join(header)}', {expected}")
+        hint = ""
+        if len(header) == 1 and re.search(r"[;\t]", header[0]):
+            hint = "; cells are divided by commas: save it as CSV with commas"
+        raise LabelsError(f"{path}:{line}: header is '{','.join(header)}', {expected}{hint}")
     return header
 
 
@@ -259,15 +361,17 @@ def _parse_row(columns: Sequence[str], cells: Sequence[str]) -> VideoLabel:
         hint = " (a name with a comma needs quotes)" if len(cells) > len(columns) else ""
         raise FieldError(f"{len(cells)} cells, expected {len(columns)}: {','.join(columns)}{hint}")
     row = dict(zip(columns, cells, strict=True))
-    extent, intervals = parse_anomaly(row["anomaly"])
+    extent, intervals, times = parse_anomaly(row["anomaly"])
     return VideoLabel(
         video=row["video"],
         split=cast(Split, row["split"]),
         category=row["category"],
         extent=extent,
         intervals=intervals,
+        times=times,
         scene=row.get("scene", ""),
         num_frames=_parse_frames(row.get("frames", "")),
+        num_seconds=_parse_seconds(row.get("seconds", "")),
     )
 
 
@@ -277,6 +381,14 @@ def _parse_frames(text: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,12}", text):
         raise FieldError(f"frames is '{text}', expected a number of frames or nothing")
     return int(text)
+
+
+def _parse_seconds(text: str) -> float | None:
+    if not text:
+        return None
+    if not _SECONDS.fullmatch(text):
+        raise FieldError(f"seconds is '{text}', expected a number of seconds or nothing")
+    return float(text)
 
 
 def _check_unseen(label: VideoLabel, first_seen: dict[str, tuple[int, str]]) -> None:
@@ -289,6 +401,26 @@ def _check_unseen(label: VideoLabel, first_seen: dict[str, tuple[int, str]]) -> 
             " expected one split for a video"
         )
     raise FieldError(f"video '{label.video}' is listed at line {line} already, expected it once")
+
+
+def name_problems(labels: Sequence[VideoLabel], videos: Collection[str]) -> list[str]:
+    """Return which labelled videos are not there, the first few with names that may be meant.
+
+    Args:
+        labels: the rows of a labels file.
+        videos: the names of the videos that are there.
+    """
+    there = set(videos)
+    absent = [label.video for label in labels if label.video not in there]
+    unlabelled = there - {label.video for label in labels}
+    problems = []
+    for video in absent[:MAX_NAMES_SHOWN]:
+        near = nearest_names(video, unlabelled)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        problems.append(f"no video '{video}' there{meant}")
+    if len(absent) > len(problems):
+        problems.append(f"{len(absent)} of {len(labels)} labelled videos are not there in all")
+    return problems
 
 
 def join_problems(problems: Sequence[str]) -> str:
@@ -319,7 +451,54 @@ def write_labels(path: Path, labels: Iterable[VideoLabel]) -> None:
     write_whole(path, buffer.getvalue(), error=LabelsError)
 
 
+class NewRow(NamedTuple):
+    """A video that is to be labelled: a row whose split and anomaly somebody must fill in."""
+
+    video: str
+    num_frames: int
+    num_seconds: float | None = None
+
+
+def labelled_videos(path: Path) -> set[str]:
+    """Return the videos that a labels file names, whether or not their rows are filled in.
+
+    Raises:
+        LabelsError: the file cannot be read or is no labels file.
+    """
+    rows = _read_rows(path)
+    column = _check_header(path, rows).index("video")
+    return {video_name(cells[column]) for _, cells in rows[1:] if len(cells) > column}
+
+
+def add_rows(path: Path, rows: Iterable[NewRow]) -> None:
+    """Add videos to a labels file, which is made if it is not there; its rows keep every byte.
+
+    Raises:
+        LabelsError: the file cannot be read or written, or is no labels file.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    content, columns = b"", [*COLUMNS, "frames", "seconds"]
+    if path.exists():
+        content, columns = path.read_bytes(), _check_header(path, _read_rows(path))
+        if content and not content.endswith(b"\n"):
+            buffer.write("\n")
+    else:
+        writer.writerow(columns)
+    for row in rows:
+        seconds = "" if row.num_seconds is None else _seconds_text(row.num_seconds)
+        cells = {"video": row.video, "frames": str(row.num_frames), "seconds": seconds}
+        writer.writerow([cells.get(column, "") for column in columns])
+    write_whole(path, content + buffer.getvalue().encode(), error=LabelsError)
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
 def _cell(row: VideoLabel, column: str) -> str:
     if column == "frames":
         return "" if row.num_frames is None else str(row.num_frames)
+    if column == "seconds":
+        return "" if row.num_seconds is None else _seconds_text(row.num_seconds)
     return str(getattr(row, column))

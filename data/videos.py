@@ -1,15 +1,18 @@
 """The videos under a folder: files and folders of numbered frames, in a stable order."""
 
+import errno
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from data.errors import DecodeError
+from data.frame_names import frame_sequence, natural_key
+from data.names import video_name
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -33,6 +36,7 @@ class VideoSource:
 
     Attributes:
         video_id: POSIX path relative to the videos folder, with the suffix: bare stems collide.
+            As `data.names.video_name` has it.
         path: the file, or the folder that holds the frames.
         kind: `file`, or `frames` for a folder of images.
     """
@@ -41,16 +45,27 @@ class VideoSource:
     path: Path
     kind: Literal["file", "frames"]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "video_id", video_name(self.video_id))
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """A cheap sign that a video's bytes may have changed: size in bytes, newest modification."""
+    """A cheap sign that a video's bytes may have changed.
+
+    Attributes:
+        size: bytes; of a frame folder, those of all images.
+        mtime_ns: last modification; of a frame folder, that of the newest image.
+        inode: which file it is: one that is put in another's place has another number. Of a frame
+            folder, the sum of its images'.
+    """
 
     size: int
     mtime_ns: int
+    inode: int = 0
 
 
-def find_videos(root: Path) -> list[VideoSource]:
+def find_videos(root: Path, *, unreadable: dict[str, str] | None = None) -> list[VideoSource]:
     """Return every video at or below `root`, in natural order of `video_id`.
 
     A folder that holds images directly is one video, made of those images. Two exceptions keep
@@ -58,15 +73,22 @@ def find_videos(root: Path) -> list[VideoSource]:
     images in `root` itself count only if there is nothing else. Names that begin with a dot are
     skipped, links are followed. `root` may also be a single video file.
 
+    Args:
+        root: the folder.
+        unreadable: given one, folders below `root` that cannot be read are put into it, each with
+            the reason, and the others are gone on with.
+
     Raises:
-        DecodeError: `root` does not exist, or no video is there.
+        DecodeError: `root` does not exist, no video is there, two have the same name but for
+            blanks, backslashes or the way accents are stored, or a folder cannot be read.
     """
     if root.is_file():
         return [VideoSource(video_id=root.name, path=root, kind="file")]
     if not root.is_dir():
         raise DecodeError(f"{root}: no such folder; give the folder that holds the videos")
     found: list[VideoSource] = []
-    for folder, names in _walk(root):
+    failures: dict[str, str] = {} if unreadable is None else unreadable
+    for folder, names in _walk(root, failures):
         relative = folder.relative_to(root)
         videos = [name for name in names if _suffix(name) in VIDEO_SUFFIXES]
         images = [name for name in names if _suffix(name) in IMAGE_SUFFIXES]
@@ -78,15 +100,28 @@ def find_videos(root: Path) -> list[VideoSource]:
             logger.warning("%s: %d images beside videos are ignored", folder, len(images))
         elif images:
             found.append(VideoSource(video_id=relative.as_posix(), path=folder, kind="frames"))
+            _tell_of_frames(folder, images)
+    if "." in failures:
+        raise DecodeError(failures["."])
+    if failures and unreadable is None:
+        raise DecodeError("; ".join(failures.values()))
     return _settle_root(root, found)
 
 
+def _tell_of_frames(folder: Path, images: list[str]) -> None:
+    """Say which images of a folder are no frames; one that is refused fails when it is read."""
+    with suppress(ValueError):
+        _, note = frame_sequence(images)
+        if note:
+            logger.warning("%s: %s", folder, note)
+
+
 def frame_paths(source: VideoSource) -> list[Path]:
-    """Return the images of a frame folder in natural order: 2.jpg before 10.jpg.
+    """Return the images of a frame folder that are its frames, in order: 2.jpg before 10.jpg.
 
     Raises:
         ValueError: `source` is a video file.
-        DecodeError: the folder holds no image any more.
+        DecodeError: the folder holds no image any more, or its images do not form one sequence.
     """
     if source.kind != "frames":
         raise ValueError(f"{source.video_id} is a video file, not a folder of frames")
@@ -103,15 +138,25 @@ def frame_paths(source: VideoSource) -> list[Path]:
             f"{source.video_id}: no image in {source.path}; expected "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return [source.path / name for name in sorted(names, key=natural_key)]
+    try:
+        frames, _ = frame_sequence(names)
+    except ValueError as error:
+        raise DecodeError(f"{source.video_id}: {error}") from error
+    return [source.path / name for name in frames]
 
 
 def source_stamp(source: VideoSource) -> Stamp:
-    """Return size and modification time; of a frame folder, the images' sum and newest."""
+    """Return what shows, without reading it, whether a video has changed.
+
+    Raises:
+        DecodeError: the images of a frame folder do not form one video.
+        OSError: it is gone or cannot be looked at.
+    """
     stats = [path.stat() for path in _content_paths(source)]
     return Stamp(
         size=sum(stat.st_size for stat in stats),
         mtime_ns=max(stat.st_mtime_ns for stat in stats),
+        inode=sum(stat.st_ino for stat in stats),
     )
 
 
@@ -129,28 +174,30 @@ def content_sha256(source: VideoSource) -> str:
     return digest.hexdigest()
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
-    """Return a sort key under which digits compare as numbers and upper case as lower case.
+def _walk(root: Path, failures: dict[str, str]) -> Iterator[tuple[Path, list[str]]]:
+    """Yield every folder at or below `root` with the names of its visible files.
 
-    The name itself comes last, so that `1.jpg` and `01.jpg` have a fixed order too.
+    Folders that cannot be read are put into `failures`.
     """
-    parts = re.split(r"([0-9]+)", name.casefold())
-    key = tuple(
-        (0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part
-    )
-    return key, name
 
+    def note(error: OSError) -> None:
+        # os.walk swallows unreadable folders by default: their videos would be silently missing
+        path = Path(error.filename)
+        name = path.relative_to(root).as_posix()
+        failures[name] = f"{path}: cannot be read: {error.strerror}; make it readable or remove it"
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield every folder at or below `root` with the names of its visible files."""
     visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=note):
         real = os.path.realpath(folder)
         if real in visited:
             # a link to a folder above or beside: once is enough, and it could go round for ever
             subfolders.clear()
             continue
         visited.add(real)
+        if not os.access(folder, os.X_OK):  # its files' names can be read, nothing else
+            note(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         # is_file: a pipe or a dangling link that is called x.mp4 would hang or fail later
         visible = (name for name in names if not name.startswith("."))
@@ -171,7 +218,19 @@ def _settle_root(root: Path, found: list[VideoSource]) -> list[VideoSource]:
     if not others:
         name = root.resolve().name or "frames"
         found = [VideoSource(video_id=name, path=root, kind="frames")]
+    _refuse_same_names(found)
     return sorted(found, key=lambda source: _id_key(source.video_id))
+
+
+def _refuse_same_names(found: list[VideoSource]) -> None:
+    paths: dict[str, Path] = {}
+    for source in found:
+        other = paths.setdefault(source.video_id, source.path)
+        if other != source.path:
+            raise DecodeError(
+                f"{str(other)!r} and {str(source.path)!r} both go by the name {source.video_id}:"
+                " they differ only in blanks, backslashes or the way accents are stored; rename one"
+            )
 
 
 def _id_key(video_id: str) -> tuple[object, ...]:
@@ -193,8 +252,3 @@ def _file_sha256(path: Path) -> str:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
-
-
-def _raise(error: OSError) -> None:
-    # os.walk swallows unreadable folders by default: their videos would be silently missing
-    raise error

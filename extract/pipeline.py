@@ -55,10 +55,12 @@ class VideoFeatures:
         info: of the video stream that was decoded.
         num_frames: frames that were delivered.
         partial: why decoding stopped early, empty if it did not.
+        frame_seconds: (T,) float64, the time of each frame.
     """
 
     arrays: Arrays
     clips: ClipTable
+    frame_seconds: NDArray[np.float64]
     info: StreamInfo
     num_frames: int
     partial: str
@@ -156,6 +158,7 @@ class Extractor:
             return VideoFeatures(
                 arrays=kept.arrays,
                 clips=self._clip_table(stream),
+                frame_seconds=stream.pts_seconds,
                 info=stream.info,
                 num_frames=stream.num_frames,
                 partial=stream.partial,

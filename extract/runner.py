@@ -15,10 +15,10 @@ from cache import FeatureCache, NameEntry, feature_key
 from cache.admission import admit_videos, folder_origin
 from cache.conflicts import config_conflicts
 from cache.labels import LabelsFrom, add_labels
-from cache.names import normal_name
 from cache.records import check_video_name
-from data.errors import ConfigError, StorageError
-from data.labels import read_labels
+from data.errors import ConfigError, FeatError, StorageError
+from data.labels import name_problems, read_labels
+from data.names import video_name
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
@@ -29,7 +29,7 @@ from extract.pool import run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoOutcome
 from extract.weights.resolve import Weights
-from extract.worker import Job, VideoTask
+from extract.worker import Job, VideoTask, failed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -73,8 +73,10 @@ def run_extraction(
             video's failure raises nothing.
     """
     started = time.monotonic()
-    sources, unusable = _name_sources(find_videos(videos_dir), prefix)
-    labels = _read_labels(videos_dir, sources, prefix)
+    unreadable: dict[str, str] = {}
+    found_videos = find_videos(videos_dir, unreadable=unreadable)
+    named, unusable = _name_sources(found_videos, prefix)
+    labels = _read_labels(videos_dir, named, prefix)
     cache = FeatureCache.create(cache_dir)
     found = {
         stream: BACKBONES[stream].find_weights(weights or {}, present=cache.configs(stream))
@@ -84,9 +86,11 @@ def run_extraction(
     if not allow_mixed:
         refuse_second_config(cache, configs)
     report = ExtractReport(cache=str(cache_dir), configs=configs)
-    for result in unusable:
-        report.add(result)
-    stamps = {source.video_id: source_stamp(source) for source in sources}
+    failures = [VideoOutcome(video_id=n, status="failed", error=w) for n, w in unreadable.items()]
+    sources, stamps, unstamped = _stamp(named)
+    for failure in (*failures, *unusable, *unstamped):
+        logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
+        report.add(failure)
     origin = folder_origin(videos_dir if videos_dir.is_dir() else videos_dir.parent)
     with (
         admit_videos(cache, sources, stamps, origin=origin) as unchanged,
@@ -167,22 +171,31 @@ def _name_sources(
     sources: Sequence[VideoSource], prefix: str
 ) -> tuple[list[VideoSource], list[VideoOutcome]]:
     """Return the videos under their names in the cache, and those that can have none."""
-    named: dict[str, VideoSource] = {}
+    named = []
     unusable = []
     for source in sources:
-        name = normal_name(prefix + source.video_id)
+        name = video_name(prefix + source.video_id)
         try:
-            check_video_name(name)
-            if name in named:
-                raise ValueError(f"its name is that of {named[name].path} but for its encoding")
+            named.append(dataclasses.replace(source, video_id=check_video_name(name)))
         except ValueError as error:
-            problem = f"{error}; rename it"
-            shown = one_line(name)
-            unusable.append(VideoOutcome(video_id=shown, status="failed", error=problem))
-            logger.error("%s: failed: %s", shown, problem)
-            continue
-        named[name] = dataclasses.replace(source, video_id=name)
-    return list(named.values()), unusable
+            unusable.append(
+                VideoOutcome(video_id=one_line(name), status="failed", error=f"{error}; rename it")
+            )
+    return named, unusable
+
+
+def _stamp(
+    sources: Sequence[VideoSource],
+) -> tuple[list[VideoSource], dict[str, Stamp], list[VideoOutcome]]:
+    """Return the videos that can be looked at, the stamp of each, and the others."""
+    stamps = {}
+    failures = []
+    for source in sources:
+        try:
+            stamps[source.video_id] = source_stamp(source)
+        except (FeatError, OSError) as error:
+            failures.append(failed(source, error))
+    return [source for source in sources if source.video_id in stamps], stamps, failures
 
 
 def _read_labels(
@@ -193,15 +206,11 @@ def _read_labels(
     if not path.is_file():
         return None
     labels = [
-        dataclasses.replace(label, video=normal_name(prefix + label.video))
+        dataclasses.replace(label, video=video_name(prefix + label.video))
         for label in read_labels(path)
     ]
-    absent = sorted({label.video for label in labels} - {source.video_id for source in sources})
-    if absent:
-        logger.warning(
-            "warning: %s names %d videos that are not under %s, the first is %s",
-            path, len(absent), videos_dir, absent[0],
-        )  # fmt: skip
+    for problem in name_problems(labels, [source.video_id for source in sources]):
+        logger.warning("warning: %s: %s", path, problem)
     return LabelsFrom(str(path), labels)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import platform
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,9 +19,9 @@ import numpy as np
 
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
-from data.errors import CacheError, FeatError
+from data.errors import CacheError, DecodeError, FeatError
 from data.process import set_up_process, use_threads
-from data.videos import Stamp, VideoSource, content_sha256
+from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.kernels.choice import use_kernels
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Seconds of work after which the finished clips of a long video are saved: what a kill costs.
 CHECKPOINT_SECONDS = 120.0
+# Frames' times that differ by less are the same: time bases are 90 kHz and coarser.
+EQUAL_SECONDS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class VideoTask:
 
     Attributes:
         source: the video.
-        stamp: its size and time of modification when the run began.
+        stamp: what it was when the run began, which tells its size.
         job: what the run asks of it.
     """
 
@@ -95,9 +97,26 @@ class VideoTask:
     job: Job
 
     @cached_property
+    def before(self) -> Stamp:
+        """What the video was before it was read, so that a change meanwhile is noticed."""
+        return source_stamp(self.source)
+
+    @cached_property
     def sha256(self) -> str:
         """Digest of the video's content; reads all of it once."""
+        self.before  # noqa: B018 - looked at first
         return content_sha256(self.source)
+
+    def refuse_change(self) -> None:
+        """Do nothing if the video is what it was before it was read.
+
+        Raises:
+            DecodeError: it is not, so that its digest and its frames need not belong together.
+        """
+        if source_stamp(self.source) != self.before:
+            raise DecodeError(
+                f"{self.source.video_id}: changed while it was read; run again when it is complete"
+            )
 
     @cached_property
     def keys(self) -> dict[str, str]:
@@ -127,6 +146,7 @@ class VideoTask:
             stage_seconds: dict[str, float] = {}
             checkpoint = self._checkpoint(streams)
             features = self.extract(streams, checkpoint, stage_seconds, turn)
+            self.refuse_change()
             started = time.perf_counter()
             self.cache.write(self.records(streams, features))
             stage_seconds["write"] = time.perf_counter() - started
@@ -156,7 +176,7 @@ class VideoTask:
         """
         saved = checkpoint.load()
         num_saved = len(next(iter(saved.values()))) if saved else 0
-        saver = _Saver(checkpoint, num_saved)
+        saver = _Saver(checkpoint, num_saved, self.refuse_change)
 
         def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
             saver.save_if_due(rows)
@@ -195,7 +215,7 @@ class VideoTask:
         source = SourceRecord(
             name=self.source.video_id,
             kind=self.source.kind,
-            size=self.stamp.size,
+            size=self.before.size,
             sha256=self.sha256,
             num_frames=features.num_frames,
             frame_rate=info.frame_rate,
@@ -209,6 +229,9 @@ class VideoTask:
         )
         provenance = _provenance(self.job)
         flow_stats = features.arrays.get("flow_stats")
+        told = features.clips.frame_seconds(features.num_frames, info.frame_rate)
+        seconds = features.frame_seconds
+        is_told = told is not None and np.abs(told - seconds).max() <= EQUAL_SECONDS
         return [
             FeatureRecord(
                 stream=stream,
@@ -219,6 +242,7 @@ class VideoTask:
                 clips=features.clips,
                 provenance=provenance,
                 flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,
+                frame_seconds=None if is_told else seconds,
             )
             for stream in streams
         ]
@@ -232,8 +256,8 @@ class VideoTask:
             video_id=self.source.video_id,
             status=status,
             sha256=self.sha256,
-            size=self.stamp.size,
-            mtime_ns=self.stamp.mtime_ns,
+            size=self.before.size,
+            mtime_ns=self.before.mtime_ns,
             **more,
         )
 
@@ -259,25 +283,34 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
         return dataclasses.replace(result, seconds=time.perf_counter() - started)
     except CacheError:
         raise
-    except FeatError as error:
-        cause = str(error)
-    except OSError as error:
-        cause = f"{source.path}: {error.strerror or error}; check that it can be read"
+    except (FeatError, OSError) as error:
+        return failed(source, error)
     except (MemoryError, RuntimeError, ValueError) as error:
         # torch reports exhausted GPU memory and failed kernels as RuntimeError
-        cause = f"{source.video_id}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        cause = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
     finally:
         turn.read.set()  # a video that fails or is there already is never read to its end
-    cause = cause.removeprefix(f"{source.video_id}: ")
+
+
+def failed(source: VideoSource, error: FeatError | OSError) -> VideoOutcome:
+    """Return the result of a video that cannot be extracted for this reason."""
+    if isinstance(error, OSError):
+        cause = f"{source.path}: {error.strerror or error}; check that it can be read"
+    else:
+        cause = str(error).removeprefix(f"{source.video_id}: ")
     return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
 
 
 class _Saver:
     """Saves finished clips every `CHECKPOINT_SECONDS`."""
 
-    def __init__(self, checkpoint: FeatureCheckpoint, first_clip: int) -> None:
+    def __init__(
+        self, checkpoint: FeatureCheckpoint, first_clip: int, check: Callable[[], None]
+    ) -> None:
         self._checkpoint = checkpoint
         self._first_clip = first_clip
+        self._check = check  # raises where the clips must not be saved
         self._num_saved = 0
         self._last = time.monotonic()
 
@@ -285,6 +318,7 @@ class _Saver:
         """Save those rows of the clips from `first_clip` on that are new, if it is time."""
         if time.monotonic() - self._last < CHECKPOINT_SECONDS:
             return
+        self._check()
         block = {name: array[self._num_saved :] for name, array in rows.items()}
         self._checkpoint.save(self._first_clip + self._num_saved, block)
         self._num_saved = len(next(iter(rows.values())))

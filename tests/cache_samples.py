@@ -118,9 +118,16 @@ def reseal_structure(path: Path) -> Path:
         table["file_size"] = path.stat().st_size
         places = []
         for row in table["records"]:
-            for name in ("features", "clips", "flow_stats", "bounds"):
+            for name in ("features", "clips", "flow_stats", "bounds", "frame_seconds"):
                 if row.get(name):
-                    sizes = {"float32": 4, "float16": 2, "clips": 32, "uint8": 1, "int64": 8}
+                    sizes = {
+                        "float32": 4,
+                        "float16": 2,
+                        "clips": 32,
+                        "uint8": 1,
+                        "int64": 8,
+                        "float64": 8,
+                    }
                     item = sizes[row[name]["dtype"]]
                     dtype = np.dtype(f"V{item}")
                     shape, offset = tuple(row[name]["shape"]), row[name]["offset"]
@@ -150,6 +157,7 @@ def altered(record: FeatureRecord, **changes: Any) -> FeatureRecord:
             "flow_stats",
             "kind",
             "bounds",
+            "frame_seconds",
         )
     }
     return FeatureRecord(**fields | changes)

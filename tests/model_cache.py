@@ -13,9 +13,14 @@ RATE = 25.0
 
 
 def label(video: str, split: str, anomaly: str = "", category: str = "") -> VideoLabel:
-    extent, intervals = parse_anomaly(anomaly)
+    extent, intervals, times = parse_anomaly(anomaly)
     return VideoLabel(
-        video=video, split=split, category=category, extent=extent, intervals=intervals
+        video=video,
+        split=split,
+        category=category,
+        extent=extent,
+        intervals=intervals,
+        times=times,
     )
 
 

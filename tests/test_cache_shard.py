@@ -8,7 +8,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from cache_samples import make_clips, make_config, make_record, reseal
+from cache_samples import altered, make_clips, make_config, make_record, reseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -23,8 +23,11 @@ def same(a: FeatureRecord, b: FeatureRecord) -> bool:
     stats = (a.flow_stats is None) == (b.flow_stats is None)
     if stats and a.flow_stats is not None:
         stats = a.flow_stats.tobytes() == b.flow_stats.tobytes()
+    if stats and a.frame_seconds is not None and b.frame_seconds is not None:
+        stats = a.frame_seconds.tobytes() == b.frame_seconds.tobytes()
     return (
         stats
+        and (a.frame_seconds is None) == (b.frame_seconds is None)
         and (a.stream, dict(a.config), a.source, dict(a.provenance), a.clips.clip_len)
         == (b.stream, dict(b.config), b.source, dict(b.provenance), b.clips.clip_len)
         and a.features.dtype == b.features.dtype
@@ -50,6 +53,7 @@ def test_round_trip_keeps_every_field(tmp_path) -> None:
         make_record(),
         make_record(stream="flow", flow_stats=True),
         make_record("ü/ж.avi", dtype="float16", num_frames=1, partial="ends after frame 1"),
+        altered(make_record("v.mkv"), frame_seconds=np.arange(75.0) ** 2),
     ]
     table = read_table(write_shard(tmp_path, records))
     assert list(table.records) == [record.key for record in records]
@@ -276,6 +280,9 @@ def test_records_check_their_shapes() -> None:
             flow_stats=np.zeros((5, 3), np.float32),
             **common,
         )
+    for times, match in ((np.zeros(74), r"\(75,\) float64"), (np.full(75, np.nan), "not finite")):
+        with pytest.raises(ValueError, match=f"frame_seconds.*{match}"):
+            altered(good, frame_seconds=times)
     with pytest.raises(ValueError, match="names stream 'flow'"):
         FeatureRecord(
             features=good.features, clips=good.clips, **common | {"config": make_config("flow")}

@@ -1,10 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 
 from data.annotation.alignment import Finding, VideoFacts, check_alignment
 from data.errors import LabelsError
 from data.labels import VideoLabel
+from data.times import parse_span
 
 
 def row(video: str, split: str = "train", intervals=(), **fields) -> VideoLabel:
@@ -150,3 +152,56 @@ def test_a_report_is_raised_or_printed() -> None:
     assert (plain["videos"], plain["aligned"]) == (5, 4)
     assert plain["errors"][0]["video"] == "v"
     check_alignment(BALANCED, facts).raise_if_misaligned()
+
+
+def in_seconds(*spans: str, **fields) -> VideoLabel:
+    return row("v", times=tuple(filter(None, map(parse_span, spans))), extent="intervals", **fields)
+
+
+def test_times_become_the_frames_of_the_decoded_video() -> None:
+    seconds = np.array([0.0, 0.5, 0.6, 2.0])
+    label = in_seconds("0.5s:0.7s", num_frames=4)
+    report = check_alignment([label], {"v": VideoFacts(num_frames=4, frame_seconds=seconds)})
+    assert report.errors == []
+    assert [x.intervals for x in report.labels] == [((1, 3),)]
+    assert check_one(label, num_frames=4, frame_seconds=seconds) == []
+
+
+SECONDS = {"num_frames": 50, "frame_seconds": np.arange(50) / 10}
+
+
+@pytest.mark.parametrize(
+    ("label", "facts", "kind", "message"),
+    [
+        (in_seconds("1s:7s"), SECONDS, "outside", "'1s:7s' ends after the video, at 0:00:05.000"),
+        (in_seconds("8s:9s"), SECONDS, "outside", "no frame appears in 8s:9s"),
+        (in_seconds("1s:2s"), {"num_frames": 50}, "no times", "'1s:2s' is in seconds, but when"),
+    ],
+)
+def test_times_that_do_not_fit_are_errors(label, facts, kind, message) -> None:
+    (finding,) = check_one(label, **facts)
+    assert (finding.level, finding.kind, finding.video) == ("error", kind, "v")
+    assert message in finding.message
+
+
+def test_a_length_that_a_player_rounds_up_is_no_error() -> None:
+    assert check_one(in_seconds("1s:6s"), **SECONDS) == []
+
+
+@pytest.mark.parametrize(
+    ("label", "level"),
+    [
+        (in_seconds("1s:2s", num_frames=150), None),
+        (row("v", num_frames=150, num_seconds=5.0), None),  # from a template
+        (row("v", num_frames=150), "error"),
+        (row("v", intervals=((3, 9),), num_frames=150, num_seconds=5.0), "error"),
+    ],
+)
+def test_resampling_leaves_labels_in_seconds_right(label, level) -> None:
+    findings = check_one(label, resampled_to=10.0, **SECONDS)
+    assert [finding.level for finding in findings] == ([level] if level else [])
+
+
+def test_a_missing_video_comes_with_the_name_that_may_be_meant() -> None:
+    report = check_alignment([row("a/x.mp4")], {"b/x.mp4": VideoFacts(num_frames=5)})
+    assert report.errors[0].message.endswith("did you mean b/x.mp4?")

@@ -42,6 +42,21 @@ def test_the_official_lists(crime: Path) -> None:
     assert [x.anomaly for x in weak[:3]] == ["?", "?", ""]
 
 
+def test_videos_that_the_archives_repeat_are_those_of_the_lists_folders(crime, caplog) -> None:
+    """The archive Normal_Videos_for_Event_Recognition holds videos of the other two again."""
+    listed = [label.video for label in prepare_ucf_crime(crime).labels]
+    again = [f"Normal_Videos_for_Event_Recognition/{Path(x).name}" for x in listed if "Normal" in x]
+    unpacked = [f"Anomaly-Videos-Part-1/{x}" if "Normal" not in x else x for x in listed]
+    for video in [*unpacked, *again]:
+        (crime / video).parent.mkdir(parents=True, exist_ok=True)
+        (crime / video).touch()
+    assert [label.video for label in prepare_ucf_crime(crime).labels] == unpacked
+    assert "2 videos in Normal_Videos_for_Event_Recognition are in other folders" in caplog.text
+    (crime / again[0]).rename(crime / "moved.mp4")
+    (crime / unpacked[2]).rename(crime / again[0])  # the only one of its name is taken wherever
+    assert prepare_ucf_crime(crime).labels[2].video == again[0]
+
+
 @pytest.mark.parametrize(
     "text",
     [

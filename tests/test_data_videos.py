@@ -1,18 +1,21 @@
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from file_modes import as_a_user
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import DecodeError
+from data.frame_names import natural_key
 from data.videos import (
     VideoSource,
     content_sha256,
     find_videos,
     frame_paths,
-    natural_key,
     source_stamp,
 )
 
@@ -91,17 +94,140 @@ def test_nothing_found_says_what_was_expected(tmp_path, name):
 
 
 def test_frames_are_in_natural_order_whatever_their_suffix(tmp_path):
-    names = ["frame 2.png", "frame 10.jpg", "frame 1.TIF", "frame 010.bmp", "50%d.jpeg"]
+    names = ["50% 9.png", "50% 10.jpg", "50% 8.TIF", "50% 011.bmp", "50% 12.jpeg"]
     for name in [*names, "readme.txt"]:
         touch(tmp_path / name)
     source = VideoSource(video_id="v", path=tmp_path, kind="frames")
     assert [path.name for path in frame_paths(source)] == [
-        "50%d.jpeg",
-        "frame 1.TIF",
-        "frame 2.png",
-        "frame 010.bmp",
-        "frame 10.jpg",
+        "50% 8.TIF",
+        "50% 9.png",
+        "50% 10.jpg",
+        "50% 011.bmp",
+        "50% 12.jpeg",
     ]
+
+
+def numbered(form: str, *numbers: int) -> list[str]:
+    return [form.format(number) for number in numbers]
+
+
+# names in a folder, those that are frames, what is said of the others
+SEQUENCES = [
+    (numbered("{}.jpg", *range(1, 12)), numbered("{}.jpg", *range(1, 12)), ""),
+    (numbered("{}.jpg", 0, 5, 10), numbered("{}.jpg", 0, 5, 10), ""),  # every fifth frame
+    (numbered("v2_{:04}.png", 1, 2, 3), numbered("v2_{:04}.png", 1, 2, 3), ""),
+    (numbered("img {}.jpg", 7), numbered("img {}.jpg", 7), ""),
+    (["1.jpg", "2.PNG", "3.jpeg"], ["1.jpg", "2.PNG", "3.jpeg"], ""),
+    (["Img_1.jpg", "img_2.jpg"], ["Img_1.jpg", "img_2.jpg"], ""),
+    (
+        [*numbered("img_{:05}.jpg", 1, 2), *numbered("flow_x_{:05}.jpg", 1, 2), "flow_y_00001.jpg"],
+        numbered("img_{:05}.jpg", 1, 2),
+        "3 images of optical flow left out",
+    ),
+    (
+        [*numbered("{}.jpg", 1, 2), "x_1.jpg", "y_1.jpg"],
+        numbered("{}.jpg", 1, 2),
+        "2 images of optical flow left out",
+    ),
+    (
+        ["1.jpg", "2.jpg", "cover.jpg", "thumb.png"],
+        ["1.jpg", "2.jpg"],
+        "cover.jpg and 1 more without a number left out",
+    ),
+    (["b.jpg", "a.jpg"], ["a.jpg", "b.jpg"], "names without numbers, taken in alphabetical order"),
+    (["9.5.png", "10.5.png"], ["9.5.png", "10.5.png"], ""),
+    (
+        ["9.75.png", "9.50.png", "10.50.png"],
+        ["9.50.png", "9.75.png", "10.50.png"],
+        "names in which several numbers change, taken in their order: a gap would not be seen",
+    ),
+    (
+        ["09-59-01.jpg", "10-00-00.jpg", "10-01-00.jpg"],
+        ["09-59-01.jpg", "10-00-00.jpg", "10-01-00.jpg"],
+        "names in which several numbers change, taken in their order: a gap would not be seen",
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "frames", "note"), SEQUENCES)
+def test_frames_are_told_from_what_lies_beside_them(tmp_path, caplog, names, frames, note):
+    for name in names:
+        touch(tmp_path / "v" / name)
+    (source,) = find_videos(tmp_path)
+    assert [path.name for path in frame_paths(source)] == frames
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"{tmp_path / 'v'}: {note}"] if note else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (numbered("{}.jpg", 1, 2, 4, 5), "no image between 2.jpg and 4.jpg, .* put back what is"),
+        (numbered("{}.jpg", 0, 5, 10, 20), "no image between 10.jpg and 20.jpg"),
+        (numbered("{}.jpg", 1, 17, 30), "no image between 1.jpg and 17.jpg"),
+        (["1.jpg", "01.jpg"], "01.jpg and 1.jpg have the same number; remove one"),
+        (["1.jpg", "2.jpg", "2.png"], "2.jpg and 2.png have the same number"),
+        (["1.jpg", "2.jpg", "2 (1).jpg"], "2 like 1.jpg, 1 like 2 \\(1\\).jpg; .* remove copies"),
+        (["1.jpg", "2.jpg", "2 - Copy.jpg"], "2 like 1.jpg, 1 like 2 - Copy.jpg"),
+        (["a1.jpg", "a2.jpg", "b1.jpg", "b2.jpg"], "2 like a1.jpg, 2 like b1.jpg"),
+        (["img_1.jpg", "mask_1.jpg"], "2 kinds of names"),
+        (["c1_1.jpg", "c1_2.jpg", "c2_1.jpg"], "several sequences: c1_1.jpg and c2_1.jpg"),
+        (["flow_x_1.jpg", "flow_y_1.jpg"], "2 kinds of names"),
+    ],
+)
+def test_a_folder_that_is_not_one_sequence_is_refused(tmp_path, names, message):
+    for name in names:
+        touch(tmp_path / "v" / name)
+    (source,) = find_videos(tmp_path)
+    for refuses in (frame_paths, source_stamp, content_sha256):
+        with pytest.raises(DecodeError, match=f"^v: .*{message}"):
+            refuses(source)
+
+
+def test_one_name_however_the_disk_has_it(tmp_path):
+    for name in (" blank.mp4", "back\\slash.mp4", "cafe\u0301.mp4"):
+        touch(tmp_path / name)
+    assert ids(tmp_path) == ["back/slash.mp4", "blank.mp4", "caf\u00e9.mp4"]
+    assert all(source.path.is_file() for source in find_videos(tmp_path))
+    touch(tmp_path / "back" / "slash.mp4")
+    with pytest.raises(DecodeError, match=r"both go by the name back/slash.mp4: .* rename one"):
+        find_videos(tmp_path)
+
+
+@pytest.fixture
+def denied(tmp_path):
+    """A folder that cannot be read, beside one that can; root obeys modes in a child only."""
+    touch(tmp_path / "ok.mp4")
+    touch(tmp_path / "denied" / "a.mp4")
+    touch(tmp_path / "listed" / "b.mp4")
+    (tmp_path / "denied").chmod(0)
+    (tmp_path / "listed").chmod(0o444)  # its names can be read, its files cannot
+    yield tmp_path
+    for name in ("denied", "listed"):
+        (tmp_path / name).chmod(0o755)
+
+
+def test_unreadable_folders_are_told_and_the_others_searched(denied):
+    script = f"""if True:
+        import pathlib
+        from data.errors import DecodeError
+        from data.videos import find_videos
+        root, unreadable = pathlib.Path({str(denied)!r}), dict()
+        found = find_videos(root, unreadable=unreadable)
+        assert [source.video_id for source in found] == ["ok.mp4"], found
+        assert sorted(unreadable) == ["denied", "listed"], unreadable
+        assert "denied: cannot be read: Permission denied; make it" in unreadable["denied"]
+        for folder in (root, root / "denied"):
+            try:
+                find_videos(folder)
+            except DecodeError as error:
+                assert "denied: cannot be read: Permission denied" in str(error), error
+            else:
+                raise AssertionError("not refused")
+    """
+    done = subprocess.run([*as_a_user(), sys.executable, "-c", script], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_frame_paths_of_an_emptied_folder_is_an_error(tmp_path):
@@ -140,6 +266,13 @@ def test_stamp_changes_with_size_and_time(tmp_path):
     assert source_stamp(source).mtime_ns == before.mtime_ns + 5
     touch(tmp_path / "v" / "3.png", b"1")
     assert source_stamp(source).size == 7
+    before = source_stamp(source)
+    other = touch(tmp_path / "3.png", b"2")
+    os.utime(other, ns=(1, (tmp_path / "v" / "3.png").stat().st_mtime_ns))
+    other.replace(tmp_path / "v" / "3.png")
+    after = source_stamp(source)
+    assert (after.size, after.mtime_ns) == (before.size, before.mtime_ns)
+    assert after != before  # another file of the same size and time was put in its place
 
 
 @given(st.lists(st.integers(0, 10**12), unique=True, min_size=1, max_size=20), st.text(max_size=5))

@@ -56,7 +56,8 @@ def check_command(
 
     cache = FeatureCache(cache_dir)
     labels = read_labels(labels_file or cache.labels_path)
-    facts = video_facts(cache, configs=choose_configs(cache, configs))
+    timed = [label.video for label in labels if label.times]
+    facts = video_facts(cache, configs=choose_configs(cache, configs), timed=timed)
     report = check_alignment(labels, facts, categories=categories or None)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
@@ -96,19 +97,26 @@ def stats_command(
     from data.annotation import stats
     from data.labels import read_labels
 
+    if labels_file is None and cache_dir is None:
+        raise click.UsageError("Give --labels, --cache, or both.")
     num_frames = {}
     if cache_dir is not None:
         from cache.facts import video_facts
         from cache.store import FeatureCache
+        from data.annotation.alignment import check_alignment
 
         cache = FeatureCache(cache_dir)
-        labels_file = labels_file or cache.labels_path
-        num_frames = {video: fact.num_frames for video, fact in video_facts(cache).items()}
-    if labels_file is None:
+        labels = read_labels(labels_file or cache.labels_path)
+        facts = video_facts(cache, timed=[label.video for label in labels if label.times])
+        labels = list(check_alignment(labels, facts).labels)
+        num_frames = {video: fact.num_frames for video, fact in facts.items()}
+    elif labels_file is not None:
+        labels = read_labels(labels_file)
+    else:
         raise click.UsageError("Give --labels, --cache, or both.")
-    rows = stats.video_stats(read_labels(labels_file), num_frames)
+    rows = stats.video_stats(labels, num_frames)
     tables = [
-        stats.database_table(rows, name or labels_file.stem),
+        stats.database_table(rows, name or (labels_file or cache.labels_path).stem),
         stats.protocol_table(rows),
         stats.category_table(rows),
     ]

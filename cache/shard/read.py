@@ -35,7 +35,7 @@ from cache.shard.checksums import Checksums
 from cache.streams import FEATURES, KINDS, StreamKind
 from data.errors import NewerLayoutError, ShardError
 
-#: Layout 1 knows features only. A shard gets the lowest layout that it needs.
+#: Layout 1 knows features only, and no times of frames. A shard gets the lowest layout it needs.
 LAYOUT_VERSION = 2
 SUFFIX = ".h5"
 #: Arrays start at multiples of this, so that a memory map of them is aligned.
@@ -48,7 +48,7 @@ MAX_RECORDS = 65536
 MAX_DIM = 1 << 20
 
 _HEADER = re.compile(rb"feat-shard ([0-9]{4}) ([0-9]{10}) ([0-9a-f]{64})\n")
-_FLOAT32, _INT64 = np.dtype("<f4"), np.dtype("<i8")
+_FLOAT32, _FLOAT64, _INT64 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class StoredRecord:
     """One record of a shard's table: what it is, and where its arrays lie."""
 
     entry: FeatureEntry
-    places: Mapping[str, Place]  # "features", "clips", "flow_stats" and "bounds" if there are any
+    places: Mapping[str, Place]  # "features", "clips", and those optional ones that there are
 
     @property
     def nbytes(self) -> int:
@@ -184,6 +184,22 @@ def read_clips(table: ShardTable, key: str) -> ClipTable:
         return ClipTable.from_array(array, stored.entry.clip_len)
     except ValueError as error:
         raise ShardError(f"{table.path}: record {key[:12]}: {error}") from error
+
+
+def read_frame_seconds(table: ShardTable, key: str) -> np.ndarray | None:
+    """Return the time of each frame of a record's video, (T,) float64; None if it is unknown.
+
+    Raises:
+        ShardError: it is damaged or makes no sense.
+    """
+    stored = table.records[key]
+    if "frame_seconds" not in stored.places:
+        source = stored.entry.source
+        return read_clips(table, key).frame_seconds(source.num_frames, source.frame_rate)
+    times = read_array(table, stored.places["frame_seconds"])
+    if not np.isfinite(times).all():
+        raise ShardError(f"{table.path}: record {key[:12]}: a frame's time is not finite")
+    return times
 
 
 def structure_crc32(fd: int, path: Path, places: Sequence[Place], userblock: int, end: int) -> int:
@@ -342,6 +358,8 @@ def _parse_places(row: Any, kind: StreamKind, num_frames: int) -> dict[str, Plac
     if kind.ragged:
         bounds = (kind.num_rows(num_clips=num_clips, num_frames=num_frames) + 1,)
         places["bounds"] = _parse_place(row["bounds"], _INT64, bounds)
+    if row.get("frame_seconds") is not None:
+        places["frame_seconds"] = _parse_place(row["frame_seconds"], _FLOAT64, (num_frames,))
     kind.check(
         shape,
         dtype,

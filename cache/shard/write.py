@@ -49,7 +49,8 @@ def write_shard(folder: Path, records: Sequence[FeatureRecord]) -> Path:
     if len({record.key for record in records}) != len(records):
         raise ValueError("the same key twice in one shard")
     userblock = _userblock_size(records)
-    layout = 1 if all(record.kind == FEATURES for record in records) else LAYOUT_VERSION
+    is_plain = all(item.kind == FEATURES and item.frame_seconds is None for item in records)
+    layout = 1 if is_plain else LAYOUT_VERSION
     partial = temp_path(folder)
     with partial_file(partial, target=folder, error=CacheError):
         with partial.open("x+b") as file:
@@ -108,6 +109,8 @@ def _arrays(record: FeatureRecord) -> dict[str, np.ndarray]:
         arrays["flow_stats"] = record.flow_stats
     if record.bounds is not None:
         arrays["bounds"] = record.bounds
+    if record.frame_seconds is not None:
+        arrays["frame_seconds"] = record.frame_seconds
     return {
         name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         for name, array in arrays.items()

@@ -7,12 +7,17 @@ one frame more or less (decoders count differently), another frame rate, a video
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from data.errors import LabelsError
-from data.labels import SPLITS, VideoLabel, join_problems
+from data.labels import END_SECONDS, SPLITS, VideoLabel, join_problems
+from data.names import nearest_names
 from data.splits.leaks import find_leaks
+from data.times import clock_text, end_of_video
 
 Level = Literal["error", "warning"]
 # Frame rates that videos are recorded at and resampled to, the likeliest first.
@@ -30,12 +35,14 @@ class VideoFacts:
         sha256: of the content, "" if unknown.
         partial: why decoding stopped early, "" if it did not.
         resampled_to: frames a second, if the video was resampled on purpose.
+        frame_seconds: (T,) the time of each frame; None if it is unknown or was not asked for.
     """
 
     num_frames: int
     sha256: str = ""
     partial: str = ""
     resampled_to: float | None = None
+    frame_seconds: npt.NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +61,22 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All findings about a set of labels."""
+    """All findings about a set of labels.
 
-    num_videos: int
+    Attributes:
+        labels: the labels, their times turned into frames where the frames' times are known.
+        num_aligned: videos without an error.
+        findings: what was found.
+    """
+
+    labels: tuple[VideoLabel, ...]
     num_aligned: int
     findings: tuple[Finding, ...]
+
+    @property
+    def num_videos(self) -> int:
+        """Rows of the labels."""
+        return len(self.labels)
 
     @property
     def errors(self) -> list[Finding]:
@@ -108,21 +126,34 @@ def check_alignment(
     """
     ratios = _common_ratios(labels, facts)
     findings: list[Finding] = []
+    rows: list[VideoLabel] = []
+    unlabelled = facts.keys() - {label.video for label in labels}
     for label in labels:
         fact = facts.get(label.video)
+        rows.append(label)
         if fact is None:
+            near = nearest_names(label.video, unlabelled, count=1)
             findings.append(
-                _error("missing", label, "no features; extract it or remove it from the labels")
+                _error(
+                    "missing",
+                    label,
+                    "no features; extract it or remove it from the labels"
+                    + (f"; did you mean {near[0]}?" if near else ""),
+                )
             )
         elif fact.num_frames:
-            findings += _check_length(label, fact, ratios)
+            if label.times:
+                rows[-1], told = _in_frames(label, fact)
+                findings += told
+            if fact.resampled_to is None or not _is_in_seconds(label):
+                findings += _check_length(rows[-1], fact, ratios)
     num_aligned = len(labels) - len({x.video for x in findings if x.level == "error"})
     findings += _uncounted(labels, facts)
     findings += _unlabelled(labels, facts)
     findings += _check_leaks(labels, facts)
     findings += _check_categories(labels, categories)
     findings += _check_balance(labels)
-    return Report(num_videos=len(labels), num_aligned=num_aligned, findings=tuple(findings))
+    return Report(labels=tuple(rows), num_aligned=num_aligned, findings=tuple(findings))
 
 
 def _error(kind: str, label: VideoLabel, message: str) -> Finding:
@@ -131,6 +162,41 @@ def _error(kind: str, label: VideoLabel, message: str) -> Finding:
 
 def _warning(kind: str, video: str, message: str) -> Finding:
     return Finding(level="warning", kind=kind, video=video, message=message)
+
+
+def _is_in_seconds(label: VideoLabel) -> bool:
+    """Return whether resampling a video leaves its label right."""
+    return not label.intervals and bool(label.times or label.num_seconds is not None)
+
+
+def _in_frames(label: VideoLabel, fact: VideoFacts) -> tuple[VideoLabel, list[Finding]]:
+    """Return the label in frames, and what is wrong with its times: then it may stay as it is."""
+    seconds = fact.frame_seconds
+    if seconds is None:
+        return label, [
+            _error(
+                "no times",
+                label,
+                f"anomaly '{label.anomaly}' is in seconds, but when each frame appears is not"
+                " known: label frames, import it with --fps, or remove it (`feat cache rm`) and"
+                " extract it again",
+            )
+        ]
+    try:
+        converted = label.in_frames(seconds)
+    except LabelsError as error:
+        return label, [_error("outside", label, str(error).removeprefix(f"{label.video}: "))]
+    end = end_of_video(seconds)
+    if label.times[-1].end <= end + END_SECONDS:
+        return converted, []
+    return converted, [
+        _error(
+            "outside",
+            label,
+            f"'{label.times[-1].text}' ends after the video, at {clock_text(end)}: it is cut, or"
+            " the label is another video's",
+        )
+    ]
 
 
 def _check_length(

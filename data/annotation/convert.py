@@ -10,6 +10,7 @@ normal video, scene) is taken from a labels file like it, if one is given.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -53,7 +54,8 @@ def read_format(
         path: the file, or for "masks" the folder.
         kind: the format.
         split: for videos whose split neither the format nor `like` tells.
-        fps: frames a second, where an ActivityNet file does not give them.
+        fps: frames a second, where an ActivityNet file does not give them or a labels file is in
+            seconds.
         like: labels of the same videos, whose names, splits, categories, scenes and numbers of
             frames are taken over; the order of "npy" is theirs.
 
@@ -63,7 +65,7 @@ def read_format(
     if kind == "npy":
         return _read_flat(path, like)
     readers: Mapping[str, Callable[[], list[VideoLabel]]] = {
-        "labels": lambda: read_labels(path),
+        "labels": lambda: [_at_rate(label, fps) for label in read_labels(path)],
         "ucf": lambda: _read_ucf(path, split),
         "masks": lambda: _read_masks(path, split),
         "activitynet": lambda: _read_activitynet(path, split, fps),
@@ -107,6 +109,14 @@ def write_format(
         _write_masks(path, labels)
 
 
+def _at_rate(label: VideoLabel, fps: float | None) -> VideoLabel:
+    """Return a label in seconds as frames of a constant rate, if the rate is given."""
+    if not label.times or not fps:
+        return label
+    last = math.ceil(label.times[-1].end * fps) + 1
+    return label.in_frames(np.arange(label.num_frames or last) / fps)
+
+
 def _need_frames(label: VideoLabel, kind: Format) -> int:
     if label.num_frames is None:
         raise LabelsError(
@@ -116,6 +126,7 @@ def _need_frames(label: VideoLabel, kind: Format) -> int:
 
 
 def _spans(label: VideoLabel, kind: Format) -> Intervals:
+    label.require_frames()
     return ((0, _need_frames(label, kind)),) if label.extent == "all" else label.intervals
 
 
@@ -202,7 +213,12 @@ def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel
         end = start + _need_frames(label, "npy")
         intervals = intervals_from_frames(flat[start:end])
         labels.append(
-            replace(label, extent="intervals" if intervals else "normal", intervals=intervals)
+            replace(
+                label,
+                extent="intervals" if intervals else "normal",
+                intervals=intervals,
+                times=(),
+            )
         )
         start = end
     return labels
@@ -301,6 +317,7 @@ def _take_over(
                 row,
                 extent=label.extent,
                 intervals=label.intervals,
+                times=label.times,
                 num_frames=label.num_frames if label.num_frames is not None else row.num_frames,
             )
         )

@@ -21,7 +21,8 @@ class VideoStats:
     Attributes:
         label: the row it comes from.
         num_frames: of the whole video, None if unknown.
-        num_abnormal: frames, None if unknown: a weak label, or `all` of an unknown number.
+        num_abnormal: frames, None if unknown: a weak label, one in seconds, or `all` of an unknown
+            number.
     """
 
     label: VideoLabel
@@ -55,7 +56,7 @@ def video_stats(
         abnormal: int | None = sum(end - start for start, end in label.intervals)
         if label.extent == "all":
             abnormal = total
-        elif label.extent == "unknown":
+        elif label.extent == "unknown" or label.times:
             abnormal = None
         stats.append(VideoStats(label=label, num_frames=total, num_abnormal=abnormal))
     return stats

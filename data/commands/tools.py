@@ -147,7 +147,7 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     show_default=True,
     help="Of the videos, where the format does not tell.",
 )
-@click.option("--fps", type=float, help="Frames a second, for activitynet.")
+@click.option("--fps", type=float, help="Frames a second, for activitynet and labels in seconds.")
 @click.option(
     "--like", type=FILE, help="A labels file of the same videos: names, splits, lengths, order."
 )

@@ -1,5 +1,6 @@
 """From the bare names in published lists to the videos that are there."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -8,11 +9,19 @@ from data.datasets.dataset_labels import missing_problems
 from data.errors import DecodeError, LabelsError
 from data.videos import find_videos
 
+logger = logging.getLogger(f"feat.{__name__}")
+
 
 class VideoNames:
     """The videos under a folder by bare name: `b` for `a/b.mp4`, frames in `a/b` or `a/b/img`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, copies: str = "") -> None:
+        """Look for them.
+
+        Args:
+            root: the folder.
+            copies: name of a folder whose videos are left out if they are elsewhere, too.
+        """
         if not root.is_dir():
             raise LabelsError(f"{root}: no such folder; give the dataset's folder as --root")
         self.root = root
@@ -27,6 +36,21 @@ class VideoNames:
                 path = path.parent
             name = path.stem if source.kind == "file" else path.name
             self._by_name[name].append(source.video_id)
+        if copies:
+            self._leave_out(copies)
+
+    def _leave_out(self, folder: str) -> None:
+        left_out = 0
+        for name, videos in self._by_name.items():
+            others = [video for video in videos if folder not in PurePosixPath(video).parts[:-1]]
+            if others:
+                left_out += len(videos) - len(others)
+                self._by_name[name] = others
+        if left_out:
+            logger.warning(
+                "%s: %d videos in %s are in other folders, too, and left out here",
+                self.root, left_out, folder,
+            )  # fmt: skip
 
     def __bool__(self) -> bool:
         """True if any video was found."""

@@ -32,7 +32,7 @@ def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> li
         return list(labels)
     if supervision == "weakly":
         return [
-            replace(label, extent="unknown", intervals=())
+            replace(label, extent="unknown", intervals=(), times=())
             if label.is_abnormal and label.split != "test"
             else label
             for label in labels

@@ -20,7 +20,7 @@ def check_labels(
     streams: Sequence[str] = (),
     configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[VideoLabel]:
-    """Return the labels after comparing them with what was decoded.
+    """Return the labels in frames, after comparing them with what was decoded.
 
     Args:
         cache: has at least one stream of every video.
@@ -33,7 +33,8 @@ def check_labels(
         LabelsError: they do not fit, or one content is in two splits.
     """
     videos = [label.video for label in labels]
-    facts = video_facts(cache, videos, streams=streams, configs=configs)
+    timed = [label.video for label in labels if label.times]
+    facts = video_facts(cache, videos, streams=streams, configs=configs, timed=timed)
     report = check_alignment(labels, facts)
     for finding in report.warnings:
         # evaluation looks at one split only; callers say themselves what a missing count means
@@ -41,12 +42,13 @@ def check_labels(
             logger.warning("%s", finding)
     if not allow_misaligned:
         report.raise_if_misaligned()
-        return list(labels)
+        return list(report.labels)
     for finding in report.errors:
         logger.warning("%s", finding)
     counts = {video: fact.num_frames for video, fact in facts.items()}
     return [
-        label.clipped(counts[label.video]) if counts[label.video] else label for label in labels
+        label.clipped(counts[label.video]) if counts[label.video] else label
+        for label in report.labels
     ]
 
 

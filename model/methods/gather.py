@@ -221,4 +221,4 @@ def _without_frames(labels: Sequence[VideoLabel], uncounted: set[str]) -> Iterat
         if label.video not in uncounted:
             yield label
         elif label.is_abnormal:
-            yield replace(label, extent="unknown", intervals=())
+            yield replace(label, extent="unknown", intervals=(), times=())

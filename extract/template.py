@@ -1,0 +1,139 @@
+"""`feat data template`: a labels file with every video of a folder, to be filled in.
+
+It lives here because frames are counted by the decoder that extracts them: what a container says
+of its length is often wrong.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from data.errors import FeatError
+from data.labels import NewRow, add_rows, labelled_videos
+from data.times import end_of_video
+from data.videos import VideoSource, find_videos, frame_paths
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+WRITE_SECONDS = 10.0  # of counting that a kill costs
+_READ_FRAMES = 64
+
+
+@dataclass(kw_only=True)
+class TemplateReport:
+    """What `fill_template` did.
+
+    Attributes:
+        added: videos with a new row.
+        kept: videos whose row was there.
+        problems: why a video, or a folder, could not be read or in part only.
+    """
+
+    added: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def fill_template(videos_dir: Path, labels_file: Path) -> TemplateReport:
+    """Add a row for every video that the labels file lacks; what is in it stays as it is.
+
+    Args:
+        videos_dir: folder of videos.
+        labels_file: made if it is not there.
+
+    Raises:
+        FeatError: there are no videos, or the file cannot be read or written.
+    """
+    report = TemplateReport()
+    sources = find_videos(videos_dir, unreadable=report.problems)
+    known = labelled_videos(labels_file) if labels_file.exists() else set()
+    report.kept = [source.video_id for source in sources if source.video_id in known]
+    todo = [source for source in sources if source.video_id not in known]
+    pending: list[NewRow] = []
+    written = time.monotonic()
+    try:
+        for source, (row, problem) in zip(todo, _count_all(todo), strict=True):
+            if problem:
+                report.problems[source.video_id] = problem
+            if row:
+                pending.append(row)
+                report.added.append(source.video_id)
+            if time.monotonic() - written > WRITE_SECONDS:
+                add_rows(labels_file, pending)
+                pending, written = [], time.monotonic()
+    finally:
+        if pending:
+            add_rows(labels_file, pending)
+    return report
+
+
+def _count_all(sources: list[VideoSource]) -> Iterator[tuple[NewRow | None, str]]:
+    """Yield each video's row, if there is one, and its problem; a bar shows how far it is."""
+    from rich.console import Console
+    from rich.progress import track
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        try:
+            yield from track(
+                pool.map(_count, sources),
+                description="counting frames",
+                total=len(sources),
+                console=Console(stderr=True),
+                disable=not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)),
+            )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _count(source: VideoSource) -> tuple[NewRow | None, str]:
+    try:
+        if source.kind == "frames":  # of which nobody knows the rate
+            return NewRow(source.video_id, len(frame_paths(source))), ""
+        return _decode(source)
+    except FeatError as error:
+        return None, str(error).removeprefix(f"{source.video_id}: ")
+    except OSError as error:
+        return None, f"{source.path}: {error.strerror or error}; check that it can be read"
+
+
+def _decode(source: VideoSource) -> tuple[NewRow, str]:
+    from extract.decode.config import DecodeConfig
+    from extract.decode.open import open_video
+
+    with open_video(source, DecodeConfig(size=8), threads=1) as stream:
+        while len(stream.read(_READ_FRAMES)[0]):
+            pass
+        row = NewRow(source.video_id, stream.num_frames, end_of_video(stream.pts_seconds))
+        return row, stream.partial and f"partial: {stream.partial}"
+
+
+@click.command()
+@click.option(
+    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
+    help="Folder of videos or of folders of frames.",
+)  # fmt: skip
+@click.option(
+    "--labels", "labels_file", type=click.Path(path_type=Path, dir_okay=False),
+    help="The labels file to write or add to.  [default: labels.csv in the videos' folder]",
+)  # fmt: skip
+def template_command(videos_dir: Path, labels_file: Path | None) -> None:
+    """Write a labels.csv with every video, its frames and seconds, to be filled in.
+
+    Rows that are there stay as they are; only missing videos are added. Frames are counted by
+    decoding. Exit code 1 if a video could not be read, or in part only.
+    """
+    path = labels_file or videos_dir / "labels.csv"
+    report = fill_template(videos_dir, path)
+    for video, why in report.problems.items():
+        click.echo(f"{video}: {why}", err=True)
+    todo = "; fill in split and anomaly, then run `feat extract`" if report.added else ""
+    click.echo(f"{path}: {len(report.added)} videos added, {len(report.kept)} there before{todo}")
+    if report.problems:
+        click.get_current_context().exit(1)
