@@ -183,14 +183,16 @@ def test_accents_are_composed_and_two_spellings_of_one_name_refused(team) -> Non
     (ann / composed).write_bytes(b"2")
     both = team.extract(ann)
     assert both.exit_code == 1
-    assert "but for its encoding" in both.stdout
+    assert f"both go by the name {composed}" in both.stderr
+    assert team.names() == {composed}
 
 
 def test_odd_but_good_names(team) -> None:
     odd = {" blank .mp4": b"1", "back\\slash.mp4": b"2", "=1+1.mp4": b"3", "ü/日本 語.mp4": b"4"}
     ann = team.folder("ann", odd)
     assert team.extract(ann).exit_code == 0
-    assert team.names() == set(odd)
+    # as labels.csv can name them: blanks at the ends and backslashes would not survive it
+    assert team.names() == {"blank .mp4", "back/slash.mp4", "=1+1.mp4", "ü/日本 語.mp4"}
 
 
 # A cache that can only be read
