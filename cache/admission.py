@@ -139,6 +139,8 @@ class _Admission:
     def _digest(self, source: VideoSource) -> str:
         """Return a content's sha256, "" if it cannot be read: extracting it will say so."""
         if source.video_id not in self._digests:
+            if not self._digests:
+                logger.info("comparing videos with those that the cache has under their names")
             try:
                 digest = content_sha256(source)
             except OSError as error:

@@ -13,6 +13,9 @@ from cache_samples import make_record
 
 from cache import FeatureCache, NameEntry
 from cache.admission import admit_videos, folder_origin
+from cache.exchange.merge import merge_caches
+from cache.exchange.remote import Remote
+from cache.exchange.transfer import pull_cache
 from cache.facts import video_facts
 from cache.names import NameLine, write_manifest
 from cache.upkeep.gc import collect_garbage
@@ -124,6 +127,19 @@ def test_a_name_of_unknown_origin_belongs_to_nobody_who_brings_another_video(cac
         file.unlink()
     assert "cam1.mp4: content" in refusal(bob, FeatureCache(cache.path))
     assert ann.extract(FeatureCache(cache.path)) == []
+
+
+@pytest.mark.parametrize("bring", ["merge", "pull"])
+def test_names_keep_their_folder_on_the_way_to_another_cache(cache, ann, bob, bring, tmp_path):
+    ann.extract(cache)
+    target = FeatureCache.create(tmp_path / "target")
+    if bring == "merge":
+        merge_caches([cache], target)
+    else:
+        pull_cache(target, Remote(str(cache.path)))
+    assert "cam1.mp4: content" in refusal(bob, target)
+    ann.put("cam1.mp4", b"another street")
+    assert ann.extract(target) == ["cam1.mp4"]
 
 
 def test_a_name_that_was_removed_is_free(cache, ann, bob) -> None:
