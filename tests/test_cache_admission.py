@@ -12,7 +12,7 @@ import pytest
 from cache_samples import make_record
 
 from cache import FeatureCache, NameEntry
-from cache.admission import admit_videos, folder_origin
+from cache.admission import _place, admit_videos, folder_origin
 from cache.exchange.merge import merge_caches
 from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache
@@ -238,6 +238,27 @@ def test_an_origin_tells_folders_apart_and_no_path(tmp_path, monkeypatch) -> Non
     assert folder_origin(tmp_path) != origin
     monkeypatch.setattr("socket.gethostname", lambda: "another-machine")
     assert folder_origin(tmp_path / "a") != origin
+
+
+def test_the_machines_of_a_cluster_see_one_folder_on_their_server(monkeypatch) -> None:
+    mounts = [
+        ("/", "/dev/sda1"),
+        ("/home", "nas:/export/home"),
+        ("/home/local", "/dev/sdb1"),
+        ("/mnt/win", "//server/share"),
+    ]
+
+    def places(*folders: str) -> list[str]:
+        return [_place(Path(folder), mounts) for folder in folders]
+
+    folders = ("/home/ann/v", "/mnt/win/v", "/data/v", "/home/local/v", "/homes/v")
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    first = places(*folders)
+    monkeypatch.setattr("socket.gethostname", lambda: "node2")
+    second = places(*folders)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, False, False]
+    assert len(set(first)) == len(folders)
+    assert _place(Path("/a"), []) == "node2\n/a"
 
 
 def test_lines_without_an_origin_have_the_bytes_of_earlier_builds(cache) -> None:
