@@ -69,7 +69,9 @@ def check_video_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"a video's name must be a text that is not empty, got {name!r:.80}")
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
-        raise ValueError(f"a video's name may hold no control characters, got {name!r:.80}")
+        raise ValueError(
+            f"a video's name must be UTF-8 without control characters, got {name!r:.80}"
+        )
     if len(name.encode()) > _MAX_NAME:
         raise ValueError(f"a video's name is at most {_MAX_NAME} bytes, got {name!r:.80}...")
     # A backslash or a drive letter means nothing here, but would on the Windows machine of a
