@@ -130,7 +130,7 @@ class FeatGroup(click.Group):
             ctx.exit(1)
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may leak past it
             if ctx.meta.get("feat.debug"):
-                traceback.print_exception(error)
+                click.echo(visible("".join(traceback.format_exception(error))), err=True, nl=False)
             click.echo(f"error: {visible(_message(error))}", err=True)
             ctx.exit(1)
 

@@ -385,7 +385,8 @@ def _with_own_ids(groups: Sequence[Sequence[Sought]]) -> dict[str, Sequence[Soug
     for group in groups:
         path = group[0].source.path
         inside = not path.is_absolute() and ".." not in path.parts
-        video_id = wanted = one_line(path.as_posix() if inside else group[0].source.video_id)
+        name = path.as_posix() if inside else group[0].source.video_id
+        video_id = wanted = one_line(name).replace("\\", "_")  # which divides folders elsewhere
         number = 1
         while video_id in by_id:
             number += 1

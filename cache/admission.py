@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,13 +31,30 @@ _ADVICE = (
 
 
 def folder_origin(folder: Path) -> str:
-    """Return what tells a folder of this machine from any other: 16 hex digits.
+    """Return what tells a folder from any other, of any machine: 16 hex digits.
 
     Caches are shared, and nobody need know where on whose machine a video lay. Who guesses machine
     and path can confirm the guess.
     """
-    text = f"feat origin\n{socket.gethostname()}\n{os.path.realpath(folder)}"
+    import psutil
+
+    mounts = ((mount.mountpoint, mount.device) for mount in psutil.disk_partitions(all=True))
+    text = "feat origin\n" + _place(Path(os.path.realpath(folder)), mounts)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _place(folder: Path, mounts: Iterable[tuple[str, str]]) -> str:
+    """Return a machine and a path on it; where a server holds the folder, all its clients agree.
+
+    Args:
+        folder: a real path.
+        mounts: mount point and device of every file system.
+    """
+    above = [(point, device) for point, device in mounts if folder.is_relative_to(point)]
+    point, device = max(above, key=lambda mount: len(mount[0]), default=("/", ""))
+    if ":/" in device or device.startswith("//"):  # server:/export, //server/share
+        return f"{device}\n{folder.relative_to(point)}"
+    return f"{socket.gethostname()}\n{folder}"
 
 
 @contextmanager
@@ -139,6 +156,8 @@ class _Admission:
     def _digest(self, source: VideoSource) -> str:
         """Return a content's sha256, "" if it cannot be read: extracting it will say so."""
         if source.video_id not in self._digests:
+            if not self._digests:
+                logger.info("comparing videos with those that the cache has under their names")
             try:
                 digest = content_sha256(source)
             except OSError as error:

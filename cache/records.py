@@ -1,9 +1,14 @@
 """What the cache stores of one stream of one video. Every class checks itself."""
 
+import getpass
 import math
+import os
 import re
+import socket
+import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal, Self, get_args
@@ -42,6 +47,7 @@ _ORIGIN = re.compile("(?:[0-9a-f]{16})?")
 _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MAX_NAME = 1024  # bytes of UTF-8
 _MAX_TEXT = 4096
+_MAX_WHO = 200
 _MAX_INT = 2**62
 
 
@@ -66,7 +72,9 @@ def check_video_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"a video's name must be a text that is not empty, got {name!r:.80}")
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):
-        raise ValueError(f"a video's name may hold no control characters, got {name!r:.80}")
+        raise ValueError(
+            f"a video's name must be UTF-8 without control characters, got {name!r:.80}"
+        )
     if len(name.encode()) > _MAX_NAME:
         raise ValueError(f"a video's name is at most {_MAX_NAME} bytes, got {name!r:.80}...")
     # A backslash or a drive letter means nothing here, but would on the Windows machine of a
@@ -343,6 +351,21 @@ def check_origin(origin: object) -> str:
     if not isinstance(origin, str) or _ORIGIN.fullmatch(origin) is None:
         raise ValueError(f"an origin is 16 hex digits or nothing, got {origin!r:.80}")
     return origin
+
+
+def who_and_when() -> dict[str, JSON]:
+    """Return what a record's provenance says of who wrote it: `time` (UTC) and `by`.
+
+    `by` is FEAT_USER if that is set, nobody if it is set to nothing, else `user@machine`.
+    """
+    made: dict[str, JSON] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    who = os.environ.get("FEAT_USER")
+    if who is None:
+        with suppress(KeyError, OSError, ImportError):  # a container's user need not have a name
+            who = f"{getpass.getuser()}@{socket.gethostname()}"
+    if who:
+        made["by"] = who[:_MAX_WHO]
+    return made
 
 
 def kind_json(kind: str) -> dict[str, JSON]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
+from cache.records import who_and_when
 from data.errors import CacheError, DecodeError, FeatError
 from data.process import set_up_process, use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
@@ -330,6 +331,7 @@ def _provenance(job: Job) -> dict[str, Any]:
     from data.ffmpeg import ffmpeg_version
 
     return {
+        **who_and_when(),
         "feat": version("feat"),
         "torch": version("torch"),
         "numba": version("numba") if use_kernels() else "not used",

@@ -105,12 +105,26 @@ class SftpServer:
 
 
 class HttpServer:
-    """Python's own HTTP server over a folder; `listing` False: folders are not listed."""
+    """Python's own HTTP server over a folder; `listing` False: folders are not listed.
 
-    def __init__(self, root: Path, *, listing: bool = True) -> None:
+    With `sends_on`, paths below /old are found below that address.
+    """
+
+    def __init__(self, root: Path, *, listing: bool = True, sends_on: str = "") -> None:
+        requests = self.requests = []  # paths
+
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
                 pass
+
+            def do_GET(self) -> None:
+                requests.append(self.path)
+                if not (sends_on and self.path.startswith("/old")):
+                    super().do_GET()
+                    return
+                self.send_response(302)
+                self.send_header("Location", sends_on + self.path.removeprefix("/old"))
+                self.end_headers()
 
             def list_directory(self, path: Any) -> Any:
                 if listing:
@@ -171,4 +185,39 @@ class CuttingProxy:
             end.close()
 
     def close(self) -> None:
+        self._socket.close()
+
+
+class DrippingProxy:
+    """Passes connections on to `port`; after so many bytes, one byte every 50 ms."""
+
+    def __init__(self, port: int, *, after: int) -> None:
+        self._target, self._left = port, after
+        self._closed = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return
+            for a, b in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 if self._left <= 0 else 16384):
+                self._left -= len(data)
+                if self._left <= 0 and self._closed.wait(0.05):
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            end.close()
+
+    def close(self) -> None:
+        self._closed.set()
         self._socket.close()

@@ -12,7 +12,10 @@ import pytest
 from cache_samples import make_record
 
 from cache import FeatureCache, NameEntry
-from cache.admission import admit_videos, folder_origin
+from cache.admission import _place, admit_videos, folder_origin
+from cache.exchange.merge import merge_caches
+from cache.exchange.remote import Remote
+from cache.exchange.transfer import pull_cache
 from cache.facts import video_facts
 from cache.names import NameLine, write_manifest
 from cache.upkeep.gc import collect_garbage
@@ -126,6 +129,19 @@ def test_a_name_of_unknown_origin_belongs_to_nobody_who_brings_another_video(cac
     assert ann.extract(FeatureCache(cache.path)) == []
 
 
+@pytest.mark.parametrize("bring", ["merge", "pull"])
+def test_names_keep_their_folder_on_the_way_to_another_cache(cache, ann, bob, bring, tmp_path):
+    ann.extract(cache)
+    target = FeatureCache.create(tmp_path / "target")
+    if bring == "merge":
+        merge_caches([cache], target)
+    else:
+        pull_cache(target, Remote(str(cache.path)))
+    assert "cam1.mp4: content" in refusal(bob, target)
+    ann.put("cam1.mp4", b"another street")
+    assert ann.extract(target) == ["cam1.mp4"]
+
+
 def test_a_name_that_was_removed_is_free(cache, ann, bob) -> None:
     ann.extract(cache)
     cache.set_names({"cam1.mp4": None})
@@ -222,6 +238,27 @@ def test_an_origin_tells_folders_apart_and_no_path(tmp_path, monkeypatch) -> Non
     assert folder_origin(tmp_path) != origin
     monkeypatch.setattr("socket.gethostname", lambda: "another-machine")
     assert folder_origin(tmp_path / "a") != origin
+
+
+def test_the_machines_of_a_cluster_see_one_folder_on_their_server(monkeypatch) -> None:
+    mounts = [
+        ("/", "/dev/sda1"),
+        ("/home", "nas:/export/home"),
+        ("/home/local", "/dev/sdb1"),
+        ("/mnt/win", "//server/share"),
+    ]
+
+    def places(*folders: str) -> list[str]:
+        return [_place(Path(folder), mounts) for folder in folders]
+
+    folders = ("/home/ann/v", "/mnt/win/v", "/data/v", "/home/local/v", "/homes/v")
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    first = places(*folders)
+    monkeypatch.setattr("socket.gethostname", lambda: "node2")
+    second = places(*folders)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, False, False]
+    assert len(set(first)) == len(folders)
+    assert _place(Path("/a"), []) == "node2\n/a"
 
 
 def test_lines_without_an_origin_have_the_bytes_of_earlier_builds(cache) -> None:

@@ -1,11 +1,14 @@
 import json
+import socket
+from datetime import UTC, datetime
 
 import pytest
-from cache_samples import make_config, make_record, sha256_of
+from cache_samples import altered, make_config, make_record, sha256_of
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
+from cache.records import who_and_when
 from cache.upkeep.summary import human_size
 from data.errors import CacheError
 
@@ -63,6 +66,37 @@ def test_info_of_the_cache(cache) -> None:
     assert about["configs"][1]["writers"] == {"feat 0.1.0": 2}
     assert about["configs"][1]["partial"] == 1
     assert "digest: " + "ab" * 32 in run("info", "--cache", cache.path)
+
+
+def test_info_tells_who_put_it_there_and_when(cache, monkeypatch) -> None:
+    made = []
+    for number, user in enumerate(("ann", "bob\nforged: 1", "", None)):
+        if user is None:
+            monkeypatch.delenv("FEAT_USER")
+        else:
+            monkeypatch.setenv("FEAT_USER", user)
+        made.append(who_and_when())
+        record = make_record(f"new/{number}.mp4")
+        cache.write([altered(record, provenance=made[-1])])
+        entry = NameEntry(sha256=record.source.sha256, size=1, mtime_ns=1, origin="ab" * 8)
+        cache.set_names({record.source.name: entry})
+    monkeypatch.setenv("FEAT_USER", "ann")
+    late = altered(make_record("late.mp4"), provenance={**made[0], "time": "2999-01-01T00:00:00Z"})
+    cache.write([late])
+    assert "by" not in made[2]
+    assert made[3]["by"].endswith(f"@{socket.gethostname()}")
+    about = json.loads(run("info", "--cache", cache.path, "--json"))
+    rgb = about["configs"][1]
+    assert rgb["first_written"] == min(one["time"] for one in made)
+    assert datetime.fromisoformat(rgb["first_written"]) <= datetime.now(UTC)
+    assert rgb["last_written"] == "2999-01-01T00:00:00Z"
+    assert rgb["written_by"] == {"ann": 2, "bob\nforged: 1": 1, "unknown": 3, made[3]["by"]: 1}
+    assert about["configs"][0]["first_written"] == about["configs"][0]["last_written"] == "unknown"
+    assert about["names_by_folder"] == {"ab" * 8: 4, "unknown": 3}
+    assert "\nforged" not in run("info", "--cache", cache.path)
+    assert made[0] == json.loads(run("info", "new/0.mp4", "--cache", cache.path, "--json"))[
+        "streams"
+    ][0]["provenance"]  # fmt: skip
 
 
 def test_unknown_video_is_an_error(cache) -> None:

@@ -17,7 +17,7 @@ from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
 
 pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip install 'feat[remote]'")
-from cache_servers import CuttingProxy, HttpServer, SftpServer
+from cache_servers import CuttingProxy, DrippingProxy, HttpServer, SftpServer
 
 pytestmark = [
     # the servers' threads may be told of a connection's end after the test has gone on
@@ -319,6 +319,84 @@ def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path) -> None:
     assert report.shards == NUM_VIDEOS
     assert report.damaged == []
     assert same(cache, other)
+
+
+# Rude servers
+
+
+@pytest.mark.parametrize("after", [10, 3_000, 30_000])  # in the first answer, a table, an array
+def test_http_that_drips_ends(cache, other, tmp_path, monkeypatch, after) -> None:
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    monkeypatch.setenv("FEAT_STALL_SECONDS", "0.3")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server = HttpServer(tmp_path / "www")
+    proxy = DrippingProxy(server.port, after=after)
+    try:
+        with pytest.raises(CacheError, match=r"less than 16 KiB a second for 0\.3 s .*FEAT_STALL"):
+            pull_cache(other, Remote(f"http://127.0.0.1:{proxy.port}"))
+    finally:
+        proxy.close()
+        server.close()
+    assert verify_cache(other).problems == []
+
+
+def test_sftp_that_drips_ends(cache, other, tmp_path, sftp_server, monkeypatch) -> None:
+    folder = tmp_path / "server" / "features"
+    push_cache(cache, Remote(str(folder)))
+    monkeypatch.setenv("FEAT_STALL_SECONDS", "0.5")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    proxy = DrippingProxy(sftp_server.port, after=30_000)
+    remote = sftp(sftp_server, folder, proxy.port)
+    with pytest.raises(CacheError, match="less than 16 KiB a second"):
+        pull_cache(other, remote)
+    proxy.close()
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_stall_time_that_is_none_is_refused(tmp_path, monkeypatch, text) -> None:
+    monkeypatch.setenv("FEAT_STALL_SECONDS", text)
+    with pytest.raises(CacheError, match=f"FEAT_STALL_SECONDS: found '{text}', expected seconds"):
+        Remote(str(tmp_path))
+
+
+def test_http_may_send_on_to_its_own_folders_only(cache, other, tmp_path) -> None:
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    elsewhere = HttpServer(tmp_path / "www")
+    target = f"http://127.0.0.1:{elsewhere.port}"
+    away = HttpServer(tmp_path / "www", sends_on=target)
+    within = HttpServer(tmp_path / "www", sends_on="/.")
+    try:
+        with pytest.raises(CacheError) as caught:
+            pull_cache(other, Remote(f"http://127.0.0.1:{away.port}/old"))
+        assert f"sends on to another server, {target}/feat-cache.json" in str(caught.value)
+        assert elsewhere.requests == []
+        report = pull_cache(other, Remote(f"http://127.0.0.1:{within.port}/old"))
+    finally:
+        for server in (elsewhere, away, within):
+            server.close()
+    assert report.shards == NUM_VIDEOS
+    assert same(cache, other)
+
+
+@pytest.mark.parametrize("size", [1 << 40, 0, -1])
+def test_shards_of_no_possible_size_are_refused_by_name(cache, tmp_path, size) -> None:
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    listing = json.loads((tmp_path / "www" / "listing.json").read_text())
+    bad = sorted(listing["shards"])[0]
+    listing["shards"][bad] = size
+    (tmp_path / "www" / "listing.json").write_text(json.dumps(listing))
+    server = HttpServer(tmp_path / "www")
+    try:
+        arguments = ["pull", f"http://127.0.0.1:{server.port}", "--cache", str(tmp_path / "new")]
+        result = CliRunner().invoke(cache_group, arguments)
+    finally:
+        server.close()
+    assert result.exit_code == 1
+    assert f"refused, damaged: {bad}" in result.stderr
+    assert f"{NUM_VIDEOS - 1} shards (" in result.stdout
 
 
 # S3

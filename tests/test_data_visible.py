@@ -14,13 +14,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import predict
 from cache import FeatureCache
+from cache.records import check_video_name
 from data.annotation import stats
 from data.errors import CacheError
 from data.files import write_rows
 from data.labels import VideoLabel
 from data.visible import from_cell, one_line, to_cell, visible
-from feat import FeatGroup, cli
+from feat import FeatGroup, _add_debug_option, cli
 from model.evaluation.results import read_results, write_scores
 from model.measures.metrics import VideoResult
 
@@ -63,6 +65,8 @@ def group() -> click.Group:
     def show(how: str) -> None:
         if how == "stdout":
             click.echo(f"name: {EVIL}")
+        elif how == "traceback":
+            raise CacheError(EVIL)
         elif how == "usage":
             raise click.UsageError(EVIL)
         elif how == "internal":
@@ -70,12 +74,15 @@ def group() -> click.Group:
         else:
             raise CacheError(EVIL)
 
+    _add_debug_option(group)
     return group
 
 
-@pytest.mark.parametrize("how", ["stdout", "usage", "internal", "error"])
+@pytest.mark.parametrize("how", ["stdout", "usage", "internal", "error", "traceback"])
 def test_every_way_out_of_a_command_shows_it(group, how) -> None:
-    result = CliRunner().invoke(group, ["show", "--how", how])
+    debug = ["--debug"] if how == "traceback" else []
+    result = CliRunner().invoke(group, ["show", "--how", how, *debug])
+    assert ("Traceback" in result.stderr) == bool(debug)
     assert not set(result.output) & set(EVIL[:1] + "\x07\x9b\u202e\r")
     assert "\\x1b" in result.output
     assert "\n" + "error: forged" not in result.output
@@ -110,6 +117,19 @@ def test_a_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["cache", "ls", os.fsdecode(raw)])
     assert result.exit_code == 1
     assert "\\udcff\\x1b.mp4" in result.stderr
+
+
+def test_videos_to_predict_may_have_any_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = [b"\xff.mp4", b"two\nlines.mp4", b"\x1bred.mp4"]
+    for name in raw:
+        with open(name, "wb") as file:
+            file.write(name)
+    sought = predict.find_sought([Path(os.fsdecode(name)) for name in raw])
+    assert not any(each.error for each in sought)
+    assert [each.name for each in sought] == ["\\udcff.mp4", "two\\nlines.mp4", "\\x1bred.mp4"]
+    for name in predict._with_own_ids([[each] for each in sought]):
+        check_video_name(name)
 
 
 # Spreadsheets

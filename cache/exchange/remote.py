@@ -1,17 +1,21 @@
 """A cache somewhere else: on a server, in object storage, on another disk, through fsspec.
 
 Nothing that comes from there is trusted: names are checked before use, sizes bounded, and bytes
-checked by whoever asked for them.
+checked by whoever asked for them. A server may not take forever, nor send on to another one.
 """
 
 import logging
+import math
+import os
+import queue
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from data.errors import CacheError
 
@@ -22,7 +26,10 @@ T = TypeVar("T")
 #: Protocols whose uploads appear whole or not at all; elsewhere a rename makes them so.
 ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 MAX_TRIES = 4
-BLOCK = 1 << 20
+BLOCK = 1 << 18
+PIECE = 8 << 20
+#: Bytes a second below which a connection is given up.
+MIN_RATE = 1 << 14
 _PACKAGES = {
     "sftp": "paramiko",
     "ssh": "paramiko",
@@ -56,6 +63,8 @@ class Remote:
         self._errors = _remote_errors()
         self._fs: Any = None
         self._root = ""
+        self._stall_seconds = _stall_seconds()
+        self._moved = 0  # bytes that the operation under way has moved
         self._retry("connect", lambda: None)
 
     @property
@@ -67,6 +76,10 @@ class Remote:
     def is_http(self) -> bool:
         """Whether this is plain HTTP: read-only, and not every server lists its folders."""
         return self.protocol in ("http", "https")
+
+    @property
+    def _is_sftp(self) -> bool:
+        return self.protocol in ("sftp", "ssh")
 
     def list(self, folder: str) -> dict[str, int | None]:
         """Return the names of the files in a folder, with their sizes where they are known."""
@@ -117,7 +130,7 @@ class Remote:
         def action() -> bytes | None:
             try:
                 with self._open(name) as file:
-                    data = _read_up_to(file, limit + 1)
+                    data = self._read_up_to(file, limit + 1)
             except FileNotFoundError:
                 return None
             if len(data) > limit:
@@ -137,9 +150,10 @@ class Remote:
             if not self.is_http:
                 return bytes(self._fs.cat_file(self._join(name), start=offset, end=offset + size))
             with self._open(name, offset) as file:
-                return _read_up_to(file, size)
+                return self._read_up_to(file, size)
 
-        data = self._retry(f"read {name}", action) if size else b""
+        is_counted = self.is_http or self._is_sftp
+        data = self._retry(f"read {name}", action, size=0 if is_counted else size) if size else b""
         if len(data) != size:
             raise CacheError(f"{self.url}: {name}: {len(data)} bytes at {offset}, expected {size}")
         return data
@@ -151,7 +165,7 @@ class Remote:
             CacheError: it is shorter or cannot be read.
         """
         # larger pieces over HTTP: a server without ranges sends all that comes before, each time
-        piece = (64 if self.is_http else 8) * BLOCK
+        piece = PIECE * 8 if self.is_http else PIECE
         for offset in range(0, size, piece):
             yield self.read_range(name, min(piece, size - offset), offset)
 
@@ -176,7 +190,15 @@ class Remote:
             if temp != name:
                 self._fs.mv(self._join(temp), self._join(name))
 
-        self._retry(f"write {name}", action)
+        self._retry(f"write {name}", action, size=expected)
+
+    def _read_up_to(self, file: Any, limit: int) -> bytes:
+        parts = []
+        while limit > 0 and (part := file.read(min(limit, BLOCK))):
+            parts.append(bytes(part))
+            limit -= len(part)
+            self._moved += len(part)
+        return b"".join(parts)
 
     def _join(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
@@ -192,28 +214,81 @@ class Remote:
         # "no such file"
         file = self._fs.open(self._join(name), "rb", block_size=0, size=1, headers=headers)
         if offset and file.r.status != 206:  # a server without ranges
-            _skip(file, offset)
+            while offset > 0:
+                part = self._read_up_to(file, min(offset, BLOCK))
+                if not part:
+                    raise OSError("the file ends too early")
+                offset -= len(part)
         return file
 
     def _connect(self) -> None:
         import fsspec
 
-        if self.protocol in ("sftp", "ssh"):
+        if self._is_sftp:
             self._fs, self._root = _open_sftp(
-                self._url, self._options, new_host_keys=self._new_host_keys
+                self._url, self._options, self._read_up_to, new_host_keys=self._new_host_keys
             )
-        else:
-            self._fs, self._root = fsspec.core.url_to_fs(
-                self._url, skip_instance_cache=True, use_listings_cache=False, **self._options
-            )
+            return
+        options = self._options
+        if self.is_http:
+            options = {**options, "client_kwargs": _http_client(options.get("client_kwargs", {}))}
+        self._fs, self._root = fsspec.core.url_to_fs(
+            self._url, skip_instance_cache=True, use_listings_cache=False, **options
+        )
 
-    def _retry(self, what: str, action: Callable[[], T]) -> T:
-        """Do something, connecting anew and waiting a little after each failure."""
+    def _connect_and(self, action: Callable[[], T]) -> T:
+        if self._fs is None:
+            self._connect()
+        return action()
+
+    def _in_time(self, action: Callable[[], T], size: int) -> T:
+        """Do something in a thread, which is left alone when it moves too few bytes.
+
+        Args:
+            action: what to do.
+            size: the bytes that it moves, if it does not count them as they come.
+
+        Raises:
+            TimeoutError: it is slower than `MIN_RATE` for the time that is allowed.
+        """
+        results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                results.put((action(), None))
+            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+                results.put((None, error))
+
+        self._moved = before = 0
+        started = checked = time.monotonic()
+        threading.Thread(target=run, daemon=True, name="feat-remote").start()
+        while True:
+            with suppress(queue.Empty):
+                value, error = results.get(timeout=min(0.5, self._stall_seconds))
+                if error is not None:
+                    raise error
+                return cast(T, value)
+            now, moved, stall = time.monotonic(), self._moved, self._stall_seconds
+            if now - checked < stall:
+                continue
+            if moved - before < MIN_RATE * stall and now - started > stall + size / MIN_RATE:
+                raise TimeoutError(
+                    f"less than {MIN_RATE >> 10} KiB a second for {stall:g} s (FEAT_STALL_SECONDS "
+                    "allows more)"
+                )
+            checked, before = now, moved
+
+    def _retry(self, what: str, action: Callable[[], T], *, size: int = 0) -> T:
+        """Do something, connecting anew and waiting a little after each failure.
+
+        Args:
+            what: for messages.
+            action: what to do.
+            size: the bytes that it moves, if it does not count them as they come.
+        """
         for attempt in range(MAX_TRIES):
             try:
-                if self._fs is None:
-                    self._connect()
-                return action()
+                return self._in_time(lambda: self._connect_and(action), size)
             except (PermissionError, FileNotFoundError, NotImplementedError) as error:
                 raise self._failure(what, error) from error
             except ImportError as error:
@@ -237,23 +312,53 @@ class Remote:
         )
 
 
-def _read_up_to(file: Any, limit: int) -> bytes:
-    parts = []
-    while limit > 0 and (part := file.read(min(limit, BLOCK))):
-        parts.append(bytes(part))
-        limit -= len(part)
-    return b"".join(parts)
+def _stall_seconds() -> float:
+    """Return how long a connection may move next to nothing.
+
+    Raises:
+        CacheError: FEAT_STALL_SECONDS is no number of seconds.
+    """
+    text = os.environ.get("FEAT_STALL_SECONDS", "60")
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise CacheError(f"FEAT_STALL_SECONDS: found {text!r:.40}, expected seconds, more than 0")
 
 
-def _skip(file: Any, count: int) -> None:
-    while count > 0:
-        part = file.read(min(count, BLOCK))
-        if not part:
-            raise OSError("the file ends too early")
-        count -= len(part)
+def _http_client(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of aiohttp's client: no redirect to another server, no limit of its own."""
+    aiohttp = import_module("aiohttp")
+
+    async def check(session: Any, context: Any, params: Any) -> None:
+        old, location = params.url, params.response.headers.get("Location", "")
+        new = old.join(type(old)(location))
+        if new.host != old.host or (new.scheme, new.port) not in (
+            (old.scheme, old.port),
+            ("https", 443),
+        ):
+            raise CacheError(
+                f"{old.origin()}: sends on to another server, {new}; give that address if you "
+                "trust it"
+            )
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(check)
+    # aiohttp ends every request after five minutes, however much arrives; `Remote` has its own rule
+    return {
+        "timeout": aiohttp.ClientTimeout(total=None),
+        **options,
+        "trace_configs": [tracing, *options.get("trace_configs", [])],
+    }
 
 
-def _open_sftp(url: str, options: dict[str, Any], *, new_host_keys: bool) -> tuple[Any, str]:
+def _open_sftp(
+    url: str,
+    options: dict[str, Any],
+    read_up_to: Callable[[Any, int], bytes],
+    *,
+    new_host_keys: bool,
+) -> tuple[Any, str]:
     """Return an SFTP file system that knows its server, and the path."""
     from fsspec.implementations.sftp import SFTPFileSystem
 
@@ -273,13 +378,10 @@ def _open_sftp(url: str, options: dict[str, Any], *, new_host_keys: bool) -> tup
             self.ftp = self.client.open_sftp()
             self.ftp.get_channel().settimeout(60.0)
 
-        def cat_file(
-            self, path: str, start: int | None = None, end: int | None = None, **_: Any
-        ) -> bytes:
+        def cat_file(self, path: str, start: int = 0, end: int = 0, **_: Any) -> bytes:
             with self.ftp.open(path, "rb") as file:
-                file.seek(start or 0)
-                data: bytes = file.read(None if end is None else end - (start or 0))
-                return data
+                file.seek(start)
+                return read_up_to(file, end - start)
 
     kwargs = SFTPFileSystem._get_kwargs_from_urls(url)
     if "username" not in kwargs and "user" in kwargs:

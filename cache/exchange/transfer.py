@@ -74,7 +74,7 @@ def push_cache(cache: FeatureCache, remote: Remote, *, reread: bool = False) -> 
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
     if not _check_marker(remote):
         remote.upload(cache.path / MARKER, MARKER)
-    there = _shards_there(remote)
+    there, _ = _shards_there(remote)
     here = cache.shards()
     keys_there = _remote_keys(remote, {n: s for n, s in there.items() if n not in here})
     for name in sorted(here):
@@ -117,7 +117,13 @@ def pull_cache(
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
     if not _check_marker(remote):
         raise CacheError(f"{remote.url}: no feature cache there (no {MARKER})")
-    there = _shards_there(remote)
+    there, impossible = _shards_there(remote)
+    for name, size in impossible.items():
+        logger.warning(
+            "refused: %s/shards/%s: %d bytes, expected 1 to %d",
+            remote.url, name, size, MAX_SHARD_BYTES,
+        )  # fmt: skip
+    report.damaged += impossible
     missing = {name: size for name, size in there.items() if name not in cache.shards()}
     tables = _remote_tables(remote, missing, report)
     with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
@@ -174,23 +180,24 @@ def _check_marker(remote: Remote) -> bool:
     return True
 
 
-def _shards_there(remote: Remote) -> dict[str, int]:
-    """Return the other side's shards and their sizes."""
+def _shards_there(remote: Remote) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the other side's shards and their sizes: those of a possible size, and the others."""
     listed: dict[str, Any] = {}
     if remote.is_http:
         listed = _read_listing(remote).get("shards", {})
     if not listed:
         listed = dict(remote.list("shards"))
-    sizes = {}
+    possible: dict[str, int] = {}
+    impossible: dict[str, int] = {}
     for name, size in sorted(listed.items()):
         if not is_shard_name(name):
             if not name.startswith("."):
                 logger.warning("%s: ignored %r, no shard's name", remote.url, name[:80])
             continue
         known = size if isinstance(size, int) else remote.size(f"shards/{name}")
-        if known is not None and 0 < known <= MAX_SHARD_BYTES:
-            sizes[name] = known
-    return sizes
+        if known is not None:
+            (possible if 0 < known <= MAX_SHARD_BYTES else impossible)[name] = known
+    return possible, impossible
 
 
 def _read_listing(remote: Remote) -> dict[str, Any]:
@@ -364,7 +371,7 @@ def _push_listing(remote: Remote) -> None:
     """Leave a list of what is there: HTTP servers need not list their folders."""
     listing = {
         "format": "feat listing",
-        "shards": _shards_there(remote),
+        "shards": _shards_there(remote)[0],
         "names": sorted(name for name in remote.list("names") if is_manifest_name(name)),
     }
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:

@@ -12,6 +12,9 @@ from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
 from data.errors import CacheError
+from data.visible import one_line
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def describe_video(cache: FeatureCache, video: str) -> dict[str, JSON]:
 
 
 def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
-    """Return a cache's totals, and each configuration with who wrote it."""
+    """Return a cache's totals, and each configuration with who wrote it, when, with what."""
     groups: dict[str, dict[str, Any]] = {}
     videos, shards = set(), set()
     for entry in cache.entries():
@@ -105,8 +108,10 @@ def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
                 "clips": 0,
                 "bytes": 0,
                 "partial": 0,
-                "config": dict(entry.config),
+                "times": set(),
+                "written_by": Counter(),
                 "writers": Counter(),
+                "config": dict(entry.config),
             },
         )
         group["videos"] += 1
@@ -114,15 +119,26 @@ def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
         group["bytes"] += entry.nbytes
         group["partial"] += bool(entry.source.partial)
         group["writers"][_writer(entry)] += 1
+        group["written_by"][str(entry.provenance.get("by", UNKNOWN))] += 1
+        if entry.provenance.get("time"):
+            group["times"].add(str(entry.provenance["time"]))
         videos.add(entry.source.sha256)
         shards.add(entry.shard)
     for group in groups.values():
-        group["writers"] = dict(group["writers"].most_common())
+        times = group.pop("times")
+        group["first_written"] = min(times, default=UNKNOWN)
+        group["last_written"] = max(times, default=UNKNOWN)
+        for column in ("written_by", "writers"):
+            group[column] = dict(group.pop(column).most_common())
+        group["config"] = group.pop("config")  # the longest comes last
     configs: list[Any] = sorted(groups.values(), key=lambda one: (one["stream"], one["digest"]))
+    names = cache.names()
+    folders = Counter(entry.origin or UNKNOWN for entry in names.values())
     return {
         "cache": str(cache.path),
         "videos": len(videos),
-        "names": len(cache.names()),
+        "names": len(names),
+        "names_by_folder": dict(folders.most_common()),
         "shards": len(shards),
         "damaged": dict(cache.bad_shards),
         "bytes": sum((cache.shards_dir / name).stat().st_size for name in shards),
@@ -137,7 +153,7 @@ def _writer(entry: FeatureEntry) -> str:
         return "imported"
     known = entry.provenance
     parts = [f"{name} {known[name]}" for name in ("feat", "torch", "device") if known.get(name)]
-    return ", ".join(parts) or "unknown"
+    return ", ".join(parts) or UNKNOWN
 
 
 def human_size(nbytes: int) -> str:
@@ -166,7 +182,8 @@ def format_table(header: list[str], rows: list[list[str]], right: set[int]) -> l
 def format_tree(value: dict[str, Any], indent: str = "") -> list[str]:
     """Return the lines that show nested values by indentation."""
     lines = []
-    for name, inner in value.items():
+    for key, inner in value.items():
+        name = one_line(key)
         if isinstance(inner, dict) and inner:
             lines += [f"{indent}{name}:", *format_tree(inner, indent + "  ")]
         elif isinstance(inner, list) and inner and isinstance(inner[0], dict):
