@@ -110,7 +110,8 @@ def _decode(source: VideoSource) -> tuple[NewRow, str]:
     with open_video(source, DecodeConfig(size=8), threads=1) as stream:
         while len(stream.read(_READ_FRAMES)[0]):
             pass
-        row = NewRow(source.video_id, stream.num_frames, end_of_video(stream.pts_seconds))
+        seconds = end_of_video(stream.pts_seconds)  # 0 of a single frame, or without any times
+        row = NewRow(source.video_id, stream.num_frames, seconds if seconds > 0 else None)
         return row, stream.partial and f"partial: {stream.partial}"
 
 
