@@ -140,6 +140,20 @@ def test_uneven_video_without_stored_times_is_refused_not_guessed(tmp_path: Path
         check_labels(cache, labels, allow_misaligned=True)
 
 
+def test_frames_that_all_appear_at_once_have_lost_their_times(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "features")
+    clips = make_clips(40).to_array()
+    clips["start_seconds"] = clips["end_seconds"] = 0.0
+    for video, seconds in (("a", None), ("b", np.zeros(40))):
+        record = make_record(video, num_frames=40)
+        table = ClipTable.from_array(clips, 16)
+        cache.write([altered(record, clips=table, frame_seconds=seconds)])
+        assert cache.read_frame_seconds(record.key) is None
+    one = make_record("c", num_frames=1)
+    cache.write([one])
+    np.testing.assert_array_equal(cache.read_frame_seconds(one.key), [0.0])
+
+
 def test_imported_features_have_times_if_their_rate_is_known(tmp_path: Path) -> None:
     cache = FeatureCache.create(tmp_path / "features")
     (tmp_path / "labels.csv").write_text(HEADER + "v,train,,1s:2s\n")
