@@ -295,11 +295,10 @@ def test_times_are_the_frames_that_appear_in_them(
 
 @given(st.text("0123456789:.,-;s \u2013apm?ll", max_size=24))
 @settings(deadline=None, max_examples=400)
-def test_any_anomaly_is_read_or_refused_in_one_line(text: str) -> None:
+def test_any_anomaly_is_read_or_refused(text: str) -> None:
     try:
         extent, intervals, times = parse_anomaly(text)
-    except FieldError as error:
-        assert "\n" not in str(error)
+    except FieldError:
         return
     label = VideoLabel(video="v", split="test", extent=extent, intervals=intervals, times=times)
     again = parse_anomaly(label.anomaly)
