@@ -51,8 +51,7 @@ from data.commands.prepare import data_group
 from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import set_up_process
-from extract.commands import extract_command
-from extract.template import template_command
+from extract.commands import extract_command, template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
