@@ -158,8 +158,8 @@ class VideoLabel:
         """
         if self.times:
             raise LabelsError(
-                f"{self.video}: anomaly '{self.anomaly}' is in seconds, expected frames here; "
-                "which frames they are is known where the video's features are in a cache"
+                f"{self.video}: anomaly '{self.anomaly}' is in seconds, expected frames here;"
+                " `feat data convert --fps N` makes them, if the video's frame rate is constant"
             )
 
     def in_frames(self, frame_seconds: npt.NDArray[np.float64]) -> "VideoLabel":

@@ -101,9 +101,7 @@ def find_videos(root: Path, *, unreadable: dict[str, str] | None = None) -> list
         elif images:
             found.append(VideoSource(video_id=relative.as_posix(), path=folder, kind="frames"))
             _tell_of_frames(folder, images)
-    if "." in failures:
-        raise DecodeError(failures["."])
-    if failures and unreadable is None:
+    if failures and (unreadable is None or not found):
         raise DecodeError("; ".join(failures.values()))
     return _settle_root(root, found)
 
@@ -251,4 +249,4 @@ def _file_sha256(path: Path) -> str:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return os.path.splitext(name.rstrip())[1].lower()

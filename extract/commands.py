@@ -1,4 +1,4 @@
-"""`feat extract`."""
+"""`feat extract` and `feat data template`, which counts frames as extraction does."""
 
 import json
 from pathlib import Path
@@ -122,4 +122,31 @@ def extract_command(
     )
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
+        click.get_current_context().exit(1)
+
+
+@click.command("template")
+@click.option(
+    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
+    help="Folder of videos or of folders of frames.",
+)  # fmt: skip
+@click.option(
+    "--labels", "labels_file", type=click.Path(path_type=Path, dir_okay=False),
+    help="The labels file to write or add to.  [default: labels.csv in the videos' folder]",
+)  # fmt: skip
+def template_command(videos_dir: Path, labels_file: Path | None) -> None:
+    """Write a labels.csv with every video, its frames and seconds, to be filled in.
+
+    Rows that are there stay as they are; only missing videos are added. Frames are counted by
+    decoding. Exit code 1 if a video could not be read, or in part only.
+    """
+    from extract.template import fill_template
+
+    path = labels_file or videos_dir / "labels.csv"
+    report = fill_template(videos_dir, path)
+    for video, why in report.problems.items():
+        click.echo(f"{video}: {why}", err=True)
+    todo = "; fill in split and anomaly, then run `feat extract`" if report.added else ""
+    click.echo(f"{path}: {len(report.added)} videos added, {len(report.kept)} there before{todo}")
+    if report.problems:
         click.get_current_context().exit(1)

@@ -1,4 +1,4 @@
-"""`feat data template`: a labels file with every video of a folder, to be filled in.
+"""A labels file with every video of a folder, to be filled in.
 
 It lives here because frames are counted by the decoder that extracts them: what a container says
 of its length is often wrong.
@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import click
 
 from data.errors import FeatError
 from data.labels import NewRow, add_rows, labelled_videos
@@ -110,30 +108,6 @@ def _decode(source: VideoSource) -> tuple[NewRow, str]:
     with open_video(source, DecodeConfig(size=8), threads=1) as stream:
         while len(stream.read(_READ_FRAMES)[0]):
             pass
-        row = NewRow(source.video_id, stream.num_frames, end_of_video(stream.pts_seconds))
+        seconds = end_of_video(stream.pts_seconds)  # 0 of a single frame, or without any times
+        row = NewRow(source.video_id, stream.num_frames, seconds if seconds > 0 else None)
         return row, stream.partial and f"partial: {stream.partial}"
-
-
-@click.command()
-@click.option(
-    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
-    help="Folder of videos or of folders of frames.",
-)  # fmt: skip
-@click.option(
-    "--labels", "labels_file", type=click.Path(path_type=Path, dir_okay=False),
-    help="The labels file to write or add to.  [default: labels.csv in the videos' folder]",
-)  # fmt: skip
-def template_command(videos_dir: Path, labels_file: Path | None) -> None:
-    """Write a labels.csv with every video, its frames and seconds, to be filled in.
-
-    Rows that are there stay as they are; only missing videos are added. Frames are counted by
-    decoding. Exit code 1 if a video could not be read, or in part only.
-    """
-    path = labels_file or videos_dir / "labels.csv"
-    report = fill_template(videos_dir, path)
-    for video, why in report.problems.items():
-        click.echo(f"{video}: {why}", err=True)
-    todo = "; fill in split and anomaly, then run `feat extract`" if report.added else ""
-    click.echo(f"{path}: {len(report.added)} videos added, {len(report.kept)} there before{todo}")
-    if report.problems:
-        click.get_current_context().exit(1)

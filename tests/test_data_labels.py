@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from data.errors import LabelsError
 from data.intervals import frames_from_intervals, intervals_from_frames, merge_intervals
-from data.labels import VideoLabel, name_problems, read_labels, write_labels
+from data.labels import (
+    FieldError,
+    VideoLabel,
+    name_problems,
+    parse_anomaly,
+    read_labels,
+    write_labels,
+)
 from data.times import TimeSpan
 
 HEADER = "video,split,category,anomaly\n"
@@ -284,6 +291,18 @@ def test_times_are_the_frames_that_appear_in_them(
     converted = label.in_frames(seconds)
     assert np.flatnonzero(converted.frame_labels(len(seconds))).tolist() == list(frames)
     assert not converted.times
+
+
+@given(st.text("0123456789:.,-;s \u2013apm?ll", max_size=24))
+@settings(deadline=None, max_examples=400)
+def test_any_anomaly_is_read_or_refused(text: str) -> None:
+    try:
+        extent, intervals, times = parse_anomaly(text)
+    except FieldError:
+        return
+    label = VideoLabel(video="v", split="test", extent=extent, intervals=intervals, times=times)
+    again = parse_anomaly(label.anomaly)
+    assert again == (extent, intervals, times)
 
 
 def test_a_time_without_a_frame_is_refused_not_dropped(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ def test_copies_are_found_by_content(tmp_path: Path) -> None:
     assert marks["a.mp4"] == marks["c.mp4"] != marks["b.mp4"]
     assert marks["f1"] == marks["f2"]
     assert marks["d.mp4"] == "4 bytes"
+    (tmp_path / "cafe\u0301.mp4").write_bytes(b"two")  # as macOS stores an accent
+    marks = content_marks([row("b.mp4"), row("caf\u00e9.mp4")], tmp_path)
+    assert marks["b.mp4"] == marks["caf\u00e9.mp4"]
     assert content_marks([row("a.mp4")], tmp_path / "absent") == {}
 
 

@@ -186,7 +186,7 @@ def test_a_folder_that_is_not_one_sequence_is_refused(tmp_path, names, message):
 
 
 def test_one_name_however_the_disk_has_it(tmp_path):
-    for name in (" blank.mp4", "back\\slash.mp4", "cafe\u0301.mp4"):
+    for name in (" blank.mp4 ", "back\\slash.mp4", "cafe\u0301.mp4"):
         touch(tmp_path / name)
     assert ids(tmp_path) == ["back/slash.mp4", "blank.mp4", "caf\u00e9.mp4"]
     assert all(source.path.is_file() for source in find_videos(tmp_path))

@@ -21,6 +21,7 @@ from extract.config import ExtractConfig
 from extract.report import ExtractReport
 from extract.runner import run_extraction
 
+TINT = replace(COLOUR, stream="tint")  # a name of its own: workers keep networks by name
 GAP = ("gap/1.jpg", "gap/2.jpg", "gap/4.jpg")
 
 
@@ -60,12 +61,12 @@ def extract_while(
         if not done:
             done.append(True)
             change(videos)
-        return COLOUR.function(clips)
+        return TINT.function(clips)
 
-    patch.setitem(BACKBONES, "colour", replace(COLOUR, function=network))  # type: ignore[misc]
+    patch.setitem(BACKBONES, "tint", replace(TINT, function=network))  # type: ignore[misc]
     extract.worker._extractors.clear()
     cache = videos.parent / "features"
-    config = ExtractConfig(streams=("colour",))
+    config = ExtractConfig(streams=("tint",))
     report = run_extraction(videos, cache, config, resources=CPU)
     assert done
     return report, FeatureCache(cache)
@@ -120,10 +121,10 @@ def test_what_cannot_be_read_fails_alone(videos: Path, make_video: Callable[...,
         import sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}]
         from pathlib import Path
-        from test_extract_changing import BACKBONES, COLOUR, CPU, ExtractConfig, run_extraction
-        BACKBONES["colour"] = COLOUR
+        from test_extract_changing import BACKBONES, TINT, CPU, ExtractConfig, run_extraction
+        BACKBONES["tint"] = TINT
         cache = Path({str(videos.parent / "features")!r})
-        config = ExtractConfig(streams=("colour",))
+        config = ExtractConfig(streams=("tint",))
         report = run_extraction(Path({str(videos)!r}), cache, config, resources=CPU)
         assert report.done == 1, report
         for each in report.failed:

@@ -16,6 +16,7 @@ from feat import cli
 def videos(tmp_path: Path, make_video: Callable[..., Path]) -> Path:
     make_video(tmp_path / "videos" / "b, c.mp4", num_frames=15)  # 10 frames a second
     make_video(tmp_path / "videos" / "a" / "x.mp4", num_frames=7)
+    make_video(tmp_path / "videos" / "one.mp4", num_frames=1)
     (tmp_path / "videos" / "frames").mkdir()
     for number in (1, 2, 3):
         shutil.copy(tmp_path / "videos/a/x.mp4", tmp_path / f"videos/frames/{number}.jpg")
@@ -29,13 +30,14 @@ def template(videos: Path, *options: str) -> Result:
 def test_every_video_with_its_frames_and_seconds(videos: Path) -> None:
     result = template(videos)
     assert result.exit_code == 0
-    assert f"{videos / 'labels.csv'}: 3 videos added, 0 there before; fill in" in result.stdout
+    assert f"{videos / 'labels.csv'}: 4 videos added, 0 there before; fill in" in result.stdout
     lines = (videos / "labels.csv").read_text().splitlines()
     assert lines == [
         "video,split,category,anomaly,frames,seconds",
         "a/x.mp4,,,,7,0.7",
         '"b, c.mp4",,,,15,1.5',
         "frames,,,,3,",
+        "one.mp4,,,,1,",
     ]
     # not filled in, it is no labels file: nobody trains on it by mistake
     with pytest.raises(LabelsError, match=r"labels.csv:2: split is '', expected train, val or"):
@@ -47,6 +49,7 @@ def test_every_video_with_its_frames_and_seconds(videos: Path) -> None:
         "",
         "0.5s-0:01.5",
         "",
+        "",
     ]
 
 
@@ -55,10 +58,10 @@ def test_what_is_there_stays_byte_for_byte(videos: Path, tmp_path: Path) -> None
     before = b"\xef\xbb\xbfvideo,category,anomaly,split,frames\r\na\\x.mp4 ,fall,1:2,test\r\nb,?"
     path.write_bytes(before)
     result = template(videos, "--labels", str(path))
-    assert "mine.csv: 2 videos added, 1 there before" in result.stdout
-    assert path.read_bytes() == before + b'\n"b, c.mp4",,,,15\nframes,,,,3\n'
+    assert "mine.csv: 3 videos added, 1 there before" in result.stdout
+    assert path.read_bytes() == before + b'\n"b, c.mp4",,,,15\nframes,,,,3\none.mp4,,,,1\n'
     again = path.read_bytes()
-    assert "0 videos added, 3 there before\n" in template(videos, "--labels", str(path)).stdout
+    assert "0 videos added, 4 there before\n" in template(videos, "--labels", str(path)).stdout
     assert path.read_bytes() == again
 
 
@@ -74,5 +77,5 @@ def test_what_cannot_be_counted_is_told(videos: Path, make_video: Callable[..., 
     assert "frames: no image between 3.jpg and 5.jpg" in result.stderr
     assert "text.mp4: no frame can be decoded" in result.stderr
     rows = [line.split(",") for line in (videos / "labels.csv").read_text().splitlines()[1:]]
-    assert [row[0] for row in rows] == ["a/x.mp4", '"b', "cut.avi"]
+    assert [row[0] for row in rows] == ["a/x.mp4", '"b', "cut.avi", "one.mp4"]
     assert 0 < int(rows[2][4]) < 30

@@ -189,14 +189,19 @@ def read_clips(table: ShardTable, key: str) -> ClipTable:
 def read_frame_seconds(table: ShardTable, key: str) -> np.ndarray | None:
     """Return the time of each frame of a record's video, (T,) float64; None if it is unknown.
 
+    A file that shows all its frames at once has lost their times.
+
     Raises:
         ShardError: it is damaged or makes no sense.
     """
     stored = table.records[key]
-    if "frame_seconds" not in stored.places:
+    if "frame_seconds" in stored.places:
+        times: np.ndarray | None = read_array(table, stored.places["frame_seconds"])
+    else:
         source = stored.entry.source
-        return read_clips(table, key).frame_seconds(source.num_frames, source.frame_rate)
-    times = read_array(table, stored.places["frame_seconds"])
+        times = read_clips(table, key).frame_seconds(source.num_frames, source.frame_rate)
+    if times is None or (len(times) > 1 and times.max() == times.min()):
+        return None
     if not np.isfinite(times).all():
         raise ShardError(f"{table.path}: record {key[:12]}: a frame's time is not finite")
     return times

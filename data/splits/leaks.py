@@ -2,11 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from data.errors import LabelsError
+from data.errors import DecodeError, LabelsError
 from data.labels import VideoLabel, join_problems
-from data.videos import VideoSource, content_sha256, source_stamp
+from data.videos import VideoSource, content_sha256, find_videos, source_stamp
 
 
 def find_leaks(
@@ -101,15 +102,15 @@ def content_marks(labels: Iterable[VideoLabel], root: Path) -> dict[str, str]:
     mark.
 
     Raises:
-        DecodeError: a labelled folder is there but holds no image.
+        DecodeError: the images of a labelled folder do not form one video.
     """
+    wanted = {label.video for label in labels}
+    sources: list[VideoSource] = []
+    with suppress(DecodeError):  # the videos are elsewhere
+        sources = find_videos(root, unreadable={})
     by_size: dict[int, list[VideoSource]] = defaultdict(list)
-    for label in labels:
-        path = root / label.video
-        if path.exists():
-            source = VideoSource(
-                video_id=label.video, path=path, kind="frames" if path.is_dir() else "file"
-            )
+    for source in sources:
+        if source.video_id in wanted:
             by_size[source_stamp(source).size].append(source)
     marks = {}
     for size, group in by_size.items():
