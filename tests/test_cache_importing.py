@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.arrays import find_arrays
-from cache.exchange.importing import ImportConfig, clip_table, import_features, read_frame_counts
+from cache.exchange.foreign import ImportConfig, clip_table
+from cache.exchange.importing import import_features, read_frame_counts
 from cache.exchange.layouts import ClipRule, find_misfits
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError

@@ -3,8 +3,10 @@
 Names, axes and numbers of rows are those of the sets, as their authors' code reads them.
 """
 
+import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from cache import FeatureCache
 from cache.commands.upkeep import cache_group
 from cache.exchange.arrays import find_arrays
-from cache.exchange.importing import ImportConfig, ImportReport, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import ImportReport, import_features
 from cache.exchange.layouts import ClipRule, find_misfits, parse_layout
 from cache.exchange.video_names import match_names
 from cache.upkeep.verify import find_flaws
@@ -241,6 +244,53 @@ def test_one_npz_a_video_and_streams_in_an_npz(cache, folder) -> None:
         take(cache, folder, "t")
 
 
+def test_an_hdf5_file_is_a_mapping_of_videos(cache, folder, tmp_path) -> None:
+    rgb, flow = RNG.random((9, 6)).astype(np.float16), RNG.random((9, 4))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["x/v1"] = rgb
+        file.create_dataset("v2", data=rgb[:5], chunks=(3, 2), compression="gzip")
+    take(cache, tmp_path / "all.h5", "s")
+    np.testing.assert_array_equal(cache.read("x/v1", "s"), rgb, strict=True)
+    np.testing.assert_array_equal(cache.read("v2", "s"), rgb[:5])
+    with h5py.File(tmp_path / "two.hdf5", "w") as file:
+        file["v3/rgb"], file["v3/flow"] = rgb, flow
+    take(cache, tmp_path / "two.hdf5")
+    np.testing.assert_array_equal(cache.read("v3", "flow"), flow.astype(np.float32))
+
+
+@pytest.mark.slow
+def test_hostile_hdf5_files_are_refused(cache, folder) -> None:
+    folder.mkdir()
+    np.arange(60.0).tofile(folder / "private")
+    with h5py.File(folder / "a.h5", "w") as file:
+        outside = [(str(folder / "private"), 0, 480)]
+        file.create_dataset("v", (10, 6), "<f8", external=outside)
+    with h5py.File(folder / "b.h5", "w") as file:
+        file["v"] = "a text"
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["v"] = np.zeros(3, [("x", "<f4"), ("y", "<f4")])
+    with h5py.File(folder / "d.h5", "w") as file:
+        file.create_dataset("w", (2**40, 4), "<f4", chunks=(1, 4))
+    with h5py.File(folder / "e.h5", "w") as file:
+        file.create_group("nothing")
+        file["link"] = h5py.ExternalLink(str(folder / "a.h5"), "v")
+    (folder / "f.h5").write_bytes((folder / "a.h5").read_bytes()[:900])
+    with pytest.raises(CacheError) as caught:
+        take(cache, folder, "s")
+    lines = str(caught.value).splitlines()
+    for file, what in (
+        ("a", "v lies in other files"), ("b", "expected numbers"), ("c", ""),
+        ("d", ""), ("e", "no array in it"), ("f", "h5py"),
+    ):  # fmt: skip
+        assert any(f"{file}.h5: " in line and what in line for line in lines), (file, lines)
+    assert nothing_in(cache)
+
+
+def test_a_cache_is_merged_not_imported(cache, tmp_path) -> None:
+    with pytest.raises(CacheError, match="a feature cache; add it with: feat cache merge"):
+        take(FeatureCache.create(tmp_path / "other"), cache.path, "s")
+
+
 @pytest.mark.parametrize(
     ("header", "numbered"),
     [("0,1,2,3,4,5", False), (",0,1,2,3,4,5", True), ("index,a,b,c,d,e,f", True), ("", False)],
@@ -362,6 +412,12 @@ def test_a_video_twice_and_a_name_of_two_videos_are_refused(cache, folder) -> No
         take(cache, folder / "b.npy", "s", names=["Fire/b.mp4", "Run/b.mp4"])
 
 
+def test_two_frame_counts_of_one_array_are_refused(cache, folder) -> None:
+    save(folder, "a", 5, 6)
+    with pytest.raises(CacheError, match="a: 80 frames, or as Run/a 75"):
+        take(cache, folder, "s", frames={"Fire/a": 80, "Run/a": 75})
+
+
 def test_time_last_is_refused(cache, folder) -> None:
     for rows in (20, 31, 17):
         save(folder, f"v{rows}", 64, rows)
@@ -378,6 +434,60 @@ def test_what_is_said_must_fit_the_files(cache, folder) -> None:
     for text in ("odd", "clips,segments", "plain,streams"):
         with pytest.raises(ValueError, match="layout"):
             parse_layout(text)
+
+
+@given(
+    axes=st.sampled_from(["SD", "SCD", "CSD", "files__", "files_"]),
+    num_crops=st.sampled_from([1, 3, 5, 10]),
+    rows=st.lists(st.one_of(st.sampled_from([1, 3, 5, 10, 31, 32]), st.integers(1, 40)),
+                  min_size=1, max_size=5),
+    segments=st.booleans(),
+    counted=st.booleans(),
+    seed=st.integers(0, 2**20),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_features_are_read_rightly_or_not_at_all(
+    axes, num_crops, rows, segments, counted, seed
+) -> None:
+    rng = np.random.default_rng(seed)
+    if segments:
+        rows = [32] * len(rows)
+    # 32 clips of 16 frames in each of several videos are what only frame counts tell from segments
+    elif not counted and len(rows) > 1 and set(rows) == {32}:
+        return
+    if axes == "SD":
+        num_crops = 1
+    truth, frames = {}, {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in"
+        folder.mkdir()
+        for number, count in enumerate(rows):
+            video = f"v{number}x"
+            array = rng.standard_normal((count, num_crops, 4)).astype(np.float32)
+            truth[video] = array.mean(1)
+            frames[video] = int(rng.integers(1300, 3000)) if segments else count * 16 - seed % 16
+            match axes:
+                case "SD":
+                    np.save(folder / f"{video}.npy", array[:, 0])
+                case "SCD":
+                    np.save(folder / f"{video}.npy", array)
+                case "CSD":
+                    np.save(folder / f"{video}.npy", array.transpose(1, 0, 2))
+                case _:
+                    for crop in range(num_crops):
+                        np.save(folder / f"{video}{axes[5:]}{crop}.npy", array[:, crop])
+        cache = FeatureCache.create(Path(place) / "cache")
+        try:
+            take(cache, folder, "s", frames=frames if counted else {}, names=list(frames))
+        except CacheError as error:
+            assert "--layout" in str(error)  # noqa: PT017 - refusing is one of two right answers
+            return
+        assert cache.videos() == sorted(truth)
+        for video, features in truth.items():
+            np.testing.assert_allclose(cache.read(video, "s"), features, rtol=1e-5, atol=1e-6)
+            entry = cache.find(video, "s")
+            assert entry.config["layout"] == ("segments" if segments else "clips")
+            assert not counted or entry.source.num_frames == frames[video]
 
 
 # All or nothing

@@ -15,7 +15,8 @@ from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.exported import import_export
 from cache.exchange.exporting import export_npy, export_parquet
-from cache.exchange.importing import ImportConfig, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features
 from data.errors import CacheError
 
 FORMATS = ("plain", "lad", "rtfm", "parquet")
