@@ -3,6 +3,9 @@
 import csv
 import io
 import math
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -135,6 +138,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (
         ValueError, EOFError, MemoryError, KeyError, TypeError, csv.Error,
         zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error,
+        SyntaxError, tokenize.TokenError, OverflowError, struct.error,
     ) as error:  # fmt: skip
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise CacheError(f"{path}: {problem}") from error
@@ -193,7 +197,9 @@ def _read_head(file: "IO[bytes]", size: int) -> _Head:
     }
     if version not in readers:
         raise ValueError(f"a .npy of version {version}, expected 1.0 or 2.0")
-    shape, fortran, dtype = readers[version](file, max_header_size=10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # shapes as Python 2 wrote them: (37L, 1024L)
+        shape, fortran, dtype = readers[version](file, max_header_size=10_000)
     if dtype.hasobject or dtype.kind not in "fiu":
         raise ValueError(f"an array of {dtype}, expected numbers")
     positive = all(length > 0 for length in shape)
