@@ -317,6 +317,34 @@ def test_lines_of_other_lengths_are_no_array(tmp_path) -> None:
     assert "c.txt: line 2: " in problems[2]
 
 
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("streams,crops-last,clips", {"a_i3d": (20, 10, 6), "b_i3d": (31, 10, 6)}),
+        ("streams,crops-first,clips", {"a_i3d": (10, 20, 6), "b_i3d": (10, 31, 6)}),
+        ("plain,crops-first,segments", {"a": (10, 32, 6), "b": (10, 32, 6)}),
+        ("crop-files,clips", {f"c/{v}__{i}": (ord(v), 6) for v in "ab" for i in range(10)}),
+        ("crop-files,clips", {f"{v}_{i}": (ord(v), 6) for v in "ab" for i in range(10)}),
+        ("streams,crop-files,clips", {
+            f"{place}/v__{i}": (9, 6) for place in ("RGB", "FlowTest") for i in range(5)
+        }),
+        ("streams,clips", {"a_rgb": (9, 6), "a_flow": (9, 6)}),
+        ("streams,feature-files,clips", {"rgb/v_1/feature": (9, 6), "rgb/v_2/feature": (7, 6)}),
+        ("clip-files", {"v_1/0_16": (6,), "v_1/16_32": (6,)}),
+    ],
+)  # fmt: skip
+def test_what_is_recognised_is_the_layout_of_the_table(tmp_path, folder, layout, files) -> None:
+    for name, shape in files.items():
+        save(folder, name, *shape)
+    caches = []
+    for place in ("auto", layout):
+        cache = FeatureCache.create(tmp_path / place)
+        take(cache, folder, "s", layout=place)
+        caches.append({entry.key: entry.crc32 for entry in cache.entries()})
+    assert caches[0] == caches[1]
+    assert layout in (Path(__file__).parents[1] / "docs" / "CACHE.md").read_text()
+
+
 # What is not clear is refused, with what could be meant
 
 
