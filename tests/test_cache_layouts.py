@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from cache_samples import make_record
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from cache.exchange.arrays import find_arrays
 from cache.exchange.foreign import ImportConfig
 from cache.exchange.importing import ImportReport, import_features
 from cache.exchange.layouts import ClipRule, find_misfits, parse_layout
+from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.upkeep.verify import find_flaws
 from data.errors import CacheError
@@ -574,6 +576,22 @@ def test_a_shard_of_many_is_not_left_alone(cache, folder, monkeypatch) -> None:
     (folder / "w.npy").unlink()
     assert take(cache, folder, "s").videos == 4
     assert len(list(cache.shards_dir.iterdir())) == 4
+    assert not list((cache.path / "partial").iterdir())
+
+
+def test_two_imports_of_the_same_at_once_leave_each_others_files(cache, monkeypatch) -> None:
+    monkeypatch.setattr("cache.exchange.storing._BATCH_BYTES", 1)  # written when taken
+    record = make_record()
+    with Staging(cache) as ours, Staging(cache) as theirs:
+        ours.take([record], [])
+        theirs.take([record], [])
+        with Staging(cache) as third:
+            third.take([record], [])
+            with pytest.raises(CacheError, match="a problem"):
+                third.publish(["a problem"])
+        theirs.publish([])
+        ours.publish([])
+    assert len(list(cache.shards_dir.iterdir())) == len(cache) == 1
     assert not list((cache.path / "partial").iterdir())
 
 
