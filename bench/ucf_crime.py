@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache import FeatureCache
-from cache.exchange.importing import ImportConfig, import_features, read_frame_counts
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features, read_frame_counts
 from data.datasets.ucf_crime import prepare_ucf_crime
 from data.labels import VideoLabel, write_labels
 from data.splits.divide import k_fold

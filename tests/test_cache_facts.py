@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from cache import FeatureCache
 from cache.commands.labels import check_command
 from cache.configs import choose_configs
-from cache.exchange.importing import ImportConfig, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features
 from cache.facts import video_facts
 from cache.keys import config_digest
 from data.annotation.alignment import VideoFacts

@@ -1,6 +1,8 @@
 import io
 import json
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.arrays import find_arrays
-from cache.exchange.importing import ImportConfig, clip_table, import_features, read_frame_counts
+from cache.exchange.foreign import ImportConfig, clip_table
+from cache.exchange.importing import import_features, read_frame_counts
 from cache.exchange.layouts import ClipRule, find_misfits
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
@@ -166,6 +169,42 @@ def test_names_that_leave_the_folder_are_refused(cache, tmp_path, name) -> None:
         archive.writestr(f"{name}.npy", buffer.getvalue())
     with pytest.raises(CacheError, match="name"):
         import_features([tmp_path / "a.npz"], cache, CLIPS)
+
+
+def test_shapes_as_python_2_wrote_them(tmp_path) -> None:
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 4L)}"
+    (tmp_path / "a.npy").write_bytes(npy(head, np.arange(8, dtype="<f4").tobytes()))
+    (found,) = find_arrays(tmp_path / "a.npy", [], [])
+    assert found.read().tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_arrays_are_one_line_each(data) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    suffix = data.draw(st.sampled_from([".npy", ".npz", ".csv", ".txt"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        match suffix:
+            case ".npy":
+                np.save(path, array)
+            case ".npz":
+                np.savez_compressed(path, a=array, b=array)
+            case _:
+                np.savetxt(path, array, delimiter="," if suffix == ".csv" else " ")
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.integers(0, len(content)))
+            length = data.draw(st.integers(0, 8))
+            content[place : place + length] = data.draw(st.binary(max_size=8))
+        path.write_bytes(content)
+        problems: list[str] = []
+        try:
+            for found in find_arrays(path, problems, []):
+                found.read()
+        except CacheError as error:
+            problems.append(str(error))
+        assert all(line.startswith(f"{path}: ") and "\n" not in line for line in problems)
 
 
 def test_fortran_order_and_big_endian(tmp_path) -> None:

@@ -3,10 +3,13 @@
 Names, axes and numbers of rows are those of the sets, as their authors' code reads them.
 """
 
+import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from cache_samples import make_record
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +17,10 @@ from hypothesis import strategies as st
 from cache import FeatureCache
 from cache.commands.upkeep import cache_group
 from cache.exchange.arrays import find_arrays
-from cache.exchange.importing import ImportConfig, ImportReport, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import ImportReport, import_features
 from cache.exchange.layouts import ClipRule, find_misfits, parse_layout
+from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.upkeep.verify import find_flaws
 from data.errors import CacheError
@@ -241,6 +246,53 @@ def test_one_npz_a_video_and_streams_in_an_npz(cache, folder) -> None:
         take(cache, folder, "t")
 
 
+def test_an_hdf5_file_is_a_mapping_of_videos(cache, folder, tmp_path) -> None:
+    rgb, flow = RNG.random((9, 6)).astype(np.float16), RNG.random((9, 4))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file["x/v1"] = rgb
+        file.create_dataset("v2", data=rgb[:5], chunks=(3, 2), compression="gzip")
+    take(cache, tmp_path / "all.h5", "s")
+    np.testing.assert_array_equal(cache.read("x/v1", "s"), rgb, strict=True)
+    np.testing.assert_array_equal(cache.read("v2", "s"), rgb[:5])
+    with h5py.File(tmp_path / "two.hdf5", "w") as file:
+        file["v3/rgb"], file["v3/flow"] = rgb, flow
+    take(cache, tmp_path / "two.hdf5")
+    np.testing.assert_array_equal(cache.read("v3", "flow"), flow.astype(np.float32))
+
+
+@pytest.mark.slow
+def test_hostile_hdf5_files_are_refused(cache, folder) -> None:
+    folder.mkdir()
+    np.arange(60.0).tofile(folder / "private")
+    with h5py.File(folder / "a.h5", "w") as file:
+        outside = [(str(folder / "private"), 0, 480)]
+        file.create_dataset("v", (10, 6), "<f8", external=outside)
+    with h5py.File(folder / "b.h5", "w") as file:
+        file["v"] = "a text"
+    with h5py.File(folder / "c.h5", "w") as file:
+        file["v"] = np.zeros(3, [("x", "<f4"), ("y", "<f4")])
+    with h5py.File(folder / "d.h5", "w") as file:
+        file.create_dataset("w", (2**40, 4), "<f4", chunks=(1, 4))
+    with h5py.File(folder / "e.h5", "w") as file:
+        file.create_group("nothing")
+        file["link"] = h5py.ExternalLink(str(folder / "a.h5"), "v")
+    (folder / "f.h5").write_bytes((folder / "a.h5").read_bytes()[:900])
+    with pytest.raises(CacheError) as caught:
+        take(cache, folder, "s")
+    lines = str(caught.value).splitlines()
+    for file, what in (
+        ("a", "v lies in other files"), ("b", "expected numbers"), ("c", ""),
+        ("d", ""), ("e", "no array in it"), ("f", "h5py"),
+    ):  # fmt: skip
+        assert any(f"{file}.h5: " in line and what in line for line in lines), (file, lines)
+    assert nothing_in(cache)
+
+
+def test_a_cache_is_merged_not_imported(cache, tmp_path) -> None:
+    with pytest.raises(CacheError, match="a feature cache; add it with: feat cache merge"):
+        take(FeatureCache.create(tmp_path / "other"), cache.path, "s")
+
+
 @pytest.mark.parametrize(
     ("header", "numbered"),
     [("0,1,2,3,4,5", False), (",0,1,2,3,4,5", True), ("index,a,b,c,d,e,f", True), ("", False)],
@@ -265,6 +317,34 @@ def test_lines_of_other_lengths_are_no_array(tmp_path) -> None:
     assert find_arrays(tmp_path, problems, []) == []
     assert len(problems) == 3
     assert "c.txt: line 2: " in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("streams,crops-last,clips", {"a_i3d": (20, 10, 6), "b_i3d": (31, 10, 6)}),
+        ("streams,crops-first,clips", {"a_i3d": (10, 20, 6), "b_i3d": (10, 31, 6)}),
+        ("plain,crops-first,segments", {"a": (10, 32, 6), "b": (10, 32, 6)}),
+        ("crop-files,clips", {f"c/{v}__{i}": (ord(v), 6) for v in "ab" for i in range(10)}),
+        ("crop-files,clips", {f"{v}_{i}": (ord(v), 6) for v in "ab" for i in range(10)}),
+        ("streams,crop-files,clips", {
+            f"{place}/v__{i}": (9, 6) for place in ("RGB", "FlowTest") for i in range(5)
+        }),
+        ("streams,clips", {"a_rgb": (9, 6), "a_flow": (9, 6)}),
+        ("streams,feature-files,clips", {"rgb/v_1/feature": (9, 6), "rgb/v_2/feature": (7, 6)}),
+        ("clip-files", {"v_1/0_16": (6,), "v_1/16_32": (6,)}),
+    ],
+)  # fmt: skip
+def test_what_is_recognised_is_the_layout_of_the_table(tmp_path, folder, layout, files) -> None:
+    for name, shape in files.items():
+        save(folder, name, *shape)
+    caches = []
+    for place in ("auto", layout):
+        cache = FeatureCache.create(tmp_path / place)
+        take(cache, folder, "s", layout=place)
+        caches.append({entry.key: entry.crc32 for entry in cache.entries()})
+    assert caches[0] == caches[1]
+    assert layout in (Path(__file__).parents[1] / "docs" / "CACHE.md").read_text()
 
 
 # What is not clear is refused, with what could be meant
@@ -362,6 +442,12 @@ def test_a_video_twice_and_a_name_of_two_videos_are_refused(cache, folder) -> No
         take(cache, folder / "b.npy", "s", names=["Fire/b.mp4", "Run/b.mp4"])
 
 
+def test_two_frame_counts_of_one_array_are_refused(cache, folder) -> None:
+    save(folder, "a", 5, 6)
+    with pytest.raises(CacheError, match="a: 80 frames, or as Run/a 75"):
+        take(cache, folder, "s", frames={"Fire/a": 80, "Run/a": 75})
+
+
 def test_time_last_is_refused(cache, folder) -> None:
     for rows in (20, 31, 17):
         save(folder, f"v{rows}", 64, rows)
@@ -378,6 +464,60 @@ def test_what_is_said_must_fit_the_files(cache, folder) -> None:
     for text in ("odd", "clips,segments", "plain,streams"):
         with pytest.raises(ValueError, match="layout"):
             parse_layout(text)
+
+
+@given(
+    axes=st.sampled_from(["SD", "SCD", "CSD", "files__", "files_"]),
+    num_crops=st.sampled_from([1, 3, 5, 10]),
+    rows=st.lists(st.one_of(st.sampled_from([1, 3, 5, 10, 31, 32]), st.integers(1, 40)),
+                  min_size=1, max_size=5),
+    segments=st.booleans(),
+    counted=st.booleans(),
+    seed=st.integers(0, 2**20),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_features_are_read_rightly_or_not_at_all(
+    axes, num_crops, rows, segments, counted, seed
+) -> None:
+    rng = np.random.default_rng(seed)
+    if segments:
+        rows = [32] * len(rows)
+    # 32 clips of 16 frames in each of several videos are what only frame counts tell from segments
+    elif not counted and len(rows) > 1 and set(rows) == {32}:
+        return
+    if axes == "SD":
+        num_crops = 1
+    truth, frames = {}, {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in"
+        folder.mkdir()
+        for number, count in enumerate(rows):
+            video = f"v{number}x"
+            array = rng.standard_normal((count, num_crops, 4)).astype(np.float32)
+            truth[video] = array.mean(1)
+            frames[video] = int(rng.integers(1300, 3000)) if segments else count * 16 - seed % 16
+            match axes:
+                case "SD":
+                    np.save(folder / f"{video}.npy", array[:, 0])
+                case "SCD":
+                    np.save(folder / f"{video}.npy", array)
+                case "CSD":
+                    np.save(folder / f"{video}.npy", array.transpose(1, 0, 2))
+                case _:
+                    for crop in range(num_crops):
+                        np.save(folder / f"{video}{axes[5:]}{crop}.npy", array[:, crop])
+        cache = FeatureCache.create(Path(place) / "cache")
+        try:
+            take(cache, folder, "s", frames=frames if counted else {}, names=list(frames))
+        except CacheError as error:
+            assert "--layout" in str(error)  # noqa: PT017 - refusing is one of two right answers
+            return
+        assert cache.videos() == sorted(truth)
+        for video, features in truth.items():
+            np.testing.assert_allclose(cache.read(video, "s"), features, rtol=1e-5, atol=1e-6)
+            entry = cache.find(video, "s")
+            assert entry.config["layout"] == ("segments" if segments else "clips")
+            assert not counted or entry.source.num_frames == frames[video]
 
 
 # All or nothing
@@ -436,6 +576,22 @@ def test_a_shard_of_many_is_not_left_alone(cache, folder, monkeypatch) -> None:
     (folder / "w.npy").unlink()
     assert take(cache, folder, "s").videos == 4
     assert len(list(cache.shards_dir.iterdir())) == 4
+    assert not list((cache.path / "partial").iterdir())
+
+
+def test_two_imports_of_the_same_at_once_leave_each_others_files(cache, monkeypatch) -> None:
+    monkeypatch.setattr("cache.exchange.storing._BATCH_BYTES", 1)  # written when taken
+    record = make_record()
+    with Staging(cache) as ours, Staging(cache) as theirs:
+        ours.take([record], [])
+        theirs.take([record], [])
+        with Staging(cache) as third:
+            third.take([record], [])
+            with pytest.raises(CacheError, match="a problem"):
+                third.publish(["a problem"])
+        theirs.publish([])
+        ours.publish([])
+    assert len(list(cache.shards_dir.iterdir())) == len(cache) == 1
     assert not list((cache.path / "partial").iterdir())
 
 

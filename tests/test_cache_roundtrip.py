@@ -15,7 +15,9 @@ from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.exported import import_export
 from cache.exchange.exporting import export_npy, export_parquet
-from cache.exchange.importing import ImportConfig, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features
+from cache.exchange.manifest import parse_manifest, seal
 from data.errors import CacheError
 
 FORMATS = ("plain", "lad", "rtfm", "parquet")
@@ -200,12 +202,30 @@ def test_another_video_of_that_name_and_another_configuration_are_refused(cache,
 )
 def test_a_hostile_or_damaged_manifest_is_one_line(cache, tmp_path, change, match) -> None:
     path = export(cache, tmp_path, "plain")
-    head, *lines = map(json.loads, (path / "feat-export.jsonl").read_text().splitlines())
+    head, *lines, _ = map(json.loads, (path / "feat-export.jsonl").read_text().splitlines())
     change(head, lines[0])
-    (path / "feat-export.jsonl").write_text("\n".join(map(json.dumps, [head, *lines])))
+    (path / "feat-export.jsonl").write_text(seal([f"{json.dumps(x)}\n" for x in (head, *lines)]))
     with pytest.raises(CacheError, match=match) as caught:
         import_export([path], FeatureCache.create(tmp_path / "theirs"))
     assert "\n" not in str(caught.value)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_no_change_of_the_manifest_goes_unnoticed(sealed, data) -> None:
+    place = data.draw(st.integers(0, len(sealed) - 1))
+    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != sealed[place]))
+    changed = sealed[:place] + bytes([other]) + sealed[place + 1 :]
+    with pytest.raises(CacheError, match=r"^m:\d+: .*; export again, or remove it"):
+        parse_manifest(changed, Path("m"))
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory) -> bytes:
+    folder = tmp_path_factory.mktemp("sealed")
+    cache = FeatureCache.create(folder / "ours")
+    cache.write([make_record(num_frames=20, flow_stats=True)])
+    return (export(cache, folder, "plain") / "feat-export.jsonl").read_bytes()
 
 
 def test_without_its_side_file_an_export_is_somebody_elses(cache, tmp_path) -> None:

@@ -12,7 +12,8 @@ from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
 from cache import FeatureCache, FeatureRecord
-from cache.exchange.importing import ImportConfig, import_features
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features
 from data.errors import ConfigError, ModelError
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features

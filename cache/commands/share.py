@@ -197,12 +197,13 @@ def import_command(
     allow_mixed: bool,
     as_json: bool,
 ) -> None:
-    """Take in features somebody else made: .npy, .npz, .csv, .txt, or folders of them.
+    """Take in features somebody else made: .npy, .npz, .h5, .csv, .txt, or folders.
 
     Says in a line what it takes them for. Nothing is written unless everything fits. What
     `feat cache export` wrote comes back as it was, and needs no option.
     """
-    from cache.exchange.importing import ImportConfig, import_with_labels, read_frame_counts
+    from cache.exchange.foreign import ImportConfig
+    from cache.exchange.importing import import_with_labels, read_frame_counts
     from cache.store import FeatureCache
 
     try:

@@ -1,6 +1,11 @@
-"""Reading other people's arrays without pickle and within bounds: .npy, .npz, .csv and .txt."""
+"""Reading other people's arrays without pickle and within bounds: .npy, .npz, .h5, .csv, .txt."""
 
 import csv
+import io
+import math
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,11 +16,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from cache.exchange.hdf5_arrays import list_arrays, read_npy
 from cache.files import explain
+from cache.marker import MARKER
 from data.errors import CacheError
 
 MAX_ARRAY_BYTES = 8 << 30
-SUFFIXES = (".npy", ".npz", ".csv", ".txt")
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv", ".txt")
 
 #: Names that `np.savez` and its users give to the only array of a file: the video is the file.
 _NAMELESS = {"arr_0", "data", "feat", "feature", "features"}
@@ -30,7 +37,7 @@ class FoundArray:
 
     path: Path
     name: str  # POSIX path below the folder that was given, without suffix
-    entry: str  # of an .npz, else ""
+    entry: str  # of an .npz or .h5, else ""
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -48,6 +55,9 @@ class FoundArray:
                 case ".npz":
                     with zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as file:
                         array = _read_npy(file, archive.getinfo(self.entry).file_size)
+                case ".h5" | ".hdf5":
+                    data = read_npy(self.path, self.entry)
+                    array = _read_npy(io.BytesIO(data), len(data))
                 case _:
                     array = _read_table(self.path)
             if array.shape != self.shape:
@@ -70,6 +80,8 @@ def find_arrays(path: Path, problems: list[str], ignored: list[Path]) -> list[Fo
     """
     if not path.is_dir():
         return _find(path, path.stem, problems)
+    if (path / MARKER).exists():
+        raise CacheError(f"{path}: a feature cache; add it with: feat cache merge {path} CACHE")
     files = sorted(
         item
         for item in path.rglob("*")
@@ -98,6 +110,8 @@ def _find(path: Path, name: str, problems: list[str]) -> list[FoundArray]:
                         heads = {("", name): _read_head(file, path.stat().st_size)}
                 case ".npz":
                     heads = _npz_heads(path, name)
+                case ".h5" | ".hdf5":
+                    heads = _hdf5_heads(path, name)
                 case ".csv" | ".txt":
                     array = _read_table(path)
                     heads = {("", name): (array.shape, False, array.dtype)}
@@ -122,33 +136,56 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         raise explain("read", path, error) from error
     except (
-        ValueError, EOFError, MemoryError, KeyError, csv.Error,
+        ValueError, EOFError, MemoryError, KeyError, TypeError, csv.Error,
         zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error,
+        SyntaxError, tokenize.TokenError, OverflowError, struct.error,
     ) as error:  # fmt: skip
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise CacheError(f"{path}: {problem}") from error
 
 
 def _npz_heads(path: Path, name: str) -> dict[tuple[str, str], _Head]:
-    """Return (entry, array's name) -> head of an .npz: a video an entry, or one for the file."""
-    heads = {}
+    """Return (entry, array's name) -> head of an .npz."""
     with zipfile.ZipFile(path) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        heads = {}
         for info in entries:
             key = info.filename.removesuffix(".npy")
-            if key in _NAMELESS and len(entries) == 1:
-                array_name = name
-            elif key.lower() in _STREAMS:
-                array_name = f"{name}_{key.lower()}"
-            elif key.startswith("arr_"):
-                raise ValueError(f"{len(entries)} arrays without names: save them as video=array")
-            else:
-                array_name = key
             with archive.open(info) as file:
-                heads[info.filename, array_name] = _read_head(file, info.file_size)
+                heads[info.filename, _entry_name(name, key, len(entries))] = _read_head(
+                    file, info.file_size
+                )
     if not heads:
         raise ValueError("no array in it")
     return heads
+
+
+def _hdf5_heads(path: Path, name: str) -> dict[tuple[str, str], _Head]:
+    """Return (entry, array's name) -> head of an .h5."""
+    found = list_arrays(path)
+    if not found:
+        raise ValueError("no array in it")
+    heads: dict[tuple[str, str], _Head] = {}
+    for entry, (shape, text) in found.items():
+        dtype = np.dtype(text)
+        if dtype.hasobject or dtype.kind not in "fiu" or 0 in shape:
+            raise ValueError(f"{entry}: an array of {dtype} {shape}, expected numbers")
+        if math.prod(shape) * dtype.itemsize > MAX_ARRAY_BYTES:
+            raise ValueError(f"{entry}: {shape} {dtype}, expected at most {MAX_ARRAY_BYTES} bytes")
+        heads[entry, _entry_name(name, entry, len(found))] = (shape, False, dtype)
+    return heads
+
+
+def _entry_name(file: str, entry: str, num_entries: int) -> str:
+    """Return the name of an array in a file of several: a video an entry, or one for the file."""
+    folder, _, last = entry.rpartition("/")
+    if last in _NAMELESS and (folder or num_entries == 1):
+        return folder or file
+    if last.lower() in _STREAMS:
+        return f"{folder or file}_{last.lower()}"
+    if entry.startswith("arr_"):
+        raise ValueError(f"{num_entries} arrays without names: save them as video=array")
+    return entry
 
 
 def _read_head(file: "IO[bytes]", size: int) -> _Head:
@@ -160,14 +197,14 @@ def _read_head(file: "IO[bytes]", size: int) -> _Head:
     }
     if version not in readers:
         raise ValueError(f"a .npy of version {version}, expected 1.0 or 2.0")
-    shape, fortran, dtype = readers[version](file, max_header_size=10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # shapes as Python 2 wrote them: (37L, 1024L)
+        shape, fortran, dtype = readers[version](file, max_header_size=10_000)
     if dtype.hasobject or dtype.kind not in "fiu":
         raise ValueError(f"an array of {dtype}, expected numbers")
-    count = 1
-    for length in shape:
-        count *= length
     positive = all(length > 0 for length in shape)
-    if not positive or not 0 < count * dtype.itemsize <= min(size, MAX_ARRAY_BYTES):
+    nbytes = math.prod(shape) * dtype.itemsize
+    if not positive or not 0 < nbytes <= min(size, MAX_ARRAY_BYTES):
         raise ValueError(f"an array of shape {shape} in {size} bytes")
     return shape, fortran, dtype
 
@@ -175,9 +212,7 @@ def _read_head(file: "IO[bytes]", size: int) -> _Head:
 def _read_npy(file: "IO[bytes]", size: int) -> np.ndarray:
     """Return the array of an open .npy of `size` bytes; the header is checked before allocation."""
     shape, fortran, dtype = _read_head(file, size)
-    nbytes = dtype.itemsize
-    for length in shape:
-        nbytes *= length
+    nbytes = math.prod(shape) * dtype.itemsize
     # read in pieces: what a hostile archive claims to hold need not be there
     data = bytearray()
     while block := file.read(min(1 << 20, nbytes - len(data))):

@@ -14,6 +14,12 @@ from cache.records import FeatureRecord
 from cache.store import FeatureCache
 from data.errors import CacheError
 
+#: What a manifest, or a Parquet file, can raise that says something impossible.
+_DAMAGED = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, RuntimeError,
+    MemoryError,
+)  # fmt: skip
+
 
 def is_export(path: Path) -> bool:
     """Return whether a folder or file was written by `feat cache export`."""
@@ -98,7 +104,7 @@ def _folder_records(
                 yield from video.records(found.read())
         except CacheError as error:
             problems.append(str(error))
-        except (ValueError, KeyError, TypeError) as error:
+        except _DAMAGED as error:
             problems.append(f"{path}: {' '.join(str(error).split())[:200]}")
 
 
@@ -110,8 +116,8 @@ def _parquet_records(
     groups = iter(range(file.metadata.num_row_groups))
     for video in videos:
         rows: list[np.ndarray] = []
-        wanted = len(video.line["clips"][0])
         try:
+            wanted = len(video.line["clips"][0])
             while sum(map(len, rows)) < wanted:
                 table = file.read_row_group(next(groups))
                 if set(table["video"].to_pylist()) != {video.name}:
@@ -121,7 +127,7 @@ def _parquet_records(
         except StopIteration:
             problems.append(f"{path}: fewer rows than its manifest says")
             return
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except _DAMAGED as error:
             problems.append(f"{path}: {video.name!r:.80}: {' '.join(str(error).split())[:200]}")
             return
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from cache.configs import describe_configs, list_configs
-from cache.exchange.manifest import NAME, PARQUET_KEY, write_head, write_video
+from cache.exchange.manifest import NAME, PARQUET_KEY, seal, write_head, write_video
 from cache.files import explain
 from cache.keys import JSON, feature_key
 from cache.records import ClipTable, FeatureRecord
@@ -116,7 +116,7 @@ def export_npy(
     if not report.videos:
         raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen) or 'any stream'}")
     write_whole(out / "clips.csv", clips.getvalue(), error=CacheError)
-    write_whole(out / NAME, "".join(manifest), error=CacheError)
+    write_whole(out / NAME, seal(manifest), error=CacheError)
     if layout == "rtfm":
         text = "".join(f"{path}\n" for path in listed)
         write_whole(out / "features.list", text, error=CacheError)
@@ -167,7 +167,7 @@ def export_parquet(
                 report.dim = video.array.shape[-1]
                 report.nbytes += sum(record.features.nbytes for record in video.records)
             if writer is not None:
-                writer.add_key_value_metadata({PARQUET_KEY: "".join(manifest)})
+                writer.add_key_value_metadata({PARQUET_KEY: seal(manifest)})
         finally:
             if writer is not None:
                 writer.close()

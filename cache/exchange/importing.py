@@ -1,20 +1,20 @@
 """Taking in features that somebody else made: kept apart from ours, their origin on record."""
 
 import csv
-import hashlib
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cache.conflicts import config_conflicts, refuse_conflicts
 from cache.exchange.arrays import FoundArray, find_arrays
 from cache.exchange.exported import import_export, is_export
+from cache.exchange.foreign import ImportConfig, read_records, stored_config
 from cache.exchange.layouts import ClipRule, Part, parse_layout, take_apart
 from cache.exchange.recognise import FoundStream, recognise
 from cache.exchange.storing import Staging
@@ -24,53 +24,15 @@ from cache.files import explain
 from cache.keys import JSON
 from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.records import (
-    ClipTable,
     FeatureRecord,
     NameEntry,
-    SourceRecord,
-    check_stream,
 )
 from cache.store import FeatureCache
-from cache.streams import FEATURES
 from data.errors import CacheError
 from data.labels import join_problems, read_labels
 
-#: mean: one feature a clip, the mean of its crops. keep: all of them, a stream of the kind `crops`.
-Crops = Literal["mean", "keep"]
-
 #: Numbers of the whole video that v-iashin/video_features writes beside its features.
 _SIDE_FILES = ("_fps", "_timestamps_ms")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig:
-    """What is said of imported features; what they are found to be adds to their key."""
-
-    origin: str = ""  # free text: who made them, with what; exports of feat say it themselves
-    stream: str = ""  # "": as the file names call it
-    layout: str = "auto"  # see cache.exchange.layouts
-    clip_len: int = 16  # frames, where rows are clips
-    clip_stride: int = 0  # frames from clip to clip; 0: clip_len
-    crops: Crops = "mean"
-
-    def __post_init__(self) -> None:
-        if self.stream:
-            check_stream(self.stream)
-        parse_layout(self.layout)
-        blank = self.origin and not self.origin.strip()
-        if blank or len(self.origin) > 200 or not self.origin.isprintable():
-            raise ValueError("origin must say who made the features, in at most 200 characters")
-        if not 0 < self.clip_len < 2**31:
-            raise ValueError(f"clip_len must be positive, got {self.clip_len}")
-        if not 0 <= self.clip_stride < 2**31:
-            raise ValueError(f"clip_stride must be positive, got {self.clip_stride}")
-        if self.crops not in get_args(Crops):
-            raise ValueError(f"crops must be one of {get_args(Crops)}, got {self.crops!r}")
-
-    @property
-    def rule(self) -> ClipRule:
-        """How many rows a video has, where rows are clips."""
-        return ClipRule(clip_len=self.clip_len, clip_stride=self.clip_stride or self.clip_len)
 
 
 @dataclass(kw_only=True)
@@ -88,7 +50,6 @@ class ImportReport:
     without_features: list[str] = field(default_factory=list)  # frame count, but no features
     one_row_less: list[str] = field(default_factory=list)  # than the frames give
     one_row_more: list[str] = field(default_factory=list)  # the last, which was left out
-
     labels: int = 0  # added to labels.csv
     labelled: int = 0  # videos in labels.csv
     unfound_labels: list[str] = field(default_factory=list)  # of them, no features
@@ -199,7 +160,7 @@ def import_features(
     cache already is taken to be that video; else its name is its identity.
 
     Args:
-        paths: .npy, .npz, .csv or .txt files, or folders of them; see `cache.exchange.arrays`.
+        paths: files of arrays, or folders of them; see `cache.exchange.arrays`.
         cache: where to.
         config: what is said of them.
         frames: frame count by video; the cache's own counts add to it. Without one a clip table
@@ -244,12 +205,12 @@ def import_features(
     except CacheError as error:
         raise CacheError(join_problems([*problems, str(error)])) from error
     if not allow_mixed:
-        made = [_stored_config(stream, config) for stream in streams]
+        made = [stored_config(stream, config) for stream in streams]
         refuse_conflicts(cache.path, "imported", config_conflicts(made, cache.configs()))
     fresh: dict[str, NameEntry] = {}
     with Staging(cache) as staging:
         for stream in streams:
-            records = _records(stream, config, counts, rates, known, problems)
+            records = read_records(stream, config, counts, rates, known, problems)
             staging.take(_noting_names(records, known, fresh), problems)
         staging.publish(problems)
     cache.set_names(fresh)
@@ -288,42 +249,6 @@ def read_frame_counts(path: Path) -> dict[str, int]:
             "and num_frames"
         ) from error
     return counts
-
-
-def clip_table(
-    num_rows: int, rule: ClipRule | None, num_frames: int | None, frame_rate: float
-) -> ClipTable:
-    """Return which frames each row covers: a clip by `rule`, or without one an equal part.
-
-    11 frames, clips of 4 frames, 3 rows:   0:4 4:8 8:11      (the last is short)
-    11 frames, 4 segments:                  0:2 2:5 5:8 8:11
-    unknown, 4 segments:                    0:1 1:2 2:3 3:4   (numbered, no frames)
-    """
-    rows = np.arange(num_rows + 1)
-    if rule is not None:
-        start = rows[:-1] * rule.clip_stride
-        end = start + rule.clip_len
-        if num_frames is not None:
-            # a tail of less than a clip was dropped by whoever made them: nothing covers it
-            end = np.minimum(end, num_frames)
-    elif num_frames is None:
-        start, end = rows[:-1], rows[1:]
-    else:
-        bounds = rows * num_frames // num_rows
-        start = bounds[:-1]
-        end = np.maximum(bounds[1:], start + 1)  # fewer frames than segments: some share a frame
-    return _timed(start, end, rule.clip_len if rule else 0, frame_rate)
-
-
-def _timed(start: np.ndarray, end: np.ndarray, clip_len: int, frame_rate: float) -> ClipTable:
-    rate = frame_rate or np.inf
-    return ClipTable(
-        start_frame=start,
-        end_frame=end,
-        start_seconds=start / rate,
-        end_seconds=end / rate,
-        clip_len=clip_len,
-    )
 
 
 def _take_side_files(
@@ -408,16 +333,21 @@ T = TypeVar("T")
 
 
 def _by_video(values: Mapping[str, T], videos: Iterable[str]) -> tuple[dict[str, T], list[str]]:
-    """Return what somebody says of videos by the names used here, and the names that fit none."""
+    """Return what somebody says of videos by the names used here, and the names that fit none.
+
+    Raises:
+        CacheError: different things are said of one video.
+    """
     targets = list(videos)
     found = match_names(values, (), targets).videos
     left = {name.rpartition(".")[0] or name: name for name in values if name not in found}
     without_suffix = match_names(left, (), targets).videos
     found |= {left[short]: video for short, video in without_suffix.items()}
-    return (
-        {video: values[name] for name, video in found.items()},
-        sorted(values.keys() - found.keys()),
-    )
+    told: dict[str, T] = {}
+    for name, video in found.items():
+        if told.setdefault(video, values[name]) != values[name]:
+            raise CacheError(f"{video}: {told[video]} frames, or as {name} {values[name]}")
+    return told, sorted(values.keys() - found.keys())
 
 
 def _by_stream(
@@ -441,131 +371,6 @@ def _by_stream(
     if "" in named:
         raise CacheError("the files do not name their stream: give it with --stream")
     return named
-
-
-def _stored_config(stream: FoundStream, config: ImportConfig) -> dict[str, JSON]:
-    """Return the configuration under which the features of a stream are stored."""
-    clips = stream.rows == "clips"
-    stored: dict[str, JSON] = {
-        "stream": stream.name,
-        "kind": "imported",
-        "origin": config.origin,
-        "layout": stream.rows,
-        "clip_len": config.clip_len if clips else 0,
-        "dim": stream.dim,
-        "dtype": stream.dtype,
-        "crops": stream.num_crops,
-    }
-    if clips and config.rule.clip_stride != config.clip_len:
-        stored["clip_stride"] = config.rule.clip_stride
-    if config.crops == "keep" and stream.num_crops > 1:
-        stored["crops_kept"] = True
-    return stored
-
-
-def _records(
-    stream: FoundStream,
-    config: ImportConfig,
-    frames: Mapping[str, int],
-    rates: Mapping[str, float],
-    known: Mapping[str, NameEntry],
-    problems: list[str],
-) -> Iterator[FeatureRecord]:
-    """Yield the records of one stream; an array that cannot be used is added to `problems`."""
-    stored = _stored_config(stream, config)
-    for video, parts in stream.videos.items():
-        try:
-            features = _read(stream, parts, keep_crops="crops_kept" in stored)
-            yield _record(stream, video, features, config, stored, frames, rates, known)
-        except CacheError as error:
-            problems.append(str(error))
-        except ValueError as error:
-            problems.append(f"{parts[0].array.path}: {video!r:.80}: {error}")
-
-
-def _read(stream: FoundStream, parts: Sequence[Part], *, keep_crops: bool) -> np.ndarray:
-    """Return the features of one video, (S, D), or (S, C, D) with crops kept.
-
-    Raises:
-        CacheError: an array cannot be read.
-        ValueError: a value is not finite.
-    """
-    arrays = [part.array.read() for part in parts]
-    if stream.named_clips:
-        array = np.stack([array.reshape(-1) for array in arrays])
-    elif stream.axes == "crops-first":
-        array = arrays[0].transpose(1, 0, 2)
-    elif len(arrays) > 1:
-        array = np.stack(arrays, axis=1)
-    else:
-        array = arrays[0]
-    if array.ndim == 3 and not keep_crops:
-        # the mean of one crop is that crop, to the bit
-        array = array[:, 0] if array.shape[1] == 1 else array.mean(axis=1, dtype=np.float32)
-    with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(array, stream.dtype)
-    broken = ~np.isfinite(features.reshape(len(features), -1)).all(axis=1)
-    if broken.any():
-        rows = np.flatnonzero(broken)
-        raise ValueError(
-            f"{len(rows)} of {len(features)} rows (first: row {rows[0]}) with NaN or infinity"
-        )
-    return features
-
-
-def _record(
-    stream: FoundStream,
-    video: str,
-    features: np.ndarray,
-    config: ImportConfig,
-    stored: Mapping[str, JSON],
-    frames: Mapping[str, int],
-    rates: Mapping[str, float],
-    known: Mapping[str, NameEntry],
-) -> FeatureRecord:
-    """Return the record of one video.
-
-    Raises:
-        ValueError: the features cannot be recorded so.
-    """
-    parts = stream.videos[video]
-    num_frames, rate = frames.get(video), rates[video]
-    rule = config.rule if stream.rows == "clips" else None
-    provenance: dict[str, JSON] = {"imported_from": parts[0].array.path.name}
-    if stream.named_clips:
-        named = np.array([part.frames for part in parts]) + stream.named_clips
-        clips = _timed(named[:, 0], named[:, 1], config.clip_len, rate)
-        if num_frames is not None and clips.end_frame.max() > num_frames:
-            raise ValueError(f"clips to frame {clips.end_frame.max()}, the video has {num_frames}")
-    else:
-        if rule and num_frames is not None and rule.difference(len(features), num_frames) > 0:
-            features = features[: rule.expected(num_frames)[1]]  # no frame is left for the last
-            provenance["rows_left_out"] = 1
-        clips = clip_table(len(features), rule, num_frames, rate)
-    if num_frames is None:
-        num_frames = int(clips.end_frame.max()) if rule else 0
-    identity = hashlib.sha256(f"feat imported video\n{video}".encode()).hexdigest()
-    return FeatureRecord(
-        stream=stream.name,
-        config=stored,
-        source=SourceRecord(
-            name=video,
-            kind="imported",
-            size=features.nbytes,
-            sha256=known[video].sha256 if video in known else identity,
-            num_frames=num_frames,
-            frame_rate=rate,
-            width=0,
-            height=0,
-        ),
-        features=features,
-        clips=clips,
-        provenance={
-            **provenance,
-            "sha256_of_features": hashlib.sha256(features.tobytes()).hexdigest(),
-        },
-        kind="crops" if features.ndim == 3 else FEATURES,
-    )
 
 
 def _note_oddities(

@@ -229,10 +229,14 @@ def _take_crop_files(parts: list[Part], given: bool, count_matches: _Count) -> l
     marked = [name for name, group in crops.items() if any(part.video != name for part in group)]
     if not marked:
         crops = _crops(parts, "_")
-        whole = _problem_of_crops(crops) == "" and len(next(iter(crops.values()))) in CROPS[1:]
-        if not whole and not given:
-            return None
+        num_crops = len(next(iter(crops.values())))
         before, after = count_matches(part.video for part in parts), count_matches(crops)
+        if not given and (
+            _problem_of_crops(crops)
+            or num_crops not in CROPS
+            or (num_crops == 1 and after <= before)
+        ):
+            return None
         if not given and before == after and len({part.array.shape for part in parts}) == 1:
             name = next(iter(crops))
             raise _ambiguous(

@@ -3,7 +3,8 @@
 `feat-export.jsonl` lies beside the arrays; Parquet has the same text in its metadata. Its first
 line names the format and the configuration of each stream. Every other line is a video: its name
 and file, which frames its rows cover, and for each stream the source, the kind, the shape and the
-sha256 of its features, which stand side by side in the array's last axis.
+sha256 of its features, which stand side by side in the array's last axis. The last line is the
+sha256 of all lines before it.
 """
 
 import hashlib
@@ -120,6 +121,16 @@ def write_video(name: str, file: str, entry: NameEntry, records: Sequence[Featur
     )
 
 
+def seal(lines: Sequence[str]) -> str:
+    """Return the text of a manifest of these lines."""
+    text = "".join(lines)
+    return text + _last_line(text.encode())
+
+
+def _last_line(text: bytes) -> str:
+    return _line({"sha256": hashlib.sha256(text).hexdigest()})
+
+
 def _stream(record: FeatureRecord) -> dict[str, JSON]:
     stats = record.flow_stats
     return {
@@ -159,10 +170,12 @@ def parse_manifest(data: bytes, path: Path) -> list[ExportedVideo]:
     """
     number = 1
     try:
-        lines = data.splitlines()
+        *lines, last = data.splitlines(keepends=True) or [b""]
         head = json.loads(lines[0]) if lines else None
         if not isinstance(head, dict) or {key: head.get(key) for key in _HEAD} != _HEAD:
             raise ValueError(f"expected a line {json.dumps(_HEAD)}")
+        if last != _last_line(b"".join(lines)).encode():
+            raise ValueError("its last line is not the sha256 of the others")
         configs = head["configs"]
         if not all(isinstance(config["stream"], str) for config in configs):
             raise ValueError("a configuration names no stream")
@@ -183,7 +196,7 @@ def parse_manifest(data: bytes, path: Path) -> list[ExportedVideo]:
                 raise ValueError("its streams are of different videos")
             _ = video.entry  # checks itself
             videos.append(video)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
         raise CacheError(
             f"{path}:{number}: {type(error).__name__}: {problem}; export again, or remove it to "

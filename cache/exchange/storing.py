@@ -1,16 +1,19 @@
 """Writing imported records into a cache: all of them, or nothing if anything does not fit."""
 
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from cache.files import explain
 from cache.records import FeatureRecord
 from cache.shard.write import write_shard
 from cache.store import FeatureCache
 from data.errors import CacheError
-from data.files import publish
+from data.files import partial_file, publish
 from data.labels import join_problems
 
 _BATCH_BYTES = 64 << 20
@@ -19,14 +22,16 @@ _BATCH_BYTES = 64 << 20
 class Staging:
     """New shards that appear in a cache together, when all are written.
 
-    They wait in the cache's folder `partial`: what a killed import leaves there `feat cache gc`
-    removes.
+    They wait in a folder below the cache's `partial`: what a killed import leaves there
+    `feat cache gc` removes.
     """
 
     def __init__(self, cache: FeatureCache) -> None:
         """Write nothing yet."""
         self._cache = cache
         self._batch: list[FeatureRecord] = []
+        self._batch_bytes = 0
+        self._folder: Path | None = None
         self._shards: list[Path] = []
         self.videos: set[str] = set()  # with new features
         self.rows = 0  # new
@@ -36,8 +41,8 @@ class Staging:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for shard in self._shards:
-            shard.unlink(missing_ok=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def take(self, records: Iterable[FeatureRecord], problems: list[str]) -> None:
         """Write records that the cache has not; other features under a key are a problem.
@@ -57,7 +62,8 @@ class Staging:
                 self.videos.add(record.source.name)
                 self.rows += len(record.clips)
                 self._batch.append(record)
-                if sum(item.features.nbytes for item in self._batch) >= _BATCH_BYTES:
+                self._batch_bytes += record.features.nbytes
+                if self._batch_bytes >= _BATCH_BYTES:
                     self._write()
 
     def publish(self, problems: list[str]) -> None:
@@ -69,11 +75,22 @@ class Staging:
         if problems:
             raise CacheError(join_problems(problems))
         self._write()
-        while self._shards:
-            publish(self._shards[-1], self._cache.shards_dir / self._shards[-1].name)
-            self._cache.added(self._shards.pop().name)
+        for shard in self._shards:
+            final = self._cache.shards_dir / shard.name
+            with partial_file(shard, target=final, error=CacheError):
+                publish(shard, final)
+            self._cache.added(shard.name)
 
     def _write(self) -> None:
         if self._batch:
-            self._shards.append(write_shard(self._cache.path / "partial", self._batch))
-            self._batch = []
+            if self._folder is None:
+                self._folder = self._make_folder()
+            self._shards.append(write_shard(self._folder, self._batch))
+            self._batch, self._batch_bytes = [], 0
+
+    def _make_folder(self) -> Path:
+        partial = self._cache.path / "partial"
+        try:
+            return Path(tempfile.mkdtemp(prefix="import-", dir=partial))
+        except OSError as error:
+            raise explain("write", partial, error) from error

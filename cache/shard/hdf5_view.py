@@ -94,18 +94,16 @@ class Hdf5Viewer:
         child.communicate()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        command, environment = child_command("cache.shard.hdf5_view")
         self._stderr.seek(0)
         self._stderr.truncate()
         try:
             self._child = subprocess.Popen(
-                # -P: a json.py in the current folder, which may be somebody's cache, is not run
-                [sys.executable, "-P", "-m", "cache.shard.hdf5_view"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env={**os.environ, "PYTHONPATH": path},
+                env=environment,
             )
         except OSError as error:
             raise CheckerError(f"cannot start a process to open it with h5py: {error}") from error
@@ -120,6 +118,14 @@ class Hdf5Viewer:
         last = next((line for line in reversed(lines) if line.strip()), "no message")
         plain = "".join(char if char.isprintable() else "?" for char in last)
         return f"ended with exit status {returncode}: {plain[:200]}"
+
+
+def child_command(module: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of a child process that runs one of our modules."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    # -P: a json.py in the current folder, which may be somebody's cache, is not run
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
 def _difference(line: bytes) -> str:
@@ -188,7 +194,8 @@ def _compare_group(h5py: Any, file: Any, key: str, stored: Any) -> str:
     return ""
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Let this process take `MAX_MEMORY_BYTES` at most, where the system knows how."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -198,7 +205,7 @@ def _limit_memory() -> None:
 
 def main() -> None:
     """Answer the paths on stdin, one a line, until it ends."""
-    _limit_memory()
+    limit_memory()
     for line in sys.stdin.buffer:
         sys.stdout.write(json.dumps(_answer(Path(json.loads(line)))) + "\n")
         sys.stdout.flush()
