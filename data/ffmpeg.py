@@ -2,11 +2,19 @@
 
 import os
 import re
+import select
 import shutil
 import subprocess
+import time
 from functools import lru_cache
 
+from data.child import Child
 from data.errors import DecodeError
+
+# the first whose filters can print without a buffer and whose time stamps can be set in packets
+_OLDEST = (4, 4)
+_PROBE_SECONDS = 30
+_PROBE_BYTES = 4096
 
 
 @lru_cache(maxsize=1)
@@ -43,15 +51,47 @@ def find_ffmpeg() -> str:
 @lru_cache(maxsize=8)
 def _version_of(binary: str) -> str:
     try:
-        done = subprocess.run(
-            [binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
+        child = Child([binary, "-version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError as error:
         raise DecodeError(f"{binary}: cannot be run as ffmpeg: {error}") from error
-    match = re.match(r"ffmpeg version (\S+)", done.stdout.decode(errors="replace"))
+    try:
+        text = _read_briefly(child)
+    finally:
+        child.end()
+    match = re.match(r"ffmpeg version (\S{1,100})", text)
     if match is None:
-        raise DecodeError(f"{binary}: is not ffmpeg; correct FEAT_FFMPEG or the PATH")
+        raise DecodeError(
+            f"{binary}: is not ffmpeg, or says no version within {_PROBE_SECONDS} s; correct "
+            "FEAT_FFMPEG or the PATH"
+        )
+    numbers = _numbers(match[1])
+    if numbers and numbers < _OLDEST:
+        raise DecodeError(
+            f"{binary}: found ffmpeg {match[1]}, expected {_OLDEST[0]}.{_OLDEST[1]} or newer; name "
+            "another one in FEAT_FFMPEG"
+        )
     return match[1]
+
+
+def _read_briefly(child: Child) -> str:
+    """Return the first line of what a program says, or what there is of it when time is up."""
+    assert child.stdout
+    text = b""
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while b"\n" not in text and len(text) < _PROBE_BYTES:
+        if not select.select([child.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            break
+        block = os.read(child.stdout.fileno(), _PROBE_BYTES)
+        if not block:
+            break
+        text += block
+    return text.decode(errors="replace")
+
+
+def _numbers(version: str) -> tuple[int, int] | None:
+    # a build from git ("N-1234-g5678") has no number and is taken for a recent one
+    match = re.match(r"n?(\d{1,4})\.(\d{1,4})", version)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def ffmpeg_version() -> str:
@@ -64,7 +104,5 @@ def passthrough_options(version: str) -> dict[str, str]:
 
     ffmpeg 5.1 renamed `-vsync` to `-fps_mode`; 8.0 dropped the old name.
     """
-    match = re.match(r"n?(\d+)\.(\d+)", version)
-    # a build from git ("N-1234-g5678") has no number and is taken for a recent one
-    old = match is not None and (int(match[1]), int(match[2])) < (5, 1)
-    return {"vsync": "passthrough"} if old else {"fps_mode": "passthrough"}
+    numbers = _numbers(version)
+    return {"vsync" if numbers and numbers < (5, 1) else "fps_mode": "passthrough"}

@@ -1,75 +1,71 @@
-"""Reading what ffmpeg says.
+"""Reading what ffmpeg says: the streams of a file, how it is decoded, and every error.
 
-Everything about a decode is learnt from the one ffmpeg process that does it: its log names the
-stream, its pixel format and rotation, every frame's presentation time (the `showinfo` filter) and
-every error. So no ffprobe is needed, which imageio-ffmpeg does not bundle.
+Text that is stored in a file, such as a title, is part of this log, with the line breaks it has.
+So nothing is believed because it looks like ffmpeg. What matters carries a word that was made up
+for this one process and that no file can hold: ffmpeg puts it between the fields of a stream's
+description (`-dump_separator`) and into the name of the filter that tells the time base. The rest
+(rotation, duration, errors) is recorded or shown and changes no feature. The times of the frames
+come by another way, see `extract.decode.frame_times`.
 """
 
-import math
 import re
-import threading
-from array import array
 from fractions import Fraction
-from typing import BinaryIO
 
 from extract.decode.stream import StreamInfo
 
-_STREAM = re.compile(r"^ *Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (\w+): (.*)$")
-_MAPPING = re.compile(r"^ *Stream #0:(\d+) \(.*\) -> (?!#)")
-_DURATION = re.compile(r"^ *Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),")
-_ROTATION = re.compile(r"rotation of (-?\d+(?:\.\d+)?) degrees")
-_TIME_BASE = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
-_FRAME = re.compile(r"\[Parsed_showinfo_\d+ @ \w+\] (?:\[info\] )?n: *(\d+) pts: *(-?\d+|NOPTS)\b")
+_OPENING = re.compile(r"^ *Stream #0:(\d{1,5})")
+_KIND = re.compile(r".*: (Video|Audio|Subtitle|Data|Attachment): (.*)$")
+_MAPPING = re.compile(r"^ *Stream #0:(\d{1,5}) \(.*\) -> (?!#)")
+_DURATION = re.compile(r"^ *Duration: (\d{1,7}):(\d\d):(\d\d(?:\.\d{1,9})?),")
+_ROTATION = re.compile(r"^ +(?:Display Matrix|displaymatrix): rotation of (-?\d{1,3}\.\d+) degrees")
+_TIME_BASE = re.compile(
+    r"config in time_base: (\d{1,10})/(\d{1,10}), frame_rate: (\d{1,10})/(\d{1,10})$"
+)
 # `[h264 @ 0x55d] [error] text`; there may be two contexts, and none for ffmpeg's own messages
 _PREFIX = re.compile(r"^((?:\[[^\]]* @ [^\]]*\] )*)\[([a-z]+)\] (.*)$")
 _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
 # Says that something failed, not what: worth quoting only where nothing better was said.
 _VAGUE = ("Error ", "Conversion failed", "Exiting", "Could not ", "Failed to ", "Terminating")
-_LINE_LIMIT = 1 << 16
+_TOO_LARGE = re.compile(r"Picture size (\d+x\d+) exceeds specified max pixel count (\d+)")
+_MAX_LINE = 1 << 16
 _MAX_ERRORS = 8
+_MAX_ERROR = 300
+_MAX_STREAMS = 1000
 
 
 class FFmpegLog:
-    """What one ffmpeg process has said so far. `feed` and the readers may be different threads.
+    """What one ffmpeg process has said so far.
 
     Attributes:
-        pts_seconds: presentation time of each frame announced, NaN where the file gives none.
+        secret: the word that marks what ffmpeg itself says.
+        time_base: seconds of one tick of the frames' times; 0 if not told yet.
         errors: the first few messages of level error and above, oldest first.
         num_errors: how many there were.
     """
 
-    def __init__(self) -> None:
-        self.pts_seconds = array("d")
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+        self.time_base = Fraction(0)
         self.errors: list[str] = []
         self.num_errors = 0
-        self._streams: dict[int, tuple[str, str]] = {}
+        self._rest = b""
+        self._streams: dict[int, tuple[str, list[str]]] = {}
         self._rotations: dict[int, int] = {}
-        self._current: int | None = None
-        self._mapped: int | None = None
-        self._in_input = False
+        self._current = -1
+        self._mapped = 0
         self._duration = 0.0
-        self._time_base = Fraction(0)
         self._filter_rate = Fraction(0)
-        self._first_frame = 0
-        self._changed = threading.Condition()
-        self._closed = False
 
-    def drain(self, stderr: BinaryIO) -> None:
-        """Read the log until it ends: a full pipe would stop ffmpeg."""
-        try:
-            while line := stderr.readline(_LINE_LIMIT):
-                self.feed(line.decode("utf-8", "replace").rstrip("\r\n"))
-        finally:
-            with self._changed:
-                self._closed = True
-                self._changed.notify_all()
+    def feed(self, data: bytes) -> None:
+        """Take in what was written under `-loglevel level+info`."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MAX_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._feed_line(line.decode("utf-8", "replace").rstrip("\r"))
 
-    def feed(self, line: str) -> None:
-        """Take in one line, written under `-loglevel level+info`."""
-        frame = _FRAME.search(line)
-        if frame:
-            self._feed_frame(int(frame[1]), frame[2])
-            return
+    def _feed_line(self, line: str) -> None:
         prefix = _PREFIX.match(line)
         if prefix is None:
             return
@@ -77,75 +73,91 @@ class FFmpegLog:
         if level in _BAD_LEVELS:
             self.num_errors += 1
             if len(self.errors) < _MAX_ERRORS:
-                self.errors.append(text.strip())
-        elif level == "info" and not context:
+                self.errors.append(_readable(text))
+        elif context.startswith(f"[showinfo@{self.secret}"):
+            if not self.time_base and (base := _TIME_BASE.match(text)):
+                ticks, seconds, frames, per = (int(number) for number in base.groups())
+                self.time_base = Fraction(ticks, seconds or 1)
+                self._filter_rate = Fraction(frames, per or 1)
+        elif level == "info" and not context and not self.time_base:
             self._feed_header(text)
-        elif level == "info" and (base := _TIME_BASE.search(text)):
-            self._time_base = Fraction(int(base[1]), int(base[2]))
-            self._filter_rate = Fraction(int(base[3]), int(base[4]) or 1)
-            # frames change their size in mid-stream: the filters start anew and count from 0
-            self._first_frame = len(self.pts_seconds)
-
-    def _feed_frame(self, number: int, pts: str) -> None:
-        with self._changed:
-            # a line torn by another thread's message must not shift the times of all that follow
-            lost = self._first_frame + number - len(self.pts_seconds)
-            self.pts_seconds.extend([math.nan] * lost)
-            self.pts_seconds.append(
-                math.nan if pts == "NOPTS" else float(int(pts) * self._time_base)
-            )
-            self._changed.notify_all()
 
     def _feed_header(self, text: str) -> None:
-        if text.startswith(("Input #", "Output #")):
-            self._in_input = text.startswith("Input #")
+        if self.secret in text:
+            self._feed_stream(text)
         elif mapping := _MAPPING.match(text):
             self._mapped = int(mapping[1])
-        elif self._in_input and (duration := _DURATION.match(text)):
+        elif duration := _DURATION.match(text):
             hours, minutes, seconds = (float(part) for part in duration.groups())
             self._duration = hours * 3600 + minutes * 60 + seconds
-        elif self._in_input and (stream := _STREAM.match(text)):
-            self._current = int(stream[1])
-            self._streams[self._current] = (stream[2], stream[3])
-        elif self._in_input and self._current is not None and (turn := _ROTATION.search(text)):
+        elif turn := _ROTATION.match(text):
             # ffmpeg counts anticlockwise
             self._rotations[self._current] = round(-float(turn[1])) % 360
 
-    def wait_for_pts(self, count: int) -> None:
-        """Return once `count` frames are announced or the log has ended."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self.pts_seconds) >= count or self._closed)
+    def _feed_stream(self, text: str) -> None:
+        opening, (first, *others) = _OPENING.match(text), text.split(self.secret)
+        kind = _KIND.match(first)
+        if opening and kind and len(self._streams) < _MAX_STREAMS:
+            self._current = int(opening[1])
+            fields = [kind[2], *(field for part in others for field in _split_fields(part))]
+            self._streams.setdefault(self._current, (kind[1], fields))
 
-    def stream_info(self) -> StreamInfo:
-        """Return the decoded stream's description; complete once a frame was announced."""
-        index = self._mapped if self._mapped is not None else 0
-        fields = _split_fields(self._streams.get(index, ("Video", ""))[1])
+    def stream_info(self) -> StreamInfo | None:
+        """Return the decoded stream's description, complete once a frame has come.
+
+        None if ffmpeg described no such stream: a line break in the file's text tore the line.
+        """
+        if self._mapped not in self._streams:
+            return None
+        _, fields = self._streams[self._mapped]
         frame_rate = self._frame_rate(fields)
-        size = next((m for f in fields if (m := re.match(r"(\d+)x(\d+)\b", f))), None)
+        width, height = _size(fields)
         return StreamInfo(
-            stream_index=index,
-            width=int(size[1]) if size else 0,
-            height=int(size[2]) if size else 0,
-            codec=fields[0].split(" ")[0] if fields else "",
+            stream_index=self._mapped,
+            width=width,
+            height=height,
+            codec=_codec(fields),
             pix_fmt=re.split(r"[ (]", fields[1])[0] if len(fields) > 1 else "",
-            rotation=self._rotations.get(index, 0),
+            rotation=self._rotations.get(self._mapped, 0),
             frame_rate=frame_rate,
             expected_frames=round(self._duration * frame_rate),
         )
 
     def stream_kinds(self) -> list[str]:
-        """Return the input's streams in words, such as `Audio aac`, `Video png (picture)`."""
-        words = []
-        for kind, description in self._streams.values():
-            codec = description.split(" ")[0].rstrip(",")
-            picture = " (picture)" if "(attached pic)" in description else ""
-            words.append(f"{kind} {codec}{picture}".lower())
-        return words
+        """Return the input's streams in words, such as `audio aac`, `video png (picture)`."""
+        return [
+            f"{kind} {_codec(fields)}{' (picture)' if _is_picture(fields) else ''}".lower()
+            for kind, fields in self._streams.values()
+        ]
+
+    def other_videos(self) -> list[str]:
+        """Return the video streams that were not decoded in words, such as `0:1 h264 160x120`."""
+        return [
+            f"0:{index} {_codec(fields)} {'x'.join(map(str, _size(fields)))}"
+            for index, (kind, fields) in self._streams.items()
+            if kind == "Video" and index != self._mapped and not _is_picture(fields)
+        ]
 
     def cause(self) -> str:
         """Return the most telling error so far, "" if there was none."""
         telling = [error for error in self.errors if not error.startswith(_VAGUE)]
         return (telling or self.errors or [""])[0]
+
+    def refusal(self) -> str:
+        """Return why a limit of ours kept ffmpeg from the file and what to do, "" if none did."""
+        for error in self.errors:
+            if size := _TOO_LARGE.search(error):
+                return (
+                    f"frames of {size[1]} pixels, more than --max-pixels {size[2]} admits; raise "
+                    "it, or make the video smaller"
+                )
+            if "Format not on whitelist" in error:
+                return (
+                    "no video, but a playlist, a picture or a format that is not read; expected "
+                    "one such as mp4, mkv, avi, mpg or ts; convert it, or replace it by what it "
+                    "names"
+                )
+        return ""
 
     def _frame_rate(self, fields: list[str]) -> float:
         """Return the average rate where the file states one, else the rate ffmpeg guesses.
@@ -153,12 +165,32 @@ class FFmpegLog:
         The average is printed with two decimals only, so the guess, which is exact, stands in
         for it where the two agree.
         """
-        stated = next((m for f in fields if (m := re.match(r"([\d.]+)(k?) fps$", f))), None)
+        stated = next(
+            (m for f in fields if (m := re.match(r"(\d{1,9}(?:\.\d{1,9})?)(k?) fps$", f))), None
+        )
         average = float(stated[1]) * (1000 if stated[2] else 1) if stated else 0.0
         guessed = float(self._filter_rate)
         if average <= 0 or abs(guessed - average) <= 0.01:
             average = guessed
         return average if average > 0 else 25.0
+
+
+def _codec(fields: list[str]) -> str:
+    return fields[0].split(" ")[0]
+
+
+def _size(fields: list[str]) -> tuple[int, int]:
+    size = next((m for f in fields if (m := re.match(r"(\d{1,9})x(\d{1,9})\b", f))), None)
+    return (int(size[1]), int(size[2])) if size else (0, 0)
+
+
+def _is_picture(fields: list[str]) -> bool:
+    return "(attached pic)" in fields[-1]
+
+
+def _readable(text: str) -> str:
+    """Return a message without what could upset a terminal or fill a screen."""
+    return "".join(char if char.isprintable() else "?" for char in text.strip()[:_MAX_ERROR])
 
 
 def _split_fields(description: str) -> list[str]:

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from data.errors import ConfigError, DecodeError
 from data.videos import VideoSource, frame_paths
 from extract.decode.config import DecodeConfig
+from extract.decode.limits import Limits
 from extract.decode.scaling import scale_bicubic
 from extract.decode.stream import StreamInfo
 
@@ -45,13 +46,22 @@ class FolderStream:
 
     info: StreamInfo
 
-    def __init__(self, source: VideoSource, config: DecodeConfig, *, folder_fps: float) -> None:
+    def __init__(
+        self, source: VideoSource, config: DecodeConfig, *, folder_fps: float, limits: Limits
+    ) -> None:
         if not 0 < folder_fps <= 1000:
             raise ConfigError(f"folder_fps: found {folder_fps}, expected frames a second, to 1000")
         self._source = source
         self._config = config
         self._folder_fps = folder_fps
+        self._limits = limits
         self._paths = frame_paths(source)
+        self._expected = round(len(self._paths) * (config.fps or folder_fps) / folder_fps)
+        if self._expected > limits.max_frames:
+            raise DecodeError(
+                f"{source.video_id}: {self._expected} frames, more than {limits.max_frames}; raise "
+                "--max-frames or divide the folder"
+            )
         self._pts = array("d")
         self._broken: list[str] = []
         self.info, self._last = self._open_first()
@@ -113,13 +123,9 @@ class FolderStream:
                         pix_fmt=image.mode,
                         rotation=_EXIF_DEGREES.get(orientation, 0),
                         frame_rate=self._config.fps or self._folder_fps,
-                        expected_frames=round(
-                            len(self._paths)
-                            * (self._config.fps or self._folder_fps)
-                            / self._folder_fps
-                        ),
+                        expected_frames=self._expected,
                     )
-                    return info, fit_image(image, self._config)
+                    return info, self._fit(image, path)
             except _DAMAGE as error:
                 cause = cause or f"{path.name}: {_one_line(error)}"
         raise DecodeError(
@@ -144,10 +150,20 @@ class FolderStream:
     def _read_image(self, path: Path) -> Frame:
         try:
             with Image.open(path) as image:
-                self._last = fit_image(image, self._config)
+                self._last = self._fit(image, path)
         except _DAMAGE as error:
             self._broken.append(f"{path.name}: {_one_line(error)}")
         return self._last
+
+    def _fit(self, image: Image.Image, path: Path) -> Frame:
+        # only the head of the file has been read: an image of one colour takes a thousandth on disk
+        if image.width * image.height > self._limits.max_pixels:
+            raise DecodeError(
+                f"{self._source.video_id}: {path.name} has {image.width}x"
+                f"{image.height} pixels, more than --max-pixels {self._limits.max_pixels} admits; "
+                "raise it, or make the images smaller"
+            )
+        return fit_image(image, self._config)
 
 
 def fit_image(image: Image.Image, config: DecodeConfig) -> Frame:

@@ -1,13 +1,12 @@
-"""A video file as a stream of frames: one ffmpeg process, its frames and its log."""
+"""A video file as a stream of frames, decoded and scaled by ffmpeg."""
 
-import contextlib
 import dataclasses
-import io
+import logging
+import secrets
 import signal
-import subprocess
-import threading
 from array import array
-from typing import TYPE_CHECKING, Any, Self, cast
+from fractions import Fraction
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +16,25 @@ from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
 from extract.decode.ffmpeg_log import FFmpegLog
+from extract.decode.ffmpeg_process import FFmpegProcess
+from extract.decode.formats import DEMUXERS
+from extract.decode.frame_times import DECODED, DELIVERED, FrameTimes, printing
+from extract.decode.limits import Limits
 from extract.decode.stream import StreamInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+logger = logging.getLogger(f"feat.{__name__}")
+
 SCALE_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 # ffmpeg's default rounds halves to even: say which pixel is the first
-_CENTRE = ("floor((iw-ow)/2)", "floor((ih-oh)/2)")
-_PIPE_BYTES = 1 << 20
+_CENTRE = "floor((iw-ow)/2):floor((ih-oh)/2)"
+# Resampled, a pause becomes copies of one frame. A clock that jumps would become millions.
+_MAX_GAP_SECONDS = 3600
+# of the largest pixel in one plane or packed: 16 bits for each of four channels
+_MAX_PIXEL_BYTES = 8
+_MIN_ALLOC = 1 << 28
 
 
 class FFmpegStream:
@@ -34,43 +43,41 @@ class FFmpegStream:
     info: StreamInfo
 
     def __init__(
-        self, source: VideoSource, config: DecodeConfig, *, threads: int | None = None
+        self,
+        source: VideoSource,
+        config: DecodeConfig,
+        *,
+        threads: int | None = None,
+        limits: Limits,
     ) -> None:
         self._source = source
+        self._config = config
+        self._limits = limits
         self._shape = (config.size, config.size, 3)
         self._pts = array("d")
         self._partial = ""
         self._finished = False
-        self._log = FFmpegLog()
         if not source.path.is_file():
             raise DecodeError(f"{source.video_id}: no such file: {source.path}; run again")
         if source.path.stat().st_size == 0:
             raise DecodeError(f"{source.video_id}: the file is empty; copy or download it again")
-        self._process = subprocess.Popen(
-            _command(source, config, threads),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            # Ctrl-C must reach us, not ffmpeg: it would end in good order and the video would
-            # look as if it were shorter than it is
-            start_new_session=True,
+        self._log = FFmpegLog(f"feat{secrets.token_hex(16)}")
+        self._times = FrameTimes()
+        self._process = FFmpegProcess(
+            lambda fd: _command(
+                source, config, threads, limits=self._limits, secret=self._log.secret, times_fd=fd
+            ),
+            video_id=source.video_id,
+            log=self._log,
+            feed_times=self._feed_times,
+            stall_seconds=self._limits.stall_seconds,
         )
-        _enlarge_pipe(self._process.stdout)
-        self._drain = threading.Thread(target=self._drain_log, name="ffmpeg-log", daemon=True)
-        self._drain.start()
         try:
             self._first = self._fill(1)
             if len(self._first) == 0:
                 self._finish()
                 raise DecodeError(self._no_frame_message())
-            self._log.wait_for_pts(1)
-            self.info = self._log.stream_info()
-            if config.fps is not None:
-                expected = round(self.info.expected_frames * config.fps / self.info.frame_rate)
-                self.info = dataclasses.replace(
-                    self.info, frame_rate=config.fps, expected_frames=expected
-                )
+            self.info = self._read_info()
         except BaseException:
             self.close()
             raise
@@ -100,16 +107,16 @@ class FFmpegStream:
             self._first = frames[:0]
             if len(frames) < max_frames:
                 self._finish()
-        return frames, self._take_pts(len(frames))
+        pts = self._take_pts(len(frames))
+        self._check_bounds()
+        if self._finished and len(frames):
+            self._warn_of_one_frame()
+        return frames, pts
 
     def close(self) -> None:
         """End ffmpeg and wait for it; harmless when repeated."""
         self._finished = True
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._drain.join()
-        cast(io.RawIOBase, self._process.stdout).close()
+        self._process.close()
 
     def __enter__(self) -> Self:
         return self
@@ -125,32 +132,79 @@ class FFmpegStream:
             frames[0] = first[0]
             filled = first.nbytes
         target = memoryview(cast("Buffer", frames)).cast("B")
-        pipe = cast(io.RawIOBase, self._process.stdout)
-        while filled < len(target) and (count := pipe.readinto(target[filled:])):
-            filled += count
+        filled += self._process.read_into(target[filled:])
         return frames[: filled // int(np.prod(self._shape))]
+
+    def _read_info(self) -> StreamInfo:
+        """Return the stream's description, once the first frame has come."""
+        self._process.read_until(lambda: bool(self._log.time_base and len(self._times)))
+        info = self._log.stream_info()
+        if info is None or not self._log.time_base:
+            raise DecodeError(
+                f"{self._source.video_id}: what ffmpeg says of it is not understood; copy the "
+                "video without its texts (ffmpeg -i IN -map 0:v -c copy -map_metadata -1 OUT)"
+            )
+        self._time_base = self._log.time_base
+        fps = self._config.fps
+        if fps is None:
+            return info
+        # as ffmpeg's fps filter reads the number and counts its frames
+        self._time_base = 1 / Fraction(fps).limit_denominator(1001000)
+        expected = round(info.expected_frames * fps / info.frame_rate)
+        return dataclasses.replace(info, frame_rate=fps, expected_frames=expected)
 
     def _take_pts(self, count: int) -> NDArray[np.float64]:
         start = len(self._pts)
-        self._log.wait_for_pts(start + count)
-        known = self._log.pts_seconds[start : start + count]
-        pts = np.full(count, np.nan)
-        pts[: len(known)] = known
+        self._process.read_until(lambda: len(self._times) >= count)
+        pts = self._times.take(count, self._time_base)
+        if len(pts) < count:
+            raise DecodeError(
+                f"{self._source.video_id}: ffmpeg told the times of {start + len(pts)} of "
+                f"{start + count} frames; run again"
+            )
         nominal = np.arange(start, start + count) / self.info.frame_rate
         pts = np.where(np.isnan(pts), nominal, pts)
         self._pts.extend(pts)
         return pts
 
-    def _drain_log(self) -> None:
-        # frames go round Python's buffers, lines must not: unbuffered, readline asks byte by byte
-        with io.BufferedReader(cast(io.RawIOBase, self._process.stderr)) as lines:
-            self._log.drain(lines)
+    def _feed_times(self, data: bytes) -> None:
+        self._times.feed(data)
+        gap = self._times.longest_gap
+        if gap > _MAX_GAP_SECONDS:
+            # at once: ffmpeg is making the copies
+            raise DecodeError(
+                f"{self._source.video_id}: its clock jumps by {gap:.0f} s, which --fps "
+                f"{self._config.fps:g} would fill with copies of one frame; extract it without "
+                "--fps, or cut it there"
+            )
+
+    def _check_bounds(self) -> None:
+        """Refuse a video that goes on beyond what `Limits` admits."""
+        limits, problem = self._limits, ""
+        if len(self._pts) > limits.max_frames:
+            problem = f"more than {limits.max_frames} frames; raise --max-frames or cut it"
+        elif len(self._pts) and abs(self._pts[-1] - self._pts[0]) > limits.max_seconds:
+            problem = (
+                f"frame {len(self._pts) - 1} is {abs(self._pts[-1] - self._pts[0]):.0f} s from the "
+                f"first, more than {limits.max_seconds:.0f}; raise --max-seconds or cut it"
+            )
+        if problem:
+            raise DecodeError(f"{self._source.video_id}: {problem}")
+
+    def _warn_of_one_frame(self) -> None:
+        others = self._log.other_videos()
+        if len(self._pts) == 1 and others:
+            logger.warning(
+                "%s: its first video stream, 0:%d, has one frame; not read: %s; if that is the "
+                "video, copy it alone (ffmpeg -i IN -map %s -c copy OUT)",
+                self._source.video_id, self.info.stream_index, ", ".join(others),
+                others[0].split(" ")[0],
+            )  # fmt: skip
 
     def _finish(self) -> None:
         """Learn how ffmpeg ended, once its output has."""
         self._finished = True
-        status = self._process.wait()
-        self._drain.join()
+        status = self._process.finish()
         if status < 0:
             raise DecodeError(self._killed_message(-status))
         if self._log.num_errors:
@@ -160,7 +214,7 @@ class FFmpegStream:
             self._partial = f"ffmpeg ended with status {status} and no message"
 
     def _killed_message(self, number: int) -> str:
-        frames = f"after {len(self._log.pts_seconds)} frames"
+        frames = f"after {len(self._pts)} frames"
         if number in (signal.SIGKILL, signal.SIGTERM):
             return (
                 f"{self._source.video_id}: ffmpeg was killed by signal {number} {frames}, perhaps "
@@ -175,6 +229,14 @@ class FFmpegStream:
         video_id, kinds = self._source.video_id, self._log.stream_kinds()
         if kinds and not any(kind.startswith("video") and "(pic" not in kind for kind in kinds):
             return f"{video_id}: no video stream, only {', '.join(kinds)}; remove it or replace it"
+        if refusal := self._log.refusal():
+            return f"{video_id}: {refusal}"
+        if others := self._log.other_videos():
+            return (
+                f"{video_id}: its first video stream has no frame; not read: {', '.join(others)}; "
+                "if that is the video, copy it alone (ffmpeg -i IN -map "
+                f"{others[0].split(' ')[0]} -c copy OUT)"
+            )
         cause = self._log.cause() or "ffmpeg gave no reason"
         return (
             f"{video_id}: no frame can be decoded: {cause}; check that it is a complete video "
@@ -182,48 +244,68 @@ class FFmpegStream:
         )
 
 
-def _command(source: VideoSource, config: DecodeConfig, threads: int | None) -> list[str]:
-    """Return the ffmpeg command line that writes raw RGB frames to its standard output."""
-    import ffmpeg
+def _command(
+    source: VideoSource,
+    config: DecodeConfig,
+    threads: int | None,
+    *,
+    limits: Limits,
+    secret: str,
+    times_fd: int,
+) -> list[str]:
+    """Return the ffmpeg command line that writes raw RGB frames to its standard output.
 
-    options: dict[str, Any] = {} if threads is None else {"threads": threads}
-    # `file:` keeps colons, dashes and percent signs in names from meaning anything; it also lets a
-    # playlist that calls itself .mp4 open nothing but files
-    graph = ffmpeg.input(f"file:{source.path}", **options)
-    # V: real video streams only, not cover art; the first one, where ffmpeg would take the largest
-    graph = graph["V:0"]
+    Args:
+        source: the video.
+        config: how it is scaled and sampled.
+        threads: of decoding and scaling; None lets ffmpeg choose.
+        limits: on pixels, and so on what is allocated at once.
+        secret: see `FFmpegLog`.
+        times_fd: open descriptor to which the times of the frames are written.
+    """
+    num_threads = [] if threads is None else ["-threads", str(threads)]
+    filter_threads = [] if threads is None else ["-filter_complex_threads", str(threads)]
+    ((passthrough, value),) = passthrough_options(ffmpeg_version()).items()
+    return [
+        find_ffmpeg(),
+        *("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"),
+        *("-max_alloc", str(max(limits.max_pixels * _MAX_PIXEL_BYTES, _MIN_ALLOC))),
+        *filter_threads,
+        *num_threads,
+        *("-format_whitelist", ",".join(DEMUXERS), "-protocol_whitelist", "file"),
+        *("-max_pixels", str(limits.max_pixels), "-dump_separator", secret),
+        # `file:` keeps colons, dashes and percent signs in names from meaning anything
+        *("-i", f"file:{source.path}"),
+        *("-filter_complex", _graph(config, secret, times_fd), "-map", "[frames]"),
+        # Of two equal times the muxer would complain as of an error, so each packet gets its own;
+        # a filter would count anew when the frames change in size.
+        *("-bsf:v", "setts=ts=N", f"-{passthrough}", value),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
+    ]
+
+
+def _graph(config: DecodeConfig, secret: str, times_fd: int) -> str:
+    filters = []
     if config.fps is not None:
-        graph = graph.filter("fps", fps=config.fps)
-    scale = {"flags": SCALE_FLAGS}
+        filters.append(printing(DECODED, times_fd))
     if config.resize == "squash":
-        graph = graph.filter("scale", config.size, config.size, **scale)
+        filters.append(f"scale={config.size}:{config.size}:flags={SCALE_FLAGS}")
     else:
-        short = config.short_side
-        graph = graph.filter("scale", short, short, force_original_aspect_ratio="increase", **scale)
-    graph = graph.filter("format", "rgb24")
+        short = f"{config.short_side}:{config.short_side}"
+        filters.append(f"scale={short}:force_original_aspect_ratio=increase:flags={SCALE_FLAGS}")
+    filters.append("format=rgb24")
     if config.resize == "crop":
-        graph = graph.filter("crop", config.size, config.size, *_CENTRE)
-    graph = graph.filter("showinfo", checksum=0)
-    # showinfo has told the times. Of two equal ones the muxer would complain as of an error, so
-    # frames leave with others, apart enough to differ in the coarsest time base.
-    graph = graph.filter("setpts", "N*1000000")
-    graph = graph.output(
-        "pipe:1", format="rawvideo", pix_fmt="rgb24", **passthrough_options(ffmpeg_version())
+        filters.append(f"crop={config.size}:{config.size}:{_CENTRE}")
+    if config.fps is not None:
+        # the copies that fill a pause share their pixels here; before, each would be scaled anew,
+        # and ffmpeg may queue all of them
+        filters.append(f"fps={config.fps}")
+    filters.append(printing(DELIVERED, times_fd))
+    # V: real video streams only, not cover art; the first one, where ffmpeg would take the largest.
+    # showinfo tells the time base, twice: some messages of ffmpeg lack the line break at their end
+    # and swallow the head of the next.
+    return (
+        "[0:V:0]split[all][first];"
+        f"[first]trim=end_frame=1,showinfo@{secret}1,showinfo@{secret}2,nullsink;"
+        f"[all]{','.join(filters)}[frames]"
     )
-    arguments = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
-    if threads is not None:
-        arguments += ["-filter_complex_threads", str(threads)]
-    return [*ffmpeg.compile(graph.global_args(*arguments), cmd=find_ffmpeg())]
-
-
-def _enlarge_pipe(pipe: Any) -> None:
-    """Let ffmpeg run a few frames ahead instead of waking us up every 64 KiB (Linux only)."""
-    try:
-        import fcntl
-
-        resize = fcntl.F_SETPIPE_SZ
-    except (ImportError, AttributeError):
-        return
-    # the limit for unprivileged users may be lower or used up: then it stays as it is
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe.fileno(), resize, _PIPE_BYTES)

@@ -1,0 +1,98 @@
+"""Programs that feat runs: none outlives it, however it ends.
+
+A program that is started here leads a process group of its own, so that what it starts in turn
+can be ended with it. One watchdog a process knows these groups: a shell that reads a pipe, which
+the kernel closes when this process ends, and then kills them. That holds after SIGKILL too, on
+every POSIX system and whichever thread started the program.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import IO, Any
+
+# It keeps the last line it has read: the groups that are alive, by their numbers.
+_WATCH = 'while read -r line; do groups=$line; done; for g in $groups; do kill -9 -"$g" 2>&-; done'
+
+
+class Child(subprocess.Popen[bytes]):
+    """A running program; its input is empty and its output unbuffered.
+
+    Ctrl-C does not reach it: ffmpeg would end in good order, and a video would seem shorter than
+    it is.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: int | IO[Any],
+        stderr: int | IO[Any],
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        super().__init__(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            bufsize=0,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+        _watchdog.add(self.pid)
+
+    def end(self) -> int:
+        """Kill the program, if it runs, and whatever it started; return its exit status."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self.wait()
+        _watchdog.remove(self.pid)
+        for pipe in (self.stdout, self.stderr):
+            if pipe:
+                pipe.close()
+        return status
+
+
+class _Watchdog:
+    def __init__(self) -> None:
+        self._groups: set[int] = set()
+        self._lock = threading.Lock()
+        self._shell: subprocess.Popen[bytes] | None = None
+
+    def add(self, group: int) -> None:
+        with self._lock:
+            self._groups.add(group)
+            if self._shell is None or self._shell.poll() is not None:
+                self._start()
+            self._tell()
+
+    def remove(self, group: int) -> None:
+        with self._lock:
+            self._groups.discard(group)
+            self._tell()
+
+    def _start(self) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH], stdin=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
+        atexit.register(self._stop, self._shell)
+
+    def _tell(self) -> None:
+        shell = self._shell
+        if shell and shell.stdin:
+            # somebody killed the watchdog: the next program gets a new one
+            with contextlib.suppress(BrokenPipeError):
+                shell.stdin.write(f"{' '.join(map(str, sorted(self._groups)))}\n".encode())
+
+    @staticmethod
+    def _stop(shell: subprocess.Popen[bytes]) -> None:
+        if shell.stdin:
+            shell.stdin.close()
+        shell.wait()
+
+
+_watchdog = _Watchdog()
