@@ -258,7 +258,7 @@ def test_pickle_cannot_call_anything(tmp_path: Path) -> None:
 
 def test_torch_file_cannot_call_anything(tmp_path: Path) -> None:
     torch.save({"x": _Hostile(tmp_path / "gotcha")}, tmp_path / "flow.pt")
-    with pytest.raises(WeightsError, match="not a state dict") as caught:
+    with pytest.raises(WeightsError, match="damaged, or not a checkpoint") as caught:
         resolve_weights(streams=["flow"], flow=str(tmp_path / "flow.pt"), folder=tmp_path)
     assert not (tmp_path / "gotcha").exists()
     assert "\n" not in str(caught.value)
