@@ -331,6 +331,17 @@ def _from_user_file(
     return read_entry(converted)
 
 
+def check_weights(weights: Iterable[Weights]) -> None:
+    """Refuse damaged files before the first video, rather than with each one.
+
+    Raises:
+        WeightsError: the arrays of a file are not those it was written with.
+    """
+    for path in {one.path for one in weights}:
+        if path.suffix == ".safetensors":
+            read_weights(path)
+
+
 def load_state_dict(weights: Weights) -> dict[str, "Tensor"]:
     """Return the arrays of `weights` as float32 CPU tensors, in the names of `I3D`.
 
