@@ -61,6 +61,7 @@ from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
 from model.commands.eval import eval_command
 from model.commands.import_run import import_run_command
+from model.commands.runs import runs_group
 from model.commands.train import train_command
 from predict import predict_command
 
@@ -180,6 +181,7 @@ for _command in (
     import_run_command,
     predict_command,
     sample_command,
+    runs_group,
     weights_group,
     data_group,
     cache_group,

@@ -1,9 +1,13 @@
-"""The folder that a command fills: is it new or empty, ours already, or somebody else's?"""
+"""The folder that a command fills: is it new or empty, ours already, or somebody else's?
+
+What a killed command left before it wrote anything, temporary files and folders without a file, is
+as good as nothing.
+"""
 
 from pathlib import Path
 
 from data.errors import FeatError
-from data.files import explain_os_error
+from data.files import TEMP_PREFIX, explain_os_error
 
 
 def claim_folder(
@@ -35,7 +39,7 @@ def claim_folder(
         if path.exists() and not path.is_dir():
             raise error(f"{path}: a file, expected a folder; {advice}")
         path.mkdir(parents=True, exist_ok=True)
-        present = sorted(item.name for item in path.iterdir())
+        present = sorted(item.name for item in path.iterdir() if _holds_something(item))
     except OSError as cause:
         raise error(explain_os_error("be used as a folder", path, cause)) from cause
     if not present:
@@ -44,3 +48,9 @@ def claim_folder(
         return True
     what = f"neither empty nor {kind}" if kind else "not empty"
     raise error(f"{path}: {what} (found {present[0]}); {advice}")
+
+
+def _holds_something(item: Path) -> bool:
+    if item.is_dir() and not item.is_symlink():
+        return any(map(_holds_something, item.iterdir()))
+    return not item.name.startswith(TEMP_PREFIX)

@@ -116,8 +116,7 @@ class I3DBackbone:
         recorded: "Weights | None" = None,
     ) -> "Weights":
         """Return the published weights, a user's, or for flow a copy of the RGB network's."""
-        from extract.weights.recorded import resolve_recorded
-        from extract.weights.resolve import resolve_weights
+        from extract.weights.resolve import resolve_recorded, resolve_weights
 
         rgb, flow = choices.get("rgb", "auto"), choices.get("flow", "auto")
         if recorded is not None:

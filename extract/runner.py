@@ -28,7 +28,7 @@ from extract.kernels.choice import warn_without_kernels
 from extract.pool import run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractReport, VideoOutcome
-from extract.weights.resolve import Weights
+from extract.weights.resolve import Weights, check_weights
 from extract.worker import Job, VideoTask, failed
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -143,10 +143,12 @@ def extract_videos(
         folder_fps: frame rate that folders of images are taken to have.
 
     Raises:
-        FeatError: the cache or a device fails. A single video's failure raises nothing.
+        FeatError: the cache, the weights or a device fail. A single video's failure raises
+            nothing.
     """
     if not sources:
         return
+    check_weights(weights.values())
     warn_without_kernels()
     resources = resources or Resources()
     devices = list_devices(resources.device)

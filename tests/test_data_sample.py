@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from data.commands.sample import sample_command
 from data.errors import ConfigError, FeatError
 from data.labels import read_labels
-from data.sample.events import CATEGORIES, PersonTrack
+from data.sample.drawing import Person
+from data.sample.events import CATEGORIES
 from data.sample.videos import draw_video, make_samples, plan_video
 from data.videos import find_videos
 from extract.decode.config import DecodeConfig
@@ -97,7 +98,7 @@ def test_a_vehicle_is_in_sight_exactly_when_the_labels_say(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_fall_lasts_from_the_first_tilt_until_upright(seed):
     video = plan_video(category="fall", num_frames=200, seed=seed, size=TINY)
-    people = [track for track in video.tracks if isinstance(track, PersonTrack)]
+    people = [track for track in video.movers if isinstance(track, Person)]
     tilted = np.any([person.tilt > 0 for person in people], axis=0)
     assert set(np.flatnonzero(tilted).tolist()) == abnormal_frames(video.intervals)
 
@@ -105,7 +106,7 @@ def test_a_fall_lasts_from_the_first_tilt_until_upright(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_run_begins_with_the_first_hurry_and_ends_out_of_sight(seed):
     video = plan_video(category="run", num_frames=200, seed=seed, size=(320, 240))
-    people = [track for track in video.tracks if isinstance(track, PersonTrack)]
+    people = [track for track in video.movers if isinstance(track, Person)]
     runs = np.zeros(200, bool)
     for person in people:
         in_sight = (person.x > -person.size) & (person.x < 320 + person.size)
@@ -124,8 +125,8 @@ def test_a_run_begins_with_the_first_hurry_and_ends_out_of_sight(seed):
 
 def test_people_walk_at_a_walking_pace_otherwise():
     video = plan_video(num_frames=100, seed=1)
-    assert 3 <= len(video.tracks) <= 5
-    for person in video.tracks:
+    assert 3 <= len(video.movers) <= 5
+    for person in video.movers:
         steps = np.abs(np.diff(person.x))
         assert np.median(steps) < 0.05 * person.size
         assert (person.effort <= 1).all()

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from cache import FeatureCache
 from data.videos import find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
+from extract.weights.resolve import resolve_weights
 from feat import cli
 
 NUM_FRAMES = {"a.mp4": 17, "sub/b.mp4": 1}
@@ -234,6 +237,27 @@ def test_nothing_in_the_current_folder_is_run_by_workers(
     done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
     assert not (tmp_path / "ran").exists(), done.stderr
     assert json.loads(done.stdout)["done"] == 2
+
+
+def test_damaged_weights_fail_once_before_the_first_video(
+    videos: Path, tmp_path: Path, random_rgb_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "weights"))
+    checkpoint = tmp_path / "mine.pt"
+    torch.save(load_file(random_rgb_weights), checkpoint)
+    found = resolve_weights(streams=["rgb"], rgb=str(checkpoint))["rgb"]
+    content = bytearray(found.path.read_bytes())
+    content[-12345] ^= 1
+    found.path.write_bytes(content)
+    result = extract(videos, tmp_path / "cache", checkpoint)
+    assert result.exit_code == 1
+    assert result.stderr.count("damaged on disk") == 1
+    assert "a.mp4" not in result.output
+    for path in ("/etc/passwd", videos / "a.mp4"):
+        result = extract(videos, tmp_path / "cache", Path(path))
+        assert result.exit_code == 1
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+        assert line.startswith(f"error: {path}: damaged, or not a checkpoint")
 
 
 @pytest.mark.slow

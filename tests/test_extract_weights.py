@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -258,7 +259,7 @@ def test_pickle_cannot_call_anything(tmp_path: Path) -> None:
 
 def test_torch_file_cannot_call_anything(tmp_path: Path) -> None:
     torch.save({"x": _Hostile(tmp_path / "gotcha")}, tmp_path / "flow.pt")
-    with pytest.raises(WeightsError, match="not a state dict") as caught:
+    with pytest.raises(WeightsError, match="damaged, or not a checkpoint") as caught:
         resolve_weights(streams=["flow"], flow=str(tmp_path / "flow.pt"), folder=tmp_path)
     assert not (tmp_path / "gotcha").exists()
     assert "\n" not in str(caught.value)
@@ -273,6 +274,60 @@ def test_garbage_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(WeightsError, match=r"not a readable pickle|no layer"):
         convert_jax_checkpoint(content)
+
+
+def _small_checkpoints(folder: Path) -> dict[str, bytes]:
+    """A file of each accepted format with every name, and a number or none in each array."""
+    from safetensors.numpy import save
+
+    shapes = expected_shapes("flow", 3).items()
+    state = {name: np.ones([min(n, 1) for n in shape], np.float32) for name, shape in shapes}
+    made = {"foreign.safetensors": save(state), "jax": pickle.dumps(jax_tree(state), 4)}
+    write_weights(folder / "x", state, {"stream": "flow", "kind": "file", "digest": "d"})
+    made["ours.safetensors"] = (folder / "x").read_bytes()
+    for name, zipped in (("zip.pt", True), ("legacy.pt", False)):
+        published = published_names(state, "piergiaj")
+        torch.save(published, folder / "x", _use_new_zipfile_serialization=zipped)
+        made[name] = (folder / "x").read_bytes()
+    return made
+
+
+def _mutated(whole: bytes, rng: np.random.Generator) -> bytes:
+    """The bytes with one to three flipped, replaced, removed, inserted, or cut off."""
+    content = bytearray(whole)
+    for _ in range(rng.integers(1, 4)):
+        reach = len(content) if rng.random() < 0.5 else min(len(content), 600)  # headers, trailers
+        place = int(rng.integers(max(reach, 1))) * (1 if rng.random() < 0.5 else -1)
+        size = int(rng.integers(1, 40))
+        kind = rng.integers(5)
+        if not content or kind == 0:
+            content[place:place] = rng.integers(0, 256, size, dtype=np.uint8).tobytes()
+        elif kind == 1:
+            content[place] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            content[place] = int(rng.integers(256))
+        elif kind == 3:
+            del content[place : place + size]
+        else:
+            del content[place:]
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["foreign.safetensors", "ours.safetensors", "zip.pt", "legacy.pt", "jax"]
+)
+def test_no_mutated_checkpoint_of_any_format_is_an_internal_error(
+    name: str, tmp_path: Path
+) -> None:
+    whole = _small_checkpoints(tmp_path)[name]
+    rng = np.random.default_rng(0)
+    options = {"streams": ["flow"], "flow": str(tmp_path / name), "folder": tmp_path / "w"}
+    for _ in range(30 if name.endswith(".pt") else 300):
+        content = _mutated(whole, rng)
+        (tmp_path / name).write_bytes(content)
+        read = partial(convert_jax_checkpoint, content)
+        with pytest.raises(WeightsError, match=r"^[^\n]+$"):
+            read() if name == "jax" else resolve_weights(**options)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -1])

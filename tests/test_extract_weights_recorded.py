@@ -7,8 +7,12 @@ import pytest
 
 from data.errors import WeightsError
 from extract.weights.fetch import RGB_SHA256
-from extract.weights.recorded import resolve_recorded
-from extract.weights.resolve import Weights, load_state_dict, resolve_weights
+from extract.weights.resolve import (
+    Weights,
+    load_state_dict,
+    resolve_recorded,
+    resolve_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,9 @@ def test_absent_weights_are_named_with_digest_and_option(used, tmp_path) -> None
 
 def test_another_file_is_refused(used, random_rgb_weights, folder) -> None:
     other = dataclasses.replace(used["rgb"], digest="e" * 64)
-    with pytest.raises(WeightsError, match=f"found rgb weights.*expected {'e' * 64}"):
+    with pytest.raises(
+        WeightsError, match=f"found rgb weights.*expected rgb weights of sha256 {'e' * 64}"
+    ):
         resolve_recorded({"rgb": other}, rgb_file=random_rgb_weights, folder=folder)
 
 

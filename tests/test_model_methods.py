@@ -225,9 +225,9 @@ def test_a_test_video_that_was_trained_on_is_refused(cache, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kept", "message"),
     [
-        ("deepmil", "good", "0 abnormal and 4 normal training videos"),
-        ("ar-net", "bad", "4 abnormal and 0 normal training videos"),
-        ("logistic", "good", "4 training videos, 0 of them with known abnormal frames"),
+        ("deepmil", "good", "4 training videos: 4 normal, 0 with known abnormal frames"),
+        ("ar-net", "bad", "4 training videos: 0 normal, 4 with known abnormal frames"),
+        ("logistic", "good", "4 training videos: 4 normal, 0 with known abnormal frames"),
     ],
 )
 def test_a_missing_kind_is_named(name, kept, message, cache):

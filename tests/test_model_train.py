@@ -350,6 +350,34 @@ def test_frames_of_one_kind_cannot_be_learnt_from(tmp_path, anomalies):
         train(cache, rows, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("anomalies", "method", "needs", "able"),
+    [
+        (["?", "?", "", ""], "convlstm", "frames that are known", "deepmil, ar-net, gmm, sparse, "),
+        (["", "", ""], "convlstm", "frames that are known", "gmm, sparse, knn, autoencoder with"),
+        (["", "", ""], "deepmil", "both abnormal and normal videos", "gmm, sparse, knn, "),
+        (["3:9", "3:9"], "ar-net", "normal videos", "convlstm, logistic, shuffled, position with"),
+        (["3:9", "?"], "knn", "normal videos", "convlstm, logistic, shuffled, position with"),
+        (["?", "?"], "position", "frames that are known", ""),
+    ],
+)
+def test_labels_of_one_kind_name_the_methods_that_can_use_them(
+    tmp_path, anomalies, method, needs, able
+):
+    rows = [label(f"{i}.mp4", "train", anomaly) for i, anomaly in enumerate(anomalies)]
+    cache = make_cache(tmp_path / "features", rows)
+    with pytest.raises(ModelError) as caught:
+        run_training(cache, rows, choose_method(method), out=tmp_path / "a")
+    text = str(caught.value)
+    assert f"{method} cannot learn from these labels: it needs" in text
+    assert needs in text
+    assert ("--method takes" in text) == bool(able)
+    assert able in text
+    if able:
+        name = text.partition("--method takes ")[2].partition(" with these")[0].split(", ")[-1]
+        run_training(cache, rows, choose_method(name), out=tmp_path / "b")
+
+
 def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     rows = [*demo_rows(), label("gone.mp4", "train")]
     with pytest.raises(ModelError, match=r"gone\.mp4; run `feat extract`, .* --skip-missing"):

@@ -13,7 +13,7 @@ from cache import ClipTable
 from extract.clips import clip_table
 from model.prediction.prediction import VideoPrediction, frame_edges, highest_peaks
 from model.prediction.report import prediction_json, prediction_lines
-from model.prediction.timeline import clock, spread
+from model.prediction.timeline import clock
 
 # few different values, so that plateaus and ties with the threshold are common
 coarse = st.integers(0, 4).map(lambda value: value / 4)
@@ -139,14 +139,3 @@ def test_a_model_without_categories_names_none() -> None:
 )
 def test_clock(seconds, text) -> None:
     assert clock(seconds) == text
-
-
-@given(st.lists(st.tuples(st.floats(0.6, 8.8), st.floats(0.3, 1.9)), min_size=1, max_size=4))
-def test_pictures_do_not_overlap_and_stay_over_the_curve(boxes) -> None:
-    centers, widths = zip(*sorted(boxes), strict=True)
-    moved = spread(centers, widths)
-    left = [center - width / 2 for center, width in zip(moved, widths, strict=True)]
-    right = [center + width / 2 for center, width in zip(moved, widths, strict=True)]
-    assert left[0] >= 0.6
-    assert right[-1] <= 8.9
-    assert all(a < b for a, b in zip(right, left[1:], strict=False))

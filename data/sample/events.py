@@ -1,208 +1,121 @@
 """What happens in a sample video: who walks where, and the sudden run, the fall, the fast vehicle.
 
-A track says where one mover is at every frame. Speeds are those of the real thing: a person 1.7 m
-high walks at 1.4 m/s, runs at 4.8 m/s; a car goes at 25 km/h.
+Speeds are those of the real thing: a person 1.7 m high walks at 1.35 m/s and runs at 4.8 m/s; a
+vehicle goes at 25 km/h.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data.sample.movers import Look, Mover, Person, Vehicle
-from data.sample.scene import Color, Scene
+from data.sample.drawing import (
+    Array,
+    Mover,
+    Person,
+    Scene,
+    Vehicle,
+    draw_car_color,
+    draw_person_colors,
+)
 
 Category = Literal["run", "fall", "vehicle"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 Intervals = tuple[tuple[int, int], ...]
-Array = NDArray[np.float64]
 
 FRAME_RATE = 25
-_PERSON_METRES = 1.7
-_WALK, _RUN, _DRIVE = 1.35, 4.8, 7.0
+_HEIGHTS_PER_FRAME = 1 / (1.7 * FRAME_RATE)  # of a person who moves at 1 m/s
+_WALK, _RUN, _DRIVE = 1.35, 4.8, 7.0  # m/s
 
 
-@dataclass(frozen=True, kw_only=True)
-class PersonTrack:
-    """A person throughout a video; arrays are (num_frames,) float64, as in `Person`."""
-
-    look: Look
-    facing: int
-    foot_y: float
-    size: float
-    x: Array
-    phase: Array
-    effort: Array
-    tilt: Array
-
-    def at(self, frame: int) -> Mover:
-        """Return the person at a frame."""
-        return Person(
-            look=self.look,
-            facing=self.facing,
-            foot_y=self.foot_y,
-            size=self.size,
-            x=float(self.x[frame]),
-            phase=float(self.phase[frame]),
-            effort=float(self.effort[frame]),
-            tilt=float(self.tilt[frame]),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VehicleTrack:
-    """A vehicle that is there from frame `start` to `end`, excluded, and at no other time."""
-
-    start: int
-    end: int
-    x_start: float
-    speed: float
-    facing: int
-    foot_y: float
-    size: float
-    is_van: bool
-    color: Color
-
-    def at(self, frame: int) -> Mover | None:
-        """Return the vehicle at a frame, None when it has not come yet or has gone."""
-        if not self.start <= frame < self.end:
-            return None
-        return Vehicle(
-            x=self.x_start + self.facing * self.speed * (frame - self.start),
-            foot_y=self.foot_y,
-            size=self.size,
-            facing=self.facing,
-            is_van=self.is_van,
-            color=self.color,
-        )
-
-
-Track = PersonTrack | VehicleTrack
-
-
-def plan_crowd(scene: Scene, num_frames: int, rng: np.random.Generator) -> list[Track]:
+def plan_crowd(scene: Scene, num_frames: int, rng: np.random.Generator) -> list[Mover]:
     """Return three to five people who walk by or stand about."""
-    return [_plan_passer_by(scene, num_frames, rng) for _ in range(int(rng.integers(3, 6)))]
+    crowd: list[Mover] = []
+    for _ in range(rng.integers(3, 6)):
+        effort = np.full(num_frames, float(rng.random() > 0.2))
+        depth = rng.uniform(0, 1)
+        margin = 0.7 * scene.person_height(scene.pavement_y(depth))
+        start = rng.uniform(-margin, scene.width + margin)
+        crowd.append(_person(scene, rng, effort, depth=depth, x_start=start, margin=margin))
+    return crowd
 
 
 def plan_events(
     scene: Scene, category: Category, num_frames: int, rng: np.random.Generator
-) -> tuple[list[Track], Intervals]:
-    """Return the tracks of one or two events and the frames they take, 0-based and half-open.
+) -> tuple[list[Mover], Intervals]:
+    """Return the movers of one or two events and the frames they take, 0-based and half-open.
 
     A video always begins normally; the second event has a pause of at least 12 frames before it.
     """
     planner = _PLANNERS[category]
     first = int(num_frames * rng.uniform(0.15, 0.4))
-    tracks, end = planner(scene, num_frames, first, rng)
+    movers, end = planner(scene, num_frames, first, rng)
     intervals = [(first, end)]
     second = int(num_frames * rng.uniform(0.6, 0.72))
     if second >= end + 12:
         more, end = planner(scene, num_frames, second, rng)
-        tracks += more
+        movers += more
         intervals.append((second, end))
-    return tracks, tuple(intervals)
-
-
-def _plan_passer_by(scene: Scene, num_frames: int, rng: np.random.Generator) -> Track:
-    foot_y = scene.pavement_y(float(rng.uniform(0, 1)))
-    size = scene.person_height(foot_y) * float(rng.uniform(0.9, 1.06))
-    stands = rng.random() < 0.2
-    speed = 0.0 if stands else _pixels(_WALK * float(rng.uniform(0.8, 1.2)), size)
-    facing = 1 if rng.random() < 0.5 else -1
-    # who leaves on one side comes back on the other
-    margin = 0.7 * size
-    span = scene.width + 2 * margin
-    path = rng.uniform(0, span) + facing * speed * np.arange(num_frames)
-    x = np.mod(path, span) - margin
-    if stands:
-        x = np.clip(x, 0.1 * scene.width, 0.9 * scene.width)
-        x = x + 0.012 * size * np.sin(0.05 * np.arange(num_frames) + rng.uniform(0, 6))
-    effort = np.full(num_frames, 0.0 if stands else 1.0)
-    return _person(rng, facing, foot_y, size, x, np.full(num_frames, speed), effort)
+    return movers, tuple(intervals)
 
 
 def _plan_run(
     scene: Scene, num_frames: int, start: int, rng: np.random.Generator
-) -> tuple[list[Track], int]:
+) -> tuple[list[Mover], int]:
     """Two people who walk in the same direction run off; it ends when both have left."""
-    facing = 1 if rng.random() < 0.5 else -1
-    tracks: list[Track] = []
+    # full speed is reached after 6 frames, a quarter of a second
+    effort = 1 + np.clip((np.arange(num_frames) - start + 1) / 6, 0, 1)
+    facing = _draw_facing(rng)
+    movers: list[Mover] = []
     end = start + 1
-    for delay, place in (
-        (0, rng.uniform(0.22, 0.4)),
-        (int(rng.integers(2, 7)), rng.uniform(0, 0.2)),
-    ):
-        foot_y = scene.pavement_y(float(rng.uniform(0.25, 0.8)))
-        size = scene.person_height(foot_y)
-        t = np.arange(num_frames) - start - delay
-        # full speed is reached after 6 frames, a quarter of a second
-        haste = np.clip((t + 1) / 6, 0, 1)
-        speed = _pixels(_WALK, size) + haste * _pixels(_RUN * rng.uniform(0.9, 1.15) - _WALK, size)
-        gone = np.concatenate([[0.0], np.cumsum(speed)[:-1]])
-        gone -= gone[min(start, num_frames - 1)]
-        x = place * scene.width + gone
-        visible = (x < scene.width + 0.5 * size) & (np.arange(num_frames) >= start)
-        end = max(end, int(np.flatnonzero(visible)[-1]) + 1)
-        x = x if facing > 0 else scene.width - x
-        tracks.append(_person(rng, facing, foot_y, size, x, speed, 1 + haste))
-    return tracks, end
+    for place in (rng.uniform(0.22, 0.4), rng.uniform(0, 0.2)):
+        person = _person(
+            scene, rng, effort, depth=rng.uniform(0.25, 0.8), x_start=place * scene.width,
+            start=start, facing=facing,
+        )  # fmt: skip
+        ahead = person.x if facing > 0 else scene.width - person.x
+        end = max(end, int(np.flatnonzero(ahead < scene.width + 0.5 * person.size)[-1]) + 1)
+        movers.append(person)
+    return movers, end
 
 
 def _plan_fall(
     scene: Scene, num_frames: int, start: int, rng: np.random.Generator
-) -> tuple[list[Track], int]:
+) -> tuple[list[Mover], int]:
     """A walker falls, lies, gets up; it ends when the person stands again."""
-    facing = 1 if rng.random() < 0.5 else -1
-    foot_y = scene.pavement_y(float(rng.uniform(0.3, 0.95)))
-    size = scene.person_height(foot_y)
     down, up = 11, 22
     lie = max(4, min(int(rng.integers(30, 60)), int(0.45 * num_frames) - down - up))
-    t = np.arange(num_frames) - start
-    falling = np.clip((t + 1) / down, 0, 1) ** 2
-    rising = np.clip((t - down - lie) / up, 0, 1)
-    tilt = np.pi / 2 * (falling - rising * rising * (3 - 2 * rising))
-    end = min(num_frames, start + down + lie + up)
-    upright = (t < 0) | (t >= down + lie + up)
-    speed = np.where(upright, 1.0, np.where(t < down, 1 - t / down, 0.0)) * _pixels(_WALK, size)
-    gone = np.concatenate([[0.0], np.cumsum(speed)[:-1]])
-    x = rng.uniform(0.3, 0.55) * scene.width + gone - gone[start]
-    x = x if facing > 0 else scene.width - x
-    effort = np.where(upright, 1.0, 0.35)
-    track = _person(rng, facing, foot_y, size, x, np.maximum(speed, 0.012 * size), effort, tilt)
-    return [track], end
+    end = start + down + lie + up
+    frames = np.arange(num_frames)
+    tilt = np.interp(frames, [start - 1, start + down, end - up, end], [0, np.pi / 2, np.pi / 2, 0])
+    effort = np.interp(frames, [start, start + down, end - 1, end], [1, 0, 0, 1])
+    person = _person(
+        scene, rng, effort, depth=rng.uniform(0.3, 0.95),
+        x_start=rng.uniform(0.3, 0.55) * scene.width, start=start, tilt=tilt,
+    )  # fmt: skip
+    return [person], min(num_frames, end)
 
 
 def _plan_vehicle(
     scene: Scene, num_frames: int, start: int, rng: np.random.Generator
-) -> tuple[list[Track], int]:
+) -> tuple[list[Mover], int]:
     """A car or van drives along the pavement; it lasts while any of it is in sight."""
-    facing = 1 if rng.random() < 0.5 else -1
-    foot_y = scene.pavement_y(float(rng.uniform(0.3, 0.85)))
+    facing, foot_y = _draw_facing(rng), scene.pavement_y(rng.uniform(0.3, 0.85))
     size = scene.person_height(foot_y)
-    is_van, color = Vehicle.random_look(rng)
-    speed = _pixels(_DRIVE * float(rng.uniform(0.85, 1.3)), size)
-    half = Vehicle(x=0, foot_y=foot_y, size=size, facing=1, is_van=is_van, color=color).half_length
-    # two pixels of the bumper show in the first frame, at least one in the last
-    num_visible = int((scene.width + 2 * half - 3) / speed) + 1
-    end = min(num_frames, start + num_visible)
-    track = VehicleTrack(
-        start=start,
-        end=end,
-        x_start=2 - half if facing > 0 else scene.width - 2 + half,
-        speed=speed,
-        facing=facing,
-        foot_y=foot_y,
-        size=size,
-        is_van=is_van,
-        color=color,
+    speed = _DRIVE * rng.uniform(0.85, 1.3) * _HEIGHTS_PER_FRAME * size
+    half_length = 1.24 * size
+    # two pixels of the bumper show in the first frame, at least two in the last
+    ahead = 2 - half_length + speed * (np.arange(num_frames) - start)
+    in_sight = (np.arange(num_frames) >= start) & (ahead < scene.width + half_length - 2)
+    x = np.where(in_sight, ahead if facing > 0 else scene.width - ahead, np.nan)
+    roof = 1.12 if rng.random() < 0.4 else 0.84
+    vehicle = Vehicle(
+        foot_y=foot_y, size=size, facing=facing, x=x, roof=roof, color=draw_car_color(rng)
     )
-    return [track], end
+    return [vehicle], int(np.flatnonzero(in_sight)[-1]) + 1
 
 
-_Planner = Callable[[Scene, int, int, np.random.Generator], tuple[list[Track], int]]
+_Planner = Callable[[Scene, int, int, np.random.Generator], tuple[list[Mover], int]]
 _PLANNERS: dict[Category, _Planner] = {
     "run": _plan_run,
     "fall": _plan_fall,
@@ -210,31 +123,53 @@ _PLANNERS: dict[Category, _Planner] = {
 }
 
 
+def _draw_facing(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
 def _person(
+    scene: Scene,
     rng: np.random.Generator,
-    facing: int,
-    foot_y: float,
-    size: float,
-    x: Array,
-    speed: Array,
     effort: Array,
+    *,
+    depth: float,
+    x_start: float,
+    start: int = 0,
+    facing: int | None = None,
     tilt: Array | None = None,
-) -> PersonTrack:
-    """Return a track whose steps fit its speed: a pair of steps is 0.85 heights, running 1.45."""
+    margin: float | None = None,
+) -> Person:
+    """Return a person whose speed and steps fit `effort`, (num_frames,).
+
+    Args:
+        scene: the street.
+        rng: draws pace and clothes.
+        effort: as in `Person`.
+        depth: where on the pavement, in [0, 1].
+        x_start: how far along the way the person is at frame `start`, pixels.
+        start: that frame.
+        facing: as in `Person`; drawn if None.
+        tilt: as in `Person`; upright if None.
+        margin: who leaves by so many pixels comes back on the other side; None: nobody does.
+    """
+    facing = facing or _draw_facing(rng)
+    foot_y = scene.pavement_y(depth)
+    size = scene.person_height(foot_y)
+    pace = np.interp(effort, [0, 1, 2], [0, _WALK, _RUN]) * rng.uniform(0.9, 1.1)
+    speed = pace * _HEIGHTS_PER_FRAME * size
+    gone = np.cumsum(speed) - speed
+    ahead = x_start + gone - gone[start]
+    if margin is not None:
+        ahead = np.mod(ahead + margin, scene.width + 2 * margin) - margin
+    # a pair of steps is 0.85 heights, running 1.45
     step = size * (0.85 + 0.6 * np.clip(effort - 1, 0, 1))
-    phase = rng.uniform(0, 2 * np.pi) + np.cumsum(2 * np.pi * speed / step)
-    return PersonTrack(
-        look=Look.draw(rng),
-        facing=facing,
+    return Person(
         foot_y=foot_y,
         size=size,
-        x=x,
-        phase=phase,
+        facing=facing,
+        x=ahead if facing > 0 else scene.width - ahead,
+        phase=rng.uniform(0, 2 * np.pi) + np.cumsum(2 * np.pi * speed / step),
         effort=effort,
-        tilt=np.zeros_like(x) if tilt is None else tilt,
+        tilt=np.zeros_like(effort) if tilt is None else tilt,
+        colors=draw_person_colors(rng),
     )
-
-
-def _pixels(metres_per_second: float, size: float) -> float:
-    """Return pixels per frame where a person is `size` pixels high."""
-    return metres_per_second / _PERSON_METRES * size / FRAME_RATE

@@ -1,34 +1,31 @@
 """Sample videos with labels, drawn: enough to try every command without any download."""
 
 import contextlib
-import dataclasses
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypedDict, cast
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from data.errors import ConfigError, FeatError
 from data.ffmpeg import find_ffmpeg
 from data.files import TEMP_PREFIX, new_file
 from data.labels import Split, VideoLabel, write_labels
 from data.output_folder import claim_folder
+from data.sample.drawing import Mover, Scene, draw_frame, draw_scene
 from data.sample.events import (
     CATEGORIES,
     FRAME_RATE,
     Category,
     Intervals,
-    Track,
     plan_crowd,
     plan_events,
 )
-from data.sample.movers import draw_movers
-from data.sample.scene import Light, Scene, draw_scene
 
 Size = tuple[int, int]
 
@@ -39,15 +36,17 @@ _ROLES: tuple[tuple[Split, Category | None], ...] = (
     *(("val", None), ("val", "run"), ("train", "fall"), ("test", "fall")),
     *(("train", "vehicle"), ("test", "vehicle"), ("train", None), ("train", None)),
 )
+_NAME = re.compile(rf"({re.escape(TEMP_PREFIX)})?sample_\d{{2,}}\.mp4")
 
 
-class _Options(TypedDict):
+class Plan(TypedDict, total=False):
+    """What can be said about a video; see `plan_video`."""
+
     category: Category | None
     num_frames: int
+    size: Size
     seed: int
-
-
-_NAME = re.compile(rf"({re.escape(TEMP_PREFIX)})?sample_\d{{2,}}\.mp4")
+    scene_seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +55,27 @@ class SampleVideo:
 
     Attributes:
         scene: the camera.
-        light: brightness and noise.
         num_frames: length.
-        tracks: all movers.
+        seed: of light and noise.
+        movers: people and vehicles.
         intervals: abnormal frames, 0-based and half-open; none for a normal video.
     """
 
     scene: Scene
-    light: Light
     num_frames: int
-    tracks: tuple[Track, ...]
+    seed: int
+    movers: tuple[Mover, ...]
     intervals: Intervals
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames, (height, width, 3) uint8 RGB."""
-        background = Image.fromarray(np.rint(self.scene.background).astype(np.uint8))
+        """Yield the frames as the camera records them, (height, width, 3) uint8 RGB."""
+        rng = np.random.default_rng((self.seed, 3))
+        gain = rng.uniform(0.88, 1.08) * rng.uniform(0.97, 1.03, 3).astype(np.float32)
         for index in range(self.num_frames):
-            movers = [mover for track in self.tracks if (mover := track.at(index))]
-            picture = np.asarray(draw_movers(background, movers))
-            yield self.light.expose(picture, index)
+            flicker = np.float32(1 + 0.012 * (np.sin(0.9 * index) + 0.5 * rng.standard_normal()))
+            noise = rng.standard_normal((self.scene.height, self.scene.width, 1), np.float32)
+            exposed = draw_frame(self.scene, self.movers, index) * (gain * flicker) + 1.6 * noise
+            yield np.clip(np.rint(exposed), 0, 255).astype(np.uint8)
 
 
 def plan_video(
@@ -104,94 +105,64 @@ def plan_video(
     if min(size) < 48 or size[0] % 2 or size[1] % 2:
         raise ConfigError(f"size: found {size[0]}x{size[1]}, expected even numbers, 48 or more")
     scene = draw_scene(*size, np.random.default_rng((scene_seed, 0)))
-    tracks = plan_crowd(scene, num_frames, np.random.default_rng((seed, 1)))
+    movers = plan_crowd(scene, num_frames, np.random.default_rng((seed, 1)))
     intervals: Intervals = ()
     if category is not None:
-        event_rng = np.random.default_rng((seed, 2))
-        actors, intervals = plan_events(scene, category, num_frames, event_rng)
-        tracks += actors
+        rng = np.random.default_rng((seed, 2))
+        actors, intervals = plan_events(scene, category, num_frames, rng)
+        movers += actors
     return SampleVideo(
-        scene=scene,
-        light=Light.draw(np.random.default_rng((seed, 3))),
-        num_frames=num_frames,
-        tracks=tuple(tracks),
-        intervals=intervals,
+        scene=scene, num_frames=num_frames, seed=seed, movers=tuple(movers), intervals=intervals
     )
 
 
-def draw_video(
-    path: Path,
-    *,
-    category: Category | None = None,
-    num_frames: int = 176,
-    size: Size = (320, 240),
-    seed: int = 0,
-    scene_seed: int = 0,
-) -> Intervals:
-    """Draw a video, encode it as h264, and return its abnormal frames. See `plan_video`."""
-    video = plan_video(
-        category=category, num_frames=num_frames, size=size, seed=seed, scene_seed=scene_seed
-    )
-    encode(path, video)
-    return video.intervals
+def draw_video(path: Path, **plan: Unpack[Plan]) -> Intervals:
+    """Draw a video, encode it as h264 in mp4, and return its abnormal frames. See `plan_video`.
 
-
-def encode(path: Path, video: SampleVideo) -> None:
-    """Write a video as h264 in mp4; the file appears under its name only when it is complete.
+    The file appears under its name only when it is complete.
 
     Raises:
+        ConfigError: an argument is out of range.
         FeatError: ffmpeg failed, which its last line explains.
     """
-    with new_file(path, one_writer=True) as partial:
-        process = subprocess.Popen(
-            _encode_command(partial, (video.scene.width, video.scene.height)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        status, message = _feed(process, video)
-        if status:
-            raise FeatError(f"{path}: ffmpeg cannot write the video: {message}")
-
-
-def _feed(process: subprocess.Popen[bytes], video: SampleVideo) -> tuple[int, str]:
-    """Send all frames to ffmpeg; return its exit status and last message."""
-    sink, log = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stderr)
-    try:
-        # a broken pipe: ffmpeg has given up and says why in its log
-        with contextlib.suppress(BrokenPipeError):
-            for frame in video.frames():
-                sink.write(frame.tobytes())
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            sink.close()
-        lines = log.read().decode(errors="replace").strip().splitlines()
-        log.close()
-        status = process.wait()
-    return status, lines[-1] if lines else f"exit status {status}"
-
-
-def _encode_command(path: Path, size: Size) -> list[str]:
     import ffmpeg
 
-    raw = {"format": "rawvideo", "pix_fmt": "rgb24", "s": f"{size[0]}x{size[1]}"}
-    stream = ffmpeg.input("pipe:0", framerate=FRAME_RATE, **raw).output(
-        f"file:{path}",
-        format="mp4",
-        vcodec="libx264",
-        preset="veryfast",
-        crf=21,
-        pix_fmt="yuv420p",
-        # one thread and no version strings: the same frames give the same bytes
-        threads=1,
-        fflags="+bitexact",
-        movflags="+faststart",
-    )
-    arguments = ("-hide_banner", "-loglevel", "error", "-y")
-    return [*ffmpeg.compile(stream.global_args(*arguments), cmd=find_ffmpeg())]
+    video = plan_video(**plan)
+    raw = {
+        "format": "rawvideo",
+        "pix_fmt": "rgb24",
+        "s": f"{video.scene.width}x{video.scene.height}",
+    }
+    with new_file(path, one_writer=True) as partial, tempfile.TemporaryFile() as log:
+        stream = ffmpeg.input("pipe:0", framerate=FRAME_RATE, **raw).output(
+            f"file:{partial}",
+            format="mp4",
+            vcodec="libx264",
+            preset="veryfast",
+            crf=21,
+            pix_fmt="yuv420p",
+            # one thread and no version strings: the same frames give the same bytes
+            threads=1,
+            fflags="+bitexact",
+            movflags="+faststart",
+        )
+        quiet = stream.global_args("-hide_banner", "-loglevel", "error", "-y")
+        command = ffmpeg.compile(quiet, cmd=find_ffmpeg())
+        with (
+            # a broken pipe: ffmpeg has given up and says why in its log
+            contextlib.suppress(BrokenPipeError),
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as process,
+        ):
+            assert process.stdin is not None
+            for frame in video.frames():
+                process.stdin.write(frame.tobytes())
+        if process.returncode:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").split("\n")
+            reasons = [line.strip() for line in lines if line.strip()]
+            reason = reasons[-1] if reasons else f"exit status {process.returncode}"
+            raise FeatError(f"{path}: ffmpeg cannot write the video: {reason}")
+    return video.intervals
 
 
 def make_samples(
@@ -228,12 +199,32 @@ def make_samples(
     _prepare_folder(folder, force)
     labels = []
     for number in range(num_videos):
-        label, options = _plan_sample(number, seed)
-        intervals = draw_video(folder / label.video, size=size, scene_seed=seed, **options)
-        if intervals:
-            label = dataclasses.replace(label, extent="intervals", intervals=intervals)
+        turn, role = divmod(number, len(_ROLES))
+        split, category = _ROLES[role]
+        if split == "val" and category:
+            # there is one abnormal validation video in twelve: take turns
+            category = CATEGORIES[turn % len(CATEGORIES)]
+        # lengths that clips of 16 frames divide, and one that leaves a rest
+        num_frames = 160 + 16 * (number % 4) + (7 if number == 0 else 0)
+        name = f"sample_{number + 1:02}.mp4"
+        intervals = draw_video(
+            folder / name,
+            category=category,
+            num_frames=num_frames,
+            size=size,
+            seed=int(np.random.SeedSequence((seed, number)).generate_state(1)[0]),
+            scene_seed=seed,
+        )
+        label = VideoLabel(
+            video=name,
+            split=split,
+            category=category or "",
+            num_frames=num_frames,
+            extent="intervals" if intervals else "normal",
+            intervals=intervals,
+        )
         labels.append(label)
-        on_video(labels[-1])
+        on_video(label)
     # last: a folder with labels has all its videos
     write_labels(folder / "labels.csv", labels)
     return labels
@@ -250,22 +241,3 @@ def _prepare_folder(folder: Path, force: bool) -> None:
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name):
             path.unlink()
-
-
-def _plan_sample(number: int, seed: int) -> tuple[VideoLabel, _Options]:
-    """Return name and split of the sample with this number, and how to draw it."""
-    turn, role = divmod(number, len(_ROLES))
-    split, category = _ROLES[role]
-    if split == "val" and category:
-        # there is one abnormal validation video in twelve: take turns
-        category = CATEGORIES[turn % len(CATEGORIES)]
-    # lengths that clips of 16 frames divide, and one that leaves a rest
-    num_frames = 160 + 16 * (number % 4) + (7 if number == 0 else 0)
-    label = VideoLabel(
-        video=f"sample_{number + 1:02}.mp4",
-        split=split,
-        category=category or "",
-        num_frames=num_frames,
-    )
-    video_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    return label, {"category": category, "num_frames": num_frames, "seed": video_seed}

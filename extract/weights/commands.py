@@ -26,16 +26,16 @@ def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
     They go to $FEAT_WEIGHTS, by default the user's cache folder. `feat extract` does the same by
     itself the first time.
     """
-    from extract.weights.listing import fetch_weights, listing_json, listing_lines
+    from extract.weights.listing import fetch_weights, listing_text
 
     fetch_weights(stream, source)
-    click.echo(listing_json() if as_json else "\n".join(listing_lines()))
+    click.echo(listing_text(as_json))
 
 
 @weights_group.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls_command(as_json: bool) -> None:
     """List the weights that are there: stream, kind, digest, origin."""
-    from extract.weights.listing import listing_json, listing_lines
+    from extract.weights.listing import listing_text
 
-    click.echo(listing_json() if as_json else "\n".join(listing_lines()))
+    click.echo(listing_text(as_json))

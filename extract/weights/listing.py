@@ -8,7 +8,12 @@ from typing import Any
 from data.errors import WeightsError
 from extract.weights.convert import read_header, read_weights
 from extract.weights.fetch import RGB_SHA256, add_file, fetch_flow, fetch_rgb, weights_file
-from extract.weights.resolve import find_published_flow, read_entry, weights_folder
+from extract.weights.resolve import (
+    find_published_flow,
+    read_entry,
+    usable_folder,
+    weights_folder,
+)
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -23,7 +28,7 @@ def fetch_weights(stream: str = "all", source: Path | None = None) -> None:
         WeightsError: what was asked for cannot be had.
     """
     folder = weights_folder()
-    try:
+    with usable_folder(folder):
         if source is not None:
             add_file(source, folder)
             return
@@ -36,11 +41,6 @@ def fetch_weights(stream: str = "all", source: Path | None = None) -> None:
                 if stream == "flow":
                     raise
                 logger.warning("%s; feat extract will use cross-modality weights", error)
-    except OSError as error:
-        raise WeightsError(
-            f"{error.filename or folder}: {error.strerror or error}; set FEAT_WEIGHTS to a folder "
-            "that can be written"
-        ) from error
 
 
 def _is_sound(path: Path) -> bool:
@@ -69,25 +69,18 @@ def list_weights(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def listing_json() -> str:
-    """Return `{"folder": .., "weights": [..]}`."""
-    folder = weights_folder()
-    return json.dumps({"folder": str(folder), "weights": list_weights(folder)})
-
-
-def listing_lines() -> list[str]:
-    """Return the same for people: one line a file."""
+def listing_text(as_json: bool) -> str:
+    """Return what the weights folder holds, a line a file or one JSON object."""
     folder = weights_folder()
     rows = list_weights(folder)
+    if as_json:
+        return json.dumps({"folder": str(folder), "weights": rows})
     if not rows:
-        return [f"{folder}: no weights; run feat weights fetch"]
-    lines = [str(folder)]
-    for row in rows:
-        if "error" in row:
-            lines.append(f"  {row['error']}")
-        else:
-            lines.append(
-                f"  {row['stream']:<5}{row['kind']:<11}{row['name']}  sha256 {row['digest'][:16]}  "
-                f"from {row['source']}"
-            )
-    return lines
+        return f"{folder}: no weights; run feat weights fetch"
+    lines = [
+        row.get("error")
+        or f"{row['stream']:<5}{row['kind']:<11}{row['name']}  sha256 {row['digest'][:16]}  "
+        f"from {row['source']}"
+        for row in rows
+    ]
+    return "\n  ".join([str(folder), *lines])

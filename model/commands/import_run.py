@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
+from model.commands.options import FILE, FOLDER, Names, json_option, streams_option
 
 
 @click.command(name="import-run")
@@ -19,20 +18,21 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     "--out", type=FOLDER, default=Path("runs/released"), show_default=True, help="The run folder."
 )
 @click.option(
-    "--categories", help="Names by number, such as fight,fall.  [default: the 14 of LAD2000]"
-)
-@click.option("--streams", help="Such as rgb or rgb,flow.  [default: those all videos have]")
+    "--categories", type=Names(click.STRING), default=(),
+    help="Names by number, such as fight,fall.  [default: the 14 of LAD2000]",
+)  # fmt: skip
+@streams_option
 @click.option(
     "--labels", "labels_file", type=FILE,
     help="For feat eval.  [default: labels.csv in the cache, if it has one]",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def import_run_command(
     checkpoint: Path,
     cache_dir: Path,
     out: Path,
-    categories: str | None,
-    streams: str | None,
+    categories: tuple[str, ...],
+    streams: tuple[str, ...],
     labels_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -50,8 +50,8 @@ def import_run_command(
         checkpoint,
         cache,
         out=out,
-        categories=_names(categories),
-        streams=_names(streams),
+        categories=categories,
+        streams=streams,
         labels=read_labels(path) if path else (),
     )
     if as_json:
@@ -63,7 +63,3 @@ def import_run_command(
         f"{' + '.join(stream.name for stream in info.streams)}, {len(info.categories)} categories"
     )
     click.echo(f"run: {out}")
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",")] if text else []

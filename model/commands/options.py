@@ -17,6 +17,7 @@ from model.methods.registry import METHODS, PRESETS
 if TYPE_CHECKING:
     from cache import FeatureCache
     from data.labels import VideoLabel
+    from model.experiments.folder import Terms
     from model.methods.gather import DataOptions
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -82,7 +83,15 @@ smoothing_option = click.option(
     help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
 )  # fmt: skip
 
-_STREAMS = click.option(
+
+def show_run(*run: Any) -> None:
+    """Tell of a finished run of an experiment: its names, its seed and its AUC."""
+    *names, seed, auc = run
+    found = "none" if auc is None else f"{auc:.3f}"
+    click.echo(f"{', '.join(names)}, seed {seed}: AUC {found}", err=True)
+
+
+streams_option = click.option(
     "--streams", type=Names(click.STRING), default=(),
     help="Such as rgb or rgb,flow.  [default: those all videos have]",
 )  # fmt: skip
@@ -146,6 +155,12 @@ class Setup:
             allow_misaligned=self.allow_misaligned,
         )
 
+    def terms(self, cache: "FeatureCache", smoothing: float | None) -> "Terms":
+        """Return what is the same for all runs of an experiment; raises as `data_options`."""
+        from model.experiments.folder import Terms
+
+        return Terms(options=self.data_options(cache), device=self.device, smoothing=smoothing)
+
 
 def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take the options of `Setup` as one argument.
@@ -169,7 +184,7 @@ def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[...
             "--cache", "cache_dir", type=FOLDER, default=default, show_default=not of_run,
             help=cache_help,
         )  # fmt: skip
-        added = [cache_option, *([] if of_run else [_STREAMS]), *_COMMON]
+        added = [cache_option, *([] if of_run else [streams_option]), *_COMMON]
         decorated: Callable[..., None] = with_setup
         for option in reversed(added):
             decorated = option(decorated)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.files import write_json
+from data.files import write_json, write_whole
 from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.splits.protocols import Supervision
 from model.evaluation.released import CompatTable, WindowMethod, compare_with_released
@@ -28,6 +28,7 @@ from model.runs.trained import TrainedRun, load_run
 logger = logging.getLogger(f"feat.{__name__}")
 
 EVAL_NAME = "eval"
+MEASURES_NAME = "metrics.json"
 RELEASED_NAME = "released.md"
 
 
@@ -106,6 +107,7 @@ def run_evaluation(
     metrics = measure_all(results, trained.categories)
     folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
     folder.mkdir(exist_ok=True)
+    (folder / MEASURES_NAME).unlink(missing_ok=True)
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)
     protocol = f"{describe_protocol(trained, split, len(results))}; {_split_words(labels, digest)}"
@@ -128,7 +130,7 @@ def run_evaluation(
     )
     (folder / RELEASED_NAME).unlink(missing_ok=True)
     if table:
-        (folder / RELEASED_NAME).write_text(table.to_markdown(), encoding="utf-8")
+        write_whole(folder / RELEASED_NAME, table.to_markdown())
     write_scores(folder, results)
     if pictures:
         write_report(
@@ -141,7 +143,7 @@ def run_evaluation(
             released=table,
         )
     # Last: an evaluation with measures is a whole one.
-    write_json(folder / "metrics.json", report.to_dict())
+    write_json(folder / MEASURES_NAME, report.to_dict())
     return report
 
 

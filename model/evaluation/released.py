@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from model.features.load import FeatureSet
 from model.features.windows import slot_bounds, spread_on_frames
-from model.measures.metrics import THRESHOLD
+from model.measures.metrics import THRESHOLD, VideoResult, frame_auc, frames_of
 from model.methods.base import Fitted
 
 PredictWindows = Callable[
@@ -104,10 +104,7 @@ class CompatTable:
 
     def to_markdown(self) -> str:
         """Return the table and how to read it."""
-        head, *rows = self.rows()
-        lines = [head, ["---", *["--:"] * len(COLUMNS)], *rows]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"{table}\n\n{NOTE}\n"
+        return f"{markdown_table(self.rows())}\n\n{NOTE}\n"
 
 
 NOTE = (
@@ -118,6 +115,13 @@ NOTE = (
     "highest score of the windows; last_block: frames behind the last multiple of K clips left "
     "out; per_window: accuracy over windows. Only the first column is a result."
 )
+
+
+def markdown_table(rows: Sequence[Sequence[str]], *, num_names: int = 1) -> str:
+    """Return a table, its head first; all columns but the first `num_names` stand to the right."""
+    head, *others = rows
+    rule = ["---"] * num_names + ["--:"] * (len(head) - num_names)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *others))
 
 
 def compare_with_released(
@@ -238,34 +242,29 @@ def _frames(
 def _measure(
     videos: Sequence[_Video], data: FeatureSet, categories: Sequence[str], *, per_window: bool
 ) -> dict[str, float | None]:
-    labels, scores, abnormal = [], [], []
+    framed: list[VideoResult] = []
+    of_abnormal: list[VideoResult] = []
+    of_normal: list[VideoResult] = []
     for video in videos:
         label = data.labels[video.index]
         if label.is_weak:
             continue
         # A video is abnormal by all of its frames, whatever part of them counts.
         truth = label.frame_labels(int(data.num_frames[video.index]))
-        labels.append(truth[: len(video.scores)])
-        scores.append(video.scores)
-        abnormal.append(np.full(len(video.scores), bool(truth.any())))
-    if not labels:
-        return {
-            **dict.fromkeys(MEASURES),
-            "accuracy": _accuracy(videos, data, categories, per_window),
-        }
-    truth, score, of_abnormal = (np.concatenate(arrays) for arrays in (labels, scores, abnormal))
-    normal = score[~of_abnormal]
+        seen = VideoResult(
+            video=label.video, scores=video.scores, labels=truth[: len(video.scores)]
+        )
+        framed.append(seen)
+        (of_abnormal if truth.any() else of_normal).append(seen)
+    labels, scores = frames_of(framed)
+    _, normal = frames_of(of_normal)
     return {
-        "auc": _auc(truth, score),
-        "ap": float(average_precision_score(truth, score)) if truth.any() else None,
-        "auc_abnormal": _auc(truth[of_abnormal], score[of_abnormal]),
+        "auc": frame_auc(framed)[0],
+        "ap": float(average_precision_score(labels, scores)) if labels.any() else None,
+        "auc_abnormal": frame_auc(of_abnormal)[0],
         "far": float((normal >= THRESHOLD).mean()) if len(normal) else None,
         "accuracy": _accuracy(videos, data, categories, per_window),
     }
-
-
-def _auc(labels: NDArray[np.uint8], scores: NDArray[np.float64]) -> float | None:
-    return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
 
 
 def _accuracy(

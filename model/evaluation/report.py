@@ -2,20 +2,17 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from data.files import write_whole
 from model.evaluation.plots import draw_confusion, draw_curve, draw_roc
 from model.evaluation.released import NOTE, CompatTable
-from model.measures.bootstrap import (
-    COVERAGE,
-    NUM_RESAMPLES,
-    NUM_RESAMPLES_ADDED,
-    Interval,
-)
-from model.measures.metrics import VideoResult, confusion, frame_auc
+from model.evaluation.results import video_rows
+from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED, Interval
+from model.measures.metrics import VideoResult, confusion
 from model.measures.registry import ADDED_MEASURES
 from model.measures.table import AllMetrics, meaning_of
 from model.runs.file_names import file_names
@@ -58,98 +55,78 @@ def write_report(
     paths = [curves / f"{name}.png" for name in file_names([r.video for r in results])]
     for path, result in zip(paths, results, strict=True):
         draw_curve(path, result)
+    videos = video_rows(results)
     page = "".join(
         [
             f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}"
             f"</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>",
             f"<p class='muted'>{escape(protocol)}</p>",
-            _metrics_table(metrics),
+            _metrics_tables(metrics),
             _released_table(released) if released else "",
             *(_image(folder / name) for name in ("roc.png", "confusion.png")),
             "<h2>Videos</h2>",
-            _videos_table(results),
+            _table([*videos[0]], [[*row.values()] for row in videos]),
             _curves(paths),
             "<h2>Settings</h2><pre>",
             escape(json.dumps(settings, indent=1, ensure_ascii=False)),
             "</pre></body></html>\n",
         ]
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_whole(folder / "report.html", page)
 
 
-def _metrics_table(metrics: AllMetrics) -> str:
-    rows = [f"<tr><th></th><th></th><th>{COVERAGE:.0%} interval</th><th></th></tr>"]
-    for name, value in metrics.values.items():
-        if value is None:
-            cells = f"<td colspan='2'>{escape(f'none: {metrics.reasons[name]}')}</td>"
-        else:
-            cells = f"<td class='number'>{value:.4f}</td>{_interval_cell(metrics.intervals[name])}"
-        rows.append(
-            f"<tr><th>{name}</th>{cells}<td class='muted'>{escape(meaning_of(name))}</td></tr>"
-        )
-    for name, count in metrics.counts.items():
-        rows.append(f"<tr><th>{name}</th><td class='number'>{count}</td></tr>")
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an HTML table; what begins like a number stands to the right."""
+    lines = ["".join(f"<th>{escape(name)}</th>" for name in head)]
+    for name, *cells in rows:
+        line = f"<th>{escape(name)}</th>"
+        for cell in cells:
+            kind = " class='number'" if cell.lstrip("+-")[:1].isdigit() else ""
+            line += f"<td{kind}>{escape(cell)}</td>"
+        lines.append(line)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _metrics_tables(metrics: AllMetrics) -> str:
+    interval = f"{COVERAGE:.0%} interval"
+    rows = [
+        [name, f"none: {metrics.reasons[name]}", "", meaning_of(name)]
+        if value is None
+        else [name, f"{value:.4f}", _interval(metrics.intervals[name]), meaning_of(name)]
+        for name, value in metrics.values.items()
+    ]
+    counts = [[name, str(count), "", ""] for name, count in metrics.counts.items()]
     fewer = f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""
-    note = (
+    page = _table(["", "", interval, ""], rows + counts) + (
         f"<p class='muted'>Intervals: bootstrap over whole videos, {NUM_RESAMPLES} draws{fewer}. "
         "They do not tell how another training would do: for that, train several seeds.</p>"
     )
-    return f"<table>{''.join(rows)}</table>{note}{_categories_table(metrics)}"
-
-
-def _categories_table(metrics: AllMetrics) -> str:
     if not metrics.categories:
-        return ""
-    rows = [
-        f"<tr><td>{escape(row.category)}</td><td class='number'>{row.num_videos}</td>"
-        f"<td class='number'>{row.auc:.4f}</td>{_interval_cell(row.interval)}</tr>"
-        for row in metrics.categories
-    ]
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("category", "abnormal videos", "AUC", f"{COVERAGE:.0%} interval")
-    )
+        return page
+    head = ["category", "abnormal videos", "AUC", interval]
     return (
-        "<h2>Categories</h2><p class='muted'>Each one's abnormal videos against all normal ones."
-        f"</p><table><tr>{head}</tr>{''.join(rows)}</table>"
+        f"{page}<h2>Categories</h2>"
+        + ("<p class='muted'>Each one's abnormal videos against all normal ones.</p>")
+        + _table(
+            head,
+            [
+                [row.category, str(row.num_videos), f"{row.auc:.4f}", _interval(row.interval)]
+                for row in metrics.categories
+            ],
+        )
     )
 
 
 def _released_table(table: CompatTable) -> str:
     head, *rows = table.rows()
-    lines = []
-    for name, *row in rows:
-        cells = "".join(f"<td class='number'>{cell}</td>" for cell in row)
-        lines.append(f"<tr><th>{name}</th>{cells}</tr>")
-    names = "".join(f"<th>{name}</th>" for name in head)
     return (
-        "<h2>The authors' published evaluation</h2><table>"
-        f"<tr>{names}</tr>{''.join(lines)}</table><p class='muted'>{escape(NOTE)}</p>"
+        f"<h2>The authors' published evaluation</h2>{_table(head, rows)}"
+        f"<p class='muted'>{escape(NOTE)}</p>"
     )
 
 
-def _interval_cell(interval: Interval | None) -> str:
-    shown = f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
-    return f"<td class='number'>{shown}</td>"
-
-
-def _videos_table(results: Sequence[VideoResult]) -> str:
-    rows = []
-    for result in results:
-        auc = frame_auc([result])[0]
-        abnormal = "?" if result.labels is None else str(int(result.labels.sum()))
-        rows.append(
-            f"<tr><td>{escape(result.video)}</td><td class='number'>{len(result.scores)}</td>"
-            f"<td class='number'>{abnormal}</td>"
-            f"<td class='number'>{'' if auc is None else f'{auc:.3f}'}</td>"
-            f"<td class='number'>{result.scores.max():.3f}</td>"
-            f"<td>{escape(result.category)}</td><td>{escape(result.predicted)}</td></tr>"
-        )
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("video", "frames", "abnormal", "AUC", "peak", "category", "predicted")
-    )
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+def _interval(interval: Interval | None) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
 
 
 def _curves(paths: Sequence[Path]) -> str:

@@ -6,49 +6,63 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import new_file, write_rows
 from data.visible import from_cell, to_cell
 from model.measures.metrics import VideoResult, frame_auc
 from model.runs.file_names import file_names
 
 
+def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
+    """Return what there is to say of each video, as text."""
+    rows = []
+    for result in results:
+        auc = frame_auc([result])[0]
+        rows.append(
+            {
+                "video": result.video,
+                "frames": str(len(result.scores)),
+                "abnormal": "?" if result.labels is None else str(int(result.labels.sum())),
+                "auc": "" if auc is None else f"{auc:.4f}",
+                "peak": f"{result.scores.max():.4f}",
+                "category": result.category,
+                "predicted": result.predicted,
+            }
+        )
+    return rows
+
+
 def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
     """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`."""
-    np.savez_compressed(
-        folder / "scores.npz",
-        videos=np.array([result.video for result in results]),
-        num_frames=np.array([len(result.scores) for result in results]),
-        scores=np.concatenate([result.scores.astype(np.float32) for result in results]),
-        labels=np.concatenate(
-            [
-                np.full(len(r.scores), -1, np.int8)
-                if r.labels is None
-                else r.labels.astype(np.int8)
-                for r in results
-            ]
-        ),
-    )
+    with new_file(folder / "scores.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            videos=np.array([result.video for result in results]),
+            num_frames=np.array([len(result.scores) for result in results]),
+            scores=np.concatenate([result.scores.astype(np.float32) for result in results]),
+            labels=np.concatenate(
+                [
+                    np.full(len(r.scores), -1, np.int8)
+                    if r.labels is None
+                    else r.labels.astype(np.int8)
+                    for r in results
+                ]
+            ),
+        )
     names = file_names([result.video for result in results])
     (folder / "scores").mkdir(exist_ok=True)
-    with (folder / "videos.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["video", "frames", "abnormal", "auc", "peak", "category", "predicted", "scores"]
-        )
-        for result, name in zip(results, names, strict=True):
-            auc = frame_auc([result])[0]
-            writer.writerow(
-                [
-                    to_cell(result.video),
-                    len(result.scores),
-                    "?" if result.labels is None else int(result.labels.sum()),
-                    "" if auc is None else f"{auc:.4f}",
-                    f"{result.scores.max():.4f}",
-                    to_cell(result.category),
-                    to_cell(result.predicted),
-                    f"scores/{name}.csv",
-                ]
-            )
-            _write_frames(folder / "scores" / f"{name}.csv", result)
+    for result, name in zip(results, names, strict=True):
+        _write_frames(folder / "scores" / f"{name}.csv", result)
+    rows = zip(video_rows(results), names, strict=True)
+    write_rows(
+        folder / "videos.csv",
+        [
+            {
+                **{column: to_cell(text) for column, text in row.items()},
+                "scores": f"scores/{name}.csv",
+            }
+            for row, name in rows
+        ],
+    )
 
 
 def read_results(folder: Path) -> list[VideoResult]:

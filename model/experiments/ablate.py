@@ -6,14 +6,14 @@ need is trained once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.files import write_rows
+from data.files import write_rows, write_whole
 from data.labels import VideoLabel
 from data.output_folder import claim_folder
 from model.experiments.ablate_plan import (
@@ -21,7 +21,6 @@ from model.experiments.ablate_plan import (
     K_VALUES,
     PARTS,
     SCORE_WEIGHTS,
-    Part,
     Variant,
     count_categories,
     plan_parts,
@@ -34,69 +33,10 @@ from model.experiments.folder import (
     open_experiment,
     settings_entry,
 )
-from model.measures.metrics import VideoResult
 from model.methods.base import Method
 from model.runs.folder import working_in
 
 ABLATION_NAME = "ablation.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Split:
-    name: str
-    labels: list[VideoLabel]
-    features: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """The runs of an ablation, each done once."""
-
-    cache: FeatureCache
-    out: Path
-    splits: list[_Split]
-    seeds: int
-    terms: Terms
-    on_run: Callable[[str, str, int, float | None], None]
-    done: dict[str, list[Run]] = field(default_factory=dict)
-    """By variant."""
-
-    def runs(self, variant: Variant) -> list[Run]:
-        """Train and evaluate a variant on every split with every seed."""
-        if variant.name not in self.done:
-            self.done[variant.name] = [
-                self._run(variant, split, seed)
-                for split in self.splits
-                for seed in range(self.seeds)
-            ]
-        return self.done[variant.name]
-
-    def _run(self, variant: Variant, split: _Split, seed: int) -> Run:
-        folder = self.out / split.name / variant.name / f"seed-{seed}"
-        options = replace(self.terms.options, streams=variant.streams)
-        terms = replace(self.terms, options=options)
-        finished = finish_run(folder, variant.method, seed, self.cache, split.labels, terms)
-        auc = finished.measures["auc"]
-        self.on_run(variant.name, split.name, seed, auc)
-        return Run(
-            variant=variant.name,
-            split=split.name,
-            seed=seed,
-            auc=auc,
-            accuracy=finished.measures["accuracy_video"],
-            seconds=finished.seconds,
-            # without the scores, which for thousands of runs would fill the memory
-            categories=tuple(
-                VideoResult(
-                    video=result.video,
-                    scores=np.zeros(0),
-                    labels=None,
-                    category=result.category,
-                    predicted=result.predicted,
-                )
-                for result in finished.results
-            ),
-        )
 
 
 def run_ablation(
@@ -130,29 +70,29 @@ def run_ablation(
         ConfigError: a part is unknown, or `out` holds an ablation on other terms.
         FeatError: the model cannot be trained or evaluated on this cache and these labels.
     """
-    chosen = [_choose(cache, name, labels, terms) for name, labels in splits.items()]
-    streams = tuple(chosen[0].features)
-    for split in chosen:
-        if split.features != chosen[0].features:
+    chosen = {name: choose_videos(cache, labels, terms) for name, labels in splits.items()}
+    first, (_, features) = next(iter(chosen.items()))
+    for name, (_, others) in chosen.items():
+        if others != features:
             raise ModelError(
-                f"the videos of {split.name} have the streams {', '.join(split.features)}, those "
-                f"of {chosen[0].name} {', '.join(streams)}; name those to use with --streams"
+                f"the videos of {name} have the streams {', '.join(others)}, those of {first} "
+                f"{', '.join(features)}; name those to use with --streams"
             )
     parts = plan_parts(
         what,
         method,
-        streams,
-        min(count_categories(split.labels) for split in chosen),
+        tuple(features),
+        min(count_categories(labels) for labels, _ in chosen.values()),
         k_values=k_values,
         score_weights=score_weights,
     )
     claim_folder(out, marker=f"*/{ABLATION_NAME}", kind="an ablation", error=ModelError)
-    for split in chosen:
+    for name, (labels, _) in chosen.items():
         open_experiment(
-            out / split.name / ABLATION_NAME,
+            out / name / ABLATION_NAME,
             kind="an ablation",
-            labels=split.labels,
-            features=split.features,
+            labels=labels,
+            features=features,
             entries={
                 variant.name: {**settings_entry(variant.method), "streams": list(variant.streams)}
                 for part in parts
@@ -160,21 +100,39 @@ def run_ablation(
             },
             entries_name="variants",
         )
-    work = _Work(cache=cache, out=out, splits=chosen, seeds=seeds, terms=terms, on_run=on_run)
+    done: dict[str, list[Run]] = {}
+
+    def run(variant: Variant, split: str, seed: int) -> Run:
+        folder = out / split / variant.name / f"seed-{seed}"
+        own = replace(terms, options=replace(terms.options, streams=variant.streams))
+        finished = finish_run(folder, variant.method, seed, cache, chosen[split][0], own)
+        auc = finished.measures["auc"]
+        on_run(variant.name, split, seed, auc)
+        return Run(
+            variant=variant.name,
+            split=split,
+            seed=seed,
+            auc=auc,
+            accuracy=finished.measures["accuracy_video"],
+            seconds=finished.seconds,
+            # without the scores, which for thousands of runs would fill the memory
+            categories=tuple(
+                replace(result, scores=np.zeros(0), labels=None) for result in finished.results
+            ),
+        )
+
+    finished = []
     with working_in(out):
-        finished = [_finish(part, work) for part in parts]
-        write_runs(out / "runs.csv", [run for runs in work.done.values() for run in runs])
-    return finished
-
-
-def _finish(part: Part, work: _Work) -> FinishedPart:
-    base = next((variant for variant in part.variants if variant.name == BASE), None)
-    finished = FinishedPart.of(
-        part,
-        {variant.name: work.runs(variant) for variant in part.variants},
-        work.runs(base) if base else [],
-    )
-    _write_part(work.out, finished)
+        for part in parts:
+            for variant in part.variants:
+                if variant.name not in done:
+                    done[variant.name] = [
+                        run(variant, split, seed) for split in chosen for seed in range(seeds)
+                    ]
+            own = {variant.name: done[variant.name] for variant in part.variants}
+            finished.append(FinishedPart.of(part, own, own.get(BASE, [])))
+            _write_part(out, finished[-1])
+        write_runs(out / "runs.csv", [run for runs in done.values() for run in runs])
     return finished
 
 
@@ -184,7 +142,7 @@ def _write_part(out: Path, finished: FinishedPart) -> None:
     Of a part that could not be run only the first is left.
     """
     name = finished.part.name
-    (out / f"{name}.md").write_text(finished.to_markdown() + "\n", encoding="utf-8")
+    write_whole(out / f"{name}.md", finished.to_markdown() + "\n")
     if finished.reason:
         for suffix in ("csv", "png"):
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -202,8 +160,3 @@ def _write_part(out: Path, finished: FinishedPart) -> None:
         from model.experiments.ablate_plots import draw_part  # matplotlib is slow to import
 
         draw_part(out / f"{name}.png", finished)
-
-
-def _choose(cache: FeatureCache, name: str, labels: Sequence[VideoLabel], terms: Terms) -> _Split:
-    there, features = choose_videos(cache, labels, terms)
-    return _Split(name=name, labels=there, features=features)

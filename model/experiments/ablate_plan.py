@@ -4,8 +4,8 @@ Every part is a change of one thing in the same base: all streams, both losses, 
 lambda2. The base is trained once for all parts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data.errors import ConfigError
@@ -32,8 +32,6 @@ class Variant:
     """In the table."""
     method: Method
     streams: tuple[str, ...]
-    value: float = 0.0
-    """Its place on a figure's axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +72,64 @@ def plan_parts(
     unknown = [name for name in what if name not in PARTS]
     if unknown:
         raise ConfigError(f"{', '.join(unknown)}: unknown, expected some of {', '.join(PARTS)}")
-    ablation = _Ablation(method, tuple(streams))
     few = _too_few(method, categories)
+    own = method.to_dict()
+
+    def changed(label: str, name: str = BASE, **settings: Any) -> Variant:
+        return Variant(
+            name=name, label=label, method=method.changed(settings), streams=tuple(streams)
+        )
+
+    def part(
+        name: str, title: str, column: str, reason: str, variants: Callable[[], Iterable[Variant]]
+    ) -> Part:
+        made = () if reason else tuple(variants())
+        return Part(name=name, title=title, column=column, variants=made, reason=reason)
+
     made = (
-        ablation.table4(),
-        ablation.table5(_lacking(method, "category_weight", "score_weight") or few),
-        ablation.figure5(k_values, _lacking(method, "num_clips")),
-        ablation.figure6(score_weights, _lacking(method, "score_weight"), few),
-        ablation.figure7(few),
-    )
-    return [part for part in made if part.name in what]
+        part(
+            "table4", "Table 4: the features", "features",
+            f"there is one stream only, {streams[0]}" if len(streams) < 2 else "",
+            lambda: [
+                *(replace(changed(one, f"only-{one}"), streams=(one,)) for one in streams),
+                changed(" + ".join(streams)),
+            ],
+        ),
+        part(
+            "table5", "Table 5: the loss functions", "loss",
+            _lacking(method, "category_weight", "score_weight") or few,
+            lambda: [
+                changed("scores only", "only-score-loss", category_weight=0.0),
+                changed("categories only", "only-category-loss", score_weight=0.0),
+                changed("both"),
+            ],
+        ),
+        part(
+            "figure5", "Figure 5: K, the clips of a window", "K", _lacking(method, "num_clips"),
+            lambda: [
+                changed(str(k), BASE if k == own["num_clips"] else f"k-{k}", num_clips=k)
+                for k in sorted({*k_values, own["num_clips"]})
+            ],
+        ),
+        part(
+            "figure6", "Figure 6: lambda2, the weight of the scores' loss", "lambda2",
+            _lacking(method, "score_weight")
+            or (few and f"{few}: lambda2 would have nothing to be weighed against"),
+            lambda: [
+                changed(
+                    f"{weight:g}",
+                    BASE if weight == own["score_weight"] else f"lambda2-{weight:g}",
+                    score_weight=weight,
+                )
+                for weight in sorted({*map(float, score_weights), float(own["score_weight"])})
+            ],
+        ),
+        part(
+            "figure7", "Figure 7: the confusion matrix of the categories", "category", few,
+            lambda: [changed("")],
+        ),
+    )  # fmt: skip
+    return [one for one in made if one.name in what]
 
 
 def _too_few(method: Method, categories: int) -> str:
@@ -104,97 +150,3 @@ def _lacking(method: Method, *settings: str) -> str:
 def count_categories(labels: Sequence[VideoLabel]) -> int:
     """Return how many categories the training videos with known frames have."""
     return len({row.category for row in labels if row.split == "train" and not row.is_weak} - {""})
-
-
-class _Ablation:
-    def __init__(self, method: Method, streams: tuple[str, ...]) -> None:
-        self.method = method
-        self.streams = streams
-
-    def table4(self) -> Part:
-        title, column = "Table 4: the features", "features"
-        if len(self.streams) < 2:
-            reason = f"there is one stream only, {self.streams[0]}"
-            return Part(name="table4", title=title, column=column, reason=reason)
-        single = [
-            Variant(name=f"only-{name}", label=name, method=self.method, streams=(name,))
-            for name in self.streams
-        ]
-        return Part(
-            name="table4",
-            title=title,
-            column=column,
-            variants=(*single, self._changed(" + ".join(self.streams), "", 0.0)),
-        )
-
-    def table5(self, few: str) -> Part:
-        variants = (
-            ()
-            if few
-            else (
-                self._changed("scores only", "only-score-loss", 0.0, category_weight=0.0),
-                self._changed("categories only", "only-category-loss", 0.0, score_weight=0.0),
-                self._changed("both", "", 0.0),
-            )
-        )
-        return Part(
-            name="table5",
-            title="Table 5: the loss functions",
-            column="loss",
-            variants=variants,
-            reason=few,
-        )
-
-    def figure5(self, values: Sequence[int], lacking: str) -> Part:
-        own = self._number("num_clips")
-        return Part(
-            name="figure5",
-            title="Figure 5: K, the clips of a window",
-            column="K",
-            variants=()
-            if lacking
-            else tuple(
-                self._changed(str(k), "" if k == own else f"k-{k}", k, num_clips=k)
-                for k in sorted({*values, int(own)})
-            ),
-            reason=lacking,
-        )
-
-    def figure6(self, values: Sequence[float], lacking: str, few: str) -> Part:
-        own = self._number("score_weight")
-        reason = lacking or (few and f"{few}: lambda2 would have nothing to be weighed against")
-        return Part(
-            name="figure6",
-            title="Figure 6: lambda2, the weight of the scores' loss",
-            column="lambda2",
-            variants=()
-            if reason
-            else tuple(
-                self._changed(f"{v:g}", "" if v == own else f"lambda2-{v:g}", v, score_weight=v)
-                for v in sorted({*map(float, values), own})
-            ),
-            reason=reason,
-        )
-
-    def figure7(self, few: str) -> Part:
-        return Part(
-            name="figure7",
-            title="Figure 7: the confusion matrix of the categories",
-            column="category",
-            variants=() if few else (self._changed("", "", 0.0),),
-            reason=few,
-        )
-
-    def _number(self, setting: str) -> float:
-        """Return the base's own value; 0 for a method without the setting."""
-        return float(self.method.to_dict().get(setting, 0))
-
-    def _changed(self, label: str, name: str, value: float, **settings: Any) -> Variant:
-        """Return a variant; without a name it is the base."""
-        return Variant(
-            name=name or BASE,
-            label=label,
-            method=self.method.changed(settings),
-            streams=self.streams,
-            value=value,
-        )

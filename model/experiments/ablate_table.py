@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import write_rows
+from model.evaluation.released import markdown_table
 from model.experiments.ablate_plan import BASE, Part
 from model.experiments.folder import Spread, spread_of
 from model.measures.metrics import VideoResult, confusion
@@ -36,7 +37,6 @@ class Line:
 
     variant: str
     label: str
-    value: float
     auc: Spread | None
     difference: Spread | None
     """AUC minus that of the base, each on the same split with the same seed."""
@@ -93,7 +93,6 @@ class FinishedPart:
                 Line(
                     variant=variant.name,
                     label=variant.label,
-                    value=variant.value,
                     auc=spread_of(auc),
                     difference=(
                         None if variant.name == BASE else spread_of(_by_split(own, differences))
@@ -139,14 +138,13 @@ class FinishedPart:
         if self.reason:
             return f"## {self.part.title}\n\nNot run: {self.reason}."
         table = self._confusion_table() if self.part.name == "figure7" else self._table()
-        lines = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-        return f"## {self.part.title}\n\n{lines}\n\n{self._note()}"
+        return f"## {self.part.title}\n\n{markdown_table(table)}\n\n{self._note()}"
 
     def _table(self) -> list[list[str]]:
         head = [self.part.column, "AUC", "against the base"]
         with_accuracy = any(line.accuracy for line in self.lines)
         head += ["category accuracy"] if with_accuracy else []
-        rows = [head, ["---", *["--:"] * (len(head) - 1)]]
+        rows = [head]
         for line in self.lines:
             label = f"**{line.label}**" if line.variant == BASE else line.label
             difference = "" if line.variant == BASE else _text(line.difference, sign="+")
@@ -156,7 +154,7 @@ class FinishedPart:
 
     def _confusion_table(self) -> list[list[str]]:
         names = [name.replace("|", r"\|") for name in self.categories]
-        rows = [["true, predicted:", *names, "found"], ["---", *["--:"] * (len(names) + 1)]]
+        rows = [["true, predicted:", *names, "found"]]
         for place, (name, row) in enumerate(zip(names, self.counts, strict=True)):
             found = f"{row[place] / row.sum():.2f}" if row.any() else ""
             rows.append([name, *(str(count) if count else "" for count in row), found])

@@ -20,7 +20,6 @@ from model.experiments.folder import (
     open_experiment,
     settings_entry,
 )
-from model.measures.metrics import VideoResult
 from model.methods.base import Method
 from model.runs.folder import labels_digest, working_in
 
@@ -68,8 +67,17 @@ def run_comparison(
         entries={method.name: {**settings_entry(method), **evaluated} for method in ordered},
         entries_name="methods",
     )
+    rows: list[Row] = []
+    runs: list[FinishedRun] = []
     with working_in(out):
-        rows, results = _run_all(ordered, seeds, out, cache, there, terms, on_run)
+        for method in ordered:
+            runs = []
+            for seed in range(seeds if method.is_random else 1):
+                folder = out / method.name / f"seed-{seed}"
+                runs.append(finish_run(folder, method, seed, cache, there, terms))
+                on_run(method.name, seed, runs[-1].measures["auc"])
+            rows.append(make_row(method, runs))
+    results = runs[0].results
     return Comparison(
         out=out,
         cache=cache.path,
@@ -79,33 +87,3 @@ def run_comparison(
         labels_sha256=labels_digest(out),
         streams=terms.options.streams,
     )
-
-
-def _run_all(
-    methods: Sequence[Method],
-    seeds: int,
-    out: Path,
-    cache: FeatureCache,
-    labels: Sequence[VideoLabel],
-    terms: Terms,
-    on_run: Callable[[str, int, float | None], None],
-) -> tuple[list[Row], list[VideoResult]]:
-    """Return a row for each method, and the results of one run."""
-    rows = []
-    runs: list[FinishedRun] = []
-    for method in methods:
-        runs = []
-        for seed in range(seeds if method.is_random else 1):
-            folder = out / method.name / f"seed-{seed}"
-            runs.append(finish_run(folder, method, seed, cache, labels, terms))
-            on_run(method.name, seed, runs[-1].measures["auc"])
-        rows.append(
-            make_row(
-                method.name,
-                method.supervision,
-                [run.measures for run in runs],
-                [run.results for run in runs],
-                [run.seconds for run in runs],
-            )
-        )
-    return rows, runs[0].results

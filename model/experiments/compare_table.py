@@ -9,8 +9,10 @@ import numpy as np
 
 from data.files import write_rows
 from data.splits.protocols import Supervision
+from model.evaluation.released import markdown_table
+from model.experiments.folder import FinishedRun
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
-from model.measures.metrics import VideoResult
+from model.methods.base import Method
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "accuracy_video")
 WITH_INTERVAL = ("auc", "ap")
@@ -82,26 +84,20 @@ class Comparison:
         }
 
 
-def make_row(
-    method: str,
-    supervision: Supervision,
-    measures: Sequence[dict[str, Any]],
-    results: Sequence[Sequence[VideoResult]],
-    seconds: Sequence[float],
-) -> Row:
-    """Return the line of one method from the measures and scores of its runs."""
-    values = {name: [run[name] for run in measures] for name in SHOWN}
+def make_row(method: Method, runs: Sequence[FinishedRun]) -> Row:
+    """Return the line of one method from its runs."""
+    values = {name: [run.measures[name] for run in runs] for name in SHOWN}
     aucs = [value for value in values["auc"] if value is not None]
     return Row(
-        method=method,
-        supervision=supervision,
-        seeds=len(measures),
+        method=method.name,
+        supervision=method.supervision,
+        seeds=len(runs),
         values={
             name: None if None in found else float(np.mean(found)) for name, found in values.items()
         },
         auc_spread=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
-        intervals=bootstrap_intervals(results, measures=WITH_INTERVAL),
-        seconds=float(np.mean(seconds)),
+        intervals=bootstrap_intervals([run.results for run in runs], measures=WITH_INTERVAL),
+        seconds=float(np.mean([run.seconds for run in runs])),
     )
 
 
@@ -112,7 +108,7 @@ def to_markdown(comparison: Comparison) -> str:
     for name in shown:
         head += [HEAD[name], f"{COVERAGE:.0%} interval"] if name in WITH_INTERVAL else [HEAD[name]]
     head += ["spread of AUC", "s"]
-    lines = [head, ["---"] * 2 + ["--:"] * (len(head) - 2)]
+    lines = [head]
     for row in comparison.rows:
         cells = [row.method, row.supervision, str(row.seeds)]
         for name in shown:
@@ -121,9 +117,8 @@ def to_markdown(comparison: Comparison) -> str:
                 interval = row.intervals[name]
                 cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
         lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return (
-        f"{table}\n\n"
+        f"{markdown_table(lines, num_names=2)}\n\n"
         f"{comparison.num_test_videos} test videos, {comparison.num_test_frames} frames; features "
         f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
         "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "

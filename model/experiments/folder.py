@@ -20,7 +20,7 @@ from data.errors import ConfigError, ModelError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
-from model.evaluation.evaluate import EVAL_NAME, run_evaluation
+from model.evaluation.evaluate import EVAL_NAME, MEASURES_NAME, run_evaluation
 from model.evaluation.results import read_results
 from model.features.choose import available_streams, choose_streams, drop_missing
 from model.measures.metrics import VideoResult
@@ -103,6 +103,24 @@ def choose_videos(
     }
 
 
+def begin_folder(
+    path: Path, *, kind: str, labels: Sequence[VideoLabel], wanted: Mapping[str, Any]
+) -> bool:
+    """Write what a new folder of runs begins with; return whether it was new.
+
+    `path`, which says whose the folder is, comes first: killed before the labels, it is new still.
+
+    Raises:
+        ModelError: the folder holds something else.
+    """
+    held = claim_folder(path.parent, marker=path.name, kind=kind, error=ModelError)
+    if held and (path.parent / LABELS_NAME).is_file():
+        return False
+    write_json(path, wanted)
+    write_labels(path.parent / LABELS_NAME, labels)
+    return True
+
+
 def open_experiment(
     path: Path,
     *,
@@ -129,9 +147,7 @@ def open_experiment(
     """
     out = path.parent
     wanted = {"features": dict(features), entries_name: dict(entries)}
-    if not claim_folder(out, marker=path.name, kind=kind, error=ModelError):
-        write_labels(out / LABELS_NAME, labels)
-        write_json(path, wanted)
+    if begin_folder(path, kind=kind, labels=labels, wanted=wanted):
         return
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +208,7 @@ def finish_run(
         write_json(run / DONE_NAME, {"seconds": report.seconds})
     try:
         done = json.loads((run / DONE_NAME).read_text(encoding="utf-8"))
-        measures = json.loads((run / EVAL_NAME / "metrics.json").read_text(encoding="utf-8"))
+        measures = json.loads((run / EVAL_NAME / MEASURES_NAME).read_text(encoding="utf-8"))
         results = read_results(run / EVAL_NAME)
         return FinishedRun(measures=measures, results=results, seconds=float(done["seconds"]))
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

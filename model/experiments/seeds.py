@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache import FeatureCache
-from data.errors import ConfigError, ModelError
+from data.errors import ConfigError
 from data.files import write_json
-from data.labels import VideoLabel, read_labels, write_labels
-from data.output_folder import claim_folder
-from model.experiments.folder import Spread, spread_of
+from data.labels import VideoLabel, read_labels
+from model.experiments.folder import Spread, begin_folder, spread_of
 from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
@@ -57,7 +56,8 @@ class SeedsReport:
         shown = [name for name, spread in self.spreads.items() if spread]
         width = max([7, *(len(name) for name in shown)])
         together = "ensemble  " if self.ensemble else ""
-        lines = [f"{'measure':{width}}  mean    std     {together}seeds {self._seeds()}"]
+        seeds = " ".join(str(row["seed"]) for row in self.rows)
+        lines = [f"{'measure':{width}}  mean    std     {together}seeds {seeds}"]
         for name in shown:
             spread = self.spreads[name]
             assert spread is not None
@@ -65,19 +65,12 @@ class SeedsReport:
             values = [row[name] for row in self.rows]
             each = " ".join(str(v) if isinstance(v, int) else f"{v:.3f}" for v in values)
             if self.ensemble:
-                each = f"{self._of_ensemble(name):8}  {each}"
+                value = self.ensemble.metrics.values.get(name)
+                each = f"{'' if value is None else f'{value:.4f}':8}  {each}"
             lines.append(f"{name:{width}}  {spread.mean:.4f}  {std}  {each}")
         if self.ensemble:
             lines.append(f"ensemble: the mean of all seeds' scores, {self.ensemble.report}")
         return "\n".join(lines)
-
-    def _of_ensemble(self, name: str) -> str:
-        assert self.ensemble is not None
-        value = self.ensemble.metrics.values.get(name)
-        return "" if value is None else f"{value:.4f}"
-
-    def _seeds(self) -> str:
-        return " ".join(str(row["seed"]) for row in self.rows)
 
 
 def train_seeds(
@@ -208,9 +201,7 @@ def _report(folder: Path, rows: Sequence[dict[str, Any]]) -> SeedsReport:
 def _open_seeds(folder: Path, labels: Sequence[VideoLabel], wanted: dict[str, Any]) -> None:
     """Make the folder, or check that its runs are of the same labels and settings."""
     path = folder / SEEDS_NAME
-    if not claim_folder(folder, marker=SEEDS_NAME, kind="of several seeds", error=ModelError):
-        write_labels(folder / LABELS_NAME, labels)
-        write_json(path, wanted)
+    if begin_folder(path, kind="of several seeds", labels=labels, wanted=wanted):
         return
     held = read_terms(folder)
     changed = [name for name in wanted if name != "count" and held[name] != wanted[name]]

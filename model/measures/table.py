@@ -1,7 +1,7 @@
 """All measures of an evaluation, each with its interval or the reason why there is none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -76,13 +76,7 @@ class AllMetrics(Metrics):
             **super().to_dict(),
             "intervals": {name: _pair(interval) for name, interval in self.intervals.items()},
             "categories": [
-                {
-                    "category": row.category,
-                    "auc": row.auc,
-                    "interval": _pair(row.interval),
-                    "num_videos": row.num_videos,
-                }
-                for row in self.categories
+                {**asdict(row), "interval": _pair(row.interval)} for row in self.categories
             ],
         }
 

@@ -20,36 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
-from model.methods.base import Fitted, Material, Method
-from model.methods.mil import (
-    Bags,
-    Score,
-    bags_of,
-    draw_bags,
-    fork_random_state,
-    parameters_of,
-    score_instances,
-    train_steps,
-)
+from model.methods.base import Fitted
+from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags
 from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARNet(Method):
+class ARNet(BagMethod):
     """Scores clips so that a quarter of an abnormal video's are high, a normal one's alike."""
 
     name: ClassVar[str] = "ar-net"
-    supervision: ClassVar[Supervision] = "weakly"
 
     hidden: int = 512
     """Width of the layer; 0 for as many as the features have, as published."""
-    steps: int = 500
-    """Optimiser steps."""
-    bags: int = 30
-    """Abnormal videos a step, and as many normal ones."""
     divisor: int = 4
     """Of the clips of a video, one in so many counts."""
     center_weight: float = 20.0
@@ -65,36 +50,24 @@ class ARNet(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least(1, "steps", "bags", "divisor", "max_clips")
+        self._require_at_least(1, "divisor", "max_clips")
         self._require_at_least(0, "hidden", "center_weight", "weight_decay")
-        self._require("learning_rate", self.learning_rate > 0, "above 0")
-        self._require_share("dropout")
 
-    def fit(self, material: Material, session: FitSession) -> Fitted:
-        """Train on whether each video is abnormal; which frames are is not looked at."""
-        data = material.train
-        inputs = torch.from_numpy(data.features)
-        with fork_random_state(session.device):
-            torch.manual_seed(session.seed)
-            network = self._network(inputs.shape[1]).to(session.device)
-            optimizer = torch.optim.Adam(
-                network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-            )
-            losses = self._losses(network, inputs, data, session)
-            train_steps(network, optimizer, losses, session)
-        return Fitted(parameters=parameters_of(network), result={"steps": self.steps})
+    def network(self, dim: int) -> Score:
+        """Return the one hidden layer and the output."""
+        width = self.hidden or dim
+        layers = nn.Linear(dim, width), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(width, 1)
+        return Score(*layers, initialize=nn.init.xavier_uniform_)
 
-    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
-        """Return the network's score of each clip."""
-        features = data.features
-        network = self._network(features.shape[1])
-        return ClipScores(slots=score_instances(network, fitted.parameters, features, device))
+    def optimizer(self, network: Score) -> torch.optim.Optimizer:
+        """Return Adam."""
+        return torch.optim.Adam(
+            network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
 
-    def _losses(
-        self, network: Score, inputs: Tensor, data: FeatureSet, session: FitSession
-    ) -> Iterator[Tensor]:
-        """Yield the loss of each step."""
-        all_bags = bags_of(data.first_clip)
+    def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
+        """Yield the sum of both losses of each step."""
+        inputs, all_bags = torch.from_numpy(data.features), bags_of(data.first_clip)
         rng = np.random.default_rng((session.seed, 5))
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
         for abnormal, normal in draws:
@@ -106,16 +79,9 @@ class ARNet(Method):
             center = center_loss(scores[~is_abnormal], mask[~is_abnormal])
             yield mil + self.center_weight * center
 
-    def _network(self, dim: int) -> Score:
-        width = self.hidden or dim
-        network = Score(
-            nn.Linear(dim, width), nn.ReLU(), nn.Dropout(self.dropout), nn.Linear(width, 1)
-        )
-        for layer in network.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        return network
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
+        """Return the network's score of each clip."""
+        return ClipScores(slots=self.score_instances(fitted, data.features, device))
 
 
 def dynamic_mil_loss(scores: Tensor, mask: Tensor, is_abnormal: Tensor, *, divisor: int) -> Tensor:

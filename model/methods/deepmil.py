@@ -7,6 +7,7 @@ for 1610 videos are `steps` here, fewer by default, for time; the last weights a
 selects.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,35 +16,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
-from model.methods.base import Fitted, Material, Method
+from model.methods.base import Fitted
 from model.methods.logistic import unit_rows
-from model.methods.mil import (
-    Score,
-    draw_bags,
-    fork_random_state,
-    parameters_of,
-    score_instances,
-    train_steps,
-)
+from model.methods.mil import BagMethod, Score, draw_bags
 from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepMIL(Method):
+class DeepMIL(BagMethod):
     """Ranks the highest segment of abnormal videos above that of normal ones."""
 
     name: ClassVar[str] = "deepmil"
-    supervision: ClassVar[Supervision] = "weakly"
 
     num_segments: int = 32
     """Segments of a video."""
-    steps: int = 500
-    """Optimiser steps."""
-    bags: int = 30
-    """Abnormal videos a step, and as many normal ones."""
     learning_rate: float = 0.01
     """Of Adagrad."""
     dropout: float = 0.6
@@ -57,69 +45,51 @@ class DeepMIL(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least(1, "num_segments", "steps", "bags")
+        self._require_at_least(1, "num_segments")
         self._require_at_least(0, "weight_penalty", "smoothness", "sparsity")
-        self._require("learning_rate", self.learning_rate > 0, "above 0")
-        self._require_share("dropout")
 
-    def fit(self, material: Material, session: FitSession) -> Fitted:
-        """Train on whether each video is abnormal; which frames are is not looked at."""
-        data = material.train
-        segments = torch.from_numpy(_segment_features(data, self.num_segments)).to(session.device)
-        with fork_random_state(session.device):
-            torch.manual_seed(session.seed)
-            network = self._network(segments.shape[2]).to(session.device)
-            optimizer = torch.optim.Adagrad(network.parameters(), lr=self.learning_rate, eps=1e-8)
-            draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
-            losses = (self._loss(network, segments, *drawn) for drawn in draws)
-            train_steps(network, optimizer, losses, session)
-        return Fitted(parameters=parameters_of(network), result={"steps": self.steps})
-
-    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
-        """Return for each clip the mean score of the segments that it is in."""
-        segments = _segment_features(data, self.num_segments)
-        scores = score_instances(
-            self._network(segments.shape[2]),
-            fitted.parameters,
-            segments.reshape(-1, segments.shape[2]),
-            device,
-        ).reshape(segments.shape[:2])
-        parts = []
-        for video, count in enumerate(np.diff(data.first_clip)):
-            first, end = segment_clips(int(count), self.num_segments)
-            member = (np.arange(count)[:, None] >= first) & (np.arange(count)[:, None] < end)
-            parts.append((member @ scores[video]) / member.sum(axis=1))
-        return ClipScores(slots=np.concatenate(parts))
-
-    def _loss(
-        self,
-        network: Score,
-        segments: Tensor,
-        abnormal: NDArray[np.int64],
-        normal: NDArray[np.int64],
-    ) -> Tensor:
-        scores = network(segments[np.concatenate([abnormal, normal])])
-        ranking = ranking_loss(
-            scores[: len(abnormal)],
-            scores[len(abnormal) :],
-            smoothness=self.smoothness,
-            sparsity=self.sparsity,
-        )
-        return ranking + self.weight_penalty * _squares(network)
-
-    def _network(self, dim: int) -> Score:
-        network = Score(
+    def network(self, dim: int) -> Score:
+        """Return the three layers."""
+        return Score(
             nn.Linear(dim, 512),
             nn.ReLU(),
             nn.Dropout(self.dropout),
             nn.Linear(512, 32),  # no activation behind it, as in the published code
             nn.Dropout(self.dropout),
             nn.Linear(32, 1),
+            initialize=nn.init.xavier_normal_,
         )
-        for layer in _linear(network):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        return network
+
+    def optimizer(self, network: Score) -> torch.optim.Optimizer:
+        """Return Adagrad."""
+        return torch.optim.Adagrad(network.parameters(), lr=self.learning_rate, eps=1e-8)
+
+    def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
+        """Yield the ranking loss with the L2 penalty of each step."""
+        segments = torch.from_numpy(_segment_features(data, self.num_segments)).to(session.device)
+        draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+        for abnormal, normal in draws:
+            scores = network(segments[np.concatenate([abnormal, normal])])
+            ranking = ranking_loss(
+                scores[: len(abnormal)],
+                scores[len(abnormal) :],
+                smoothness=self.smoothness,
+                sparsity=self.sparsity,
+            )
+            squares = [layer.weight.square().sum() for layer in network.linear_layers()]
+            yield ranking + self.weight_penalty * torch.stack(squares).sum()
+
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
+        """Return for each clip the mean score of the segments that it is in."""
+        segments = _segment_features(data, self.num_segments)
+        rows = segments.reshape(-1, segments.shape[2])
+        scores = self.score_instances(fitted, rows, device).reshape(segments.shape[:2])
+        parts = []
+        for video, count in enumerate(np.diff(data.first_clip)):
+            first, end = segment_clips(int(count), self.num_segments)
+            member = (np.arange(count)[:, None] >= first) & (np.arange(count)[:, None] < end)
+            parts.append((member @ scores[video]) / member.sum(axis=1))
+        return ClipScores(slots=np.concatenate(parts))
 
 
 def ranking_loss(abnormal: Tensor, normal: Tensor, *, smoothness: float, sparsity: float) -> Tensor:
@@ -159,11 +129,3 @@ def _segment_features(data: FeatureSet, num_segments: int) -> NDArray[np.float32
         mean = (before[end] - before[first]) / (end - first)[:, None]
         segments[video] = unit_rows(mean.astype(np.float32))
     return segments
-
-
-def _linear(network: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-
-
-def _squares(network: nn.Module) -> Tensor:
-    return torch.stack([layer.weight.square().sum() for layer in _linear(network)]).sum()

@@ -11,7 +11,7 @@ import numpy as np
 from cache import FeatureCache
 from data.errors import ModelError
 from data.labels import VideoLabel
-from data.splits.protocols import apply_protocol
+from data.splits.protocols import Supervision, apply_protocol
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import (
     available_streams,
@@ -22,8 +22,15 @@ from model.features.choose import (
 )
 from model.features.load import has_motion, load_features
 from model.methods.base import Material, Method
+from model.methods.registry import METHODS, choose_method
 
 logger = logging.getLogger(f"feat.{__name__}")
+
+_NEEDS: dict[Supervision, str] = {
+    "fully": "both abnormal and normal frames that are known",
+    "weakly": "both abnormal and normal videos",
+    "unsupervised": "normal videos",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +67,9 @@ def gather(
     Raises:
         FeatError: labels and cache do not fit each other, or nothing is left to learn from.
     """
+    require_learnable(method, labels)
     visible = sorted(_visible(method, labels), key=lambda label: label.video)
     seen = [label for label in visible if label.split != "test"]
-    if not any(label.split == "train" for label in seen):
-        raise ModelError(
-            "the labels name no video with split 'train' that "
-            f"{method.name} can learn from; add some"
-        )
     available = available_streams(cache, [label.video for label in visible], options.configs)
     seen = drop_missing(seen, available, skip_missing=options.skip_missing)
     require_streams({label.video: available[label.video] for label in seen}, options.streams)
@@ -118,6 +121,34 @@ def gather(
     )
 
 
+def require_learnable(method: Method, labels: Sequence[VideoLabel]) -> None:
+    """Refuse labels whose training videos are not of the kinds that a method learns from.
+
+    Raises:
+        ModelError: names what there is, and the methods that it is enough for.
+    """
+    train = [label for label in labels if label.split == "train"]
+    known = [label for label in train if not label.is_weak]
+    normal = sum(not label.is_abnormal for label in train)
+    abnormal = sum(label.is_abnormal for label in known)
+    enough: dict[Supervision, bool] = {
+        "fully": abnormal > 0 and any(label.extent != "all" for label in known),
+        "weakly": 0 < normal < len(train),
+        "unsupervised": normal > 0,
+    }
+    if enough[method.supervision]:
+        return
+    others = [choose_method(name) for name in METHODS]
+    able = [one.name for one in others if enough[one.supervision] and not one.uses_flow_stats]
+    raise ModelError(
+        f"{method.name} cannot learn from these labels: it needs {_NEEDS[method.supervision]}, "
+        f"found {len(train)} training videos: {normal} normal, {abnormal} with known abnormal "
+        f"frames, {len(train) - len(known)} with unknown ones (?); "
+        + (f"--method takes {', '.join(able)} with these, or " if able else "")
+        + "add rows with split 'train'"
+    )
+
+
 def _in_order(method: Method, *parts: Sequence[VideoLabel]) -> list[VideoLabel]:
     """Return the labels of all parts by name, behind them those that teach a category only."""
     rows = [label for part in parts for label in part]
@@ -156,13 +187,7 @@ def _divide(
     if not val and method.held_out_share:
         train, val = hold_out(train, method.held_out_share, seed)
     if method.supervision == "fully":
-        abnormal = sum(label.is_abnormal for label in train)
-        if abnormal == 0 or all(label.extent == "all" for label in train):
-            raise ModelError(
-                f"{len(train)} training videos, {abnormal} of them with known abnormal frames: the "
-                "model needs both abnormal and normal frames; add rows with split 'train' to the "
-                "labels"
-            )
+        require_learnable(method, [*train, *weak])
     return _in_order(method, train, weak), _in_order(method, val)
 
 

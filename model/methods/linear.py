@@ -2,10 +2,13 @@
 
 import logging
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
@@ -14,8 +17,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from data.errors import ModelError
+from data.splits.protocols import Supervision
+from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
-from model.methods.base import Parameters
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method, Parameters, clip_targets
+from model.training.session import FitSession
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -24,6 +31,43 @@ MAX_ITERATIONS = 300
 # At this many values a clip the solver needs single precision to be quick, and can do with it.
 Inputs = NDArray[np.float32]
 Targets = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearMethod(Method):
+    """A logistic regression; a method says what of a clip it looks at. The seed does nothing."""
+
+    supervision: ClassVar[Supervision] = "fully"
+    is_random: ClassVar[bool] = False
+
+    penalties: tuple[float, ...]
+    """Candidates for C, ascending."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("penalties", all(c > 0 for c in self.penalties), "values above 0")
+        self._require("penalties", bool(self.penalties), "at least one value")
+
+    @abstractmethod
+    def inputs(self, data: FeatureSet) -> Inputs:
+        """Return (N, d): what it looks at."""
+
+    def fit(self, material: Material, session: FitSession) -> Fitted:
+        """Fit to the share of abnormal frames of each clip."""
+        train, val = material.train, material.val
+        return Fitted(
+            parameters=fit_linear(
+                self.inputs(train),
+                clip_targets(train),
+                train.video_of,
+                penalties=self.penalties,
+                val=(self.inputs(val), clip_targets(val)) if val else None,
+            )
+        )
+
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
+        """Return the probability that a frame of the clip is abnormal."""
+        return ClipScores(slots=score_linear(fitted.parameters, self.inputs(data)))
 
 
 def fit_linear(

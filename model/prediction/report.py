@@ -1,6 +1,7 @@
 """What is said of videos as text, JSON and CSV."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,7 @@ def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
         "partial": prediction.partial,
         "threshold": prediction.threshold,
         "intervals": [
-            {
-                "start_frame": span.start_frame,
-                "end_frame": span.end_frame,
-                "start_seconds": _rounded(span.start_seconds),
-                "end_seconds": _rounded(span.end_seconds),
-                "peak": _rounded(span.peak),
-            }
+            {name: round(value, 6) for name, value in asdict(span).items()}
             for span in prediction.intervals
         ],
         "peak": {

@@ -112,8 +112,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     write_arrays(path, KIND, checkpoint.info.to_dict(), checkpoint.parameters)
 
 
-def load_checkpoint(run: Path) -> Checkpoint:
+def load_checkpoint(run: Path, *, advice: str = "run `feat train` again") -> Checkpoint:
     """Read the checkpoint of a run folder.
+
+    Args:
+        run: the run folder.
+        advice: what the user is to do where it cannot be read.
 
     Raises:
         ModelError: there is none, or the file is damaged, of an older build, or something else.
@@ -130,5 +134,5 @@ def load_checkpoint(run: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, FeatError) as error:
         what = " ".join(str(error).split())
         raise ModelError(
-            f"{path}: not a checkpoint this build can read: {what:.300}; run `feat train` again"
+            f"{path}: not a checkpoint this build can read: {what:.300}; {advice}"
         ) from error

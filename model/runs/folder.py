@@ -1,8 +1,8 @@
 """Run folders: where they are, which is the newest, and who works in one.
 
-A run folder holds `config.json`, `labels.csv` and `environment.json` from the start of its training
-and `model.safetensors` when it is finished. A folder of several seeds holds `seeds.json` and a run
-folder `seed-<n>` for each.
+A run folder holds `environment.json`, `labels.csv` and `config.json`, in this order, from the start
+of its training, and `model.safetensors` and `SHA256SUMS` when it is finished. A folder of several
+seeds holds `seeds.json` and a run folder `seed-<n>` for each.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from data.errors import ModelError
-from data.files import explain_os_error
+from data.files import explain_os_error, write_whole
 
 CHECKPOINT_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -22,6 +22,8 @@ ENVIRONMENT_NAME = "environment.json"
 LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"
 SEEDS_NAME = "seeds.json"
+SUMS_NAME = "SHA256SUMS"
+SUMMED_NAMES = (CHECKPOINT_NAME, CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, METRICS_NAME)
 
 
 def new_run_dir(runs: Path, *, name: str) -> Path:
@@ -61,7 +63,18 @@ def newest_run(runs: Path) -> Path:
 
 def labels_digest(folder: Path) -> str:
     """Return the sha256 of the labels of a folder, as they lie in it."""
-    return hashlib.sha256((folder / LABELS_NAME).read_bytes()).hexdigest()
+    return file_digest(folder / LABELS_NAME)
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_sums(run: Path) -> None:
+    """Write the digests of a finished run's files, as `sha256sum --check` reads them."""
+    lines = [f"{file_digest(run / name)}  {name}\n" for name in SUMMED_NAMES]
+    write_whole(run / SUMS_NAME, "".join(lines), one_writer=True, error=ModelError)
 
 
 @contextmanager

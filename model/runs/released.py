@@ -11,8 +11,6 @@ two.
 
 import hashlib
 import logging
-import pickle
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from data.errors import ModelError
 from data.files import write_json
 from data.labels import VideoLabel, write_labels
 from data.output_folder import claim_folder
+from data.state_dict import read_state_dict
 from model.features.choose import available_streams, choose_streams
 from model.features.load import SEGMENT_SLOTS, FeatureSet, load_features
 from model.features.standardize import Standardizer
@@ -74,7 +73,7 @@ def read_released(path: Path) -> Released:
     Raises:
         ModelError: it is not a state dict, or not of that network; what does not fit is named.
     """
-    state = _read_state(path)
+    state, sha256 = _read_state(path)
     try:
         layers = 2 if "convlstm2.Gates.weight" in state else 1
         cells = [f"convlstm{number + 1}.Gates" for number in range(layers)]
@@ -96,30 +95,20 @@ def read_released(path: Path) -> Released:
         feature_dim=feature_dim,
         num_categories=num_categories,
         weights=weights,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256,
     )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a checkpoint and the sha256 of the file."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give the checkpoint, such as iter_6000.pkl")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on pickles that are refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        what = " ".join(str(error).split(".")[0].split())
-        raise ModelError(
-            f"{path}: no state dict can be read from it ({what:.150}); expected what "
-            "torch.save(model.state_dict(), ...) writes"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(
-            f"{path}: holds a {type(state).__name__}, expected a state dict of tensors"
-        )
+    content = path.read_bytes()
+    state = read_state_dict(content, str(path), error=ModelError)
     if not all(v.is_floating_point() and bool(v.isfinite().all()) for v in state.values()):
         raise ModelError(f"{path}: some weights are not finite numbers; use another checkpoint")
-    return {str(name): value.float().contiguous() for name, value in state.items()}
+    plain = {name: value.float().contiguous() for name, value in state.items()}
+    return plain, hashlib.sha256(content).hexdigest()
 
 
 def _check_names(found: set[str], expected: set[str]) -> None:

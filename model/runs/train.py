@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +27,11 @@ from model.runs.folder import (
     ENVIRONMENT_NAME,
     LABELS_NAME,
     METRICS_NAME,
+    file_digest,
     labels_digest,
     new_run_dir,
     working_in,
+    write_sums,
 )
 from model.runs.state import StateFile, unreadable_state
 from model.training.session import FitSession, Row
@@ -174,6 +175,7 @@ def run_training(
         save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
         seconds = round(time.monotonic() - started, 2)
         write_json(run / CONFIG_NAME, {**info.to_dict(), "seconds": seconds})
+        write_sums(run)
         state.remove()
     return TrainReport(run=run, info=info, seconds=seconds)
 
@@ -193,6 +195,12 @@ def resume_training(
         FeatError: nothing to go on from, or the features are no longer those it started with.
     """
     planned = read_plan(run)
+    if cache.labels_path.is_file() and file_digest(cache.labels_path) != labels_digest(run):
+        logger.info(
+            "%s: goes on with its own copy of the labels it was begun with; %s is not the same",
+            run,
+            cache.labels_path,
+        )
     return run_training(
         cache,
         read_labels(run / LABELS_NAME),
@@ -232,12 +240,12 @@ def finish_training(
         how: as of `run_training`: device, on_row.
     """
     if (run / CHECKPOINT_NAME).is_file():
-        return TrainReport(run=run, info=load_checkpoint(run).info, seconds=_seconds_of(run))
+        advice = f"remove the folder {run} and run the same command again"
+        info = load_checkpoint(run, advice=advice).info
+        return TrainReport(run=run, info=info, seconds=_seconds_of(run))
     if (run / CONFIG_NAME).is_file():
         logger.info("%s: left unfinished, going on with it", run)
         return resume_training(cache, run, options=options, **how)
-    if run.exists():  # killed before it was set up
-        shutil.rmtree(run)
     return run_training(
         cache, labels, method, seed=seed, runs=run.parent, out=run, options=options, **how
     )
@@ -252,8 +260,14 @@ def _begin(
 ) -> Path:
     """Make the run folder with all that a training goes on from."""
     names = "-".join(stream.name for stream in planned.streams)
-    if out:
-        claim_folder(out, error=ModelError)
+    if out and claim_folder(out, marker=ENVIRONMENT_NAME, kind="a run", error=ModelError):
+        if (out / CHECKPOINT_NAME).is_file():
+            raise ModelError(f"{out}: the training there is finished; name a new folder with --out")
+        if (out / CONFIG_NAME).is_file():
+            raise ModelError(
+                f"{out}: a training there is not finished; go on with it with --resume {out}, or "
+                "name a new folder with --out"
+            )
     run = out or new_run_dir(runs, name=f"{planned.method.name}-{names}-s{planned.seed}")
     used_here = {"device": str(device), "threads": torch.get_num_threads()}
     write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})

@@ -1,0 +1,73 @@
+"""Are run folders as they were written? What `feat runs verify` does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import FeatError, ModelError
+from model.runs.checkpoint import load_checkpoint
+from model.runs.folder import CHECKPOINT_NAME, CONFIG_NAME, SUMMED_NAMES, SUMS_NAME, file_digest
+from model.runs.state import StateFile
+from model.runs.train import read_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedRun:
+    """What was found of one run."""
+
+    run: Path
+    finished: bool
+    problems: tuple[str, ...]
+    """One line each: what is wrong with which file, and what to do."""
+
+    def to_text(self) -> str:
+        """Return one line."""
+        if self.problems:
+            return f"{self.run}: damaged: {'; also '.join(self.problems)}"
+        if self.finished:
+            return f"{self.run}: sound"
+        return f"{self.run}: not finished; go on with `feat train --resume {self.run}`"
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return all run folders in a folder, those of seeds and experiments too, or the folder itself.
+
+    Raises:
+        ModelError: there is none.
+    """
+    names = (CHECKPOINT_NAME, CONFIG_NAME, SUMS_NAME)
+    found = sorted({path.parent for name in names for path in folder.rglob(name)})
+    if not found:
+        raise ModelError(f"{folder}: no run there; run `feat train`, or name another folder")
+    return found
+
+
+def verify_run(run: Path) -> CheckedRun:
+    """Compare a run's files with the digests that were written with them.
+
+    The checkpoint and what a killed training goes on from carry their own. Those of the other files
+    are in `SHA256SUMS`, which a run that was imported, or made by an earlier build, does not have.
+    """
+    again = f"remove the folder {run} and train again"
+    problems = []
+    sums, finished = run / SUMS_NAME, (run / CHECKPOINT_NAME).is_file()
+    try:
+        if finished or sums.is_file():
+            load_checkpoint(run, advice=again)
+        else:
+            read_plan(run)
+            StateFile(run, save_seconds=0).read()
+    except FeatError as error:
+        problems.append(str(error))
+    if sums.is_file():
+        lines = sums.read_text("utf-8", "replace").splitlines()
+        recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if tuple(recorded) != SUMMED_NAMES:
+            problems.append(f"{sums}: not as `feat train` wrote it; {again}")
+        problems += [
+            f"{run / name}: absent or changed since the training was finished; put the file back, "
+            f"or {again}"
+            for name in SUMMED_NAMES
+            if name != CHECKPOINT_NAME and name in recorded
+            if not (run / name).is_file() or file_digest(run / name) != recorded[name]
+        ]
+    return CheckedRun(run=run, finished=finished, problems=tuple(problems))
