@@ -688,3 +688,30 @@ def test_cached_videos_lend_their_names_and_frame_counts(cache, folder) -> None:
     take(cache, folder, "t")
     assert cache.videos() == ["x/a.mp4"]
     assert frames_of(cache, "x/a.mp4", "t")[-1] == (64, 70)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"0.1 0.2 0.3\n0.4 0.5 0.6\n",  # blanks for commas
+        "0.1,0.2\n0.3,0.4\n".encode("utf-16"),
+        b"0.1,0.2\n0.3,\xff\xfe\x00",
+        b"\xff\xd8\xff\xe0 no text at all",
+    ],
+)
+def test_a_table_that_cannot_be_read_is_no_list_to_be_passed_over(cache, folder, content) -> None:
+    folder.mkdir()
+    np.savetxt(folder / "a.csv", RNG.random((12, 2)), delimiter=",")
+    (folder / "b.csv").write_bytes(content)
+    with pytest.raises(CacheError, match=r"b\.csv"):
+        take(cache, folder, "i3d")
+    assert cache.videos() == []
+
+
+def test_lists_beside_features_are_passed_over(cache, folder) -> None:
+    folder.mkdir()
+    np.savetxt(folder / "a.csv", RNG.random((12, 2)), delimiter=",")
+    (folder / "labels.csv").write_text("video,split,category,anomaly,frames\na.mp4,train,,,192\n")
+    (folder / "test.txt").write_text("Abuse028_x264.mp4  Abuse  165  240  -1  -1\n")
+    take(cache, folder, "i3d")
+    assert cache.videos() == ["a"]

@@ -17,7 +17,9 @@ def main() -> None:
     name, folder, sound = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     subject = SUBJECTS[name]()
     # whatever is loaded late, is loaded now
-    subject.attempt(folder, sound)
+    outcome = subject.attempt(folder, sound)
+    if outcome != "accepted":
+        raise SystemExit(f"{name}: {sound} is sound and was {outcome}")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

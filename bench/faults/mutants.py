@@ -102,6 +102,8 @@ def run_mutants(name: str, *, count: int, seed: int, work: Path) -> Outcome:
         started = time.monotonic()
         answer, text, peak = child.use(target)
         outcome.slowest = max(outcome.slowest, time.monotonic() - started)
+        if answer == "accepted" and not subject.may_accept(target):
+            answer, text = "BELIEVED", "changed, and taken for sound"
         if peak > BYTES >= outcome.peak_bytes:
             answer, text = "MEMORY", f"{peak >> 20} MiB"
         outcome.peak_bytes = max(outcome.peak_bytes, peak)

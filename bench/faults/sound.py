@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,20 @@ def write_arrays(folder: Path, labels: Path) -> None:
 
 
 def write_run(folder: Path, *, steps: int = 4) -> None:
-    """Train a small ConvLSTM from a cache: `cache/`, and the run folder `run/` with its state."""
+    """Train a small ConvLSTM from `cache/`: to the end in `run/`, killed in `killed/`."""
     write_arrays(folder / "arrays", folder / "labels.csv")
     labels = folder / "labels.csv"
     check(
         *("-q", "cache", "import", folder / "arrays", "--cache", folder / "cache", "--labels"),
         *(labels, "--frames", labels, "--stream", "i3d", "--origin", "random"),
     )
-    check("-q", "train", "--cache", folder / "cache", "--out", folder / "run", *settings(steps))
+    how = ["-q", "train", "--cache", folder / "cache", "--out"]
+    check(*how, folder / "run", *settings(steps))
+    killed = subprocess.Popen(feat(*how, folder / "killed", *settings(10_000_000)))
+    while killed.poll() is None and not (folder / "killed/resume.safetensors").is_file():
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
 
 
 def settings(steps: int) -> list[str]:

@@ -50,6 +50,10 @@ class Subject:
         """Return the files that are damaged, one at a time, relative to `folder`."""
         return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
+    def may_accept(self, target: str) -> bool:
+        """Return whether `target`, damaged, may still be taken: it is no file with a digest."""
+        return True
+
     def attempt(self, folder: Path, target: str) -> str:
         """Use `folder`, in which `target` is damaged; return how that ended, in a word or two.
 
@@ -269,21 +273,19 @@ class Runs(Subject):
         write_run(folder)
 
     def targets(self, folder: Path) -> Sequence[str]:
-        """Return the checkpoints several times: they are what counts."""
-        files = [
-            t
-            for t in super().targets(folder)
-            if Path(t).suffix in (".safetensors", ".json", ".csv")
-        ]
-        tensors = [target for target in files if target.endswith(".safetensors")]
-        return files + 3 * len(files) * tensors
+        """Return the files of the runs, the checkpoints several times: they are what counts."""
+        names = ("config.json", "environment.json", "labels.csv")
+        tensors = [str(p.relative_to(folder)) for p in folder.glob("*/*.safetensors")]
+        files = [f"{run}/{name}" for run in ("run", "killed") for name in names]
+        return [*sorted(tensors) * 3, *(f for f in files if (folder / f).is_file())]
+
+    def may_accept(self, target: str) -> bool:
+        """Return False of what has a digest: an unfinished run's text files have none yet."""
+        return target.startswith("killed/") and not target.endswith(".safetensors")
 
     def attempt(self, folder: Path, target: str) -> str:
-        """Verify every run there."""
-        outcome = run_feat("runs", "verify", "--runs", folder)
-        if target.endswith(".safetensors") and outcome == "accepted":
-            raise WrongError(f"{target}: changed and accepted")
-        return outcome
+        """Verify both."""
+        return run_feat("runs", "verify", folder / "run", folder / "killed")
 
 
 class Weights(Subject):

@@ -1,18 +1,17 @@
 """Reading other people's arrays without pickle and within bounds: .npy, .npz, .h5, .csv, .txt."""
 
+import codecs
 import csv
 import io
 import math
-import struct
-import tokenize
-import warnings
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from cache.exchange.hdf5_arrays import list_arrays, read_npy
 from cache.files import explain
 from cache.marker import MARKER
 from data.errors import CacheError
+from data.npy_file import Head, read_npy_array, read_npy_head
 
 MAX_ARRAY_BYTES = 8 << 30
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".csv", ".txt")
@@ -51,13 +51,15 @@ class FoundArray:
             match self.path.suffix.lower():
                 case ".npy":
                     with open(self.path, "rb") as file:
-                        array = _read_npy(file, self.path.stat().st_size)
+                        array = read_npy_array(file, self.path.stat().st_size)
                 case ".npz":
                     with zipfile.ZipFile(self.path) as archive, archive.open(self.entry) as file:
-                        array = _read_npy(file, archive.getinfo(self.entry).file_size)
+                        array = read_npy_array(
+                            file, min(archive.getinfo(self.entry).file_size, MAX_ARRAY_BYTES)
+                        )
                 case ".h5" | ".hdf5":
                     data = read_npy(self.path, self.entry)
-                    array = _read_npy(io.BytesIO(data), len(data))
+                    array = read_npy_array(io.BytesIO(data), len(data))
                 case _:
                     array = _read_table(self.path)
             if array.shape != self.shape:
@@ -92,7 +94,7 @@ def find_arrays(path: Path, problems: list[str], ignored: list[Path]) -> list[Fo
         raise CacheError(f"{path}: no {', '.join(SUFFIXES)} file in it")
     found = []
     for file in files:
-        if file.suffix.lower() in (".csv", ".txt") and not _begins_with_numbers(file):
+        if file.suffix.lower() in (".csv", ".txt") and not _may_hold_features(file):
             ignored.append(file)
             continue
         prefix = file.relative_to(path).with_suffix("").as_posix()
@@ -107,7 +109,7 @@ def _find(path: Path, name: str, problems: list[str]) -> list[FoundArray]:
             match path.suffix.lower():
                 case ".npy":
                     with open(path, "rb") as file:
-                        heads = {("", name): _read_head(file, path.stat().st_size)}
+                        heads = {("", name): read_npy_head(file, path.stat().st_size)}
                 case ".npz":
                     heads = _npz_heads(path, name)
                 case ".h5" | ".hdf5":
@@ -126,7 +128,8 @@ def _find(path: Path, name: str, problems: list[str]) -> list[FoundArray]:
     ]
 
 
-_Head = tuple[tuple[int, ...], bool, np.dtype]  # shape, Fortran order, type
+#: Enough of a text file for its first two lines, unless they hold features.
+_HEAD_BYTES = 1 << 16
 
 
 @contextmanager
@@ -138,13 +141,12 @@ def _explained(path: Path) -> Iterator[None]:
     except (
         ValueError, EOFError, MemoryError, KeyError, TypeError, csv.Error,
         zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error,
-        SyntaxError, tokenize.TokenError, OverflowError, struct.error,
     ) as error:  # fmt: skip
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise CacheError(f"{path}: {problem}") from error
 
 
-def _npz_heads(path: Path, name: str) -> dict[tuple[str, str], _Head]:
+def _npz_heads(path: Path, name: str) -> dict[tuple[str, str], Head]:
     """Return (entry, array's name) -> head of an .npz."""
     with zipfile.ZipFile(path) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
@@ -152,20 +154,20 @@ def _npz_heads(path: Path, name: str) -> dict[tuple[str, str], _Head]:
         for info in entries:
             key = info.filename.removesuffix(".npy")
             with archive.open(info) as file:
-                heads[info.filename, _entry_name(name, key, len(entries))] = _read_head(
-                    file, info.file_size
+                heads[info.filename, _entry_name(name, key, len(entries))] = read_npy_head(
+                    file, min(info.file_size, MAX_ARRAY_BYTES)
                 )
     if not heads:
         raise ValueError("no array in it")
     return heads
 
 
-def _hdf5_heads(path: Path, name: str) -> dict[tuple[str, str], _Head]:
+def _hdf5_heads(path: Path, name: str) -> dict[tuple[str, str], Head]:
     """Return (entry, array's name) -> head of an .h5."""
     found = list_arrays(path)
     if not found:
         raise ValueError("no array in it")
-    heads: dict[tuple[str, str], _Head] = {}
+    heads: dict[tuple[str, str], Head] = {}
     for entry, (shape, text) in found.items():
         dtype = np.dtype(text)
         if dtype.hasobject or dtype.kind not in "fiu" or 0 in shape:
@@ -188,51 +190,29 @@ def _entry_name(file: str, entry: str, num_entries: int) -> str:
     return entry
 
 
-def _read_head(file: "IO[bytes]", size: int) -> _Head:
-    """Return what the header of an open .npy of `size` bytes says, if it can be true."""
-    version = np.lib.format.read_magic(file)
-    readers: dict[tuple[int, int], Any] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"a .npy of version {version}, expected 1.0 or 2.0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # shapes as Python 2 wrote them: (37L, 1024L)
-        shape, fortran, dtype = readers[version](file, max_header_size=10_000)
-    if dtype.hasobject or dtype.kind not in "fiu":
-        raise ValueError(f"an array of {dtype}, expected numbers")
-    positive = all(length > 0 for length in shape)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if not positive or not 0 < nbytes <= min(size, MAX_ARRAY_BYTES):
-        raise ValueError(f"an array of shape {shape} in {size} bytes")
-    return shape, fortran, dtype
+def _may_hold_features(path: Path) -> bool:
+    """Return whether a text file below a folder is no list or readme, so that it must be read.
+
+    Of those the first two lines that are not blank begin with a word. What is no clean text is
+    damaged features as likely as anything: it is read, and refused.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    try:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        text = decoder.decode(head, final=len(head) < _HEAD_BYTES)
+    except UnicodeDecodeError:
+        return True
+    cells = [re.split(r"[\s,;]", line.strip(), maxsplit=1)[0] for line in text.split("\n")]
+    begins = [cell for cell in cells if cell][:2]
+    return "\0" in text or not all(map(_is_word, begins))
 
 
-def _read_npy(file: "IO[bytes]", size: int) -> np.ndarray:
-    """Return the array of an open .npy of `size` bytes; the header is checked before allocation."""
-    shape, fortran, dtype = _read_head(file, size)
-    nbytes = math.prod(shape) * dtype.itemsize
-    # read in pieces: what a hostile archive claims to hold need not be there
-    data = bytearray()
-    while block := file.read(min(1 << 20, nbytes - len(data))):
-        data += block
-    if len(data) != nbytes:
-        raise ValueError(f"{len(data)} bytes of data, shape {shape} needs {nbytes}")
-    array = np.frombuffer(data, dtype)
-    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
-
-
-def _begins_with_numbers(path: Path) -> bool:
-    """Return whether the first or the second line that is not blank holds numbers alone."""
-    with _explained(path), open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        lines = (cells for cells in _cells(path, file) if cells)
-        for _, cells in zip(range(2), lines, strict=False):
-            try:
-                np.array(cells, np.float64)
-            except ValueError:
-                continue
-            return True
+def _is_word(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return True
     return False
 
 

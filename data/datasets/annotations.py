@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from data.array_pickle import load_array_pickle
 from data.errors import LabelsError
+from data.mat_file import read_mat_file
+from data.npy_file import read_npy_array
 
 
 def read_array_pickle(path: Path) -> Mapping[str, Any]:
@@ -37,17 +39,15 @@ def read_mat(path: Path, variable: str) -> npt.NDArray[Any]:
     Raises:
         LabelsError: the file is absent, damaged, version 7.3, or lacks the variable.
     """
-    import scipy.io
-
+    if not path.is_file():
+        raise LabelsError(f"{path}: no such file")
     try:
-        content = scipy.io.loadmat(str(path), variable_names=[variable])
-    except FileNotFoundError as error:
-        raise LabelsError(f"{path}: no such file") from error
+        content = read_mat_file(path, variable)
     except NotImplementedError as error:
         raise LabelsError(
             f"{path}: MATLAB 7.3 (HDF5), expected 7.2 or older; save it with '-v7'"
         ) from error
-    except Exception as error:  # scipy raises many kinds on a damaged file
+    except ValueError as error:
         raise LabelsError(f"{path}: not a readable MATLAB file: {error}") from error
     if variable not in content:
         raise LabelsError(f"{path}: no variable '{variable}' in it")
@@ -61,8 +61,9 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
         LabelsError: the file is absent, damaged, or holds objects.
     """
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            return read_npy_array(file, path.stat().st_size, kinds="biuf")
+    except (OSError, ValueError) as error:
         raise LabelsError(f"{path}: not a readable array of numbers: {error}") from error
 
 
