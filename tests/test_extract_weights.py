@@ -348,6 +348,19 @@ def test_one_flipped_bit_is_noticed_on_loading(folder: Path) -> None:
         load_state_dict(weights)
 
 
+@pytest.mark.parametrize("entry", [b"rgb-test", RGB_SHA256.encode()])
+def test_one_changed_letter_of_the_header_is_noticed_on_resolving(
+    folder: Path, entry: bytes
+) -> None:
+    """Name and digest go into the keys of features: they are believed no more than the arrays."""
+    path = next(folder.iterdir())
+    content = path.read_bytes()
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, b"x" + entry[1:]))
+    with pytest.raises(WeightsError, match="its header has changed since it was written"):
+        resolve_weights(streams=["rgb"], folder=folder)
+
+
 def test_foreign_safetensors_does_not_pass_for_ours(folder: Path) -> None:
     from safetensors.numpy import save_file
 

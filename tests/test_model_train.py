@@ -440,7 +440,7 @@ def test_features_with_nan_are_refused_by_name(tmp_path):
 
 
 def test_a_run_folder_that_holds_something_is_not_overwritten(cache, run, tmp_path):
-    with pytest.raises(ModelError, match="not empty"):
+    with pytest.raises(ModelError, match="training there is finished; name a new folder"):
         train(cache, demo_rows(), tmp_path, out=run)
 
 

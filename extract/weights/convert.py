@@ -64,8 +64,9 @@ def convert_jax_checkpoint(content: bytes) -> dict[str, Array]:
     try:
         tree = load_array_pickle(content)
     except ValueError as error:
+        what = " ".join(str(error).split())
         raise WeightsError(
-            f"checkpoint: not a readable pickle: {error}; expected nothing but numpy arrays; "
+            f"checkpoint: not a readable pickle: {what:.200}; expected nothing but numpy arrays; "
             "the file is not the published one"
         ) from error
     state: dict[str, Array] = {}
@@ -176,7 +177,7 @@ def write_weights(path: Path, state: Mapping[str, Array], metadata: Mapping[str,
     from safetensors.numpy import save
 
     header = {**metadata, "format": FORMAT_VERSION, "state_sha256": state_sha256(state)}
-    content = save(dict(state), metadata=header)
+    content = save(dict(state), metadata={**header, "header_sha256": _header_sha256(header)})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content, error=WeightsError)
 
@@ -209,7 +210,18 @@ def _parse_header(head: bytes, size: int, path: Path) -> dict[str, str]:
             f"{path}: {size} bytes, its header says {8 + length + end}; "
             "delete it and run feat weights fetch"
         )
-    return {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
+    metadata = {str(key): str(value) for key, value in header.get("__metadata__", {}).items()}
+    # files of earlier builds have none
+    if metadata.pop("header_sha256", None) not in (None, _header_sha256(metadata)):
+        raise WeightsError(
+            f"{path}: its header has changed since it was written (damaged on disk); delete it and "
+            "run feat weights fetch"
+        )
+    return metadata
+
+
+def _header_sha256(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, str], dict[str, Array]]:
