@@ -90,6 +90,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from cache import FeatureCache
     from data.videos import VideoSource, source_stamp
     from extract.config import ExtractConfig
+    from extract.decode.limits import Limits
     from extract.weights.resolve import resolve_weights
     from extract.worker import Job, VideoTask, extract_one
 
@@ -104,6 +105,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
             devices=("cpu",),
             num_threads=threads,
             folder_fps=25.0,
+            limits=Limits(),
         )
         while (video := pipe.recv()) is not None:
             if isinstance(video, list):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 # It keeps the last line it has read: the groups that are alive, by their numbers.
-_WATCH = 'while read -r line; do groups=$line; done; for g in $groups; do kill -9 -"$g" 2>&-; done'
+_WATCH = 'while read -r line; do groups=$line; done; for g in $groups; do kill -9 -"$g"; done'
 
 
 class Child(subprocess.Popen[bytes]):
@@ -77,7 +77,12 @@ class _Watchdog:
 
     def _start(self) -> None:
         self._shell = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH], stdin=subprocess.PIPE, start_new_session=True, bufsize=0
+            ["/bin/sh", "-c", _WATCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
         )
         atexit.register(self._stop, self._shell)
 
@@ -92,7 +97,9 @@ class _Watchdog:
     def _stop(shell: subprocess.Popen[bytes]) -> None:
         if shell.stdin:
             shell.stdin.close()
-        shell.wait()
+        # a process that was forked from this one, and still runs, holds the pipe as well
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            shell.wait(1)
 
 
 _watchdog = _Watchdog()

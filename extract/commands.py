@@ -7,6 +7,9 @@ from typing import Literal
 import click
 
 from extract.backbones import BACKBONES
+from extract.decode.limits import Limits
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command("extract")
@@ -28,7 +31,7 @@ from extract.backbones import BACKBONES
 )  # fmt: skip
 @click.option("--fps", type=float, help="Resample to so many frames a second; else every frame.")
 @click.option(
-    "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
+    "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
     help="Frame rate of folders of images, for the times of clips.",
 )  # fmt: skip
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
@@ -52,6 +55,23 @@ from extract.backbones import BACKBONES
     help="Videos at a time; default: one a GPU, else one for every four cores.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
+@click.option(
+    "--stall-seconds", type=POSITIVE, envvar="FEAT_STALL_SECONDS", default=60.0, show_default=True,
+    help="Give a video up when no frame of it has come for so long.",
+)  # fmt: skip
+@click.option(
+    "--max-pixels", type=click.IntRange(min=1), default=Limits.max_pixels, show_default=True,
+    help="Refuse a video or an image with larger frames; takes memory. This and the bounds below "
+    "change no feature and are in no key.",
+)  # fmt: skip
+@click.option(
+    "--max-frames", type=click.IntRange(min=1), default=Limits.max_frames, show_default=True,
+    help="Refuse a video with more frames.",
+)  # fmt: skip
+@click.option(
+    "--max-seconds", type=POSITIVE, default=Limits.max_seconds, show_default=True,
+    help="Refuse a video whose last frame is further from the first, by their times.",
+)  # fmt: skip
 @click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
 @click.option(
     "--prefix", default="", metavar="NAME/",
@@ -78,6 +98,10 @@ def extract_command(
     device: str,
     workers: int | None,
     threads: int | None,
+    stall_seconds: float,
+    max_pixels: int,
+    max_frames: int,
+    max_seconds: float,
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
@@ -116,6 +140,12 @@ def extract_command(
         weights={"rgb": rgb_weights, "flow": flow_weights},
         resources=Resources(device=device, workers=workers, threads=threads),
         folder_fps=folder_fps,
+        limits=Limits(
+            max_pixels=max_pixels,
+            max_frames=max_frames,
+            max_seconds=max_seconds,
+            stall_seconds=stall_seconds,
+        ),
         allow_mixed=allow_mixed,
         prefix=prefix,
         labels_of=labels_of or "",

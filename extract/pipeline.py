@@ -26,6 +26,7 @@ from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.clips import Clip, clip_table, iter_clips
 from extract.config import ExtractConfig
+from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.decode.stream import FrameStream, StreamInfo
 from extract.flow.statistics import flow_statistics
@@ -113,6 +114,7 @@ class Extractor:
         stage_seconds: dict[str, float],
         skip_clips: int = 0,
         folder_fps: float = 25.0,
+        limits: Limits | None = None,
         on_batch: Callable[[int, int, Arrays], None] = lambda *_: None,
         on_read: Callable[[], None] = lambda: None,
     ) -> VideoFeatures:
@@ -128,6 +130,7 @@ class Extractor:
             skip_clips: leading clips that need no features because a checkpoint has them; their
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
+            limits: what the video may cost; None for the defaults.
             on_batch: told after every batch: frames done so far, frames expected in all (0 if
                 that is not known), all rows so far.
             on_read: called when the last clips are under way, so that cores are soon free.
@@ -137,7 +140,11 @@ class Extractor:
         """
         kept = Rows()
         with open_video(
-            source, self.config.decode, threads=self.num_threads, folder_fps=folder_fps
+            source,
+            self.config.decode,
+            threads=self.num_threads,
+            folder_fps=folder_fps,
+            limits=limits,
         ) as stream:
             clips = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride

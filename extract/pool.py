@@ -109,7 +109,7 @@ def _parallel(tasks: Sequence[VideoTask], workers: int) -> Iterator[VideoOutcome
             pre_dispatch="2*n_jobs",
             batch_size=1,
             initializer=start_worker,
-            initargs=(Path(places), tasks[0].job.devices),
+            initargs=(Path(places), tasks[0].job.devices, os.getpid()),
         )
         yield from pool(joblib.delayed(extract_one)(task) for task in tasks)
 

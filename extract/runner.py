@@ -23,6 +23,7 @@ from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
+from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.kernels.choice import warn_without_kernels
 from extract.pool import run_tasks
@@ -47,6 +48,7 @@ def run_extraction(
     weights: Mapping[str, str] | None = None,
     resources: Resources | None = None,
     folder_fps: float = 25.0,
+    limits: Limits | None = None,
     allow_mixed: bool = False,
     prefix: str = "",
     labels_of: LabelsOf = "",
@@ -63,6 +65,7 @@ def run_extraction(
         weights: by stream, a file, `auto` or for `flow` `crossmodal`; `auto` where none is named.
         resources: what to compute on; by default all there is.
         folder_fps: frame rate that folders of images are taken to have.
+        limits: what one video may cost; None for the defaults.
         allow_mixed: admit a second configuration to the cache.
         prefix: put before the names of all videos, such as `ann/`.
         labels_of: whose label is taken where that of a video differs.
@@ -113,6 +116,7 @@ def run_extraction(
             found,
             resources=resources,
             folder_fps=folder_fps,
+            limits=limits,
         ):
             report.add(names.add(result))
     report.seconds = time.monotonic() - started
@@ -128,6 +132,7 @@ def extract_videos(
     *,
     resources: Resources | None = None,
     folder_fps: float = 25.0,
+    limits: Limits | None = None,
 ) -> Iterator[VideoOutcome]:
     """Extract what the cache lacks of these videos; yield each one's result as it is finished.
 
@@ -141,6 +146,7 @@ def extract_videos(
         weights: of each stream of `config`.
         resources: what to compute on; by default all there is.
         folder_fps: frame rate that folders of images are taken to have.
+        limits: what one video may cost; None for the defaults.
 
     Raises:
         FeatError: the cache, the weights or a device fail. A single video's failure raises
@@ -160,6 +166,7 @@ def extract_videos(
         devices=devices,
         num_threads=per_worker,
         folder_fps=folder_fps,
+        limits=limits or Limits(),
     )
     tasks = [VideoTask(source=source, stamp=stamps[source.video_id], job=job) for source in sources]
     num_bytes = sum(stamps[source.video_id].size for source in sources)

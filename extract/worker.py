@@ -21,10 +21,11 @@ from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
 from data.errors import CacheError, DecodeError, FeatError
-from data.process import set_up_process, use_threads
+from data.process import end_with_parent, set_up_process, use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
+from extract.decode.limits import Limits
 from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
@@ -51,6 +52,7 @@ class Job:
         devices: torch devices, dealt out to the worker processes in turn.
         num_threads: CPU threads of one worker.
         folder_fps: frame rate that folders of images are taken to have.
+        limits: what one video may cost.
     """
 
     cache_dir: Path
@@ -59,6 +61,7 @@ class Job:
     devices: tuple[str, ...]
     num_threads: int
     folder_fps: float
+    limits: Limits
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -197,6 +200,7 @@ class VideoTask:
             stage_seconds=stage_seconds,
             skip_clips=num_saved,
             folder_fps=self.job.folder_fps,
+            limits=self.job.limits,
             on_batch=on_batch,
             on_read=turn.read.set,
         )
@@ -338,6 +342,7 @@ def _provenance(job: Job) -> dict[str, Any]:
         "ffmpeg": str(ffmpeg_version()),
         "device": _device(job).partition(":")[0],
         "machine": platform.machine(),
+        "limits": dataclasses.asdict(job.limits),
     }
 
 
@@ -347,13 +352,14 @@ _extractors: dict[tuple[Any, ...], "Extractor"] = {}
 _own_device: str | None = None
 
 
-def start_worker(places: Path, devices: tuple[str, ...]) -> None:
-    """Set this worker process up and give it a device.
+def start_worker(places: Path, devices: tuple[str, ...], parent: int) -> None:
+    """Set this worker process up, to end with its parent, and give it a device.
 
     Whoever makes a file of `places` first has its number.
     """
     global _own_device
     set_up_process()
+    end_with_parent(parent)
     number = 0
     while True:
         try:

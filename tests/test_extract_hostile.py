@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import json
 import os
 import re
 import resource
@@ -17,9 +18,11 @@ import imageio_ffmpeg
 import numpy as np
 import psutil
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cache import FeatureCache
 from data.child import Child
 from data.errors import ConfigError, DecodeError
 from data.ffmpeg import ffmpeg_version, find_ffmpeg
@@ -28,6 +31,7 @@ from extract.decode.config import DecodeConfig
 from extract.decode.formats import DEMUXERS
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
+from feat import cli
 
 SMALL = DecodeConfig(size=32)
 
@@ -368,11 +372,13 @@ def test_a_clock_that_jumps_a_day_is_not_filled_with_copies(tmp_path, make_video
 
 KILLED = """
 import os, sys, threading
+from cache import FeatureCache
 from data.child import Child
 from data.errors import DecodeError
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
+from feat import cli
 from pathlib import Path
 path = Path(sys.argv[1])
 source = VideoSource(video_id="v.mp4", path=path, kind="file")
@@ -410,6 +416,51 @@ def wait_for_family(pid: int, *names: str) -> list[psutil.Process]:
                 return family
         time.sleep(0.05)
     raise AssertionError(f"{names} were not started")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_extraction_leaves_no_process(
+    tmp_path, fake_ffmpeg, make_video, random_rgb_weights, workers
+):
+    for number in range(3):
+        make_video(tmp_path / "videos" / f"{number}.mp4", num_frames=3 + number)
+    os.mkfifo(tmp_path / "gone")
+    fake_ffmpeg(f'exec cat "{tmp_path}/gone"')
+    command = [sys.executable, "-m", "feat", "extract", "--videos", str(tmp_path / "videos")]
+    command += ["--cache", str(tmp_path / "features"), "--streams", "rgb", "--device", "cpu"]
+    command += ["--rgb-weights", str(random_rgb_weights), "--workers", str(workers)]
+    process = subprocess.Popen([*command, "--threads", "2"], cwd=Path(__file__).parents[1])
+    try:
+        family = wait_for_family(process.pid, *["gone"] * workers)
+        process.kill()
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+@pytest.mark.slow
+def test_bounds_of_the_command_are_those_of_the_video_and_in_no_key(
+    tmp_path, make_video, random_rgb_weights
+):
+    for number in (18, 40):
+        make_video(tmp_path / "videos" / f"{number}.mp4", num_frames=number)
+
+    def extract(*options: str) -> dict[str, object]:
+        arguments = ["extract", "--videos", str(tmp_path / "videos"), "--streams", "rgb"]
+        arguments += ["--cache", str(tmp_path / "features"), "--device", "cpu", "--json"]
+        arguments += ["--rgb-weights", str(random_rgb_weights), "--workers", "1"]
+        return json.loads(CliRunner().invoke(cli, [*arguments, *options]).stdout)
+
+    bounded = extract("--max-frames", "20", "--stall-seconds", "30")
+    assert [each["video"] for each in bounded["failed"]] == ["40.mp4"]
+    assert "more than 20 frames" in bounded["failed"][0]["error"]
+    (entry,) = FeatureCache(tmp_path / "features").entries()
+    assert entry.provenance["limits"]["max_frames"] == 20
+    again = extract("--max-pixels", "5000")
+    assert (again["done"], again["skipped"], again["failed"]) == (1, 1, [])
 
 
 def test_a_child_takes_its_own_children_with_it():
