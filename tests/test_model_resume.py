@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from model_cache import demo_rows, make_cache
 
 from cache import FeatureCache
 from data.errors import ModelError
+from feat import cli
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -178,3 +180,26 @@ def test_kills_while_a_checkpoint_is_written_leave_nothing_that_the_next_does_no
         assert not path.exists()
     save_checkpoint(tmp_path, load_checkpoint(whole))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["train"], "`feat train --resume {out}` goes on"),
+        (["train", "--seeds", "2"], "`feat train --resume {out}` goes on"),
+        (["compare", "--methods", "convlstm"], "the same command with --out {out} goes on"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(cache, tmp_path, monkeypatch, arguments, advice):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConvLSTMMethod, "fit", interrupt)
+    out = tmp_path / "out"
+    command = [*arguments, "--cache", str(cache.path), "--out", str(out), "--preset", "default"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 130
+    last = result.stderr.strip().splitlines()[-1]
+    assert (
+        last == f"interrupted: what is finished is kept in {out}; {advice.format(out=out)} with it"
+    )

@@ -122,7 +122,7 @@ def run_ablation(
         )
 
     finished = []
-    with working_in(out):
+    with working_in(out, go_on=f"the same command with --out {out}"):
         for part in parts:
             for variant in part.variants:
                 if variant.name not in done:

@@ -69,7 +69,7 @@ def run_comparison(
     )
     rows: list[Row] = []
     runs: list[FinishedRun] = []
-    with working_in(out):
+    with working_in(out, go_on=f"the same command with --out {out}"):
         for method in ordered:
             runs = []
             for seed in range(seeds if method.is_random else 1):

@@ -107,7 +107,7 @@ def train_seeds(
     name = f"{method.name}-seeds-{first}-to-{first + count - 1}"
     folder = out or new_run_dir(runs, name=name)
     _open_seeds(folder, labels, _terms(method, options, first, count))
-    with working_in(folder):
+    with working_in(folder, go_on=f"`feat train --resume {folder}`"):
         for seed in range(first, first + count):
             logger.info("seed %d of %d to %d", seed, first, first + count - 1)
             run = folder / f"seed-{seed}"

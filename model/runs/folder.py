@@ -15,6 +15,7 @@ from pathlib import Path
 
 from data.errors import ModelError
 from data.files import explain_os_error, write_whole
+from data.process import when_interrupted
 
 CHECKPOINT_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -78,10 +79,14 @@ def write_sums(run: Path) -> None:
 
 
 @contextmanager
-def working_in(folder: Path) -> Iterator[None]:
+def working_in(folder: Path, *, go_on: str) -> Iterator[None]:
     """Keep other processes out of a folder; the kernel forgets it when this one dies.
 
     What one process has begun the other would take for left behind, and remove.
+
+    Args:
+        folder: of a run, of several seeds or of an experiment.
+        go_on: the command, or what else goes on with it: told at Ctrl-C.
 
     Raises:
         ModelError: another process works there.
@@ -95,6 +100,7 @@ def working_in(folder: Path) -> Iterator[None]:
                 f"{folder}: another process works there; wait for it, or name another folder with "
                 "--out"
             ) from None
-        yield
+        with when_interrupted(f"what is finished is kept in {folder}; {go_on} goes on with it"):
+            yield
     finally:
         os.close(handle)

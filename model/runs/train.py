@@ -135,7 +135,7 @@ def run_training(
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
     labels_sha256 = labels_digest(run)
-    with working_in(run):
+    with working_in(run, go_on=f"`feat train --resume {run}`"):
         state = StateFile(run, save_seconds=save_seconds)
         saved = state.read() if resume else None
         _cut_log(run / METRICS_NAME, saved.step if saved else 0)
