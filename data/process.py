@@ -6,13 +6,16 @@ library stays as it set itself up.
 """
 
 import ctypes
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from data.errors import ConfigError
 
 ENVIRONMENT = {
     # OpenMP's threads sleep while they wait for the next parallel loop. By default they spin, each
@@ -72,6 +75,20 @@ def use_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def stall_seconds() -> float:
+    """Return how long what feat waits for, ffmpeg or a server, may do next to nothing.
+
+    Raises:
+        ConfigError: FEAT_STALL_SECONDS is no number of seconds.
+    """
+    text = os.environ.get("FEAT_STALL_SECONDS", "60")
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0 < seconds < math.inf:
+            return seconds
+    raise ConfigError(f"FEAT_STALL_SECONDS: found {text!r:.40}, expected seconds, more than 0")
 
 
 def release_freed_memory() -> None:

@@ -13,7 +13,7 @@ from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache, push_cache
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import verify_cache
-from data.errors import CacheError
+from data.errors import CacheError, ConfigError
 from data.labels import VideoLabel, read_labels, write_labels
 
 pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip install 'feat[remote]'")
@@ -356,7 +356,7 @@ def test_sftp_that_drips_ends(cache, other, tmp_path, sftp_server, monkeypatch) 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
 def test_a_stall_time_that_is_none_is_refused(tmp_path, monkeypatch, text) -> None:
     monkeypatch.setenv("FEAT_STALL_SECONDS", text)
-    with pytest.raises(CacheError, match=f"FEAT_STALL_SECONDS: found '{text}', expected seconds"):
+    with pytest.raises(ConfigError, match=f"FEAT_STALL_SECONDS: found '{text}', expected seconds"):
         Remote(str(tmp_path))
 
 

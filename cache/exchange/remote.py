@@ -5,8 +5,6 @@ checked by whoever asked for them. A server may not take forever, nor send on to
 """
 
 import logging
-import math
-import os
 import queue
 import re
 import threading
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from data.errors import CacheError
+from data.process import stall_seconds
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -63,7 +62,7 @@ class Remote:
         self._errors = _remote_errors()
         self._fs: Any = None
         self._root = ""
-        self._stall_seconds = _stall_seconds()
+        self._stall_seconds = stall_seconds()
         self._moved = 0  # bytes that the operation under way has moved
         self._retry("connect", lambda: None)
 
@@ -310,20 +309,6 @@ class Remote:
             f"{self.url}: cannot {what}: {reason}; what has arrived is kept, the same command "
             "goes on from there"
         )
-
-
-def _stall_seconds() -> float:
-    """Return how long a connection may move next to nothing.
-
-    Raises:
-        CacheError: FEAT_STALL_SECONDS is no number of seconds.
-    """
-    text = os.environ.get("FEAT_STALL_SECONDS", "60")
-    with suppress(ValueError):
-        seconds = float(text)
-        if 0 < seconds < math.inf:
-            return seconds
-    raise CacheError(f"FEAT_STALL_SECONDS: found {text!r:.40}, expected seconds, more than 0")
 
 
 def _http_client(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,10 @@
 """What one video may cost: bounds that refuse a video and never change a feature."""
 
 import math
-import os
 from dataclasses import dataclass, field
 
 from data.errors import ConfigError
-
-
-def _stall_seconds() -> float:
-    text = os.environ.get("FEAT_STALL_SECONDS", "60")
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"FEAT_STALL_SECONDS: found {text!r}, expected seconds") from error
+from data.process import stall_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +24,7 @@ class Limits:
     max_pixels: int = 1 << 26
     max_frames: int = 5_000_000
     max_seconds: float = 366 * 86400.0
-    stall_seconds: float = field(default_factory=_stall_seconds)
+    stall_seconds: float = field(default_factory=stall_seconds)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
