@@ -1,5 +1,6 @@
 """MATLAB's files, read in a process that may crash: one changed byte can crash scipy's reader."""
 
+import faulthandler
 import multiprocessing
 import sys
 from collections.abc import Mapping
@@ -64,6 +65,7 @@ def _end() -> None:
 def _serve(theirs: Connection, ours: Connection) -> None:
     """Answer each (path, variable) with what is there, or with the error."""
     theirs.close()  # the parent's end, which would keep this process from seeing the parent's end
+    faulthandler.disable()  # a crash is expected, and told in a line
     with suppress(ImportError, ValueError, OSError):
         import resource
 

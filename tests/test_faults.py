@@ -10,21 +10,19 @@ from bench.faults.mutate import mutate
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("videos", 25), ("labels", 100), ("runs", 40), ("arrays", 40)]
+    ("kind", "count"),
+    [
+        *(("videos", 25), ("labels", 100), ("arrays", 40)),
+        pytest.param("runs", 100, marks=pytest.mark.slow),
+        pytest.param("weights", 25, marks=pytest.mark.slow),
+    ],
 )
 def test_damage_is_refused_or_harmless(tmp_path, kind: str, count: int) -> None:
     outcome = run_mutants(kind, count=count, seed=7, work=tmp_path)
     assert outcome.faults == []
-    assert outcome.counts["refused"] > count / 5
+    assert outcome.counts["refused"] > count / 8
     assert sum(outcome.counts.values()) == count
     assert 0 < outcome.peak_bytes < BYTES
-
-
-@pytest.mark.slow
-def test_damaged_weights_are_refused_or_harmless(tmp_path) -> None:
-    outcome = run_mutants("weights", count=25, seed=7, work=tmp_path)
-    assert outcome.faults == []
-    assert outcome.counts["refused"] > 5
 
 
 @pytest.mark.slow

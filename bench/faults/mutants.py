@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
@@ -52,7 +53,8 @@ class Child:
             start_new_session=True,
         )
         self._lines: Queue[str] = Queue()
-        Thread(target=self._read, daemon=True).start()
+        self._thread = Thread(target=self._read, daemon=True)
+        self._thread.start()
         if self._lines.get(timeout=300) != "ready\n":
             raise RuntimeError(f"{name}: the sound file {target} cannot be used")
 
@@ -70,7 +72,6 @@ class Child:
         try:
             line = self._lines.get(timeout=SECONDS)
         except Empty:
-            self.close()
             return "HANGS", f"no answer within {SECONDS:.0f} s", 0
         if not line:
             return "CRASHED", f"the process ended with status {self._process.wait()}", 0
@@ -81,6 +82,10 @@ class Child:
         """End it."""
         self._process.kill()
         self._process.wait()
+        self._thread.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                pipe.close() if pipe else None
 
 
 def run_mutants(name: str, *, count: int, seed: int, work: Path) -> Outcome:
@@ -114,6 +119,7 @@ def run_mutants(name: str, *, count: int, seed: int, work: Path) -> Outcome:
             kept.write_bytes(damaged)
             outcome.faults.append(f"{name} {number} ({target}): {answer}: {' '.join(text.split())}")
             if answer in ("CRASHED", "HANGS"):
+                child.close()
                 (folder / target).write_bytes(sound[target])
                 child = Child(name, folder, targets[0])
         (folder / target).write_bytes(sound[target])
