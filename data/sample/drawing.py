@@ -1,5 +1,6 @@
 """The street of the sample videos under its fixed camera, and the people and vehicles in it."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,10 +82,10 @@ class Person:
 
     def draw(self, canvas: ImageDraw.ImageDraw, frame: int) -> None:
         """Draw the shadow, the far limbs, body and head, the near limbs."""
-        x, effort, tilt = self.x[frame], self.effort[frame], self.tilt[frame]
+        x, effort, tilt = (float(each[frame]) for each in (self.x, self.effort, self.tilt))
         skin, shirt, trousers = self.colors
         lean = tilt + 0.2 * max(0.0, effort - 1)
-        stride = 0.42 * effort * np.sin(self.phase[frame]) + 0.3 * np.sin(tilt)
+        stride = 0.42 * effort * math.sin(self.phase[frame]) + 0.3 * math.sin(tilt)
 
         def limb(points: list[Point], width: float, color: Color) -> None:
             pixels = _place(points, x, self.foot_y, self.facing, self.size, lean)
@@ -94,11 +95,11 @@ class Person:
                 canvas.circle(end, thick / 2, fill=color)
 
         def leg_and_arm(swing: float, shade: float) -> None:
-            sin, cos = float(np.sin(swing)), float(np.cos(swing))
+            sin, cos = math.sin(swing), math.cos(swing)
             limb([(0, 0.5), (0.5 * sin, 0.5 - 0.46 * cos)], 0.085, _shade(trousers, shade))
             limb([(0, 0.78), (-0.33 * sin, 0.78 - 0.33 * cos)], 0.06, _shade(shirt, shade))
 
-        middle = 0.45 * np.sin(tilt)
+        middle = 0.45 * math.sin(tilt)
         corners = [(middle - 0.2 - middle / 2, 0.04), (middle + 0.2 + middle / 2, -0.05)]
         _ellipse(canvas, _place(corners, x, self.foot_y, self.facing, self.size), _SHADOW)
         leg_and_arm(-stride, 0.7)
@@ -133,7 +134,7 @@ class Vehicle:
             return
 
         def pixels(points: list[Point]) -> list[Point]:
-            return _place(points, self.x[frame], self.foot_y, self.facing, self.size)
+            return _place(points, float(self.x[frame]), self.foot_y, self.facing, self.size)
 
         roof = self.roof
         body = [(-1.24, 0.16), (-1.24, 0.5), (-0.9, roof), (0.37, roof), (0.77, 0.52), (1.24, 0.42)]
@@ -204,12 +205,16 @@ def _place(
     points: list[Point], x: float, foot_y: float, facing: int, size: float, lean: float = 0.0
 ) -> list[Point]:
     """Return the pixels of points (forward, up) in person heights, the body turned by `lean`."""
-    forward, up = np.array(points).T
-    along = forward * np.cos(lean) + up * np.sin(lean)
+    sin, cos = math.sin(lean), math.cos(lean)
     # a body on the ground is as thick as it is: it does not sink into it
-    above = up * np.cos(lean) - forward * np.sin(lean) + 0.07 * max(0.0, np.sin(lean) - 0.3)
-    columns, rows = x + facing * size * along, foot_y - size * above
-    return list(zip(columns * SUPERSAMPLE, rows * SUPERSAMPLE, strict=True))
+    raised = 0.07 * max(0.0, sin - 0.3)
+    return [
+        (
+            (x + facing * size * (forward * cos + up * sin)) * SUPERSAMPLE,
+            (foot_y - size * (up * cos - forward * sin + raised)) * SUPERSAMPLE,
+        )
+        for forward, up in points
+    ]
 
 
 def _ellipse(canvas: ImageDraw.ImageDraw, corners: list[Point], color: Color) -> None:
