@@ -89,6 +89,7 @@ def share_in_huge_pages(done: subprocess.CompletedProcess[str]) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how OpenMP and the kernel say it differs")
 def test_threads_of_a_command_sleep_and_its_memory_has_huge_pages_unless_the_user_chose() -> None:
     usual = run_command("train")

@@ -14,7 +14,7 @@ import pytest
 from cache import FeatureCache
 from cache.upkeep.verify import verify_cache
 
-NUM_VIDEOS = 8
+NUM_VIDEOS = 5
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weig
     """Videos of two clips each, and the cache `alone` that one process made of them."""
     folder = tmp_path_factory.mktemp("concurrent")
     for number in range(NUM_VIDEOS):
-        # of different lengths, or ffmpeg draws the same file eight times
+        # of different lengths, or ffmpeg draws the same file five times
         make_video(folder / "videos" / f"{number}.mp4", num_frames=18 + number)
     report = finish(start(folder, "alone", random_rgb_weights))
     assert report["done"] == NUM_VIDEOS
@@ -94,7 +94,9 @@ def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weig
     assert (again["done"], again["skipped"]) == (0, NUM_VIDEOS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
     folder: Path, random_rgb_weights: Path, number: signal.Signals
 ) -> None:

@@ -154,6 +154,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.slow
 def test_prepared_float32_gives_the_published_features(
     rgb_network: I3D, rgb_state: dict[str, torch.Tensor]
 ) -> None:

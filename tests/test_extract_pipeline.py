@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # as `extract.worker` sees t
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory, make_video) -> VideoSource:
-    path = make_video(tmp_path_factory.mktemp("video") / "a.mp4", num_frames=70)
+    path = make_video(tmp_path_factory.mktemp("video") / "a.mp4", num_frames=38)
     return VideoSource(video_id="a.mp4", path=path, kind="file")
 
 
@@ -45,9 +45,9 @@ def test_any_number_of_threads_gives_the_same_bits(
         assert all(value > 0 for value in seconds.values())
     for name in ("rgb", "flow", "flow_stats"):
         np.testing.assert_array_equal(runs[1].arrays[name], runs[3].arrays[name])
-        assert len(runs[1].arrays[name]) == 5  # 70 frames: four clips and a tail
+        assert len(runs[1].arrays[name]) == 3  # 38 frames: two clips and a tail
     # the drawn frames differ, so rows in a wrong order would not go unseen
-    assert len(np.unique(runs[1].arrays["flow_stats"], axis=0)) == 5
+    assert len(np.unique(runs[1].arrays["flow_stats"], axis=0)) == 3
 
 
 def test_an_extractor_leaves_the_number_of_torchs_threads_as_it_is(
@@ -68,14 +68,14 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
     seen: list[tuple[int, np.ndarray]] = []
     whole = one.extract(video, ("rgb",), stage_seconds={})
     rest = one.extract(
-        video, ("rgb",), stage_seconds={}, skip_clips=2,
+        video, ("rgb",), stage_seconds={}, skip_clips=1,
         on_batch=lambda frames, expected, rows: seen.append((frames, rows["rgb"].copy())),
     )  # fmt: skip
-    assert [frames for frames, _ in seen] == [48, 64, 70]
+    assert [frames for frames, _ in seen] == [32, 38]
     for count, (_, rows) in enumerate(seen, 1):
         np.testing.assert_array_equal(rows, rest.arrays["rgb"][:count])
-    np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][2:])
-    assert rest.num_frames == whole.num_frames == 70
+    np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][1:])
+    assert rest.num_frames == whole.num_frames == 38
 
 
 def test_two_videos_at_once_and_the_end_of_one_is_announced(
@@ -99,8 +99,8 @@ def test_two_videos_at_once_and_the_end_of_one_is_announced(
         on_batch=lambda *_: events.append("batch"), on_read=begin_the_next,
     )  # fmt: skip
     thread.join()
-    assert events.count("batch") == 5
-    assert events.index("read") < len(events) - 2  # while the last clips are worked on
+    assert events.count("batch") == 3
+    assert events.index("read") < len(events) - 1  # while the last clips are worked on
     for name, expected in alone.arrays.items():
         np.testing.assert_array_equal(first.arrays[name], expected)
         np.testing.assert_array_equal(second[0].arrays[name], expected)
@@ -118,7 +118,7 @@ def test_a_failing_clip_ends_the_video_with_its_error(
     with pytest.raises(RuntimeError, match="out of memory"):
         one.extract(video, DEFAULT_STREAMS, stage_seconds={})
     one.networks["flow"] = working
-    assert len(one.extract(video, DEFAULT_STREAMS, stage_seconds={}).arrays["flow"]) == 5
+    assert len(one.extract(video, DEFAULT_STREAMS, stage_seconds={}).arrays["flow"]) == 3
 
 
 def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(

@@ -207,11 +207,21 @@ def test_bad_labels_are_refused_before_any_work(
     assert not (tmp_path / "cache").exists()
 
 
-def test_two_workers_give_the_same_features_as_one(
+def test_two_workers_give_the_same_features_and_run_nothing_of_the_current_folder(
     extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
 ) -> None:
-    options = ("--workers", "2", "--threads", "2")
-    report = summary(extract(videos, tmp_path / "cache", random_rgb_weights, *options))
+    for module in ("json", "pickle", "joblib", "numpy", "data", "extract"):
+        code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)"
+        (tmp_path / f"{module}.py").write_text(code)
+    script = tmp_path / "bin" / "feat"  # as the installed command: its own folder is on the path
+    script.parent.mkdir()
+    script.write_text("from feat import main\nif __name__ == '__main__':\n    main()\n")
+    command = [sys.executable, str(script), "extract", "--videos", str(videos), "--cache", "cache"]
+    command += ["--rgb-weights", str(random_rgb_weights), "--flow-weights", "crossmodal"]
+    command += ["--workers", "2", "--threads", "2", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert not (tmp_path / "ran").exists(), done.stderr
+    report = json.loads(done.stdout)
     assert (report["done"], report["failed"]) == (3, [])
     ours, theirs = FeatureCache(tmp_path / "cache"), FeatureCache(extracted[0])
     for video in ours.videos():
@@ -219,24 +229,6 @@ def test_two_workers_give_the_same_features_as_one(
             np.testing.assert_allclose(
                 ours.read(video, stream), theirs.read(video, stream), rtol=1e-4, atol=1e-6
             )
-
-
-def test_nothing_in_the_current_folder_is_run_by_workers(
-    tmp_path: Path, random_rgb_weights: Path, make_video
-) -> None:
-    for num_frames in (1, 2):
-        make_video(tmp_path / "videos" / f"{num_frames}.mp4", num_frames=num_frames)
-    for module in ("json", "pickle", "joblib", "numpy", "data", "extract"):
-        code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__name__)"
-        (tmp_path / f"{module}.py").write_text(code)
-    script = tmp_path / "bin" / "feat"  # as the installed command: its own folder is on the path
-    script.parent.mkdir()
-    script.write_text("from feat import main\nif __name__ == '__main__':\n    main()\n")
-    command = [sys.executable, str(script), "extract", "--videos", "videos"]
-    command += ["--rgb-weights", str(random_rgb_weights), "--streams", "rgb", "--workers", "2"]
-    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True)
-    assert not (tmp_path / "ran").exists(), done.stderr
-    assert json.loads(done.stdout)["done"] == 2
 
 
 def test_damaged_weights_fail_once_before_the_first_video(

@@ -143,6 +143,7 @@ for run in ("one", "two"):
 """
 
 
+@pytest.mark.slow
 def test_without_tensorboard_training_says_so_once_and_goes_on(cache, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, cache.path, "--set", "steps=2", "--set", "hidden=4"],
