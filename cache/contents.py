@@ -13,12 +13,12 @@ import numpy as np
 from cache.index import Index, holds_features, stream_of
 from cache.keys import JSON, config_difference, config_digest, feature_key, is_sha256
 from cache.marker import check_marker
-from cache.names import NameStore, normal_name
+from cache.names import NameStore
 from cache.records import FeatureEntry, NameEntry
 from cache.shard.read import SUFFIX, ShardTable, StoredRecord
 from cache.tables import TableCache
 from data.errors import CacheError, ShardError
-from data.names import nearest_names
+from data.names import nearest_names, video_name
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -124,7 +124,7 @@ class Contents:
                 self.refresh()
             entry = self._names.get(video)
             if entry is None and not self._names.removed(video):
-                entry = self._recorded_names(self._names.names()).get(normal_name(video))
+                entry = self._recorded_names(self._names.names()).get(video_name(video))
             if entry is not None:
                 return entry.sha256
             if is_sha256(video) and self._index.of_video(video):
@@ -312,7 +312,7 @@ class Contents:
             for digest in sorted(self._index.video_digests() - covered):
                 try:
                     source = self.entry(self._of_video(digest)[0][1]).source
-                    name, size = normal_name(source.name), source.size
+                    name, size = video_name(source.name), source.size
                 except ShardError as error:
                     logger.warning("%s", error)
                     name, size = digest, 0

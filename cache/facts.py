@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 
 from cache.keys import JSON, config_digest
-from cache.names import normal_name
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
 from data.annotation.alignment import VideoFacts
+from data.names import video_name
 
 
 def video_facts(
@@ -42,7 +42,7 @@ def video_facts(
     """
     contents = {name: entry.sha256 for name, entry in cache.names().items()}
     if videos is not None:
-        contents = {video: contents.get(normal_name(video), video) for video in videos}
+        contents = {video: contents.get(video_name(video), video) for video in videos}
     by_content: dict[str, list[FeatureEntry]] = defaultdict(list)
     for key in _keys(cache.rows(), set(contents.values()), streams, configs or {}):
         entry = cache.entry(key)

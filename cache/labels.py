@@ -87,4 +87,6 @@ def _text(label: VideoLabel) -> str:
     text = f"{label.split} {label.category!r} {label.anomaly!r}"
     if label.scene:
         text += f" scene {label.scene!r}"
-    return text if label.num_frames is None else f"{text} {label.num_frames} frames"
+    if label.num_frames is not None:
+        text += f" {label.num_frames} frames"
+    return text if label.num_seconds is None else f"{text} {label.num_seconds:g} s"

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import time
-import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from cache.keys import canonical_json, is_sha256
 from cache.records import NameEntry, are_plain_names, check_origin, check_video_name
 from data.errors import CacheError, StorageError
 from data.files import write_whole
+from data.names import video_name
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -75,12 +75,12 @@ class NameStore:
 
     def get(self, name: str) -> NameEntry | None:
         """Return what a name stands for, None if that is not known."""
-        line = self._lines.get(normal_name(name))
+        line = self._lines.get(video_name(name))
         return line.entry if line else None
 
     def removed(self, name: str) -> bool:
         """Return whether a name was there and was removed."""
-        line = self._lines.get(normal_name(name))
+        line = self._lines.get(video_name(name))
         return line is not None and line.sha256 is None
 
     def refresh(self) -> bool:
@@ -112,7 +112,7 @@ class NameStore:
         self.refresh()
         fresh = {}
         for given, entry in changes.items():
-            name = normal_name(check_video_name(given))
+            name = video_name(check_video_name(given))
             old = self._lines.get(name)
             if (old.entry if old else None) != entry:
                 # later than what it replaces, even if this machine's clock is behind
@@ -245,18 +245,10 @@ def _checked(values: list[Any]) -> dict[str, NameLine]:
 _HEX = re.compile("[0-9a-f]*")
 
 
-def normal_name(name: str) -> str:
-    """Return a name as the cache knows it: accents composed (Unicode's NFC).
-
-    One system stores `é` as a letter, another as a letter and an accent; to a reader it is one.
-    """
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
 def take_lines(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None:
     """Keep the later of two lines for one name; of two at the same instant the larger digest."""
     for given, line in lines.items():
-        name = normal_name(given)
+        name = video_name(given)
         old = into.get(name)
         if old is None or _rank(line) > _rank(old):
             into[name] = line

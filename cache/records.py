@@ -78,9 +78,10 @@ def check_video_name(name: object) -> str:
     if len(name.encode()) > _MAX_NAME:
         raise ValueError(f"a video's name is at most {_MAX_NAME} bytes, got {name!r:.80}...")
     # A backslash or a drive letter means nothing here, but would on the Windows machine of a
-    # teammate who exports this cache.
-    parts = re.split(r"[/\\]", name)
-    if any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:[/\\]", name):
+    # teammate who exports this cache; and `data.names.video_name` leaves blanks at the ends out.
+    plain = name.strip()
+    parts = re.split(r"[/\\]", plain)
+    if any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:[/\\]", plain):
         raise ValueError(f"a video's name must stay below its folder, got {name!r:.80}")
     return name
 
@@ -97,8 +98,8 @@ def are_plain_names(names: Sequence[object]) -> bool:
     )
 
 
-#: A part that begins with a dot or is empty, a backslash, a colon.
-_UNUSUAL = re.compile(r"[/\n][./]|/\n|[\\:]")
+#: A part that begins with a dot or is empty, a backslash, a colon, a blank at an end.
+_UNUSUAL = re.compile(r"[/\n][./]|/\n|[\\:]|\n[^\S\n]|[^\S\n]\n")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

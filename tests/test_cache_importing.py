@@ -1,7 +1,9 @@
 import io
 import json
+import re
 import tempfile
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ from cache.exchange.arrays import find_arrays
 from cache.exchange.foreign import ImportConfig, clip_table
 from cache.exchange.importing import import_features, read_frame_counts
 from cache.exchange.layouts import ClipRule, find_misfits
+from cache.facts import video_facts
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
+from data.labels import VideoLabel
 
 RNG = np.random.default_rng(0)
 CLIPS = ImportConfig(stream="i3d", origin="somebody's I3D")
@@ -113,6 +117,30 @@ def test_imported_features_stand_beside_ours_under_the_same_name(cache, tmp_path
         cache.read("a.mp4", "rgb")
     np.testing.assert_array_equal(cache.read("a.mp4", "rgb", ours.config), ours.features)
     assert cache.videos() == ["a.mp4"]
+
+
+@pytest.mark.parametrize("name", ["cam\\a", " cam/a ", "cam/cafe\u0301"])
+def test_arrays_are_called_as_labels_can_call_them(cache, tmp_path, name) -> None:
+    """Backslashes, blanks at the ends and accents: one rule for videos, labels and arrays."""
+    label = VideoLabel(video=name, split="train")
+    np.savez(tmp_path / "a.npz", **{name: array(5), "cam/other": array(5)})
+    import_features([tmp_path / "a.npz"], cache, CLIPS)
+    assert cache.videos() == sorted([label.video, "cam/other"])
+    assert video_facts(cache, [label.video]).keys() == {label.video}
+    known = FeatureCache.create(tmp_path / "known")
+    named = [f"{label.video}.mp4"]
+    import_features([tmp_path / "a.npz"], known, CLIPS, names=named)
+    assert known.videos() == sorted([*named, "cam/other"])
+
+
+def test_who_imported_features_and_when_is_on_record(cache, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FEAT_USER", "ann")
+    np.save(tmp_path / "a.npy", array(5))
+    import_features([tmp_path / "a.npy"], cache, CLIPS)
+    provenance = cache.find("a", "i3d").provenance
+    assert provenance["by"] == "ann"
+    assert abs(datetime.fromisoformat(provenance["time"]) - datetime.now(UTC)).seconds < 600
+    assert provenance["imported_from"] == "a.npy"
 
 
 def test_importing_again_is_skipped_and_other_features_are_refused(cache, tmp_path) -> None:
@@ -247,9 +275,35 @@ def test_frame_counts_from_jsonl_and_csv(tmp_path) -> None:
     (tmp_path / "v.csv").write_text("video,frames\na,5\nb,\n")
     assert read_frame_counts(tmp_path / "v.jsonl") == {"a": 5}
     assert read_frame_counts(tmp_path / "v.csv") == {"a": 5}
-    (tmp_path / "bad.jsonl").write_text("[]\n")
-    with pytest.raises(CacheError, match=r"bad\.jsonl: .*expected JSON lines or CSV"):
-        read_frame_counts(tmp_path / "bad.jsonl")
+    (tmp_path / "pandas.csv").write_text("video,num_frames\na,5.0\n\nb,\n")
+    assert read_frame_counts(tmp_path / "pandas.csv") == {"a": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("v.jsonl", "[]\n", "1: 'list' object"),
+        ("v.jsonl", '{"video": "a", "num_frames": 5}\n\n{"video\n', "3: "),
+        ("v.csv", "video;num_frames\na;5\n", "1: the header is video;num_frames; "),
+        ("v.csv", "name,num_frames\na,5\n", "1: the header is name,num_frames"),
+        ("v.csv", "video,num_frames\na,5\nb,0\n", "3: 0 frames"),
+        ("v.csv", "video,num_frames\na,-5\n", "2: -5 frames"),
+        ("v.csv", "video,num_frames\na,5.5\n", "2: 5.5 frames"),
+        ("v.csv", "video,num_frames\na,inf\n", "2: "),
+        ("v.csv", "video,num_frames\na,many\n", "2: "),
+    ],
+)
+def test_frame_counts_that_are_none_are_told_with_their_line(tmp_path, name, text, said) -> None:
+    (tmp_path / name).write_text(text)
+    where = re.escape(f"{tmp_path / name}:")
+    with pytest.raises(CacheError, match=f"{where}{said}.*expected JSON lines or CSV"):
+        read_frame_counts(tmp_path / name)
+
+
+def test_a_file_that_is_not_there_is_told(cache, tmp_path) -> None:
+    for name in ("gone", "gone.npy", "gone.zip"):
+        with pytest.raises(CacheError, match=f"{name}: cannot read: No such file"):
+            import_features([tmp_path / name], cache, CLIPS)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_nothing_new_rewrites_nothing(add, here, there) -> None:
         ({"category": "d"}, "'d'"),
         ({"scene": "yard"}, "scene 'yard'"),
         ({"num_frames": 9}, "9 frames"),
+        ({"num_seconds": 1.5}, "1.5 s"),
     ],
 )
 def test_a_label_that_differs_is_refused_with_both_values(add, here, there, theirs, text) -> None:

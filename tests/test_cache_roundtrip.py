@@ -49,6 +49,7 @@ def contents(cache: FeatureCache) -> dict[str, tuple]:
             record.clips.clip_len,
             dict(record.provenance),
             None if stats is None else stats.tobytes(),
+            None if record.frame_seconds is None else record.frame_seconds.tobytes(),
         )
     return found
 
@@ -94,6 +95,8 @@ def records(draw: st.DrawFn) -> list[FeatureRecord]:
             values = np.random.default_rng(seed).standard_normal(shape).astype(dtypes[stream])
             values.reshape(-1)[0] = draw(st.sampled_from([0.0, -0.0, 1e-7, 60000.0]))
             stats = np.random.default_rng(seed).random((len(start), 6), np.float32)
+            varying = draw(st.booleans())
+            seconds = np.random.default_rng(seed).random(num_frames).cumsum() if varying else None
             plain = make_record(
                 name, stream, num_frames=num_frames, frame_rate=rate,
                 kind=draw(st.sampled_from(["file", "frames", "imported"])),
@@ -103,7 +106,7 @@ def records(draw: st.DrawFn) -> list[FeatureRecord]:
                 altered(
                     plain, features=values, clips=clips, kind=kind,
                     flow_stats=stats if stream == "flow" else None,
-                    provenance={"by": "somebody", "seconds": rate},
+                    provenance={"by": "somebody", "seconds": rate}, frame_seconds=seconds,
                 )
             )  # fmt: skip
     return made
@@ -121,7 +124,9 @@ def test_every_format_comes_back_identical(layout, made, renamed) -> None:
             ours.set_names(
                 {
                     first.name: None,
-                    "new/name.mp4": NameEntry(sha256=first.sha256, size=7, mtime_ns=123_456),
+                    "new/name.mp4": NameEntry(
+                        sha256=first.sha256, size=7, mtime_ns=123_456, origin="ab" * 8
+                    ),
                 }
             )
         theirs = FeatureCache.create(Path(folder) / "theirs")

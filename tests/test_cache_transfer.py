@@ -213,6 +213,45 @@ def test_contradictions_are_refused_before_anything_is_fetched(cache, other) -> 
         pull_cache(again, Remote(str(cache.path)), allow_mixed=True)
 
 
+def test_contradictions_are_refused_before_anything_is_sent(cache, other, tmp_path) -> None:
+    """Ann and Bob push to one server: neither takes over a name, a label or the configuration."""
+    server = tmp_path / "disk"
+    push_cache(cache, Remote(str(server)))
+    before = {path: path.read_bytes() for path in server.rglob("*") if path.is_file()}
+    other.write([make_record("bob's", sha256="cd" * 32)])
+    other.set_names({"d/0.mp4": NameEntry(sha256="cd" * 32, size=9, mtime_ns=9, origin="b" * 16)})
+    with pytest.raises(CacheError, match=r"nothing pushed, 1 conflicts: d/0\.mp4: .*latest-names"):
+        push_cache(other, Remote(str(server)))
+    command = ["push", str(server), "--cache", str(other.path)]
+    assert CliRunner().invoke(cache_group, command).exit_code == 1
+    write_labels(other.labels_path, [VideoLabel(video="d/0.mp4", split="test")])
+    with pytest.raises(CacheError, match=r"1 labels differ: .*d/0\.mp4"):
+        push_cache(other, Remote(str(server)), latest_names=True)
+    other.labels_path.unlink()
+    other.write([make_record("x.mp4", config=make_config(clip_stride=8))])
+    with pytest.raises(CacheError, match=r"nothing pushed, .*clip_stride"):
+        push_cache(other, Remote(str(server)), latest_names=True)
+    assert {path: path.read_bytes() for path in server.rglob("*") if path.is_file()} == before
+    assert CliRunner().invoke(cache_group, [*command, "--latest-names"]).exit_code == 1
+    done = CliRunner().invoke(cache_group, [*command, "--latest-names", "--allow-mixed"])
+    assert done.exit_code == 0, done.output
+    assert FeatureCache(server).content("d/0.mp4") == "cd" * 32
+
+
+def test_a_folder_contradicts_not_itself(cache, other, tmp_path) -> None:
+    """What the folder of a name says of it later, or said before, takes no name over."""
+    server = tmp_path / "disk"
+    for number, sha256 in enumerate(("ab" * 32, "cd" * 32)):
+        entry = NameEntry(sha256=sha256, size=9, mtime_ns=number, origin="a" * 16)
+        cache.write([make_record(f"cam {number}", sha256=sha256)])
+        cache.set_names({"cam.mp4": entry})
+        if number:  # as after many extractions, when the small files of names were merged
+            cache._names.merge_files([path.name for path in (cache.path / "names").iterdir()])
+        push_cache(cache, Remote(str(server)))
+        pull_cache(other, Remote(str(server)))
+        assert FeatureCache(other.path).content("cam.mp4") == sha256
+
+
 def test_labels_that_contradict_are_refused(cache, other) -> None:
     write_labels(other.labels_path, [VideoLabel(video="d/0.mp4", split="test")])
     with pytest.raises(CacheError, match=r"1 labels differ: .*d/0\.mp4"):

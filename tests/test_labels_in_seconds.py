@@ -200,3 +200,23 @@ def test_labels_in_seconds_become_frames_of_a_rate_that_is_given(tmp_path: Path)
     refused = CliRunner().invoke(cli, [*command, "--to", "ucf"])
     assert refused.exit_code == 1
     assert "a.mp4: anomaly '1.5s:3s' is in seconds, expected frames here" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "fps", "said"),
+    [
+        ("1.5s:3s,100,10", "25", "100 frames at 25 a second are 4 s, but the label is for 10 s"),
+        ("1.5s:3s,100,2", "10", "100 frames at 10 a second are 10 s, but the label is for 3 s"),
+        ("1.5s:9s,100,", "25", "100 frames at 25 a second are 4 s, but the label is for 9 s"),
+        ("1.5s:3s,100,4", "25", ""),
+        ("1.5s:4.5s,100,", "25", ""),  # a player rounds up
+        ("1.5s:3s,,4", "25", ""),
+    ],
+)
+def test_a_rate_that_is_not_the_videos_is_refused(tmp_path: Path, row, fps, said) -> None:
+    source, target = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_text(f"{HEADER.strip()},frames,seconds\na.mp4,test,,{row}\n")
+    done = CliRunner().invoke(cli, ["data", "convert", str(source), str(target), "--fps", fps])
+    assert done.exit_code == bool(said)
+    assert said in done.stderr
+    assert target.exists() != bool(said)

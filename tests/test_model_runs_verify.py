@@ -147,7 +147,7 @@ def test_two_trainings_do_not_work_in_one_folder(cache, tmp_path):
     out = kill(cache, tmp_path / "run")
     code = (
         "import sys; from pathlib import Path; from model.runs.folder import working_in\n"
-        "with working_in(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+        "with working_in(Path(sys.argv[1]), go_on=''): print('in', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(out)]
     pipe = subprocess.PIPE
@@ -155,7 +155,7 @@ def test_two_trainings_do_not_work_in_one_folder(cache, tmp_path):
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(ModelError, match="another process works there"):
             resume_training(cache, out, options=DataOptions())
-    with working_in(out):
+    with working_in(out, go_on=""):
         pass
 
 

@@ -267,6 +267,8 @@ def takes_remote(command: Callable[..., None]) -> Callable[..., None]:
 @cache_option
 @takes_remote
 @click.option("--reread", is_flag=True, help="Read back what was sent and compare it.")
+@mixed_option
+@latest_option
 @json_option
 @click.pass_context
 def push_command(
@@ -276,6 +278,8 @@ def push_command(
     options: tuple[str, ...],
     new_host_keys: bool,
     reread: bool,
+    allow_mixed: bool,
+    latest_names: bool,
     as_json: bool,
 ) -> None:
     """Send to URL what it lacks: a path, sftp://user@host/path, s3://bucket/path, ..."""
@@ -285,7 +289,10 @@ def push_command(
 
     cache = FeatureCache(cache_dir)
     remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
-    _tell_transfer(ctx, push_cache(cache, remote, reread=reread), "sent", as_json)
+    report = push_cache(
+        cache, remote, reread=reread, allow_mixed=allow_mixed, latest_names=latest_names
+    )
+    _tell_transfer(ctx, report, "sent", as_json)
 
 
 @click.command()

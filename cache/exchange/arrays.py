@@ -118,6 +118,7 @@ def _find(path: Path, name: str, problems: list[str]) -> list[FoundArray]:
                     array = _read_table(path)
                     heads = {("", name): (array.shape, False, array.dtype)}
                 case _:
+                    path.stat()  # what is not there is told first
                     raise ValueError(f"expected one of {', '.join(SUFFIXES)}")
     except CacheError as error:
         problems.append(str(error))

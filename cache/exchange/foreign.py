@@ -10,7 +10,14 @@ import numpy as np
 from cache.exchange.layouts import ClipRule, Part, parse_layout
 from cache.exchange.recognise import FoundStream
 from cache.keys import JSON
-from cache.records import ClipTable, FeatureRecord, NameEntry, SourceRecord, check_stream
+from cache.records import (
+    ClipTable,
+    FeatureRecord,
+    NameEntry,
+    SourceRecord,
+    check_stream,
+    who_and_when,
+)
 from cache.streams import FEATURES
 from data.errors import CacheError
 
@@ -137,7 +144,7 @@ def _record(
     parts = stream.videos[video]
     num_frames, rate = frames.get(video), rates[video]
     rule = config.rule if stream.rows == "clips" else None
-    provenance: dict[str, JSON] = {"imported_from": parts[0].array.path.name}
+    provenance: dict[str, JSON] = {**who_and_when(), "imported_from": parts[0].array.path.name}
     if stream.named_clips:
         named = np.array([part.frames for part in parts]) + stream.named_clips
         clips = _timed(named[:, 0], named[:, 1], config.clip_len, rate)

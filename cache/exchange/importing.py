@@ -30,6 +30,7 @@ from cache.records import (
 from cache.store import FeatureCache
 from data.errors import CacheError
 from data.labels import join_problems, read_labels
+from data.names import video_name
 
 #: Numbers of the whole video that v-iashin/video_features writes beside its features.
 _SIDE_FILES = ("_fps", "_timestamps_ms")
@@ -230,23 +231,29 @@ def read_frame_counts(path: Path) -> dict[str, int]:
         CacheError: the file cannot be read or says something else.
     """
     counts = {}
+    number = 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows: Any = (
-                csv.DictReader(file)
-                if path.suffix.lower() == ".csv"
-                else (json.loads(line) for line in file if line.strip())
-            )
-            for row in rows:
+            rows: Any = file
+            if path.suffix.lower() == ".csv":
+                rows = csv.DictReader(file)
+                header = rows.fieldnames or []
+                if "video" not in header or not {"num_frames", "frames"} & set(header):
+                    raise ValueError(f"the header is {','.join(header)}")
+            for number, item in enumerate(rows, 1):  # noqa: B007 - the line that is told
+                row = json.loads(item if item.strip() else "{}") if rows is file else item
                 value = row.get("num_frames", row.get("frames"))
                 if value not in (None, ""):
-                    counts[str(row["video"])] = int(value)
+                    if (count := float(value)) < 1 or count != int(count):
+                        raise ValueError(f"{value} frames")
+                    counts[str(row["video"])] = int(count)
     except OSError as error:
         raise explain("read", path, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error) as error:
+        line = getattr(rows, "line_num", number)
         raise CacheError(
-            f"{path}: {' '.join(str(error).split())[:200]}; expected JSON lines or CSV with video "
-            "and num_frames"
+            f"{path}:{line}: {' '.join(str(error).split())[:200]}; expected JSON lines or CSV, "
+            "divided by commas, with video and num_frames"
         ) from error
     return counts
 
@@ -312,7 +319,10 @@ def _name_parts(
             f"{len(matched.by_file_name)} arrays matched by file name alone: {name} is "
             f"{matched.videos[name]}"
         )
-    parts = [replace(part, video=matched.videos.get(part.video, part.video)) for part in parts]
+    parts = [
+        replace(part, video=matched.videos.get(part.video, video_name(part.video)))
+        for part in parts
+    ]
     if used:
         report.notes.append(f"{', '.join(used)}: {parts[-1].describe()}")
     return parts

@@ -2,9 +2,9 @@
 
 `feat-export.jsonl` lies beside the arrays; Parquet has the same text in its metadata. Its first
 line names the format and the configuration of each stream. Every other line is a video: its name
-and file, which frames its rows cover, and for each stream the source, the kind, the shape and the
-sha256 of its features, which stand side by side in the array's last axis. The last line is the
-sha256 of all lines before it.
+and file, which frames its rows cover, and for each stream the source, the frames' times if the rows
+do not tell them, the kind, the shape and the sha256 of its features, which stand side by side in
+the array's last axis. The last line is the sha256 of all lines before it.
 """
 
 import hashlib
@@ -60,6 +60,7 @@ class ExportedVideo:
             sha256=self.sha256,
             size=self.line["size"],
             mtime_ns=self.line["mtime_ns"],
+            origin=self.line.get("origin", ""),
         )
 
     def records(self, array: np.ndarray) -> list[FeatureRecord]:
@@ -83,7 +84,7 @@ class ExportedVideo:
                     f"its values are not those that were exported; without {NAME} it can be "
                     "imported as somebody else's"
                 )
-            stats = stream["flow_stats"]
+            stats, seconds = stream["flow_stats"], stream.get("frame_seconds")
             records.append(
                 FeatureRecord(
                     stream=str(config["stream"]),
@@ -93,6 +94,7 @@ class ExportedVideo:
                     clips=ClipTable(clip_len=stream["clip_len"], **clips),
                     provenance=stream["provenance"],
                     flow_stats=None if stats is None else np.array(stats, np.float32),
+                    frame_seconds=None if seconds is None else np.array(seconds, np.float64),
                     kind=stream["kind"],
                 )
             )
@@ -115,6 +117,7 @@ def write_video(name: str, file: str, entry: NameEntry, records: Sequence[Featur
             "file": file,
             "size": entry.size,
             "mtime_ns": entry.mtime_ns,
+            "origin": entry.origin,
             "clips": [getattr(clips, column).tolist() for column in _COLUMNS],
             "streams": [_stream(record) for record in records],
         }
@@ -132,7 +135,7 @@ def _last_line(text: bytes) -> str:
 
 
 def _stream(record: FeatureRecord) -> dict[str, JSON]:
-    stats = record.flow_stats
+    stats, seconds = record.flow_stats, record.frame_seconds
     return {
         "source": record.source.to_json(),
         "kind": record.kind,
@@ -141,6 +144,7 @@ def _stream(record: FeatureRecord) -> dict[str, JSON]:
         "sha256": hashlib.sha256(record.features.tobytes()).hexdigest(),
         "clip_len": record.clips.clip_len,
         "flow_stats": None if stats is None else stats.tolist(),
+        "frame_seconds": None if seconds is None else seconds.tolist(),
         "provenance": dict(record.provenance),
     }
 

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
 from cache.names import NameLine, is_manifest_name, read_manifest, take_lines
-from cache.records import FeatureEntry
+from cache.records import FeatureEntry, NameEntry
 from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
 from cache.store import FeatureCache
 from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
 from data.labels import VideoLabel, read_labels, write_labels
+from data.names import video_name
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -58,16 +59,26 @@ class TransferReport:
         return asdict(self)
 
 
-def push_cache(cache: FeatureCache, remote: Remote, *, reread: bool = False) -> TransferReport:
+def push_cache(
+    cache: FeatureCache,
+    remote: Remote,
+    *,
+    reread: bool = False,
+    allow_mixed: bool = False,
+    latest_names: bool = False,
+) -> TransferReport:
     """Send what the other side lacks. A shard damaged here is not sent.
 
     Args:
         cache: where from.
         remote: where to; a cache, or an empty or absent folder.
         reread: read back every shard that was sent and compare its sha256, not only its size.
+        allow_mixed: admit a second configuration of a stream.
+        latest_names: where a name stands for different contents, let the later entry decide.
 
     Raises:
-        CacheError: the connection failed for good; what has arrived is kept.
+        CacheError: the other side contradicts this one (nothing is sent then), or the connection
+            failed for good; what has arrived is kept.
     """
     if remote.is_http:
         raise CacheError(f"{remote.url}: HTTP servers are read-only; push by sftp or s3")
@@ -76,7 +87,9 @@ def push_cache(cache: FeatureCache, remote: Remote, *, reread: bool = False) -> 
         remote.upload(cache.path / MARKER, MARKER)
     there, _ = _shards_there(remote)
     here = cache.shards()
-    keys_there = _remote_keys(remote, {n: s for n, s in there.items() if n not in here})
+    entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
+    _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
+    keys_there = {entry.key for entry in entries}
     for name in sorted(here):
         path = cache.shards_dir / name
         try:
@@ -132,14 +145,16 @@ def pull_cache(
         if labels:
             _merge_labels([LabelsFrom.file(cache.labels_path), labels], remote)
         entries = [stored.entry for table in tables.values() for stored in table.records.values()]
-        ours = {name: entry.sha256 for name, entry in cache.names().items()}
+        ours = cache.names()
         conflicts = []
         if not allow_mixed:
             conflicts += config_conflicts((entry.config for entry in entries), cache.configs())
         if not latest_names:
-            theirs = _contents(manifests.values(), entries, known=set(ours.values()))
             conflicts += name_conflicts(
-                theirs, ours, where=os.fspath(cache.path), advice=LATEST_NAMES
+                _contents(manifests.values(), entries, ours=ours),
+                {name: entry.sha256 for name, entry in ours.items()},
+                where=os.fspath(cache.path),
+                advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pulled", conflicts)
         for name in sorted(tables):
@@ -230,11 +245,54 @@ def _remote_tables(
     return tables
 
 
-def _remote_keys(remote: Remote, shards: dict[str, int]) -> set[str]:
-    """Return the keys in shards that the other side has and we have not, by name."""
+def _entries_there(remote: Remote, shards: dict[str, int]) -> list[FeatureEntry]:
+    """Return what is in shards of the other side, as far as they are sound."""
     ignored = TransferReport(cache="", url=remote.url)
     tables = _remote_tables(remote, shards, ignored)
-    return {key for table in tables.values() for key in table.records}
+    return [stored.entry for table in tables.values() for stored in table.records.values()]
+
+
+def _refuse_push(
+    cache: FeatureCache,
+    remote: Remote,
+    there: Collection[str],
+    entries: Sequence[FeatureEntry],
+    *,
+    allow_mixed: bool,
+    latest_names: bool,
+) -> None:
+    """Do nothing if this side and the other one do not contradict each other.
+
+    Args:
+        cache: this side.
+        remote: the other one.
+        there: the shards that it has.
+        entries: what is in those of them that this side has not.
+        allow_mixed: see `push_cache`.
+        latest_names: the same.
+
+    Raises:
+        CacheError: they do.
+    """
+    conflicts = []
+    if not allow_mixed:
+        both = [entry.config for entry in cache.entries() if entry.shard in there]
+        conflicts += config_conflicts(cache.configs(), [*both, *(e.config for e in entries)])
+    with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        if not latest_names:
+            ignored = TransferReport(cache="", url=remote.url)
+            manifests = _fetch_names(cache, remote, Path(folder), ignored)
+            ours = cache.names()
+            conflicts += name_conflicts(
+                {name: entry.sha256 for name, entry in ours.items()},
+                _contents(manifests.values(), entries, ours=ours),
+                where=remote.url,
+                advice=LATEST_NAMES,
+            )
+        refuse_conflicts(remote.url, "pushed", conflicts)
+        theirs = _download_labels(remote, Path(folder))
+        if theirs:
+            _merge_labels([theirs, LabelsFrom.file(cache.labels_path)], remote)
 
 
 def _check_local(path: Path) -> None:
@@ -309,27 +367,39 @@ def _fetch_names(
 
 
 def _contents(
-    manifests: Iterable[dict[str, NameLine]], entries: Iterable[FeatureEntry], *, known: set[str]
+    manifests: Iterable[dict[str, NameLine]],
+    entries: Iterable[FeatureEntry],
+    *,
+    ours: Mapping[str, NameEntry],
 ) -> dict[str, str]:
     """Return the content's sha256 of every name of the other side, as far as it is new here.
 
-    A content that no name stands for goes by the name that was recorded with its features.
+    A content that no name stands for goes by the name that was recorded with its features. What
+    the folder that a name is here of has said of it earlier or later is left out: it contradicts
+    nobody.
 
     Args:
         manifests: the other side's files of names that are new here.
         entries: its features that are new here.
-        known: the contents that have a name here.
+        ours: the names here.
     """
     latest: dict[str, NameLine] = {}
     for lines in manifests:
         take_lines(latest, lines)
-    named = known | {line.sha256 for line in latest.values() if line.sha256}
+    named = {entry.sha256 for entry in ours.values()}
+    named |= {line.sha256 for line in latest.values() if line.sha256}
     recorded = {
-        entry.source.name: entry.source.sha256
+        name: entry.source.sha256
         for entry in entries
-        if entry.source.sha256 not in named and entry.source.name not in latest
+        if entry.source.sha256 not in named
+        and (name := video_name(entry.source.name)) not in latest
     }
-    return recorded | {name: line.sha256 for name, line in latest.items() if line.sha256}
+    told = {
+        name: line.sha256
+        for name, line in latest.items()
+        if line.sha256 and not (line.origin and name in ours and ours[name].origin == line.origin)
+    }
+    return recorded | told
 
 
 def _push_labels(cache: FeatureCache, remote: Remote) -> int:

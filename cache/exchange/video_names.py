@@ -1,10 +1,11 @@
 """Which video an array of somebody else's is of, told by its name."""
 
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
+from data.names import video_name
 
 
 @dataclass(kw_only=True)
@@ -23,8 +24,8 @@ def match_names(
 
     `Abuse002_x264` and `RGB/Abuse/Abuse002_x264` are `Abuse/Abuse002_x264.mp4`: with or without
     the file's suffix, one of the two paths ends in the other. Where the folders differ, the file
-    name alone decides if only one array and one labelled video have it. Names that differ in how
-    Unicode composes their accents are the same.
+    name alone decides if only one array and one labelled video have it. Names are compared as
+    `data.names.video_name` has them.
     """
     found = MatchedNames()
     alone = _take(found, names, labelled)
@@ -41,12 +42,12 @@ def _take(found: MatchedNames, names: Iterable[str], videos: Sequence[str]) -> d
     """Match the names that have no video yet; return those that share a file name alone."""
     by_stem: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for video in videos:
-        path = PurePosixPath(unicodedata.normalize("NFC", video))
+        path = PurePosixPath(video_name(video))
         for form in {path, path.with_suffix("")}:
             by_stem[form.name].add((str(form), video))
     alone = {}
     for name in names:
-        plain = unicodedata.normalize("NFC", name)
+        plain = video_name(name)
         near = by_stem.get(PurePosixPath(plain).name, set())
         if name in found.videos or name in found.ambiguous or not near:
             continue

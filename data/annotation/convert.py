@@ -26,6 +26,7 @@ from data.errors import LabelsError
 from data.files import new_file, write_whole
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import (
+    END_SECONDS,
     Split,
     VideoLabel,
     join_problems,
@@ -110,9 +111,22 @@ def write_format(
 
 
 def _at_rate(label: VideoLabel, fps: float | None) -> VideoLabel:
-    """Return a label in seconds as frames of a constant rate, if the rate is given."""
+    """Return a label in seconds as frames of a constant rate, if the rate is given.
+
+    Raises:
+        LabelsError: at this rate the video would have another length than the label says.
+    """
     if not label.times or not fps:
         return label
+    if label.num_frames is not None:
+        seconds, end = label.num_frames / fps, label.times[-1].end
+        whole = seconds if label.num_seconds is None else label.num_seconds
+        if abs(whole - seconds) > END_SECONDS or end > seconds + END_SECONDS:
+            raise LabelsError(
+                f"{label.video}: {label.num_frames} frames at {fps:g} a second are {seconds:g} s,"
+                f" but the label is for {max(whole, end):g} s: give the video's own rate; if it is"
+                " not constant, leave the label in seconds"
+            )
     last = math.ceil(label.times[-1].end * fps) + 1
     return label.in_frames(np.arange(label.num_frames or last) / fps)
 
