@@ -35,7 +35,10 @@ def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
 @weights_group.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls_command(as_json: bool) -> None:
-    """List the weights that are there: stream, kind, digest, origin."""
+    """List the weights that are there, and where those of both streams are looked for.
+
+    Of each file: stream, kind, digest, origin. Of a stream that is missing: how to get it.
+    """
     from extract.weights.listing import listing_text
 
     click.echo(listing_text(as_json))
