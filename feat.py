@@ -55,7 +55,7 @@ from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from data.visible import VisibleStream, one_line, visible
-from extract.commands import extract_command, template_command
+from extract.commands import doctor_command, extract_command, template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
@@ -181,6 +181,7 @@ for _command in (
     import_run_command,
     predict_command,
     sample_command,
+    doctor_command,
     runs_group,
     weights_group,
     data_group,

@@ -1,6 +1,7 @@
-"""`feat extract` and `feat data template`, which counts frames as extraction does."""
+"""`feat extract`, `feat doctor`, and `feat data template`, which counts frames as it does."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -153,6 +154,33 @@ def extract_command(
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
         click.get_current_context().exit(1)
+
+
+@click.command("doctor")
+@click.option(
+    "--cache", "cache_dir", type=click.Path(path_type=Path),
+    help="The feature cache to look at.  [default: features, if it is there]",
+)  # fmt: skip
+@click.option("--offline", is_flag=True, help="Do not try to reach the host of the weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.pass_context
+def doctor_command(
+    ctx: click.Context, cache_dir: Path | None, offline: bool, as_json: bool
+) -> None:
+    """Tell whether all is there that feat needs, and what to do about what is not.
+
+    Versions, ffmpeg, GPU, weights, cache, disk space and network: a line each, which begins with
+    ok, warn or fail. Exit code 1 if one fails. Nothing is changed or fetched.
+    """
+    from extract.doctor import run_checks
+    from extract.weights.fetch import RGB_URL
+
+    checks = run_checks(cache_dir, url="" if offline else RGB_URL)
+    if as_json:
+        click.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
+    else:
+        click.echo("\n".join(line for check in checks for line in check.to_lines()))
+    ctx.exit(int(any(check.state == "fail" for check in checks)))
 
 
 @click.command("template")
