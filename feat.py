@@ -155,7 +155,7 @@ def cli(quiet: bool) -> None:
     """Find abnormal events in videos: extract features once, share them, train, evaluate.
 
     \b
-    feat extract --videos clips/    decode, TV-L1 flow, I3D -> ./features
+    feat extract clips/             decode, TV-L1 flow, I3D -> ./features
     feat train                      ConvLSTM multi-task model -> ./runs
     feat eval                       AUC, accuracy, plots, report.html
     feat predict clip.mp4           abnormal intervals of a video

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -14,9 +14,12 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command("extract")
+@click.argument(
+    "place", metavar="[DIR]", required=False, type=click.Path(path_type=Path, exists=True)
+)
 @click.option(
-    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
-    help="Folder of videos or of folders of frames; a labels.csv in it is added to the cache's.",
+    "--videos", "videos_dir", type=click.Path(path_type=Path, exists=True),
+    help="The same as DIR.",
 )  # fmt: skip
 @click.option(
     "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
@@ -83,9 +86,18 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     "--labels-of", type=click.Choice(["cache", "videos"]),
     help="Whose label counts where that of a video differs.  [default: refuse]",
 )  # fmt: skip
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1),
+    help="Extract the first N videos that are missing.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Only say what would be done with each video: new, already there, or refused.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def extract_command(
-    videos_dir: Path,
+    place: Path | None,
+    videos_dir: Path | None,
     cache_dir: Path,
     streams: str,
     resize: str,
@@ -106,12 +118,15 @@ def extract_command(
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
+    limit: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Stage 1: decode videos, compute TV-L1 flow and I3D features, fill the cache.
 
-    What the cache holds already is not done again. Exit code 1 if a video failed or could be
-    decoded in part only; the others are finished all the same.
+    DIR holds videos or folders of frames; a labels.csv in it is added to the cache's. What the
+    cache holds already is not done again. Exit code 1 if a video failed or could be decoded in
+    part only; the others are finished all the same.
 
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
@@ -120,8 +135,11 @@ def extract_command(
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
     from extract.i3d.precision import precision_for
-    from extract.runner import run_extraction
+    from extract.runner import plan_extraction, run_extraction
 
+    folder = place or videos_dir
+    if folder is None or (place and videos_dir):
+        raise click.UsageError("name the folder of videos once: feat extract DIR")
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key
         raise click.UsageError("--fps and --folder-fps exclude each other")
@@ -134,11 +152,21 @@ def extract_command(
         clip_stride=clip_stride or clip_len,
         precision=precision_for(first_device, precision),
     )
+    terms: dict[str, Any] = {
+        "weights": {"rgb": rgb_weights, "flow": flow_weights},
+        "allow_mixed": allow_mixed,
+        "prefix": prefix,
+        "labels_of": labels_of or "",
+        "limit": limit,
+    }
+    if dry_run:
+        plan = plan_extraction(folder, cache_dir, config, **terms)
+        click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
+        click.get_current_context().exit(int(bool(plan.refused)))
     report = run_extraction(
-        videos_dir,
+        folder,
         cache_dir,
         config,
-        weights={"rgb": rgb_weights, "flow": flow_weights},
         resources=Resources(device=device, workers=workers, threads=threads),
         folder_fps=folder_fps,
         limits=Limits(
@@ -147,9 +175,7 @@ def extract_command(
             max_seconds=max_seconds,
             stall_seconds=stall_seconds,
         ),
-        allow_mixed=allow_mixed,
-        prefix=prefix,
-        labels_of=labels_of or "",
+        **terms,
     )
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
