@@ -55,7 +55,7 @@ from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from data.visible import VisibleStream, one_line, visible
-from extract.commands import doctor_command, extract_command, template_command
+from extract.commands import doctor_command, extract_command, preview_command, template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
@@ -174,6 +174,7 @@ data_group.add_command(template_command)
 
 for _command in (
     extract_command,
+    preview_command,
     train_command,
     eval_command,
     compare_command,

@@ -1,4 +1,4 @@
-"""`feat extract`, `feat doctor`, and `feat data template`, which counts frames as it does."""
+"""`feat extract`, `preview`, `doctor`; `feat data template`, which counts frames as they do."""
 
 import json
 from dataclasses import asdict
@@ -11,6 +11,18 @@ from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
+
+resize_option = click.option(
+    "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
+    help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
+)  # fmt: skip
+fps_option = click.option(
+    "--fps", type=float, help="Resample to so many frames a second; else every frame."
+)
+folder_fps_option = click.option(
+    "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
+    help="Frame rate of folders of images, for the times of clips.",
+)  # fmt: skip
 
 
 @click.command("extract")
@@ -29,15 +41,9 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     "--streams", default="rgb,flow", show_default=True,
     help=f"Which of {', '.join(BACKBONES)}, by comma.",
 )  # fmt: skip
-@click.option(
-    "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
-    help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
-)  # fmt: skip
-@click.option("--fps", type=float, help="Resample to so many frames a second; else every frame.")
-@click.option(
-    "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
-    help="Frame rate of folders of images, for the times of clips.",
-)  # fmt: skip
+@resize_option
+@fps_option
+@folder_fps_option
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
 @click.option("--clip-stride", type=int, help="Frames between clips; default: the clip length.")
 @click.option(
@@ -180,6 +186,51 @@ def extract_command(
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
         click.get_current_context().exit(1)
+
+
+@click.command("preview")
+@click.argument("video", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--at", "at_seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    metavar="SECONDS", help="Show the clip with the frame that a player shows then.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="The picture, a PNG file.  [default: <video>-<seconds>s.png]",
+)  # fmt: skip
+@resize_option
+@fps_option
+@folder_fps_option
+def preview_command(
+    video: Path, at_seconds: float, out: Path | None, resize: str, fps: float | None,
+    folder_fps: float,
+) -> None:  # fmt: skip
+    """Draw what the networks get of VIDEO: one clip's frames, its flow and the flow's magnitude.
+
+    With the RGB weights at hand also what the network takes the clip for: it names the action if
+    preprocessing is right. The flow's colour is its direction, as the wheel beside it shows.
+    """
+    from data.videos import find_videos
+    from extract.config import ExtractConfig
+    from extract.decode.config import DecodeConfig
+    from extract.preview import preview_clip
+    from extract.weights.listing import look_for_weights
+    from extract.weights.resolve import read_entry, weights_folder
+
+    source, *others = find_videos(video)
+    if others:
+        raise click.UsageError(f"{video} holds {1 + len(others)} videos: name one")
+    rgb = next(one.file for one in look_for_weights(weights_folder()) if one.stream == "rgb")
+    path = out or Path(f"{source.path.resolve().stem}-{at_seconds:g}s.png")
+    lines = preview_clip(
+        path,
+        source,
+        at_seconds,
+        ExtractConfig(decode=DecodeConfig(resize=resize, fps=fps)),  # type: ignore[arg-type]
+        rgb=read_entry(rgb) if rgb else None,
+        folder_fps=folder_fps,
+    )
+    click.echo("\n".join([*lines, f"written: {path}"]))
 
 
 @click.command("doctor")
