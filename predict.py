@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data.errors import FeatError
+from data.help_text import examples
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -85,6 +86,11 @@ class Outputs:
     plot: Path | None = None
 
 
+@examples(
+    "feat predict new.mp4",
+    "feat predict clips/ --csv intervals.csv --vtt subtitles",
+    "feat predict new.mp4 --run runs/mine --threshold 0.7 --plot pictures",
+)
 @click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")

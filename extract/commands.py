@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from data.help_text import examples
 from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
 
@@ -25,6 +26,11 @@ folder_fps_option = click.option(
 )  # fmt: skip
 
 
+@examples(
+    "feat extract clips/",
+    "feat extract clips/ --streams rgb --limit 3",
+    "feat extract clips/ --cache shared/features --prefix ann/ --dry-run",
+)
 @click.command("extract")
 @click.argument(
     "place", metavar="[DIR]", required=False, type=click.Path(path_type=Path, exists=True)
@@ -188,6 +194,10 @@ def extract_command(
         click.get_current_context().exit(1)
 
 
+@examples(
+    "feat preview clips/door.mp4 --at 12.5",
+    "feat preview frames/07 --folder-fps 10 --resize crop --out crop.png",
+)
 @click.command("preview")
 @click.argument("video", type=click.Path(path_type=Path, exists=True))
 @click.option(
@@ -233,6 +243,7 @@ def preview_command(
     click.echo("\n".join([*lines, f"written: {path}"]))
 
 
+@examples("feat doctor", "feat doctor --cache shared/features --offline")
 @click.command("doctor")
 @click.option(
     "--cache", "cache_dir", type=click.Path(path_type=Path),
@@ -260,6 +271,9 @@ def doctor_command(
     ctx.exit(int(any(check.state == "fail" for check in checks)))
 
 
+@examples(
+    "feat data template --videos clips/", "feat data template --videos clips/ --labels mine.csv"
+)
 @click.command("template")
 @click.option(
     "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from data.help_text import examples
 from model.commands.options import FILE, FOLDER, Setup, json_option, smoothing_option, takes_setup
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from model.evaluation.evaluate import EvalReport
 
 
+@examples(
+    "feat eval",
+    "feat eval --run runs/five --all",
+    "feat eval --run runs/mine --cache shared/features --smoothing 0",
+)
 @click.command()
 @click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
 @click.option(

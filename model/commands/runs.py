@@ -5,14 +5,17 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
 from model.commands.options import FOLDER, json_option
 
 
+@examples("feat runs ls", "feat runs verify")
 @click.group("runs")
 def runs_group() -> None:
     """List the folders of trained runs, and check them."""
 
 
+@examples("feat runs ls", "feat runs ls runs/compare --json")
 @runs_group.command("ls")
 @click.argument("folder", metavar="[RUNS]", default=Path("runs"), type=FOLDER)
 @json_option
@@ -31,6 +34,7 @@ def ls_command(folder: Path, as_json: bool) -> None:
         click.echo("\n".join(runs_table(listed)))
 
 
+@examples("feat runs verify", "feat runs verify runs/mine runs/five")
 @runs_group.command("verify")
 @click.argument("folders", metavar="[RUN]...", nargs=-1, type=FOLDER)
 @click.pass_context
