@@ -55,7 +55,7 @@ from data.commands.sample import sample_command
 from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from data.visible import VisibleStream, one_line, visible
-from extract.commands import extract_command, template_command
+from extract.commands import doctor_command, extract_command, preview_command, template_command
 from extract.weights.commands import weights_group
 from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
@@ -155,7 +155,7 @@ def cli(quiet: bool) -> None:
     """Find abnormal events in videos: extract features once, share them, train, evaluate.
 
     \b
-    feat extract --videos clips/    decode, TV-L1 flow, I3D -> ./features
+    feat extract clips/             decode, TV-L1 flow, I3D -> ./features
     feat train                      ConvLSTM multi-task model -> ./runs
     feat eval                       AUC, accuracy, plots, report.html
     feat predict clip.mp4           abnormal intervals of a video
@@ -174,6 +174,7 @@ data_group.add_command(template_command)
 
 for _command in (
     extract_command,
+    preview_command,
     train_command,
     eval_command,
     compare_command,
@@ -181,6 +182,7 @@ for _command in (
     import_run_command,
     predict_command,
     sample_command,
+    doctor_command,
     runs_group,
     weights_group,
     data_group,

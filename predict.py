@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data.errors import FeatError
+from data.help_text import examples
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -38,7 +39,7 @@ class Sought:
         sha256: of its content; empty if that could not be read.
         cache: where its features are.
         error: what kept it from a prediction or a picture.
-        written: files with its scores, by option: `csv`, `plot`.
+        written: files about it alone, by option: `scores`, `vtt`, `plot`.
     """
 
     name: str
@@ -68,6 +69,28 @@ class ExtractOptions:
     flow_weights: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """The files that were asked for.
+
+    Attributes:
+        csv: the table of all videos' intervals.
+        scores: a file ending in .csv for one video's frame scores, else a folder of such files.
+        vtt: folder of WebVTT files.
+        plot: folder of pictures.
+    """
+
+    csv: Path | None = None
+    scores: Path | None = None
+    vtt: Path | None = None
+    plot: Path | None = None
+
+
+@examples(
+    "feat predict new.mp4",
+    "feat predict clips/ --csv intervals.csv --vtt subtitles",
+    "feat predict new.mp4 --run runs/mine --threshold 0.7 --plot pictures",
+)
 @click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
@@ -88,8 +111,16 @@ class ExtractOptions:
     help="Frames with this score or more are abnormal.",
 )  # fmt: skip
 @click.option(
-    "--csv", "csv_path", type=click.Path(path_type=Path),
+    "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a table of the abnormal intervals of all videos: a row an interval.",
+)  # fmt: skip
+@click.option(
+    "--scores", "scores_path", type=click.Path(path_type=Path),
     help="Frame scores: a file ending in .csv for one video, else a folder of one file a video.",
+)  # fmt: skip
+@click.option(
+    "--vtt", "vtt_dir", type=FOLDER,
+    help="Folder for WebVTT subtitles of each video: players show them over its intervals.",
 )  # fmt: skip
 @click.option(
     "--plot", "plot_dir", type=FOLDER,
@@ -118,6 +149,8 @@ def predict_command(
     keep_dir: Path,
     threshold: float,
     csv_path: Path | None,
+    scores_path: Path | None,
+    vtt_dir: Path | None,
     plot_dir: Path | None,
     rgb_weights: Path | None,
     flow_weights: Path | None,
@@ -150,12 +183,13 @@ def predict_command(
         flow_weights=flow_weights,
     )
     sought = find_sought(videos)
-    if csv_path and csv_path.suffix == ".csv" and len(sought) > 1:
-        raise click.UsageError(f"--csv {csv_path}: {len(sought)} videos need a folder, not a file")
+    if scores_path and scores_path.suffix == ".csv" and len(sought) > 1:
+        raise click.UsageError(
+            f"--scores {scores_path}: {len(sought)} videos need a folder, not a file"
+        )
     config = run_prediction(sought, run, options, threshold=threshold)
-    write_outputs(
-        sought, csv_path=csv_path, plot_dir=plot_dir, fps=config.decode.fps, folder_fps=folder_fps
-    )
+    outputs = Outputs(csv=csv_path, scores=scores_path, vtt=vtt_dir, plot=plot_dir)
+    write_outputs(sought, outputs, fps=config.decode.fps, folder_fps=folder_fps)
     if as_json:
         click.echo(json.dumps(report_json(sought, run, keep_dir)))
     else:
@@ -224,37 +258,53 @@ def run_prediction(
 
 
 def write_outputs(
-    sought: Sequence[Sought],
-    *,
-    csv_path: Path | None,
-    plot_dir: Path | None,
-    fps: float | None,
-    folder_fps: float,
+    sought: Sequence[Sought], outputs: Outputs, *, fps: float | None, folder_fps: float
 ) -> None:
     """Write what was asked for of every video that has a prediction.
 
     Raises:
-        OSError: it cannot be written.
+        FeatError, OSError: it cannot be written.
     """
-    from model.prediction.report import write_frame_scores
-    from model.runs.file_names import file_names
+    from data.files import write_rows, write_whole
+    from model.prediction.report import INTERVAL_COLUMNS, interval_rows, webvtt, write_frame_scores
 
-    as_file = csv_path is not None and csv_path.suffix == ".csv"
-    for folder in (csv_path.parent if csv_path and as_file else csv_path, plot_dir):
+    scores = outputs.scores
+    as_file = scores is not None and scores.suffix == ".csv"
+    scores_dir = scores.parent if scores and as_file else scores
+    for folder in (outputs.csv and outputs.csv.parent, scores_dir, outputs.vtt, outputs.plot):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
     done = [(each, each.prediction) for each in sought if each.prediction]
-    stems = file_names([each.name for each, _ in done])
-    for (each, prediction), stem in zip(done, stems, strict=True):
-        if csv_path:
-            path = csv_path if as_file else csv_path / f"{stem}.csv"
+    if outputs.csv:
+        rows = [row for each, prediction in done for row in interval_rows(each.name, prediction)]
+        write_rows(outputs.csv, rows, INTERVAL_COLUMNS)
+    for (each, prediction), stem in zip(done, _file_stems([e for e, _ in done]), strict=True):
+        if scores:
+            path = scores if as_file else scores / f"{stem}.csv"
             write_frame_scores(path, prediction)
-            each.written["csv"] = str(path)
-        if plot_dir:
+            each.written["scores"] = str(path)
+        if outputs.vtt:
+            path = outputs.vtt / f"{stem}.vtt"
+            write_whole(path, webvtt(prediction))
+            each.written["vtt"] = str(path)
+        if outputs.plot:
             with _noting_failure(each):
-                path = plot_dir / f"{stem}.png"
+                path = outputs.plot / f"{stem}.png"
                 _draw(path, each, prediction, fps=fps, folder_fps=folder_fps)
                 each.written["plot"] = str(path)
+
+
+def _file_stems(sought: Sequence[Sought]) -> list[str]:
+    """Return a file name for each video: its own, with its folders where two have the same."""
+    from model.runs.file_names import file_names
+
+    own = [each.source.video_id for each in sought]
+    return file_names(
+        [
+            name if own.count(name) == 1 else each.name
+            for name, each in zip(own, sought, strict=True)
+        ]
+    )
 
 
 def report_json(sought: Sequence[Sought], run: Path, keep_dir: Path) -> dict[str, Any]:

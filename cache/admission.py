@@ -103,6 +103,23 @@ def admit_videos(
     _remove(listed)
 
 
+def unchanged_videos(
+    cache: FeatureCache,
+    sources: Sequence[VideoSource],
+    stamps: Mapping[str, Stamp],
+    *,
+    origin: str,
+) -> dict[str, NameEntry]:
+    """Return what `admit_videos` yields, and hold no names: for who only wants to know.
+
+    Raises:
+        CacheError: a name stands for another folder's video.
+    """
+    admission = _Admission(cache, stamps, origin)
+    admission.check(sources)
+    return admission.unchanged
+
+
 def _remove(listed: Path | None) -> None:
     if listed is not None:
         with suppress(OSError):

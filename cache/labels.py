@@ -42,7 +42,12 @@ def merged_labels(parts: Sequence[LabelsFrom]) -> tuple[list[VideoLabel], list[s
 
 
 def add_labels(
-    cache: FeatureCache, more: LabelsFrom, *, replace: bool = False, advice: str = ""
+    cache: FeatureCache,
+    more: LabelsFrom,
+    *,
+    replace: bool = False,
+    advice: str = "",
+    dry_run: bool = False,
 ) -> int:
     """Add labels to those of a cache, which are written only if they change.
 
@@ -51,6 +56,7 @@ def add_labels(
         more: the labels to add.
         replace: where a label differs, take the one from `more`.
         advice: what to do about a conflict, for its message.
+        dry_run: look only, write nothing.
 
     Returns:
         How many videos had no label, or another one.
@@ -59,8 +65,9 @@ def add_labels(
         CacheError: labels differ and `replace` is not set, or the cache cannot be written.
         LabelsError: the cache's labels are damaged.
     """
-    if not _changes(cache, more, replace, advice)[1]:
-        return 0  # without a claim: the cache may be read-only
+    count = _changes(cache, more, replace, advice)[1]
+    if dry_run or not count:
+        return count  # without a claim: the cache may be read-only
     with cache.alone():
         labels, count = _changes(cache, more, replace, advice)
         if count:

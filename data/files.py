@@ -115,14 +115,19 @@ def write_json(path: Path, values: Any) -> None:
     write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
     """Write rows of the same keys as CSV for spreadsheets, under a line of those keys.
+
+    Args:
+        path: the file.
+        rows: one a line.
+        columns: their keys, for a table that may have no row.
 
     Raises:
         FeatError: the file cannot be written.
     """
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [])
+    writer = csv.DictWriter(buffer, columns or (list(rows[0]) if rows else []))
     writer.writeheader()
     writer.writerows({name: to_cell(value) for name, value in row.items()} for row in rows)
     write_whole(path, buffer.getvalue())

@@ -1,21 +1,43 @@
-"""`feat extract` and `feat data template`, which counts frames as extraction does."""
+"""`feat extract`, `preview`, `doctor`; `feat data template`, which counts frames as they do."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from data.help_text import examples
 from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
+resize_option = click.option(
+    "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
+    help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
+)  # fmt: skip
+fps_option = click.option(
+    "--fps", type=float, help="Resample to so many frames a second; else every frame."
+)
+folder_fps_option = click.option(
+    "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
+    help="Frame rate of folders of images, for the times of clips.",
+)  # fmt: skip
 
+
+@examples(
+    "feat extract clips/",
+    "feat extract clips/ --streams rgb --limit 3",
+    "feat extract clips/ --cache shared/features --prefix ann/ --dry-run",
+)
 @click.command("extract")
+@click.argument(
+    "place", metavar="[DIR]", required=False, type=click.Path(path_type=Path, exists=True)
+)
 @click.option(
-    "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),
-    help="Folder of videos or of folders of frames; a labels.csv in it is added to the cache's.",
+    "--videos", "videos_dir", type=click.Path(path_type=Path, exists=True),
+    help="The same as DIR.",
 )  # fmt: skip
 @click.option(
     "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
@@ -25,15 +47,9 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     "--streams", default="rgb,flow", show_default=True,
     help=f"Which of {', '.join(BACKBONES)}, by comma.",
 )  # fmt: skip
-@click.option(
-    "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
-    help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
-)  # fmt: skip
-@click.option("--fps", type=float, help="Resample to so many frames a second; else every frame.")
-@click.option(
-    "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
-    help="Frame rate of folders of images, for the times of clips.",
-)  # fmt: skip
+@resize_option
+@fps_option
+@folder_fps_option
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
 @click.option("--clip-stride", type=int, help="Frames between clips; default: the clip length.")
 @click.option(
@@ -82,9 +98,18 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     "--labels-of", type=click.Choice(["cache", "videos"]),
     help="Whose label counts where that of a video differs.  [default: refuse]",
 )  # fmt: skip
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1),
+    help="Extract the first N videos that are missing.",
+)  # fmt: skip
+@click.option(
+    "--dry-run", is_flag=True,
+    help="Only say what would be done with each video: new, already there, or refused.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def extract_command(
-    videos_dir: Path,
+    place: Path | None,
+    videos_dir: Path | None,
     cache_dir: Path,
     streams: str,
     resize: str,
@@ -105,12 +130,15 @@ def extract_command(
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
+    limit: int | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Stage 1: decode videos, compute TV-L1 flow and I3D features, fill the cache.
 
-    What the cache holds already is not done again. Exit code 1 if a video failed or could be
-    decoded in part only; the others are finished all the same.
+    DIR holds videos or folders of frames; a labels.csv in it is added to the cache's. What the
+    cache holds already is not done again. Exit code 1 if a video failed or could be decoded in
+    part only; the others are finished all the same.
 
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
@@ -119,8 +147,11 @@ def extract_command(
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
     from extract.i3d.precision import precision_for
-    from extract.runner import run_extraction
+    from extract.runner import plan_extraction, run_extraction
 
+    folder = place or videos_dir
+    if folder is None or (place and videos_dir):
+        raise click.UsageError("name the folder of videos once: feat extract DIR")
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key
         raise click.UsageError("--fps and --folder-fps exclude each other")
@@ -133,11 +164,21 @@ def extract_command(
         clip_stride=clip_stride or clip_len,
         precision=precision_for(first_device, precision),
     )
+    terms: dict[str, Any] = {
+        "weights": {"rgb": rgb_weights, "flow": flow_weights},
+        "allow_mixed": allow_mixed,
+        "prefix": prefix,
+        "labels_of": labels_of or "",
+        "limit": limit,
+    }
+    if dry_run:
+        plan = plan_extraction(folder, cache_dir, config, **terms)
+        click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
+        click.get_current_context().exit(int(bool(plan.refused)))
     report = run_extraction(
-        videos_dir,
+        folder,
         cache_dir,
         config,
-        weights={"rgb": rgb_weights, "flow": flow_weights},
         resources=Resources(device=device, workers=workers, threads=threads),
         folder_fps=folder_fps,
         limits=Limits(
@@ -146,15 +187,93 @@ def extract_command(
             max_seconds=max_seconds,
             stall_seconds=stall_seconds,
         ),
-        allow_mixed=allow_mixed,
-        prefix=prefix,
-        labels_of=labels_of or "",
+        **terms,
     )
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
         click.get_current_context().exit(1)
 
 
+@examples(
+    "feat preview clips/door.mp4 --at 12.5",
+    "feat preview frames/07 --folder-fps 10 --resize crop --out crop.png",
+)
+@click.command("preview")
+@click.argument("video", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--at", "at_seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    metavar="SECONDS", help="Show the clip with the frame that a player shows then.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="The picture, a PNG file.  [default: <video>-<seconds>s.png]",
+)  # fmt: skip
+@resize_option
+@fps_option
+@folder_fps_option
+def preview_command(
+    video: Path, at_seconds: float, out: Path | None, resize: str, fps: float | None,
+    folder_fps: float,
+) -> None:  # fmt: skip
+    """Draw what the networks get of VIDEO: one clip's frames, its flow and the flow's magnitude.
+
+    With the RGB weights at hand also what the network takes the clip for: it names the action if
+    preprocessing is right. The flow's colour is its direction, as the wheel beside it shows.
+    """
+    from data.videos import find_videos
+    from extract.config import ExtractConfig
+    from extract.decode.config import DecodeConfig
+    from extract.preview import preview_clip
+    from extract.weights.listing import look_for_weights
+    from extract.weights.resolve import read_entry, weights_folder
+
+    source, *others = find_videos(video)
+    if others:
+        raise click.UsageError(f"{video} holds {1 + len(others)} videos: name one")
+    rgb = next(one.file for one in look_for_weights(weights_folder()) if one.stream == "rgb")
+    path = out or Path(f"{source.path.resolve().stem}-{at_seconds:g}s.png")
+    lines = preview_clip(
+        path,
+        source,
+        at_seconds,
+        ExtractConfig(decode=DecodeConfig(resize=resize, fps=fps)),  # type: ignore[arg-type]
+        rgb=read_entry(rgb) if rgb else None,
+        folder_fps=folder_fps,
+    )
+    click.echo("\n".join([*lines, f"written: {path}"]))
+
+
+@examples("feat doctor", "feat doctor --cache shared/features --offline")
+@click.command("doctor")
+@click.option(
+    "--cache", "cache_dir", type=click.Path(path_type=Path),
+    help="The feature cache to look at.  [default: features, if it is there]",
+)  # fmt: skip
+@click.option("--offline", is_flag=True, help="Do not try to reach the host of the weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.pass_context
+def doctor_command(
+    ctx: click.Context, cache_dir: Path | None, offline: bool, as_json: bool
+) -> None:
+    """Tell whether all is there that feat needs, and what to do about what is not.
+
+    Versions, ffmpeg, GPU, weights, cache, disk space and network: a line each, which begins with
+    ok, warn or fail. Exit code 1 if one fails. Nothing is changed or fetched.
+    """
+    from extract.doctor import run_checks
+    from extract.weights.fetch import RGB_URL
+
+    checks = run_checks(cache_dir, url="" if offline else RGB_URL)
+    if as_json:
+        click.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
+    else:
+        click.echo("\n".join(line for check in checks for line in check.to_lines()))
+    ctx.exit(int(any(check.state == "fail" for check in checks)))
+
+
+@examples(
+    "feat data template --videos clips/", "feat data template --videos clips/ --labels mine.csv"
+)
 @click.command("template")
 @click.option(
     "--videos", "videos_dir", required=True, type=click.Path(path_type=Path, exists=True),

@@ -1,7 +1,7 @@
 """What an extraction did: one result a video, and their summary."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Status = Literal["done", "skipped", "busy", "failed"]
@@ -36,6 +36,36 @@ class VideoOutcome:
 
 
 @dataclass(kw_only=True)
+class ExtractPlan:
+    """What a run over a folder would do, video by video: `feat extract --dry-run` prints it."""
+
+    cache: str
+    new: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    refused: list[dict[str, str]] = field(default_factory=list)
+    left: int = 0
+    """Videos that are missing too, but beyond the limit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON."""
+        return {"dry_run": True, **asdict(self)}
+
+    def to_text(self) -> str:
+        """Return a line a video that is not there, then the numbers."""
+        lines = [f"new: {video}" for video in self.new]
+        lines += [f"refused: {each['video']}: {each['error']}" for each in self.refused]
+        lines.append(
+            f"would extract {len(self.new)}, {len(self.there)} already there, "
+            f"{len(self.refused)} refused{_left_text(self.left)} -> {self.cache}; nothing was done"
+        )
+        return "\n".join(lines)
+
+
+def _left_text(left: int) -> str:
+    return f", {left} more left by --limit" if left else ""
+
+
+@dataclass(kw_only=True)
 class ExtractReport:
     """The summary of one run over a folder; `to_json` is what `feat extract --json` prints."""
 
@@ -47,6 +77,8 @@ class ExtractReport:
     failed: list[dict[str, str]] = field(default_factory=list)
     clips: int = 0
     frames: int = 0
+    left: int = 0
+    """Videos that are missing but were beyond the limit."""
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -81,6 +113,7 @@ class ExtractReport:
             "failed": self.failed,
             "clips": self.clips,
             "frames": self.frames,
+            "left": self.left,
             "seconds": round(self.seconds, 3),
             "cache": self.cache,
             "stage_seconds": {stage: round(s, 3) for stage, s in self.stage_seconds.items()},
@@ -91,8 +124,8 @@ class ExtractReport:
         """Return the summary as a person reads it."""
         lines = [
             f"{self.done} done, {self.skipped} already there, {len(self.partial)} partial, "
-            f"{len(self.failed)} failed; {self.clips} clips of {self.frames} frames in "
-            f"{self.seconds:.1f} s -> {self.cache}"
+            f"{len(self.failed)} failed{_left_text(self.left)}; {self.clips} clips of "
+            f"{self.frames} frames in {self.seconds:.1f} s -> {self.cache}"
         ]
         if self.done:
             spent = {stage: f"{seconds:.1f} s" for stage, seconds in self.stage_seconds.items()}

@@ -8,13 +8,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import FeatureCache, NameEntry, feature_key
-from cache.admission import admit_videos, folder_origin
+from cache.admission import admit_videos, folder_origin, unchanged_videos
 from cache.conflicts import config_conflicts
 from cache.labels import LabelsFrom, add_labels
+from cache.marker import MARKER
 from cache.records import check_video_name
 from data.errors import ConfigError, FeatError, StorageError
 from data.labels import name_problems, read_labels
@@ -28,7 +30,7 @@ from extract.devices import Resources, list_devices
 from extract.kernels.choice import warn_without_kernels
 from extract.pool import run_tasks
 from extract.progress import ExtractProgress
-from extract.report import ExtractReport, VideoOutcome
+from extract.report import ExtractPlan, ExtractReport, VideoOutcome
 from extract.weights.resolve import Weights, check_weights
 from extract.worker import Job, VideoTask, failed
 
@@ -52,6 +54,7 @@ def run_extraction(
     allow_mixed: bool = False,
     prefix: str = "",
     labels_of: LabelsOf = "",
+    limit: int | None = None,
 ) -> ExtractReport:
     """Extract the features of every video under `videos_dir` that `cache_dir` does not hold yet.
 
@@ -69,6 +72,7 @@ def run_extraction(
         allow_mixed: admit a second configuration to the cache.
         prefix: put before the names of all videos, such as `ann/`.
         labels_of: whose label is taken where that of a video differs.
+        limit: of the videos that are missing, extract the first so many; None for all.
 
     Raises:
         FeatError: nothing could be begun: no videos, bad labels, no weights, another
@@ -76,41 +80,30 @@ def run_extraction(
             video's failure raises nothing.
     """
     started = time.monotonic()
-    unreadable: dict[str, str] = {}
-    found_videos = find_videos(videos_dir, unreadable=unreadable)
-    named, unusable = _name_sources(found_videos, prefix)
-    labels = _read_labels(videos_dir, named, prefix)
+    folder = _look_into(videos_dir, prefix)
     cache = FeatureCache.create(cache_dir)
-    found = {
-        stream: BACKBONES[stream].find_weights(weights or {}, present=cache.configs(stream))
-        for stream in config.streams
-    }
-    configs = config.stream_configs(found)
-    if not allow_mixed:
-        refuse_second_config(cache, configs)
+    found, configs = _choose_weights(cache, config, weights or {}, allow_mixed=allow_mixed)
     report = ExtractReport(cache=str(cache_dir), configs=configs)
-    failures = [VideoOutcome(video_id=n, status="failed", error=w) for n, w in unreadable.items()]
-    sources, stamps, unstamped = _stamp(named)
-    for failure in (*failures, *unusable, *unstamped):
+    for failure in folder.failures:
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
         report.add(failure)
-    origin = folder_origin(videos_dir if videos_dir.is_dir() else videos_dir.parent)
     with (
-        admit_videos(cache, sources, stamps, origin=origin) as unchanged,
-        NameRecorder(cache, origin) as names,
+        admit_videos(cache, folder.sources, folder.stamps, origin=folder.origin) as unchanged,
+        NameRecorder(cache, folder.origin) as names,
     ):
-        _add_labels(cache, labels, labels_of)
+        _add_labels(cache, folder.labels, labels_of)
         todo = []
-        for source in sources:
+        for source in folder.sources:
             entry = unchanged.get(source.video_id)
-            known = _known_result(cache, entry, source, stamps[source.video_id], configs)
+            known = _known_result(cache, entry, source, folder.stamps[source.video_id], configs)
             if known:
                 report.add(names.add(known))
             else:
                 todo.append(source)
+        report.left = len(todo[limit:]) if limit else 0
         for result in extract_videos(
-            todo,
-            stamps,
+            todo[:limit],
+            folder.stamps,
             cache_dir,
             config,
             found,
@@ -121,6 +114,46 @@ def run_extraction(
             report.add(names.add(result))
     report.seconds = time.monotonic() - started
     return report
+
+
+def plan_extraction(
+    videos_dir: Path,
+    cache_dir: Path,
+    config: ExtractConfig,
+    *,
+    weights: Mapping[str, str] | None = None,
+    allow_mixed: bool = False,
+    prefix: str = "",
+    labels_of: LabelsOf = "",
+    limit: int | None = None,
+) -> ExtractPlan:
+    """Return what `run_extraction` would do; no video is opened, and the cache is not written.
+
+    Weights are fetched where they are missing only if the cache holds features, for their digest
+    tells which of those are meant. A copy of a video that is there counts as new.
+
+    Raises:
+        FeatError: `run_extraction` would not begin, with the same message.
+    """
+    folder = _look_into(videos_dir, prefix)
+    plan = ExtractPlan(cache=str(cache_dir))
+    plan.refused = [{"video": one.video_id, "error": one.error} for one in folder.failures]
+    unchanged: Mapping[str, NameEntry] = {}
+    configs: Mapping[str, dict[str, Any]] = {}
+    if (cache_dir / MARKER).exists():
+        cache = FeatureCache(cache_dir)
+        if len(cache):
+            _, configs = _choose_weights(cache, config, weights or {}, allow_mixed=allow_mixed)
+        unchanged = unchanged_videos(cache, folder.sources, folder.stamps, origin=folder.origin)
+        _add_labels(cache, folder.labels, labels_of, dry_run=True)
+    for source in folder.sources:
+        entry, stamp = unchanged.get(source.video_id), folder.stamps[source.video_id]
+        is_there = configs and _known_result(cache, entry, source, stamp, configs)
+        (plan.there if is_there else plan.new).append(source.video_id)
+    if limit:
+        plan.left = len(plan.new[limit:])
+        del plan.new[limit:]
+    return plan
 
 
 def extract_videos(
@@ -176,6 +209,48 @@ def extract_videos(
             yield result
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """What lies in the videos' folder, under the names that it has in the cache."""
+
+    sources: list[VideoSource]
+    stamps: dict[str, Stamp]
+    failures: list[VideoOutcome]
+    labels: LabelsFrom | None
+    origin: str
+
+
+def _look_into(videos_dir: Path, prefix: str) -> _Folder:
+    """Return the videos and the labels; what is wrong with labels is an error before all else."""
+    unreadable: dict[str, str] = {}
+    found_videos = find_videos(videos_dir, unreadable=unreadable)
+    named, unusable = _name_sources(found_videos, prefix)
+    labels = _read_labels(videos_dir, named, prefix)
+    sources, stamps, unstamped = _stamp(named)
+    failures = [VideoOutcome(video_id=n, status="failed", error=w) for n, w in unreadable.items()]
+    return _Folder(
+        sources=sources,
+        stamps=stamps,
+        failures=[*failures, *unusable, *unstamped],
+        labels=labels,
+        origin=folder_origin(videos_dir if videos_dir.is_dir() else videos_dir.parent),
+    )
+
+
+def _choose_weights(
+    cache: FeatureCache, config: ExtractConfig, choices: Mapping[str, str], *, allow_mixed: bool
+) -> tuple[dict[str, Weights], dict[str, dict[str, Any]]]:
+    """Return each stream's weights and its configuration, one that the cache takes."""
+    found = {
+        stream: BACKBONES[stream].find_weights(choices, present=cache.configs(stream))
+        for stream in config.streams
+    }
+    configs = config.stream_configs(found)
+    if not allow_mixed:
+        refuse_second_config(cache, configs)
+    return found, configs
+
+
 def _name_sources(
     sources: Sequence[VideoSource], prefix: str
 ) -> tuple[list[VideoSource], list[VideoOutcome]]:
@@ -223,7 +298,9 @@ def _read_labels(
     return LabelsFrom(str(path), labels)
 
 
-def _add_labels(cache: FeatureCache, labels: LabelsFrom | None, labels_of: LabelsOf) -> None:
+def _add_labels(
+    cache: FeatureCache, labels: LabelsFrom | None, labels_of: LabelsOf, *, dry_run: bool = False
+) -> None:
     if labels is None:
         return
     if labels_of == "cache":
@@ -234,8 +311,9 @@ def _add_labels(cache: FeatureCache, labels: LabelsFrom | None, labels_of: Label
         labels,
         replace=labels_of == "videos",
         advice="make them agree, or say whose to take: --labels-of videos or --labels-of cache",
+        dry_run=dry_run,
     )
-    if count:
+    if count and not dry_run:
         logger.info("%s: %d labels added or changed", cache.labels_path, count)
 
 

@@ -1,5 +1,7 @@
 """The `feat` command itself: how errors reach the user."""
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -7,6 +9,53 @@ import pytest
 from click.testing import CliRunner, Result
 
 from feat import FeatGroup, _add_debug_option, cli
+
+
+def commands(
+    command: click.Command, path: tuple[str, ...] = ("feat",)
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command and group with the words that call it."""
+    yield path, command
+    if isinstance(command, click.Group):
+        with click.Context(command) as ctx:
+            for name in command.list_commands(ctx):
+                child = command.get_command(ctx, name)
+                assert child
+                yield from commands(child, (*path, name))
+
+
+COMMANDS = dict(commands(cli))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_ends_with_two_examples_that_can_be_typed(path: tuple[str, ...]) -> None:
+    found = CliRunner().invoke(cli, [*path[1:], "--help"])
+    assert found.exit_code == 0
+    if path == ("feat",):  # its own are in front, with what each is for
+        lines = [line for line in found.stdout.splitlines() if line.startswith("  feat ")]
+        shown = [line.strip().partition("    ")[0] for line in lines]
+    else:
+        shown = [line.strip() for line in found.stdout.partition("Examples:\n")[2].splitlines()]
+    assert len(shown) >= 2
+    for line in shown:
+        assert tuple(line.split()[: len(path)]) == path
+        _parse(line)
+
+
+def _parse(line: str) -> None:
+    """Check a command line but for whether the files in it exist."""
+    words = shlex.split(line)
+    depth = max(n for n in range(len(words) + 1) if tuple(words[:n]) in COMMANDS)
+    command = COMMANDS[tuple(words[:depth])]
+    with click.Context(command) as ctx:
+        given, rest, _ = command.make_parser(ctx).parse_args(words[depth:])
+        assert not rest
+        for param in command.params:
+            value = given.get(param.name)
+            is_given = isinstance(value, str | list | tuple)  # click has a mark for what is not
+            assert is_given or not param.required, param.name
+            if is_given and not isinstance(param.type, click.Path):
+                param.type_cast_value(ctx, value)
 
 
 def verify(folder: Path, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> Result:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from model_cache import demo_rows, make_cache
 
 from feat import cli
+from model.measures.table import HEADLINE
 from model.methods.registry import METHODS
 from model.runs.checkpoint import load_checkpoint
 
@@ -56,9 +57,34 @@ def test_train_then_eval_need_no_arguments_but_the_cache(folder, trained):
     assert "step 20 of at most 60: loss" in trained.stderr
     done = feat("eval", cwd=folder)
     assert done.exit_code == 0, done.stderr
-    assert "auc " in done.stdout
     report = done.stdout.split()[-1]
     assert (folder / report).is_file()
+
+
+def test_eval_prints_the_main_figures_with_their_columns_and_all_of_them_if_asked(folder, trained):
+    values = json.loads(feat("eval", "--json", cwd=folder).stdout)
+
+    def shown(*options: str) -> list[str]:
+        head, *lines = feat("eval", *options, cwd=folder).stdout.splitlines()
+        assert head.split() == ["measure", "value", "95%", "interval", "what", "it", "is"]
+        return lines
+
+    lines = shown()
+    low, high = values["intervals"]["auc"]
+    assert lines[0].split()[:5] == [
+        "auc",
+        f"{values['auc']:.4f}",
+        f"{low:.4f}",
+        "to",
+        f"{high:.4f}",
+    ]
+    assert lines[0].endswith("area under the ROC curve, all frames together (micro)")
+    names = [line.split()[0] for line in lines[: lines.index("")]]
+    assert names[:-1] == [name for name in HEADLINE if name in values]
+    every = [line.split()[0] for line in shown("--all")]
+    measures = list(values["intervals"])
+    assert every[: len(measures)] == measures
+    assert "run" in every  # the AUC of a category
 
 
 def test_json_is_one_object_on_stdout(folder, trained):

@@ -237,7 +237,7 @@ def test_several_seeds_are_spread_and_averaged(home: Path) -> None:
     ]
     assert scores[0] != scores[1]
     np.testing.assert_allclose(scores[2], np.mean(scores[:2], axis=0), atol=2e-6)
-    predicted = report("predict", "videos/bad/4.mp4", "--run", "several", "--csv", "mean.csv")
+    predicted = report("predict", "videos/bad/4.mp4", "--run", "several", "--scores", "mean.csv")
     assert predicted["run"] == "several"
     np.testing.assert_allclose(frame_scores("mean.csv"), scores[2], atol=1e-5)
 

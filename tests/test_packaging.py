@@ -34,6 +34,7 @@ def test_predict_does_not_import_the_command_line_above_it() -> None:
 
 def test_help_imports_nothing_that_is_slow_to_load() -> None:
     heavy = {"torch", "numba", "numpy", "h5py", "scipy", "sklearn", "matplotlib", "joblib", "rich"}
+    heavy |= {"PIL", "requests", "psutil", "pooch", "pandas"}
     code = (
         "import sys; from feat import cli\n"
         "try: cli(['--help'], prog_name='feat')\n"

@@ -89,7 +89,7 @@ def predicted(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tup
     home = tmp_path_factory.mktemp("predicted")
     result = feat(
         *("predict", trained.videos / "t.mp4", "--run", trained.run, "--keep", home / "features"),
-        *("--csv", home / "t.csv", "--plot", home / "plots", "--json"),
+        *("--scores", home / "t.csv", "--plot", home / "plots", "--json"),
     )
     assert result.exit_code == 0, result.output
     return home, report(result)
@@ -105,7 +105,8 @@ def test_a_moved_run_without_its_cache_scores_as_evaluation_did(trained, predict
     assert video["num_frames"] == 18
     assert video["peak"]["score"] == pytest.approx(max(scores), abs=1e-6)
     assert scores[video["peak"]["frame"]] == max(scores)
-    assert video["category"] in ("fall", "run")
+    # both categories are of abnormal videos
+    assert video["category"] in (("fall", "run") if video["intervals"] else ("",))
     assert sum(video["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert not video["seen_in_training"]
     assert found["failed"] == []
@@ -142,7 +143,7 @@ def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
         *("--keep", home / "features", "--json"),
     )
     (again,) = report(result)["videos"]
-    assert again == {k: v for k, v in first["videos"][0].items() if k not in ("csv", "plot")}
+    assert again == {k: v for k, v in first["videos"][0].items() if k not in ("scores", "plot")}
     after = {path: path.stat().st_mtime_ns for path in (home / "features/shards").iterdir()}
     assert after == before
 
@@ -181,7 +182,7 @@ def test_several_seeds_answer_with_their_mean(trained, predicted, tmp_path, monk
     for run in ("seed-0", "seed-1", "."):
         result = feat(
             *("predict", trained.videos / "t.mp4", "--run", tmp_path / "runs/several" / run),
-            *("--keep", predicted[0] / "features", "--csv", f"{run}/t.csv", "--json"),
+            *("--keep", predicted[0] / "features", "--scores", f"{run}/t.csv", "--json"),
         )
         assert result.exit_code == 0, result.output
         found.append(report(result)["videos"][0])
@@ -210,7 +211,7 @@ def test_same_named_videos_of_two_folders_are_told_apart(
     os.utime(tmp_path / "y" / "a.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     result = feat(
         *("predict", "x", tmp_path / "y/a.mp4", "x/a.mp4", "--run", trained.run),
-        *("--csv", "scores", "--json"),
+        *("--scores", "scores", "--json"),
     )
     assert result.exit_code == 0, result.output
     videos = report(result)["videos"]
@@ -218,7 +219,7 @@ def test_same_named_videos_of_two_folders_are_told_apart(
         ("x/a.mp4", 3),
         (str(tmp_path / "y/a.mp4"), 5),
     ]
-    assert [len(rows(Path(each["csv"]))) for each in videos] == [3, 5]
+    assert [len(rows(Path(each["scores"]))) for each in videos] == [3, 5]
     for each in videos:
         assert each["sha256"] == content_sha256(find_videos(Path(each["video"]))[0])
     assert sorted(Path("features").rglob("*")) == before
@@ -344,10 +345,56 @@ def test_a_run_on_imported_features_scores_no_videos(tmp_path, make_video) -> No
     assert not (tmp_path / "features").exists()
 
 
+def test_the_intervals_of_all_videos_are_one_table_and_subtitles_of_each(trained, tmp_path) -> None:
+    options = ("--run", trained.run, "--cache", trained.training_cache, "--json")
+    outputs = ("--csv", tmp_path / "out" / "all.csv", "--vtt", tmp_path / "vtt")
+    found = report(feat("predict", trained.videos, *options, *outputs, "--threshold", "0"))
+    assert len(found["videos"]) == 3
+    expected = [
+        {
+            "video": video["video"],
+            **{name: f"{span[name]:.6f}" for name in ("start_seconds", "end_seconds")},
+            **{name: str(span[name]) for name in ("start_frame", "end_frame")},
+            "peak": f"{span['peak']:.6f}",
+            "category": video["category"],
+        }
+        for video in found["videos"]
+        for span in video["intervals"]
+    ]
+    assert len(expected) == 3
+    assert rows(tmp_path / "out" / "all.csv") == expected
+    names = sorted(path.name for path in (tmp_path / "vtt").iterdir())
+    assert names == ["a.mp4.vtt", "b.mp4.vtt", "t.mp4.vtt"]  # as the videos are called
+    assert "00:00:00.000 --> 00:00:01.800" in (tmp_path / "vtt" / "t.mp4.vtt").read_text()
+    none = feat("predict", trained.videos / "t.mp4", *options, *outputs, "--threshold", "1")
+    assert none.exit_code == 0, none.output
+    assert rows(tmp_path / "out" / "all.csv") == []
+    head = (tmp_path / "out" / "all.csv").read_text().strip()
+    assert head == "video,start_seconds,end_seconds,start_frame,end_frame,peak,category"
+    assert (tmp_path / "vtt" / "t.mp4.vtt").read_text() == "WEBVTT\n"
+
+
+def test_a_category_fits_the_verdict(trained, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    # so that one category is of normal videos alone, and one of abnormal ones
+    labels = LABELS.replace("b.mp4,train,run,2:8", "b.mp4,train,run,")
+    (run / "labels.csv").write_text(labels)
+    video = (trained.videos / "t.mp4", "--cache", trained.training_cache)
+    for threshold, category in (("0", "fall"), ("1", "run")):
+        found = report(feat("predict", *video, "--run", run, "--threshold", threshold, "--json"))
+        assert found["videos"][0]["category"] == category
+        assert set(found["videos"][0]["probabilities"]) == {"fall", "run"}
+    # both are of abnormal videos: none is left for a normal one
+    text = feat("predict", *video, "--run", trained.run, "--threshold", "1").stdout
+    assert "normal    no frame reaches 1" in text
+    assert "category  none: no normal video that was trained on had one" in text
+
+
 def test_one_file_does_not_take_two_videos(trained, tmp_path) -> None:
     refused = feat(
         *("predict", trained.videos / "a.mp4", trained.videos / "b.mp4", "--run", trained.run),
-        *("--keep", tmp_path / "features", "--csv", tmp_path / "all.csv"),
+        *("--keep", tmp_path / "features", "--scores", tmp_path / "all.csv"),
     )
     assert refused.exit_code == 2
     assert "2 videos need a folder" in refused.stderr

@@ -1,6 +1,8 @@
 """Intervals, times and peaks of a prediction; where its pictures are put."""
 
 import dataclasses
+import re
+import subprocess
 from itertools import pairwise
 
 import numpy as np
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cache import ClipTable
+from data.ffmpeg import find_ffmpeg
 from extract.clips import clip_table
 from model.prediction.prediction import VideoPrediction, frame_edges, highest_peaks
-from model.prediction.report import prediction_json, prediction_lines
+from model.prediction.report import prediction_json, prediction_lines, webvtt
 from model.prediction.timeline import clock
 
 # few different values, so that plateaus and ties with the threshold are common
@@ -46,6 +49,49 @@ def test_intervals_hold_exactly_the_frames_that_reach_the_threshold(scores, thre
         assert (span.start_seconds, span.end_seconds) == pytest.approx(
             (span.start_frame / 10, span.end_frame / 10)
         )
+
+
+@given(curves, coarse, st.dictionaries(st.sampled_from(["fall", "run"]),
+       st.frozensets(st.booleans(), min_size=1)))  # fmt: skip
+def test_no_category_contradicts_the_verdict(scores, threshold, extents) -> None:
+    found = dataclasses.replace(prediction(scores, threshold=threshold), category_extents=extents)
+    is_abnormal = bool(found.intervals)
+    fits = {name: is_abnormal in extents.get(name, {is_abnormal}) for name in ("run", "fall")}
+    likeliest_first = [name for name in ("run", "fall") if fits[name]]
+    assert found.category == (likeliest_first or [""])[0]
+
+
+@given(curves, coarse, st.sampled_from([0.001, 7.0, 25.0]))
+def test_subtitles_have_a_cue_an_interval_whatever_the_length(scores, threshold, rate) -> None:
+    found = prediction(scores, threshold=threshold, rate=rate)
+    head, *cues = webvtt(found).split("\n\n")
+    assert head.strip() == "WEBVTT"
+    assert len(cues) == len(found.intervals)
+    for cue, span in zip(cues, found.intervals, strict=True):
+        times = re.fullmatch(r"(\S+) --> (\S+)\nabnormal, up to \S+: run\n?", cue)
+        assert times
+        for text, seconds in zip(
+            times.groups(), (span.start_seconds, span.end_seconds), strict=True
+        ):
+            hours, minutes, rest = text.split(":")
+            assert len(hours) >= 2
+            assert int(minutes) < 60
+            assert int(hours) * 3600 + int(minutes) * 60 + float(rest) == pytest.approx(
+                seconds, abs=0.0011
+            )
+
+
+def test_ffmpeg_reads_the_subtitles(tmp_path) -> None:
+    scores = np.zeros(4000)
+    scores[3601:3700] = 0.9
+    named = {"a & b --> <c>": 1.0}
+    found = dataclasses.replace(prediction(scores, rate=1.0), probabilities=named)
+    (tmp_path / "v.vtt").write_text(webvtt(found))
+    command = [find_ffmpeg(), "-v", "error", "-i", tmp_path / "v.vtt", "-f", "srt", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    number, times, text = done.stdout.strip().splitlines()
+    assert (number, times) == ("1", "01:00:01,000 --> 01:01:40,000")
+    assert text == "abnormal, up to 0.900: a & b --> <c>"
 
 
 @given(

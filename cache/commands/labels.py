@@ -10,6 +10,7 @@ from typing import Literal
 import click
 
 from cache.commands.options import config_option
+from data.help_text import examples
 
 LABELS_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -22,6 +23,7 @@ labels_option = click.option(
 )
 
 
+@examples("feat data check", "feat data check --labels new.csv --cache shared/features")
 @click.command()
 @labels_option
 @click.option(
@@ -72,6 +74,10 @@ def check_command(
         context.exit(1)
 
 
+@examples(
+    "feat data stats",
+    "feat data stats --labels labels.csv --name Mine --plot stats.png --format markdown",
+)
 @click.command()
 @labels_option
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cache.commands.options import cache_option, config_option, echo_json, json_option
+from data.help_text import examples
 
 path_argument = click.Path(path_type=Path)
 mixed_option = click.option(
@@ -19,6 +20,7 @@ latest_option = click.option(
 )  # fmt: skip
 
 
+@examples("feat cache merge ann bob both", "feat cache merge --config 3f2a91bc mixed clean")
 @click.command()
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=path_argument)
 @click.argument("target", metavar="DST", type=path_argument)
@@ -65,6 +67,7 @@ def merge_command(
     _exit_if_damaged(ctx, report.damaged)
 
 
+@examples("feat cache diff features shared/features", "feat cache diff ann bob --json")
 @click.command()
 @click.argument("a", metavar="A", type=path_argument)
 @click.argument("b", metavar="B", type=path_argument)
@@ -97,6 +100,9 @@ def diff_command(a: Path, b: Path, as_json: bool) -> None:
             click.echo(f"  other shape: {video}")
 
 
+@examples(
+    "feat cache export --out npy", "feat cache export --out theirs --format rtfm --streams rgb"
+)
 @click.command()
 @cache_option
 @click.option("--out", required=True, type=path_argument, help="Folder, or the Parquet file.")
@@ -140,6 +146,10 @@ def export_command(
         click.echo(f"{len(report.left_out)} videos lack a stream and were left out")
 
 
+@examples(
+    'feat cache import c3d/ --stream c3d --origin "Ann\'s C3D" --labels labels.csv',
+    "feat cache import ten_crop_i3d/ --cache ucf --layout segments",
+)
 @click.command()
 @click.argument("paths", metavar="FILE...", nargs=-1, required=True, type=path_argument)
 @cache_option
@@ -262,6 +272,10 @@ def takes_remote(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+@examples(
+    "feat cache push /media/usb/features",
+    "feat cache push s3://bucket/features --option profile=lab",
+)
 @click.command()
 @click.argument("url")
 @cache_option
@@ -295,6 +309,10 @@ def push_command(
     _tell_transfer(ctx, report, "sent", as_json)
 
 
+@examples(
+    "feat cache pull sftp://ann@server/data/features",
+    "feat cache pull https://example.org/features --cache shared/features",
+)
 @click.command()
 @click.argument("url")
 @cache_option

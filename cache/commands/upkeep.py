@@ -13,13 +13,16 @@ from cache.commands.share import (
     pull_command,
     push_command,
 )
+from data.help_text import examples
 
 
+@examples("feat cache ls", "feat cache verify")
 @click.group("cache")
 def cache_group() -> None:
     """Look at, check, merge and share feature caches."""
 
 
+@examples("feat cache ls", "feat cache ls shared/features --json")
 @cache_group.command()
 @takes_cache
 @json_option
@@ -48,6 +51,7 @@ def ls_command(cache_dir: Path, as_json: bool) -> None:
         click.echo(line)
 
 
+@examples("feat cache info", "feat cache info street/a.mp4 --cache shared/features")
 @cache_group.command()
 @cache_option
 @click.argument("video", required=False)
@@ -66,6 +70,7 @@ def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
+@examples("feat cache verify", "feat cache verify shared/features --repair")
 @cache_group.command()
 @takes_cache
 @click.option(
@@ -98,6 +103,7 @@ def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: b
         ctx.exit(1)
 
 
+@examples("feat cache compact", "feat cache compact shared/features --target-mb 256")
 @cache_group.command()
 @takes_cache
 @click.option(
@@ -124,6 +130,7 @@ def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
         click.echo(f"{report.damaged} damaged shards left alone: feat cache verify --repair")
 
 
+@examples("feat cache gc --dry-run", "feat cache gc shared/features --days 30 --unnamed")
 @cache_group.command()
 @takes_cache
 @click.option(
@@ -155,6 +162,7 @@ def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_js
     )
 
 
+@examples("feat cache rm street/a.mp4 street/b.mp4", "feat cache rm --stream flow --dry-run")
 @cache_group.command()
 @click.argument("videos", metavar="[VIDEO]...", nargs=-1)
 @cache_option

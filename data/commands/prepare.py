@@ -7,6 +7,7 @@ import click
 
 from data.commands.tools import consensus_command, convert_command, split_command
 from data.datasets.registry import DATASETS
+from data.help_text import examples
 
 
 class DataGroup(click.Group):
@@ -34,6 +35,7 @@ class DataGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+@examples("feat data template --videos clips/", "feat data check --labels clips/labels.csv")
 @click.group(name="data", cls=DataGroup)
 def data_group() -> None:
     """Labels and splits: from a dataset's own files to a checked labels.csv."""

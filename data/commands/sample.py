@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
+
 
 def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
     width, _, height = value.partition("x")
@@ -12,6 +14,7 @@ def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
     return int(width), int(height)
 
 
+@examples("feat sample clips/", "feat sample clips/ --num-videos 6 --size 160x120 --seed 3")
 @click.command(name="sample")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--num-videos", default=12, show_default=True, help="How many videos, 6 or more.")

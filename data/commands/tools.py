@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from data.help_text import examples
+
 if TYPE_CHECKING:
     from data.annotation.convert import Format
     from data.labels import Split, VideoLabel
@@ -19,6 +21,10 @@ OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 FORMAT = click.Choice(["labels", "ucf", "masks", "npy", "activitynet"])
 
 
+@examples(
+    "feat data split --labels labels.csv --out new.csv --scheme halves --val 0.2",
+    "feat data split --labels labels.csv --out fold3.csv --scheme folds --folds 5 --fold 3",
+)
 @click.command()
 @click.option("--labels", "labels_file", type=FILE, required=True, help="The labels to divide.")
 @click.option("--out", type=OUT_FILE, required=True, help="The labels file to write.")
@@ -115,6 +121,10 @@ def split_command(
     click.echo(f"{splits.split_summary(divided)}\n{out}: {len(divided)} videos")
 
 
+@examples(
+    "feat data consensus ann.csv bob.csv eve.csv --out labels.csv",
+    "feat data consensus ann.csv bob.csv --out labels.csv --json",
+)
 @click.command()
 @click.argument("annotators", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=OUT_FILE, required=True, help="The labels file to write.")
@@ -135,6 +145,10 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
         click.echo(f"{agreement_table(agreements)}\n{out}: {len(labels)} videos")
 
 
+@examples(
+    "feat data convert labels.csv masks/ --to masks",
+    "feat data convert anet.json labels.csv --from activitynet --fps 25",
+)
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=ANY)

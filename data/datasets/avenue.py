@@ -32,6 +32,7 @@ from data.datasets.dataset_labels import (
 )
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import VideoLabel
 from data.splits.divide import random_halves
@@ -113,6 +114,10 @@ def prepare_avenue(
     return DatasetLabels(labels=labels, problems=tuple(problems))
 
 
+@examples(
+    "feat data avenue --root Avenue --out labels.csv",
+    "feat data avenue --root Avenue --convention list --split official --out labels.csv",
+)
 @click.command()
 @root_option
 @out_option

@@ -9,6 +9,7 @@ import click
 from data.datasets.command import out_option, root_option, seed_option, write_dataset_labels
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
+from data.help_text import examples
 from data.labels import Extent, VideoLabel
 from data.splits.divide import k_fold
 from data.videos import find_videos
@@ -64,6 +65,10 @@ def prepare_folders(
     return DatasetLabels(labels=k_fold(labels, folds=folds, fold=fold, seed=seed))
 
 
+@examples(
+    "feat data folders --root clips/ --normal walking --out labels.csv",
+    "feat data folders --root clips/ --normal walking --normal standing --fold 2 --out fold2.csv",
+)
 @click.command()
 @root_option
 @out_option

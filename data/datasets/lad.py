@@ -27,6 +27,7 @@ from data.datasets.dataset_labels import (
 )
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import Intervals, intervals_from_frames
 from data.labels import Extent, Split, VideoLabel
 
@@ -97,6 +98,10 @@ def prepare_lad(root: Path) -> DatasetLabels:
     return DatasetLabels(labels=labels, problems=tuple(problems + _count_problems(labels)))
 
 
+@examples(
+    "feat data lad --root LAD2000 --out labels.csv",
+    "feat data lad --root LAD2000 --out labels.csv --partial",
+)
 @click.command()
 @root_option
 @out_option

@@ -26,6 +26,7 @@ from data.datasets.dataset_labels import (
 )
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import intervals_from_frames
 from data.labels import Split, VideoLabel
 
@@ -87,6 +88,10 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Datase
     return DatasetLabels(labels=labels, problems=tuple(problems + missing + counted))
 
 
+@examples(
+    "feat data shanghaitech --root ShanghaiTech --out labels.csv",
+    "feat data shanghaitech --root ShanghaiTech --split one-class --out labels.csv",
+)
 @click.command()
 @root_option
 @out_option

@@ -30,6 +30,7 @@ from data.datasets.dataset_labels import (
 )
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Extent, Split, VideoLabel
 
@@ -127,6 +128,10 @@ def prepare_ucf_crime(
     )
 
 
+@examples(
+    "feat data ucf-crime --root UCF --out labels.csv",
+    "feat data ucf-crime --root UCF --weak --train-intervals videos.jsonl --out labels.csv",
+)
 @click.command()
 @root_option
 @out_option

@@ -23,6 +23,7 @@ from data.datasets.command import (
 )
 from data.datasets.dataset_labels import DatasetLabels, count_problems, first_existing
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
 from data.splits.divide import random_halves
@@ -102,6 +103,10 @@ def prepare_ucsd(
     )
 
 
+@examples(
+    "feat data ped2 --root UCSDped2 --out labels.csv",
+    "feat data ped2 --root UCSDped2 --split official --out official.csv",
+)
 @click.command()
 @root_option
 @out_option
@@ -117,6 +122,10 @@ def ped2_command(
     )
 
 
+@examples(
+    "feat data ped1 --root UCSDped1 --out labels.csv",
+    "feat data ped1 --root UCSDped1 --split official --out official.csv",
+)
 @click.command()
 @root_option
 @out_option

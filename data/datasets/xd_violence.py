@@ -30,6 +30,7 @@ from data.datasets.dataset_labels import (
 )
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
+from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
 
@@ -104,6 +105,10 @@ def prepare_xd_violence(
     return DatasetLabels(labels=labels, problems=tuple(problems))
 
 
+@examples(
+    "feat data xd-violence --root XD --out labels.csv",
+    "feat data xd-violence --root XD --train-list train.txt --test-list test.txt --out labels.csv",
+)
 @click.command()
 @root_option
 @out_option

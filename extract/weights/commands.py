@@ -4,12 +4,16 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
 
+
+@examples("feat weights ls", "feat weights fetch --stream rgb")
 @click.group("weights")
 def weights_group() -> None:
     """Fetch the networks' weights, and list them."""
 
 
+@examples("feat weights fetch", "feat weights fetch --from flow_imagenet.pt")
 @weights_group.command("fetch")
 @click.option(
     "--stream", type=click.Choice(["rgb", "flow", "all"]), default="all", show_default=True,
@@ -32,10 +36,14 @@ def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
     click.echo(listing_text(as_json))
 
 
+@examples("feat weights ls", "feat weights ls --json")
 @weights_group.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls_command(as_json: bool) -> None:
-    """List the weights that are there: stream, kind, digest, origin."""
+    """List the weights that are there, and where those of both streams are looked for.
+
+    Of each file: stream, kind, digest, origin. Of a stream that is missing: how to get it.
+    """
     from extract.weights.listing import listing_text
 
     click.echo(listing_text(as_json))

@@ -2,12 +2,22 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import WeightsError
+from extract.i3d.layers import Stream
 from extract.weights.convert import read_header, read_weights
-from extract.weights.fetch import RGB_SHA256, add_file, fetch_flow, fetch_rgb, weights_file
+from extract.weights.fetch import (
+    PUBLISHED_FLOW,
+    RGB_SHA256,
+    RGB_URL,
+    add_file,
+    fetch_flow,
+    fetch_rgb,
+    weights_file,
+)
 from extract.weights.resolve import (
     find_published_flow,
     read_entry,
@@ -69,18 +79,79 @@ def list_weights(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamWeights:
+    """Where the published weights of one stream are looked for, and whether they are there.
+
+    Attributes:
+        stream: the network.
+        looked_for: the files, the best first; a pattern stands for any file that fits it.
+        file: the one that was found; None: `feat extract` tries to fetch the network.
+        get: how to get them where they are missing, and what happens until then.
+    """
+
+    stream: Stream
+    looked_for: tuple[Path, ...]
+    file: Path | None
+    get: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "stream": self.stream,
+            "file": str(self.file) if self.file else None,
+            "looked_for": [str(path) for path in self.looked_for],
+            **({} if self.file else {"get": self.get}),
+        }
+
+
+def look_for_weights(folder: Path) -> list[StreamWeights]:
+    """Return what `feat extract` would find in `folder` for each stream; changes nothing."""
+    rgb = weights_file(folder, "rgb", RGB_SHA256)
+    flow = folder / "flow-*.safetensors"
+    as_published = [folder / source.file for source in PUBLISHED_FLOW]
+    converted = [
+        folder / row["file"]
+        for row in list_weights(folder)
+        if (row.get("stream"), row.get("kind")) == ("flow", "published")
+    ]
+    there = [*converted, *(path for path in as_published if path.exists())]
+    return [
+        StreamWeights(
+            stream="rgb",
+            looked_for=(rgb,),
+            file=rgb if rgb.exists() else None,
+            get=f"run feat weights fetch --stream rgb, or download {RGB_URL} elsewhere and run "
+            "feat weights fetch --from FILE",
+        ),
+        StreamWeights(
+            stream="flow",
+            looked_for=(flow, *as_published),
+            file=there[0] if there else None,
+            get="run feat weights fetch --stream flow, or download "
+            f"{PUBLISHED_FLOW[0].url} elsewhere and run feat weights fetch --from FILE; until then "
+            "feat extract uses a cross-modality copy of the RGB network, not trained on flow",
+        ),
+    ]
+
+
 def listing_text(as_json: bool) -> str:
-    """Return what the weights folder holds, a line a file or one JSON object."""
+    """Return what the weights folder holds and lacks, as lines or one JSON object."""
     folder = weights_folder()
-    rows = list_weights(folder)
+    with usable_folder(folder):
+        rows, streams = list_weights(folder), look_for_weights(folder)
     if as_json:
-        return json.dumps({"folder": str(folder), "weights": rows})
-    if not rows:
-        return f"{folder}: no weights; run feat weights fetch"
+        states = [one.to_json() for one in streams]
+        return json.dumps({"folder": str(folder), "weights": rows, "streams": states})
     lines = [
         row.get("error")
         or f"{row['stream']:<5}{row['kind']:<11}{row['name']}  sha256 {row['digest'][:16]}  "
         f"from {row['source']}"
         for row in rows
     ]
-    return "\n  ".join([str(folder), *lines])
+    for one in streams:
+        names = ", ".join(path.name for path in one.looked_for)
+        lines.append(f"{one.stream:<5}{'is there' if one.file else 'missing'}: looked for {names}")
+        if not one.file:
+            lines.append(f"     {one.get}")
+    return "\n  ".join([f"{folder} (FEAT_WEIGHTS names another folder)", *lines])

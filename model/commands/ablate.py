@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
 from model.commands.options import (
     FILE,
     FOLDER,
@@ -23,6 +24,10 @@ from model.commands.options import (
 PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 
 
+@examples(
+    "feat ablate --what table4,figure5 --seeds 3",
+    "feat ablate --what figure5 --k 1,2,4 --set steps=500 --out runs/k",
+)
 @click.command()
 @click.option(
     "--labels", "labels_files", type=FILE, multiple=True,

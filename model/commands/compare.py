@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
 from model.commands.options import (
     FILE,
     FOLDER,
@@ -23,6 +24,7 @@ from model.commands.options import (
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
 
 
+@examples("feat compare", "feat compare --methods convlstm,deepmil,knn --seeds 3 --csv table.csv")
 @click.command()
 @labels_option
 @click.option(

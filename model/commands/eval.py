@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from data.help_text import examples
 from model.commands.options import FILE, FOLDER, Setup, json_option, smoothing_option, takes_setup
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from model.evaluation.evaluate import EvalReport
 
 
+@examples(
+    "feat eval",
+    "feat eval --run runs/five --all",
+    "feat eval --run runs/mine --cache shared/features --smoothing 0",
+)
 @click.command()
 @click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
 @click.option(
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
     help="Also evaluate as the authors' published code does: what each of its shortcuts is worth.",
 )  # fmt: skip
 @smoothing_option
+@click.option(
+    "--all", "show_all", is_flag=True, help="Print every measure, not the main ones only."
+)
 @json_option
 @takes_setup(of_run=True)
 def eval_command(
@@ -40,9 +49,12 @@ def eval_command(
     split: str,
     compat: str | None,
     smoothing: float | None,
+    show_all: bool,
     as_json: bool,
 ) -> None:
     """Score the test videos with a trained run; write measures, pictures and report.html.
+
+    The main measures are printed, each with a 95 % interval over the test videos and what it is.
 
     The features are those the run was trained on, whatever else the cache holds; --config takes
     others, to see what they are worth to this run.
@@ -50,7 +62,8 @@ def eval_command(
     from data.labels import read_labels
     from model.evaluation.evaluate import run_evaluation
     from model.experiments.seeds import evaluate_seeds
-    from model.measures.table import metrics_text
+    from model.measures.registry import ADDED_MEASURES
+    from model.measures.table import HEADLINE, metrics_text
     from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
 
     def evaluate(run: Path) -> "EvalReport":
@@ -67,16 +80,19 @@ def eval_command(
         )
 
     run = run or newest_run(runs)
+    names = () if show_all else (*HEADLINE, *ADDED_MEASURES)
     if is_seeds_folder(run):
         several = evaluate_seeds(run, evaluate)
-        click.echo(json.dumps(several.to_dict()) if as_json else several.to_text())
+        click.echo(json.dumps(several.to_dict()) if as_json else several.to_text(names))
         return
     report = evaluate(run)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
-    for line in metrics_text(report.metrics):
+    for line in metrics_text(report.metrics, names):
         click.echo(line)
+    if names:
+        click.echo(f"({len(report.metrics.values)} measures in all: --all prints them)\n")
     counts = report.metrics.counts
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")

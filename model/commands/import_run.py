@@ -5,9 +5,14 @@ from pathlib import Path
 
 import click
 
+from data.help_text import examples
 from model.commands.options import FILE, FOLDER, Names, json_option, streams_option
 
 
+@examples(
+    "feat import-run iter_6000.pkl",
+    "feat import-run iter_6000.pkl --categories fight,fall --out runs/theirs",
+)
 @click.command(name="import-run")
 @click.argument("checkpoint", type=FILE)
 @click.option(

@@ -1,17 +1,40 @@
 """The commands `feat runs`."""
 
+import json
 from pathlib import Path
 
 import click
 
-from model.commands.options import FOLDER
+from data.help_text import examples
+from model.commands.options import FOLDER, json_option
 
 
+@examples("feat runs ls", "feat runs verify")
 @click.group("runs")
 def runs_group() -> None:
-    """Look after the folders of trained runs."""
+    """List the folders of trained runs, and check them."""
 
 
+@examples("feat runs ls", "feat runs ls runs/compare --json")
+@runs_group.command("ls")
+@click.argument("folder", metavar="[RUNS]", default=Path("runs"), type=FOLDER)
+@json_option
+def ls_command(folder: Path, as_json: bool) -> None:
+    """List the runs in RUNS, newest first: method, data, and figures if they were evaluated.
+
+    Several seeds, a comparison or an ablation are one line, from the least to the greatest.
+    AUC and AP are those of the test videos.  [default: runs]
+    """
+    from model.runs.listing import list_runs, runs_table
+
+    listed = list_runs(folder)
+    if as_json:
+        click.echo(json.dumps({"runs": [one.to_json() for one in listed]}))
+    else:
+        click.echo("\n".join(runs_table(listed)))
+
+
+@examples("feat runs verify", "feat runs verify runs/mine runs/five")
 @runs_group.command("verify")
 @click.argument("folders", metavar="[RUN]...", nargs=-1, type=FOLDER)
 @click.pass_context
@@ -20,7 +43,8 @@ def verify_command(ctx: click.Context, folders: tuple[Path, ...]) -> None:
 
     RUN is a run folder or one that holds runs, such as a comparison's.  [default: runs]
     """
-    from model.runs.verify import find_runs, verify_run
+    from model.runs.folder import find_runs
+    from model.runs.verify import verify_run
 
     damaged = False
     for run in [run for folder in folders or (Path("runs"),) for run in find_runs(folder)]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data.help_text import examples
 from model.commands.options import (
     FOLDER,
     Setup,
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from model.runs.train import TrainReport
 
 
+@examples(
+    "feat train",
+    "feat train --method knn --streams rgb --out runs/knn",
+    "feat train --seeds 5 --set steps=2000 --out runs/five",
+)
 @click.command()
 @labels_option
 @click.option(

@@ -22,13 +22,11 @@ from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import RunInfo
-from model.runs.folder import LABELS_NAME, labels_digest
+from model.runs.folder import EVAL_NAME, LABELS_NAME, MEASURES_NAME, labels_digest
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-EVAL_NAME = "eval"
-MEASURES_NAME = "metrics.json"
 RELEASED_NAME = "released.md"
 
 

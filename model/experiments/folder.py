@@ -20,13 +20,13 @@ from data.errors import ConfigError, ModelError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
-from model.evaluation.evaluate import EVAL_NAME, MEASURES_NAME, run_evaluation
+from model.evaluation.evaluate import run_evaluation
 from model.evaluation.results import read_results
 from model.features.choose import available_streams, choose_streams, drop_missing
 from model.measures.metrics import VideoResult
 from model.methods.base import Method
 from model.methods.gather import DataOptions
-from model.runs.folder import LABELS_NAME
+from model.runs.folder import EVAL_NAME, LABELS_NAME, MEASURES_NAME
 from model.runs.train import finish_training
 
 logger = logging.getLogger(f"feat.{__name__}")

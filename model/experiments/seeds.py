@@ -51,9 +51,13 @@ class SeedsReport:
             **({"ensemble": self.ensemble.to_dict()} if self.ensemble else {}),
         }
 
-    def to_text(self) -> str:
-        """Return a table: a line a measure, its mean, standard deviation and values."""
-        shown = [name for name, spread in self.spreads.items() if spread]
+    def to_text(self, names: Sequence[str] = ()) -> str:
+        """Return a table: a line a measure, its mean, standard deviation and values.
+
+        Args:
+            names: of the measures to show, if they are there; none: all.
+        """
+        shown = [name for name, s in self.spreads.items() if s and (not names or name in names)]
         width = max([7, *(len(name) for name in shown)])
         together = "ensemble  " if self.ensemble else ""
         seeds = " ".join(str(row["seed"]) for row in self.rows)

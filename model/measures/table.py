@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from cache.upkeep.summary import format_table
 from model.measures.bootstrap import (
     BY_CATEGORY,
     CLASS_AGNOSTIC,
+    COVERAGE,
     DETECTION,
     MEASURES,
     Interval,
@@ -28,6 +30,8 @@ from model.measures.metrics import (
 from model.measures.ranking import latency_aware_precision, rank_frames
 from model.measures.registry import added_measures
 
+HEADLINE = ("auc", "ap", "false_alarms_hour", "accuracy_video")
+"""What `feat eval` prints first."""
 MEANINGS = {
     "auc": "area under the ROC curve, all frames together (micro)",
     "ap": "average precision, all frames together",
@@ -148,24 +152,28 @@ def meaning_of(name: str) -> str:
     return (added_measures()[name].__doc__ or "").strip().partition("\n")[0]
 
 
-def metrics_text(metrics: AllMetrics) -> list[str]:
-    """Return the measures with their intervals as lines of text."""
-    lines = []
+def metrics_text(metrics: AllMetrics, names: Sequence[str] = ()) -> list[str]:
+    """Return measures with intervals and meanings as the lines of a table.
+
+    Args:
+        metrics: of a set of videos.
+        names: those to show, if they are there; none: all, and the AUC of each category.
+    """
+    rows = []
     for name, value in metrics.values.items():
-        if value is None:
-            lines.append(f"{name:15} none ({metrics.reasons[name]})")
-        else:
-            lines.append(f"{name:15} {value:.4f}{_interval_text(metrics.intervals[name])}")
-    for row in metrics.categories:
-        lines.append(
-            f"  {row.category:13} {row.auc:.4f}{_interval_text(row.interval)}  AUC of "
-            f"{row.num_videos} abnormal videos against all normal ones"
-        )
-    return lines
+        if names and name not in names:
+            continue
+        interval = metrics.intervals[name]
+        text = f"none ({metrics.reasons[name]})" if value is None else _value_text(value, interval)
+        rows.append([name, text, meaning_of(name)])
+    for row in [] if names else metrics.categories:
+        what = f"AUC of {row.num_videos} abnormal videos against all normal ones"
+        rows.append([f"  {row.category}", _value_text(row.auc, row.interval), what])
+    return format_table(["measure", f"value   {COVERAGE:.0%} interval", "what it is"], rows, set())
 
 
-def _interval_text(interval: Interval | None) -> str:
-    return f"  {interval.low:.4f} to {interval.high:.4f}" if interval else ""
+def _value_text(value: float, interval: Interval | None) -> str:
+    return f"{value:.4f}" + (f"  {interval.low:.4f} to {interval.high:.4f}" if interval else "")
 
 
 def _reason(name: str, results: Sequence[VideoResult], categories: Sequence[str]) -> str:

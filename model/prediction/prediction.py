@@ -41,6 +41,9 @@ class VideoPrediction:
     """Whether the model was trained on this video or selected by it."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Of each category; empty if the model has none."""
+    category_extents: Mapping[str, frozenset[bool]] = field(default_factory=dict)
+    """Whether a category is one of abnormal videos (True), of normal ones, or of both; not of all
+    need this be known."""
 
     @property
     def intervals(self) -> list[AbnormalInterval]:
@@ -63,8 +66,18 @@ class VideoPrediction:
 
     @property
     def category(self) -> str:
-        """The likeliest category; empty if the model has none."""
-        return max(self.probabilities, key=self.probabilities.__getitem__, default="")
+        """The likeliest category that fits the verdict; empty if there is none.
+
+        A video with an abnormal interval is of no category that only normal videos had, and one
+        without is of none that only abnormal videos had.
+        """
+        is_abnormal = bool((self.scores >= self.threshold).any())
+        fitting = [
+            name
+            for name in self.probabilities
+            if is_abnormal in self.category_extents.get(name, (is_abnormal,))
+        ]
+        return max(fitting, key=self.probabilities.__getitem__, default="")
 
 
 def predict_video(
@@ -94,6 +107,7 @@ def predict_video(
         partial=entry.source.partial,
         seen=trained.has_seen(data.sha256[0]),
         probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
+        category_extents=trained.category_extents,
     )
 
 

@@ -1,14 +1,20 @@
-"""What is said of videos as text, JSON and CSV."""
+"""What is said of videos as text, JSON, CSV and WebVTT."""
 
 import csv
 from dataclasses import asdict
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.visible import one_line
 from model.prediction.prediction import VideoPrediction
 from model.prediction.timeline import clock
+
+INTERVAL_COLUMNS = (
+    "video", "start_seconds", "end_seconds", "start_frame", "end_frame", "peak", "category"
+)  # fmt: skip
 
 
 def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
@@ -54,6 +60,9 @@ def prediction_lines(video: str, prediction: VideoPrediction) -> list[str]:
     if prediction.category:
         share = prediction.probabilities[prediction.category]
         lines.append(f"  category  {prediction.category} ({share:.2f})")
+    elif prediction.probabilities:
+        verdict = "abnormal" if spans else "normal"
+        lines.append(f"  category  none: no {verdict} video that was trained on had one")
     if prediction.partial:
         lines.append(f"  partial   {prediction.partial}")
     return lines
@@ -67,6 +76,43 @@ def write_frame_scores(path: Path, prediction: VideoPrediction) -> None:
         seconds = prediction.edges_seconds
         for frame, score in enumerate(prediction.scores):
             writer.writerow([frame, f"{seconds[frame]:.6f}", f"{score:.6f}"])
+
+
+def interval_rows(video: str, prediction: VideoPrediction) -> list[dict[str, str]]:
+    """Return a row for each abnormal interval, of `INTERVAL_COLUMNS`; none for a normal video."""
+    return [
+        {
+            "video": video,
+            "start_seconds": f"{span.start_seconds:.6f}",
+            "end_seconds": f"{span.end_seconds:.6f}",
+            "start_frame": str(span.start_frame),
+            "end_frame": str(span.end_frame),
+            "peak": f"{span.peak:.6f}",
+            "category": prediction.category,
+        }
+        for span in prediction.intervals
+    ]
+
+
+def webvtt(prediction: VideoPrediction) -> str:
+    """Return the abnormal intervals as subtitles that a player shows over the video.
+
+    The format is W3C's WebVTT: a cue an interval, in hours, minutes, seconds and milliseconds.
+    """
+    cues = ["WEBVTT\n"]
+    for span in prediction.intervals:
+        start = round(span.start_seconds * 1000)
+        end = max(round(span.end_seconds * 1000), start + 1)  # a cue must last
+        text = f"abnormal, up to {span.peak:.3f}"
+        if prediction.category:
+            text += f": {escape(one_line(prediction.category), quote=False)}"
+        cues.append(f"{_vtt_time(start)} --> {_vtt_time(end)}\n{text}\n")
+    return "\n".join(cues)
+
+
+def _vtt_time(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{rest:03d}"
 
 
 def _rounded(value: float | np.floating[Any]) -> float:

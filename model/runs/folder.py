@@ -19,6 +19,10 @@ from data.process import when_interrupted
 
 CHECKPOINT_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+EVAL_NAME = "eval"
+"""Folder of an evaluation on the test videos; of other splits it has their names behind."""
+MEASURES_NAME = "metrics.json"
+"""In a folder of an evaluation."""
 ENVIRONMENT_NAME = "environment.json"
 LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"
@@ -60,6 +64,19 @@ def newest_run(runs: Path) -> Path:
         raise ModelError(f"{runs}: no finished run there; run `feat train` or name one with --run")
     run = max(finished, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
     return run.parent if is_seeds_folder(run.parent) else run
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return all run folders in a folder, those of seeds and experiments too, or the folder itself.
+
+    Raises:
+        ModelError: there is none.
+    """
+    names = (CHECKPOINT_NAME, CONFIG_NAME, SUMS_NAME)
+    found = sorted({path.parent for name in names for path in folder.rglob(name)})
+    if not found:
+        raise ModelError(f"{folder}: no run there; run `feat train`, or name another folder")
+    return found
 
 
 def labels_digest(folder: Path) -> str:

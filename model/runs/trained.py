@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 
 from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, ModelError
-from data.labels import VideoLabel
+from data.labels import VideoLabel, read_labels
 from model.device import resolve_device
 from model.features.load import FeatureSet, load_features
 from model.measures.scores import VideoScores, mean_scores, spread_scores
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint
-from model.runs.folder import CHECKPOINT_NAME, SEEDS_NAME, is_seeds_folder
+from model.runs.folder import CHECKPOINT_NAME, LABELS_NAME, SEEDS_NAME, is_seeds_folder
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -44,6 +45,20 @@ class TrainedRun:
     def smoothing(self) -> float:
         """As the method is configured: standard deviation in clips."""
         return self.info.method.smoothing
+
+    @cached_property
+    def category_extents(self) -> Mapping[str, frozenset[bool]]:
+        """Whether each category was given to abnormal videos (True), to normal ones, or to both.
+
+        As the run's own labels say, test videos left out; none of a run that has no labels.
+        """
+        path = self.path / LABELS_NAME
+        rows = read_labels(path) if path.is_file() else []
+        known = [row for row in rows if row.category and row.split != "test"]
+        return {
+            name: frozenset(row.is_abnormal for row in known if row.category == name)
+            for name in {row.category for row in known}
+        }
 
     def options(self, given: DataOptions) -> DataOptions:
         """Return options with the run's streams and configurations, unless others are given."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import FeatError, ModelError
+from data.errors import FeatError
 from model.runs.checkpoint import load_checkpoint
-from model.runs.folder import CHECKPOINT_NAME, CONFIG_NAME, SUMMED_NAMES, SUMS_NAME, file_digest
+from model.runs.folder import CHECKPOINT_NAME, SUMMED_NAMES, SUMS_NAME, file_digest
 from model.runs.state import StateFile
 from model.runs.train import read_plan
 
@@ -26,19 +26,6 @@ class CheckedRun:
         if self.finished:
             return f"{self.run}: sound"
         return f"{self.run}: not finished; go on with `feat train --resume {self.run}`"
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Return all run folders in a folder, those of seeds and experiments too, or the folder itself.
-
-    Raises:
-        ModelError: there is none.
-    """
-    names = (CHECKPOINT_NAME, CONFIG_NAME, SUMS_NAME)
-    found = sorted({path.parent for name in names for path in folder.rglob(name)})
-    if not found:
-        raise ModelError(f"{folder}: no run there; run `feat train`, or name another folder")
-    return found
 
 
 def verify_run(run: Path) -> CheckedRun:
