@@ -78,7 +78,7 @@ def run_extraction(
     started = time.monotonic()
     unreadable: dict[str, str] = {}
     found_videos = find_videos(videos_dir, unreadable=unreadable)
-    named, unusable = _name_sources(found_videos, prefix)
+    named, unusable = name_sources(found_videos, prefix)
     labels = _read_labels(videos_dir, named, prefix)
     cache = FeatureCache.create(cache_dir)
     found = {
@@ -176,10 +176,15 @@ def extract_videos(
             yield result
 
 
-def _name_sources(
+def name_sources(
     sources: Sequence[VideoSource], prefix: str
 ) -> tuple[list[VideoSource], list[VideoOutcome]]:
-    """Return the videos under their names in the cache, and those that can have none."""
+    """Return the videos under their names in the cache, and those that can have none.
+
+    Args:
+        sources: the videos.
+        prefix: put before their names.
+    """
     named = []
     unusable = []
     for source in sources:
