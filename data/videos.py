@@ -85,7 +85,7 @@ def find_videos(root: Path, *, unreadable: dict[str, str] | None = None) -> list
     if root.is_file():
         return [VideoSource(video_id=root.name, path=root, kind="file")]
     if not root.is_dir():
-        raise DecodeError(f"{root}: no such folder; give the folder that holds the videos")
+        raise DecodeError(f"{root}: no such folder or file; give the folder that holds the videos")
     found: list[VideoSource] = []
     failures: dict[str, str] = {} if unreadable is None else unreadable
     for folder, names in _walk(root, failures):
