@@ -10,6 +10,8 @@ from data.errors import CacheError
 
 #: What `feat cache merge` and `pull` can do about names.
 LATEST_NAMES = "--latest-names lets the later entry decide"
+#: What every command that adds features can do about configurations.
+ALLOW_MIXED = "--allow-mixed keeps both"
 #: Conflicts that a message tells.
 MAX_SHOWN = 5
 
@@ -33,7 +35,8 @@ def config_conflicts(
         there = by_stream.get(config["stream"], [])
         if there and dict(config) not in there:
             difference = config_difference(config, there[0])
-            conflicts[f"{config['stream']} made otherwise: {difference}"] = None
+            text = f"{config['stream']} made otherwise: {difference} ({ALLOW_MIXED})"
+            conflicts[text] = None
     return list(conflicts)
 
 

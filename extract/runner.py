@@ -249,8 +249,7 @@ def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, An
     conflicts = config_conflicts(configs.values(), cache.configs())
     if conflicts:
         raise ConfigError(
-            f"{cache.path}: {'; '.join(conflicts)}; use the same options, another --cache, or "
-            "--allow-mixed to keep both"
+            f"{cache.path}: {'; '.join(conflicts)}; use the same options or another --cache"
         )
 
 
