@@ -476,5 +476,6 @@ def _noting_failure(each: Sought) -> Iterator[None]:
 
 def _cause(error: Exception, name: str) -> str:
     if isinstance(error, OSError):
-        return f"{error.strerror or error}; check that it can be read"
+        where = f"{error.filename}: " if error.filename and error.filename != name else ""
+        return f"{where}{error.strerror or error}; check that it can be read"
     return str(error).removeprefix(f"{name}: ")

@@ -5,11 +5,13 @@ Extracting, merging and pulling ask here before they write anything.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from cache.keys import JSON, config_difference
+from cache.keys import JSON, config_difference, imported_sha256
 from data.errors import CacheError
 
 #: What `feat cache merge` and `pull` can do about names.
 LATEST_NAMES = "--latest-names lets the later entry decide"
+#: What every command that adds features can do about configurations.
+ALLOW_MIXED = "--allow-mixed keeps both"
 #: Conflicts that a message tells.
 MAX_SHOWN = 5
 
@@ -33,7 +35,8 @@ def config_conflicts(
         there = by_stream.get(config["stream"], [])
         if there and dict(config) not in there:
             difference = config_difference(config, there[0])
-            conflicts[f"{config['stream']} made otherwise: {difference}"] = None
+            text = f"{config['stream']} made otherwise: {difference} ({ALLOW_MIXED})"
+            conflicts[text] = None
     return list(conflicts)
 
 
@@ -48,12 +51,17 @@ def name_conflicts(
         where: whose the `present` ones are, for the texts.
         advice: what to do about one.
     """
-    return [
-        f"{name}: content {sha256[:12]} here, {present[name][:12]} in {where}"
-        + (f" ({advice})" if advice else "")
-        for name, sha256 in sorted(names.items())
-        if present.get(name, sha256) != sha256
-    ]
+    conflicts = []
+    for name, sha256 in sorted(names.items()):
+        other = present.get(name, sha256)
+        if other == sha256:
+            continue
+        hint = f" ({advice})" if advice else ""
+        if imported_sha256(name) in (sha256, other):
+            # nobody can tell whether they are of this video
+            hint = " (imported without the video: import again where the video was extracted)"
+        conflicts.append(f"{name}: content {sha256[:12]} here, {other[:12]} in {where}{hint}")
+    return conflicts
 
 
 def refuse_conflicts(

@@ -89,6 +89,11 @@ def config_difference(
     return "; ".join(parts)
 
 
+def imported_sha256(name: str) -> str:
+    """Return what stands for the content of a video that was not there when its features came."""
+    return hashlib.sha256(f"feat imported video\n{name}".encode()).hexdigest()
+
+
 def _flatten(prefix: str, value: JSON) -> Iterator[tuple[str, str]]:
     """Yield (dotted name, value as JSON text) of every leaf."""
     if isinstance(value, dict) and value:

@@ -9,6 +9,10 @@ class DecodeError(FeatError):
     """A video or frame folder cannot be decoded."""
 
 
+class NoVideoError(DecodeError):
+    """There is no video in a folder."""
+
+
 class WeightsError(FeatError):
     """Network weights are missing, damaged, or not what they claim to be."""
 

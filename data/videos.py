@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.errors import DecodeError
+from data.errors import DecodeError, NoVideoError
 from data.frame_names import frame_sequence, natural_key
 from data.names import video_name
 
@@ -85,7 +85,7 @@ def find_videos(root: Path, *, unreadable: dict[str, str] | None = None) -> list
     if root.is_file():
         return [VideoSource(video_id=root.name, path=root, kind="file")]
     if not root.is_dir():
-        raise DecodeError(f"{root}: no such folder; give the folder that holds the videos")
+        raise DecodeError(f"{root}: no such folder or file; give the folder that holds the videos")
     found: list[VideoSource] = []
     failures: dict[str, str] = {} if unreadable is None else unreadable
     for folder, names in _walk(root, failures):
@@ -198,8 +198,12 @@ def _walk(root: Path, failures: dict[str, str]) -> Iterator[tuple[Path, list[str
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         # is_file: a pipe or a dangling link that is called x.mp4 would hang or fail later
-        visible = (name for name in names if not name.startswith("."))
+        visible = [name for name in names if not name.startswith(".")]
         yield Path(folder), [name for name in visible if os.path.isfile(os.path.join(folder, name))]
+        for name in visible:
+            path = os.path.join(folder, name)
+            if _suffix(name) in VIDEO_SUFFIXES and not os.path.exists(path):
+                logger.warning("%s: ignored: a link to what is not there", path)
 
 
 def _settle_root(root: Path, found: list[VideoSource]) -> list[VideoSource]:
@@ -209,7 +213,7 @@ def _settle_root(root: Path, found: list[VideoSource]) -> list[VideoSource]:
         logger.warning("%s: images in the top folder are ignored", root)
         found = others
     if not found:
-        raise DecodeError(
+        raise NoVideoError(
             f"{root}: no video found; expected files such as .mp4, .avi, .mkv or folders of "
             ".jpg, .png, .tif, .bmp frames"
         )

@@ -289,12 +289,13 @@ def template_command(videos_dir: Path, labels_file: Path | None) -> None:
     Rows that are there stay as they are; only missing videos are added. Frames are counted by
     decoding. Exit code 1 if a video could not be read, or in part only.
     """
+    from data.visible import one_line
     from extract.template import fill_template
 
     path = labels_file or videos_dir / "labels.csv"
     report = fill_template(videos_dir, path)
     for video, why in report.problems.items():
-        click.echo(f"{video}: {why}", err=True)
+        click.echo(one_line(f"{video}: {why}"), err=True)
     todo = "; fill in split and anomaly, then run `feat extract`" if report.added else ""
     click.echo(f"{path}: {len(report.added)} videos added, {len(report.kept)} there before{todo}")
     if report.problems:

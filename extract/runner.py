@@ -224,7 +224,7 @@ def _look_into(videos_dir: Path, prefix: str) -> _Folder:
     """Return the videos and the labels; what is wrong with labels is an error before all else."""
     unreadable: dict[str, str] = {}
     found_videos = find_videos(videos_dir, unreadable=unreadable)
-    named, unusable = _name_sources(found_videos, prefix)
+    named, unusable = name_sources(found_videos, prefix)
     labels = _read_labels(videos_dir, named, prefix)
     sources, stamps, unstamped = _stamp(named)
     failures = [VideoOutcome(video_id=n, status="failed", error=w) for n, w in unreadable.items()]
@@ -251,10 +251,15 @@ def _choose_weights(
     return found, configs
 
 
-def _name_sources(
+def name_sources(
     sources: Sequence[VideoSource], prefix: str
 ) -> tuple[list[VideoSource], list[VideoOutcome]]:
-    """Return the videos under their names in the cache, and those that can have none."""
+    """Return the videos under their names in the cache, and those that can have none.
+
+    Args:
+        sources: the videos.
+        prefix: put before their names.
+    """
     named = []
     unusable = []
     for source in sources:
@@ -322,8 +327,7 @@ def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, An
     conflicts = config_conflicts(configs.values(), cache.configs())
     if conflicts:
         raise ConfigError(
-            f"{cache.path}: {'; '.join(conflicts)}; use the same options, another --cache, or "
-            "--allow-mixed to keep both"
+            f"{cache.path}: {'; '.join(conflicts)}; use the same options or another --cache"
         )
 
 

@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from data.errors import FeatError
 from data.labels import NewRow, add_rows, labelled_videos
 from data.times import end_of_video
 from data.videos import VideoSource, find_videos, frame_paths
+from extract.decode.limits import Limits
+from extract.runner import name_sources
+from extract.worker import failed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -47,17 +51,21 @@ def fill_template(videos_dir: Path, labels_file: Path) -> TemplateReport:
         labels_file: made if it is not there.
 
     Raises:
-        FeatError: there are no videos, or the file cannot be read or written.
+        FeatError: there are no videos, FEAT_STALL_SECONDS is no number, or the file cannot be read
+            or written.
     """
     report = TemplateReport()
-    sources = find_videos(videos_dir, unreadable=report.problems)
+    limits = Limits()  # of which FEAT_STALL_SECONDS may be wrong
+    found = find_videos(videos_dir, unreadable=report.problems)
+    sources, unusable = name_sources(found, "")
+    report.problems |= {video.video_id: video.error for video in unusable}
     known = labelled_videos(labels_file) if labels_file.exists() else set()
     report.kept = [source.video_id for source in sources if source.video_id in known]
     todo = [source for source in sources if source.video_id not in known]
     pending: list[NewRow] = []
     written = time.monotonic()
     try:
-        for source, (row, problem) in zip(todo, _count_all(todo), strict=True):
+        for source, (row, problem) in zip(todo, _count_all(todo, limits), strict=True):
             if problem:
                 report.problems[source.video_id] = problem
             if row:
@@ -72,7 +80,7 @@ def fill_template(videos_dir: Path, labels_file: Path) -> TemplateReport:
     return report
 
 
-def _count_all(sources: list[VideoSource]) -> Iterator[tuple[NewRow | None, str]]:
+def _count_all(sources: list[VideoSource], limits: Limits) -> Iterator[tuple[NewRow | None, str]]:
     """Yield each video's row, if there is one, and its problem; a bar shows how far it is."""
     from rich.console import Console
     from rich.progress import track
@@ -80,7 +88,7 @@ def _count_all(sources: list[VideoSource]) -> Iterator[tuple[NewRow | None, str]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
             yield from track(
-                pool.map(_count, sources),
+                pool.map(partial(_count, limits=limits), sources),
                 description="counting frames",
                 total=len(sources),
                 console=Console(stderr=True),
@@ -90,22 +98,20 @@ def _count_all(sources: list[VideoSource]) -> Iterator[tuple[NewRow | None, str]
             pool.shutdown(cancel_futures=True)
 
 
-def _count(source: VideoSource) -> tuple[NewRow | None, str]:
+def _count(source: VideoSource, *, limits: Limits) -> tuple[NewRow | None, str]:
     try:
         if source.kind == "frames":  # of which nobody knows the rate
             return NewRow(source.video_id, len(frame_paths(source))), ""
-        return _decode(source)
-    except FeatError as error:
-        return None, str(error).removeprefix(f"{source.video_id}: ")
-    except OSError as error:
-        return None, f"{source.path}: {error.strerror or error}; check that it can be read"
+        return _decode(source, limits)
+    except (FeatError, OSError) as error:
+        return None, failed(source, error).error
 
 
-def _decode(source: VideoSource) -> tuple[NewRow, str]:
+def _decode(source: VideoSource, limits: Limits) -> tuple[NewRow, str]:
     from extract.decode.config import DecodeConfig
     from extract.decode.open import open_video
 
-    with open_video(source, DecodeConfig(size=8), threads=1) as stream:
+    with open_video(source, DecodeConfig(size=8), threads=1, limits=limits) as stream:
         while len(stream.read(_READ_FRAMES)[0]):
             pass
         seconds = end_of_video(stream.pts_seconds)  # 0 of a single frame, or without any times

@@ -292,7 +292,10 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
         return failed(source, error)
     except (MemoryError, RuntimeError, ValueError) as error:
         # torch reports exhausted GPU memory and failed kernels as RuntimeError
-        cause = f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        said = str(error).strip().splitlines() or ["no more is known"]
+        cause = f"{type(error).__name__}: {said[0][:300]}"
+        if isinstance(error, MemoryError):
+            cause += "; try fewer --workers or --threads"
         return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
     finally:
         turn.read.set()  # a video that fails or is there already is never read to its end
@@ -301,7 +304,9 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
 def failed(source: VideoSource, error: FeatError | OSError) -> VideoOutcome:
     """Return the result of a video that cannot be extracted for this reason."""
     if isinstance(error, OSError):
-        cause = f"{source.path}: {error.strerror or error}; check that it can be read"
+        # of a folder of frames it is one image
+        where = error.filename or source.path
+        cause = f"{where}: {error.strerror or error}; check that it can be read"
     else:
         cause = str(error).removeprefix(f"{source.video_id}: ")
     return VideoOutcome(video_id=source.video_id, status="failed", error=cause)

@@ -65,6 +65,20 @@ def test_a_renewed_claim_does_not_expire(cache) -> None:
             assert not second
 
 
+def test_a_clock_that_jumps_takes_no_claim_and_keeps_none(cache, monkeypatch) -> None:
+    now = time.time()
+    with cache.claim(KEY) as first:
+        for jump in (-86400.0, 86400.0):
+            monkeypatch.setattr(time, "time", lambda jump=jump: now + jump)
+            with cache.claim(KEY) as second:
+                assert not second
+        monkeypatch.setattr(time, "time", lambda: now - 86400.0)
+        age(cache, 86400)  # by the clock of the folder, which alone counts
+        with cache.claim(KEY) as second:
+            assert second
+            assert not first.renew()
+
+
 def test_claims_renew_themselves(cache) -> None:
     with cache.claim(KEY, lease_seconds=1.0) as first:
         time.sleep(1.6)

@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import resource
 import shutil
-import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from cache.exchange.merge import merge_caches
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
+from data.labels import VideoLabel, read_labels, write_labels
 
 FORK = multiprocessing.get_context("fork")
 ENTRY = NameEntry(sha256=sha256_of("x"), size=1, mtime_ns=1)
@@ -101,23 +102,6 @@ def test_other_writes_fail_as_clearly(cache, tmp_path, what) -> None:
     assert is_whole(cache, [make_record("old.mp4").key, make_record("two.mp4").key])
 
 
-@pytest.fixture
-def small_disk():
-    """A file system of 2 MB of our own; skipped where mounting is not allowed."""
-    folder = Path(tempfile.mkdtemp(prefix="feat-disk-"))
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=777", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        done = None
-    if done is None or done.returncode:
-        folder.rmdir()
-        pytest.skip("cannot mount a small file system here (needs root)")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-    folder.rmdir()
-
-
 def test_a_disk_that_is_really_full(small_disk, tmp_path) -> None:
     cache = FeatureCache.create(small_disk / "features")
     written = []
@@ -142,6 +126,34 @@ def test_a_disk_that_is_really_full(small_disk, tmp_path) -> None:
     shutil.rmtree(cache.shards_dir)
     cache.shards_dir.mkdir()
     FeatureCache(cache.path).write([make_record("x.mp4", dim=10_000)])
+
+
+@pytest.mark.parametrize("transfer", ["push", "pull"])
+def test_a_full_tmpdir_moves_nothing_and_is_told(
+    small_disk, tmp_path, monkeypatch, transfer
+) -> None:
+    here, there = (FeatureCache.create(tmp_path / name) for name in ("here", "there"))
+    source, target = (here, there) if transfer == "push" else (there, here)
+    source.write([make_record("a.mp4")])
+    for cache, label in ((here, "a.mp4"), (there, "b.mp4")):
+        write_labels(cache.labels_path, [VideoLabel(video=label, split="train")])
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))  # as TMPDIR names it
+    with suppress(OSError), (small_disk / "full").open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+    command = [transfer, str(there.path), "--cache", str(here.path)]
+    told = str(CliRunner().invoke(cache_group, command).exception)
+    assert f"{small_disk}/feat-{transfer}-" in told
+    assert "No space left on device; the disk is full: make room" in told
+    assert FeatureCache(target.path).videos() == []
+    assert [label.video for label in read_labels(target.labels_path)] == [
+        "b.mp4" if target is there else "a.mp4"
+    ]
+    (small_disk / "full").unlink()
+    done = CliRunner().invoke(cache_group, command)
+    assert done.exit_code == 0, done.output
+    assert FeatureCache(target.path).videos() == ["a.mp4"]
+    assert list(small_disk.iterdir()) == []
 
 
 def test_a_folder_that_may_not_be_written() -> None:

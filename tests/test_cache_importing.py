@@ -19,6 +19,7 @@ from cache.exchange.arrays import find_arrays
 from cache.exchange.foreign import ImportConfig, clip_table
 from cache.exchange.importing import import_features, read_frame_counts
 from cache.exchange.layouts import ClipRule, find_misfits
+from cache.exchange.merge import merge_caches
 from cache.facts import video_facts
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
@@ -141,6 +142,18 @@ def test_who_imported_features_and_when_is_on_record(cache, tmp_path, monkeypatc
     assert provenance["by"] == "ann"
     assert abs(datetime.fromisoformat(provenance["time"]) - datetime.now(UTC)).seconds < 600
     assert provenance["imported_from"] == "a.npy"
+
+
+def test_a_video_that_comes_after_its_features_is_told_what_to_do(cache, tmp_path) -> None:
+    np.save(tmp_path / "a.npy", array(5))
+    import_features([tmp_path / "a.npy"], cache, CLIPS, names=["a.mp4"])
+    other = FeatureCache.create(tmp_path / "other")
+    other.write([make_record("a.mp4")])
+    for source, target in ((cache, other), (other, cache)):
+        with pytest.raises(CacheError, match=r"a\.mp4: content .*imported without the video: im"):
+            merge_caches([source], target)
+    import_features([tmp_path / "a.npy"], other, CLIPS)
+    assert other.streams("a.mp4") == ["i3d", "rgb"]
 
 
 def test_importing_again_is_skipped_and_other_features_are_refused(cache, tmp_path) -> None:

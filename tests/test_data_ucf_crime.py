@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from data.commands.prepare import data_group
 from data.datasets.ucf_crime import prepare_ucf_crime
-from data.errors import LabelsError
+from data.errors import DecodeError, LabelsError
 from data.labels import read_labels
 
 TRAIN = """\
@@ -114,6 +114,15 @@ def test_videos_are_found_wherever_the_archive_put_them(crime: Path) -> None:
     copy.parent.mkdir()
     copy.write_bytes(b"video")
     with pytest.raises(LabelsError, match=r"'Abuse028_x264' is both .* remove the other copy"):
+        prepare_ucf_crime(crime)
+
+
+def test_a_folder_that_cannot_be_looked_through_is_not_taken_for_one_without_videos(
+    crime: Path,
+) -> None:
+    for name in ("Abuse001_x264.mp4", " Abuse001_x264.mp4 "):
+        (crime / name).write_bytes(b"x")
+    with pytest.raises(DecodeError, match=r"both go by the name Abuse001_x264\.mp4"):
         prepare_ucf_crime(crime)
 
 

@@ -71,13 +71,16 @@ def test_a_single_file_is_a_video(tmp_path):
     assert find_videos(path) == [VideoSource(video_id=path.name, path=path, kind="file")]
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
+def test_links_are_followed_and_loops_end(tmp_path, caplog):
     touch(tmp_path / "store" / "v.mp4")
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "linked").symlink_to(tmp_path / "store")
     (tmp_path / "store" / "again").symlink_to(tmp_path / "clips")
     (tmp_path / "clips" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (tmp_path / "clips" / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
     assert ids(tmp_path / "clips") == ["linked/v.mp4"]
+    assert "gone.mp4: ignored: a link to what is not there" in caplog.text
+    assert "gone.txt" not in caplog.text
 
 
 def test_a_pipe_called_mp4_is_no_video(tmp_path):

@@ -110,6 +110,24 @@ def test_a_frame_folder_that_grows_while_it_is_read_is_not_stored(
     assert len(cache) == 0
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("")])
+def test_want_of_memory_fails_alone_and_says_what_to_do(
+    videos: Path, make_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Python's own error has no text."""
+    make_video(videos / "b.mp4", num_frames=17)
+
+    def fail(_: Path) -> None:
+        raise error
+
+    report, cache = extract_while(videos, monkeypatch, fail)
+    (failed,) = report.failed
+    assert failed["error"].startswith(f"{type(error).__name__}: no more is known")
+    assert ("try fewer --workers" in failed["error"]) == isinstance(error, MemoryError)
+    assert report.done == 1
+    assert len(cache.videos()) == 1
+
+
 def test_what_cannot_be_read_fails_alone(videos: Path, make_video: Callable[..., Path]) -> None:
     make_video(videos / "denied" / "b.mp4", num_frames=2)
     for name in ("secret.mp4", "images/1.jpg", *GAP):
@@ -137,4 +155,5 @@ def test_what_cannot_be_read_fails_alone(videos: Path, make_video: Callable[...,
     lines = sorted(done.stdout.splitlines())
     assert [line.split(": ")[0] for line in lines] == ["denied", "gap", "images", "secret.mp4"]
     assert all(": Permission denied; " in lines[i] for i in (0, 2, 3)), lines
+    assert "images/1.jpg: " in lines[2]
     assert "no image between 2.jpg and 4.jpg" in lines[1]

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cache import FeatureCache
+from data.ffmpeg import find_ffmpeg
 from data.videos import find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
@@ -229,6 +230,37 @@ def test_two_workers_give_the_same_features_and_run_nothing_of_the_current_folde
             np.testing.assert_allclose(
                 ours.read(video, stream), theirs.read(video, stream), rtol=1e-4, atol=1e-6
             )
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_video_alone(
+    extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path,
+    make_video, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As the kernel kills what takes too much memory; here the decoder of one video does."""
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    for name in ("1.mp4", "3.mp4"):  # their features are there under another name
+        shutil.copy(videos / "a.mp4", folder / name)
+    make_video(folder / "2.mp4", num_frames=20)
+    real = find_ffmpeg()
+    killer = tmp_path / "ffmpeg"
+    killer.write_text(f'#!/bin/sh\n[ "$1" = -version ] || kill -9 $PPID\nexec "{real}" "$@"\n')
+    killer.chmod(0o755)
+    monkeypatch.setenv("FEAT_FFMPEG", str(killer))
+    cache = tmp_path / "cache"
+    shutil.copytree(extracted[0], cache)
+    result = extract(folder, cache, random_rgb_weights, "--workers", "2", "--streams", "rgb")
+    assert result.exit_code == 1
+    report = summary(result)
+    (failed,) = report["failed"]
+    assert failed["video"] == "2.mp4"
+    assert "its worker process was killed, most likely for want of memory" in failed["error"]
+    assert "--workers" in failed["error"]
+    assert (report["done"], report["skipped"]) == (0, len(NUM_FRAMES) + 3)
+    monkeypatch.delenv("FEAT_FFMPEG")
+    again = summary(extract(folder, cache, random_rgb_weights, "--streams", "rgb"))
+    assert (again["done"], again["failed"]) == (1, [])
 
 
 def test_damaged_weights_fail_once_before_the_first_video(

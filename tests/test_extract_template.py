@@ -1,5 +1,6 @@
 """`feat data template`: every video in a labels file that is to be filled in."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from data.errors import LabelsError
-from data.labels import read_labels
+from data.labels import labelled_videos, read_labels
 from feat import cli
 
 
@@ -79,3 +80,26 @@ def test_what_cannot_be_counted_is_told(videos: Path, make_video: Callable[..., 
     rows = [line.split(",") for line in (videos / "labels.csv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == ["a/x.mp4", '"b', "cut.avi", "one.mp4"]
     assert 0 < int(rows[2][4]) < 30
+
+
+def test_names_that_no_label_can_have_are_told_before_the_work(videos: Path) -> None:
+    (videos / "one.mp4").rename(videos / "two\nlines\x1b[31m.mp4")
+    os.rename(os.fsencode(videos / "a" / "x.mp4"), os.fsencode(videos / "a") + b"/\xff.mp4")
+    result = template(videos)
+    assert result.exit_code == 1
+    told = result.stderr.splitlines()
+    assert len(told) == 2
+    assert all("must be UTF-8 without control characters" in line for line in told)
+    assert all("rename it" in line for line in told)
+    assert "\x1b" not in result.stderr
+    assert labelled_videos(videos / "labels.csv") == {"b, c.mp4", "frames"}
+
+
+def test_a_stall_time_that_is_none_is_told_once(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEAT_STALL_SECONDS", "soon")
+    result = template(videos)
+    assert result.exit_code == 1
+    assert result.stderr.count("FEAT_STALL_SECONDS") == 1
+    assert not (videos / "labels.csv").exists()

@@ -1,6 +1,8 @@
 """A few of the damaged files and kills that `python -m bench.faults` has by the thousand."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +42,12 @@ def test_damage_is_drawn_from_the_seed_and_never_none() -> None:
         assert first == [mutate(data, random.Random(n), text=text) for n in range(300)]
         assert data not in first
         assert len(set(first)) > 200
+
+
+def test_the_page_names_tests_that_there_are() -> None:
+    tests = Path(__file__).parent
+    page = (tests.parent / "docs" / "RELIABILITY.md").read_text()
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 15
+    for file, test in named:
+        assert re.search(rf"^def {test}", (tests / file).read_text(), re.MULTILINE), (file, test)

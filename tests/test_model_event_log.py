@@ -1,6 +1,7 @@
 """TensorBoard's log, read back with TensorBoard: what is in it, and what a kill leaves of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from cache import FeatureCache
+from data.errors import ModelError
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
 from model.runs.train import resume_training, run_training
@@ -132,6 +134,30 @@ def test_a_training_without_validation_is_logged_too(cache, tmp_path):
     method = replace(METHOD, val_fraction=0.0, steps=8)
     run = run_training(cache, demo_rows(), method, runs=tmp_path).run
     assert set(scalars(run)) == {"train/loss", "train/category_loss", "train/score_loss"}
+
+
+def leave_free(disk: Path, size: int) -> None:
+    """Fill a disk but for so many bytes."""
+    (disk / "full").unlink(missing_ok=True)
+    (disk / "full").write_bytes(bytes(shutil.disk_usage(disk).free - size))
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_training_goes_on(
+    cache, small_disk, caplog, capfd
+):
+    """As it becomes full in `metrics.jsonl`, and behind TensorBoard's log in the checkpoint."""
+    leave_free(small_disk, 3 * 4096)
+    with pytest.raises(ModelError, match=r"metrics\.jsonl: cannot be written: No space.*make room"):
+        run_training(cache, demo_rows(), METHOD, out=small_disk / "one")
+    leave_free(small_disk, 8 * 4096)
+    run = small_disk / "two"
+    with pytest.raises(ModelError, match=r"(model|resume)\.safetensors: cannot be written: No sp"):
+        run_training(cache, demo_rows(), METHOD, out=run)
+    assert caplog.text.count("the disk is full; steps are left out of this log") == 1
+    assert "Traceback" not in capfd.readouterr().err
+    (small_disk / "full").unlink()
+    resume_training(cache, run, options=DataOptions())
+    assert [step for step, _ in scalars(run)["train/loss"]] == [4, 8, 12, 16, 20, 24]
 
 
 WITHOUT = """

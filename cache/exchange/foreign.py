@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.exchange.layouts import ClipRule, Part, parse_layout
 from cache.exchange.recognise import FoundStream
-from cache.keys import JSON
+from cache.keys import JSON, imported_sha256
 from cache.records import (
     ClipTable,
     FeatureRecord,
@@ -157,7 +157,6 @@ def _record(
         clips = clip_table(len(features), rule, num_frames, rate)
     if num_frames is None:
         num_frames = int(clips.end_frame.max()) if rule else 0
-    identity = hashlib.sha256(f"feat imported video\n{video}".encode()).hexdigest()
     return FeatureRecord(
         stream=stream.name,
         config=stored,
@@ -165,7 +164,7 @@ def _record(
             name=video,
             kind="imported",
             size=features.nbytes,
-            sha256=known[video].sha256 if video in known else identity,
+            sha256=known[video].sha256 if video in known else imported_sha256(video),
             num_frames=num_frames,
             frame_rate=rate,
             width=0,

@@ -356,7 +356,7 @@ def _fetch_names(
         data = remote.read_small(f"names/{name}", MAX_NAMES_BYTES)
         if data is None:
             continue
-        (folder / name).write_bytes(data)
+        write_whole(folder / name, data, error=CacheError)
         try:
             manifests[name] = read_manifest(folder / name)
         except CacheError as error:
@@ -422,7 +422,7 @@ def _download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
     if data is None:
         return None
     path = folder / "labels.csv"
-    path.write_bytes(data)
+    write_whole(path, data, error=CacheError)
     try:
         return LabelsFrom(f"{remote.url}/labels.csv", read_labels(path))
     except LabelsError as error:
@@ -446,5 +446,5 @@ def _push_listing(remote: Remote) -> None:
     }
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
         path = Path(folder) / LISTING
-        path.write_text(json.dumps(listing) + "\n")
+        write_whole(path, json.dumps(listing) + "\n", error=CacheError)
         remote.upload(path, LISTING)

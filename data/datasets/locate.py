@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from data.datasets.dataset_labels import missing_problems
-from data.errors import DecodeError, LabelsError
+from data.errors import LabelsError, NoVideoError
 from data.videos import find_videos
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -21,6 +21,10 @@ class VideoNames:
         Args:
             root: the folder.
             copies: name of a folder whose videos are left out if they are elsewhere, too.
+
+        Raises:
+            LabelsError: there is no such folder.
+            DecodeError: a folder in it cannot be read, or two videos have one name.
         """
         if not root.is_dir():
             raise LabelsError(f"{root}: no such folder; give the dataset's folder as --root")
@@ -28,7 +32,7 @@ class VideoNames:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         try:
             sources = find_videos(root)
-        except DecodeError:  # lists without videos: features may come from elsewhere
+        except NoVideoError:  # lists without videos: features may come from elsewhere
             sources = []
         for source in sources:
             path = PurePosixPath(source.video_id)

@@ -151,7 +151,7 @@ class FFmpegLog:
                     f"frames of {size[1]} pixels, more than --max-pixels {size[2]} admits; raise "
                     "it, or make the video smaller"
                 )
-            if "Format not on whitelist" in error:
+            if "Format not on whitelist" in error or "Not detecting m3u8" in error:
                 return (
                     "no video, but a playlist, a picture or a format that is not read; expected "
                     "one such as mp4, mkv, avi, mpg or ts; convert it, or replace it by what it "

@@ -137,7 +137,7 @@ class FFmpegProcess:
     def _stalled(self) -> DecodeError:
         return DecodeError(
             f"{self._video_id}: no frame came from ffmpeg for {self._stall_seconds:g} s; check the "
-            "file and the disk that it is on, or wait longer with --stall-seconds"
+            "file and the disk that it is on, or wait longer: --stall-seconds or FEAT_STALL_SECONDS"
         )
 
 

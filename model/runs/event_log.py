@@ -25,6 +25,9 @@ SELECTED = ("val/auc", "val/ap", "val/accuracy", "val/loss")
 """What TensorBoard's table of settings shows beside them."""
 
 
+_ROOM = 1 << 20  # bytes
+
+
 class EventLog:
     """Writes the folder `tensorboard` of a run; used as a context manager.
 
@@ -45,6 +48,7 @@ class EventLog:
             shutil.rmtree(self._folder)
         self._described = described
         self._writer: Any = None
+        self._told = False
         for line in metrics.read_text(encoding="utf-8").splitlines():
             self.add(json.loads(line))
 
@@ -83,6 +87,8 @@ class EventLog:
 
     def _begin(self) -> bool:
         """Open the log if it is not open, and return whether there is one."""
+        if not self._has_room():
+            return False
         if self._writer or not _is_installed():
             return self._writer is not None
         # importing it takes a third of a second, which only a training should pay
@@ -95,6 +101,18 @@ class EventLog:
         for summary in untyped(_table(self._described), dict.fromkeys(SELECTED))[:2]:
             self._writer._get_file_writer().add_summary(summary)
         return True
+
+    def _has_room(self) -> bool:
+        """Return whether the disk has room; if not, tell so once.
+
+        The package writes in a thread of its own: on a full disk that dies with a traceback, and
+        whoever waits for it waits for ever.
+        """
+        has_room = shutil.disk_usage(self._folder.parent).free >= _ROOM
+        if not has_room and not self._told:
+            self._told = True
+            logger.warning("%s: the disk is full; steps are left out of this log", self._folder)
+        return has_room
 
 
 @cache

@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.files import write_json
+from data.files import explain_os_error, write_json
 from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
 from model.device import resolve_device
@@ -140,6 +141,7 @@ def run_training(
         saved = state.read() if resume else None
         _cut_log(run / METRICS_NAME, saved.step if saved else 0)
         with (
+            _naming(run / METRICS_NAME),
             EventLog(run, run / METRICS_NAME, planned.to_dict()) as events,
             (run / METRICS_NAME).open("a", encoding="utf-8") as log,
         ):
@@ -326,6 +328,17 @@ def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
             "same labels and features, or run `feat train` anew"
         )
     return out
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system that names no file be that of writing this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise ModelError(explain_os_error("be written", path, error)) from error
 
 
 def _cut_log(path: Path, step: int) -> None:
