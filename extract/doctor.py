@@ -23,7 +23,7 @@ from extract.kernels.choice import use_kernels
 from extract.weights.convert import read_weights
 from extract.weights.fetch import RGB_URL
 from extract.weights.listing import look_for_weights
-from extract.weights.resolve import weights_folder
+from extract.weights.resolve import usable_folder, weights_folder
 
 State = Literal["ok", "warn", "fail"]
 
@@ -76,7 +76,10 @@ def run_checks(
 
 def check_versions() -> Iterator[Check]:
     """Yield the versions of feat, Python, PyTorch and numba, loading the latter two."""
-    yield Check(name="feat", state="ok", found=version("feat"))
+    try:
+        yield Check(name="feat", state="ok", found=version("feat"))
+    except ImportError:  # a checkout on PYTHONPATH
+        yield Check(name="feat", state="fail", found="not installed", todo="pip install -e .")
     where = f"{platform.python_version()} on {platform.platform()}"
     yield Check(name="python", state="ok", found=where)
     try:
@@ -136,7 +139,13 @@ def check_weights_there(*, online: bool) -> Iterator[Check]:
         online: missing ones can be fetched.
     """
     folder = weights_folder()
-    for one in look_for_weights(folder):
+    try:
+        with usable_folder(folder):
+            streams = look_for_weights(folder)
+    except FeatError as error:
+        yield _failed("weights", error)
+        return
+    for one in streams:
         name = f"{one.stream} weights"
         if one.file is None:
             names = ", ".join(path.name for path in one.looked_for)
