@@ -191,9 +191,11 @@ def predict_command(
     outputs = Outputs(csv=csv_path, scores=scores_path, vtt=vtt_dir, plot=plot_dir)
     write_outputs(sought, outputs, fps=config.decode.fps, folder_fps=folder_fps)
     if as_json:
-        click.echo(json.dumps(report_json(sought, run, keep_dir)))
+        click.echo(json.dumps(report_json(sought, run, keep_dir, csv_path)))
     else:
         click.echo("\n".join(report_lines(sought)))
+        if csv_path:
+            click.echo(f"all intervals: {csv_path}")
     if any(each.error or (each.prediction and each.prediction.partial) for each in sought):
         click.get_current_context().exit(1)
 
@@ -307,13 +309,16 @@ def _file_stems(sought: Sequence[Sought]) -> list[str]:
     )
 
 
-def report_json(sought: Sequence[Sought], run: Path, keep_dir: Path) -> dict[str, Any]:
+def report_json(
+    sought: Sequence[Sought], run: Path, keep_dir: Path, csv_path: Path | None
+) -> dict[str, Any]:
     """Return what `feat predict --json` prints."""
     from model.prediction.report import prediction_json
 
     return {
         "run": str(run),
         "cache": str(keep_dir),
+        **({"csv": str(csv_path)} if csv_path else {}),
         "videos": [
             {
                 "video": each.name,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from cache import FeatureCache
 from cache.upkeep.summary import human_size
@@ -22,7 +23,7 @@ from extract.kernels.choice import use_kernels
 from extract.weights.convert import read_weights
 from extract.weights.fetch import RGB_URL
 from extract.weights.listing import look_for_weights
-from extract.weights.resolve import weights_folder
+from extract.weights.resolve import usable_folder, weights_folder
 
 State = Literal["ok", "warn", "fail"]
 
@@ -75,7 +76,10 @@ def run_checks(
 
 def check_versions() -> Iterator[Check]:
     """Yield the versions of feat, Python, PyTorch and numba, loading the latter two."""
-    yield Check(name="feat", state="ok", found=version("feat"))
+    try:
+        yield Check(name="feat", state="ok", found=version("feat"))
+    except ImportError:  # a checkout on PYTHONPATH
+        yield Check(name="feat", state="fail", found="not installed", todo="pip install -e .")
     where = f"{platform.python_version()} on {platform.platform()}"
     yield Check(name="python", state="ok", found=where)
     try:
@@ -135,7 +139,13 @@ def check_weights_there(*, online: bool) -> Iterator[Check]:
         online: missing ones can be fetched.
     """
     folder = weights_folder()
-    for one in look_for_weights(folder):
+    try:
+        with usable_folder(folder):
+            streams = look_for_weights(folder)
+    except FeatError as error:
+        yield _failed("weights", error)
+        return
+    for one in streams:
         name = f"{one.stream} weights"
         if one.file is None:
             names = ", ".join(path.name for path in one.looked_for)
@@ -176,11 +186,15 @@ def check_cache(cache_dir: Path | None) -> Check:
 
 def check_disks(folders: dict[str, Path]) -> Iterator[Check]:
     """Yield the free space where some folders are or will be, and where temporary files go."""
-    for name, folder in {**folders, "TMPDIR": Path(tempfile.gettempdir())}.items():
-        place = folder.absolute()
-        while not place.exists():
-            place = place.parent
-        free = shutil.disk_usage(place).free
+    for name, folder in {**folders, "TMPDIR": None}.items():
+        try:
+            place = (folder or Path(tempfile.gettempdir())).absolute()
+            while not place.exists():
+                place = place.parent
+            free = shutil.disk_usage(place).free
+        except OSError as error:  # gettempdir finds no folder that may be written
+            yield _failed(f"disk {name}", error)
+            continue
         state: State = "fail" if free < NO_BYTES else "warn" if free < LITTLE_BYTES else "ok"
         todo = "make room, or choose a folder on another disk" if state != "ok" else ""
         found = f"{human_size(free)} free at {place}"
@@ -208,10 +222,11 @@ def check_network(url: str, seconds: float = NETWORK_SECONDS) -> Check:
     asking.start()
     asking.join(seconds)
     why = answers[0] if answers else f"no answer within {seconds:g} s"
+    host = urlsplit(url).hostname
     if not why:
-        return Check(name="network", state="ok", found=f"{url} can be fetched")
+        return Check(name="network", state="ok", found=f"{host} has the weights")
     todo = "needed for weights that are missing only; behind a proxy set HTTPS_PROXY"
-    return Check(name="network", state="warn", found=f"{url}: {why}", todo=todo)
+    return Check(name="network", state="warn", found=f"{host}: {why} ({url})", todo=todo)
 
 
 def _failed(name: str, error: FeatError | OSError) -> Check:

@@ -80,6 +80,14 @@ def test_both_streams_weights_are_looked_for_and_read_whole(home: Path) -> None:
     assert [each.state for each in check_weights_there(online=False)] == ["fail", "warn"]
 
 
+def test_a_weights_folder_that_cannot_be_read_does_not_hide_the_rest(home: Path) -> None:
+    (home.parent / "weights" / "rgb-0.safetensors").mkdir()
+    found = checks()
+    assert found["weights"]["state"] == "fail"
+    assert "set FEAT_WEIGHTS to a folder" in found["weights"]["todo"]
+    assert found["cache"]["state"] == "ok"
+
+
 def test_an_ffmpeg_that_is_none_fails_with_what_to_do(home, monkeypatch) -> None:
     monkeypatch.setenv("FEAT_FFMPEG", "no-such-program")
     found = doctor()

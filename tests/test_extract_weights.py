@@ -699,7 +699,7 @@ def test_ls_shows_digest_and_origin(folder: Path) -> None:
 def test_ls_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     result = CliRunner().invoke(weights_group, ["ls"], env={"FEAT_WEIGHTS": str(tmp_path / "no")})
     assert result.exit_code == 0
-    assert result.stdout.count("missing: looked for") == 2
+    assert result.stdout.count("missing; looked for") == 2
     assert "run feat weights fetch --stream rgb" in result.stdout
 
 
@@ -721,8 +721,8 @@ def test_ls_tells_of_both_streams_where_they_are_looked_for_and_how_to_get_them(
     assert "feat weights fetch --stream flow" in flow["get"]
     assert "cross-modality" in flow["get"]
     text = CliRunner().invoke(weights_group, ["ls"], env=environment).stdout
-    assert "rgb  is there: looked for rgb-af5c50f0df57cc48.safetensors" in text
-    assert "flow missing: looked for flow-*.safetensors, flow_imagenet.pt, model_flow.pth" in text
+    assert "rgb  found; looked for rgb-af5c50f0df57cc48.safetensors" in text
+    assert "flow missing; looked for flow-*.safetensors, flow_imagenet.pt, model_flow.pth" in text
     assert flow["get"] in text
     # weights of the user's own are not the published ones
     own = {"stream": "flow", "kind": "file", "name": "own", "digest": "1" * 64}
@@ -736,7 +736,7 @@ def test_ls_of_a_file_put_there_as_published_changes_nothing(folder: Path) -> No
     (folder / "model_flow.pth").write_bytes(b"as published")
     before = sorted(folder.iterdir())
     result = CliRunner().invoke(weights_group, ["ls"], env={"FEAT_WEIGHTS": str(folder)})
-    assert "flow is there" in result.stdout
+    assert "flow found; looked for" in result.stdout
     assert sorted(folder.iterdir()) == before
 
 

@@ -207,12 +207,12 @@ def test_it_is_evaluated_and_predicts_the_same(home: Path) -> None:
     assert "&quot;share&quot;: 0.5" in page
     predicted = report(
         "predict", "videos/bad/4.mp4", "videos/good/0.mp4", "videos/bad/0.mp4", "--run", "one",
-        "--csv", "scores", "--device", "cpu", "--threads", 1,
+        "--scores", "scores", "--device", "cpu", "--threads", 1,
     )  # fmt: skip
     assert predicted["failed"] == []
     test, normal, abnormal = predicted["videos"]
     np.testing.assert_allclose(
-        frame_scores(test["csv"]), frame_scores("one/eval/scores/bad_4.mp4.csv"), atol=1e-5
+        frame_scores(test["scores"]), frame_scores("one/eval/scores/bad_4.mp4.csv"), atol=1e-5
     )
     assert test["peak"]["frame"] in range(64, 112)
     assert test["category"] == ""

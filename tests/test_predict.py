@@ -350,6 +350,7 @@ def test_the_intervals_of_all_videos_are_one_table_and_subtitles_of_each(trained
     outputs = ("--csv", tmp_path / "out" / "all.csv", "--vtt", tmp_path / "vtt")
     found = report(feat("predict", trained.videos, *options, *outputs, "--threshold", "0"))
     assert len(found["videos"]) == 3
+    assert found["csv"] == str(tmp_path / "out" / "all.csv")
     expected = [
         {
             "video": video["video"],

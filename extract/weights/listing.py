@@ -151,7 +151,7 @@ def listing_text(as_json: bool) -> str:
     ]
     for one in streams:
         names = ", ".join(path.name for path in one.looked_for)
-        lines.append(f"{one.stream:<5}{'is there' if one.file else 'missing'}: looked for {names}")
+        lines.append(f"{one.stream:<5}{'found' if one.file else 'missing'}; looked for {names}")
         if not one.file:
             lines.append(f"     {one.get}")
     return "\n  ".join([f"{folder} (FEAT_WEIGHTS names another folder)", *lines])
