@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.files import new_file, write_rows
-from data.visible import from_cell, to_cell
+from data.visible import from_cell
 from model.measures.metrics import VideoResult, frame_auc
 from model.runs.file_names import file_names
 
@@ -55,13 +55,7 @@ def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
     rows = zip(video_rows(results), names, strict=True)
     write_rows(
         folder / "videos.csv",
-        [
-            {
-                **{column: to_cell(text) for column, text in row.items()},
-                "scores": f"scores/{name}.csv",
-            }
-            for row, name in rows
-        ],
+        [{**row, "scores": f"scores/{name}.csv"} for row, name in rows],
     )
 
 
