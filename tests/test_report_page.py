@@ -162,7 +162,13 @@ def test_feat_report_writes_the_page_of_feat_eval_again(run, make_video):
     make_video(videos / "bad" / "4.mp4", num_frames=4)
     assert report(run, "--videos", videos).exit_code == 0
     links = re.findall('"link": "([^"]+)"', page.read_text())
-    assert [(page.parent / link).resolve() for link in links] == [videos / "bad" / "4.mp4"]
+    assert [os.path.normpath(page.parent / link) for link in links] == [f"{videos}/bad/4.mp4"]
+    (videos.parent / "deep" / "er").mkdir(parents=True)
+    (videos.parent / "deep" / "er" / "linked").symlink_to(run.parent)
+    linked = videos.parent / "deep" / "er" / "linked" / run.name
+    assert report(linked, "--videos", videos).exit_code == 0
+    (link,) = re.findall('"link": "([^"]+)"', page.read_text())
+    assert os.path.normpath(linked / "eval" / link) == f"{videos}/bad/4.mp4"
     (page.parent / "scores.npz").write_bytes(b"PK nothing")
     damaged = report(run)
     assert damaged.exit_code == 1
@@ -421,6 +427,10 @@ def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
     opened = Opened(browser, written, width=width, scheme=scheme)
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unfold = "document.querySelectorAll('details').forEach((node) => (node.open = {}))"
+    page.evaluate(unfold.format("true"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate(unfold.format("false"))
     for box in page.locator("h3, .tags, .plot, #control, figure").all():
         edges = box.bounding_box()
         assert edges is None or edges["x"] + edges["width"] <= width

@@ -42,7 +42,7 @@ def eval_command(
     smoothing: float | None,
     as_json: bool,
 ) -> None:
-    """Score the test videos with a trained run; write measures, pictures and report.html.
+    """Score the test videos with a trained run; write measures, scores and report.html.
 
     The features are those the run was trained on, whatever else the cache holds; --config takes
     others, to see what they are worth to this run.

@@ -183,5 +183,6 @@ def _link(folder: Path, videos: Path | None, name: str) -> str:
     """Return the address of a video's file for a page in `folder`; empty if it is not there."""
     if videos is None or not (videos / name).is_file():
         return ""
-    path = Path(os.path.relpath((videos / name).resolve(), folder.resolve()))
-    return quote(os.fsencode(path))  # a name need not be valid text
+    # of the names as given: a browser takes `..` for the folder named before, not for where a link
+    # leads
+    return quote(os.fsencode(Path(os.path.relpath(videos / name, folder)).as_posix()))
