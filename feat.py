@@ -61,6 +61,7 @@ from model.commands.ablate import ablate_command
 from model.commands.compare import compare_command
 from model.commands.eval import eval_command
 from model.commands.import_run import import_run_command
+from model.commands.report import report_command
 from model.commands.runs import runs_group
 from model.commands.train import train_command
 from predict import predict_command
@@ -157,7 +158,7 @@ def cli(quiet: bool) -> None:
     \b
     feat extract clips/             decode, TV-L1 flow, I3D -> ./features
     feat train                      ConvLSTM multi-task model -> ./runs
-    feat eval                       AUC, accuracy, plots, report.html
+    feat eval                       AUC, false alarms, report.html to look at
     feat predict clip.mp4           abnormal intervals of a video
     """
     logger = logging.getLogger("feat")
@@ -177,6 +178,7 @@ for _command in (
     preview_command,
     train_command,
     eval_command,
+    report_command,
     compare_command,
     ablate_command,
     import_run_command,

@@ -152,7 +152,7 @@ def test_the_table_is_written_shown_and_part_of_the_report(report, run, cache):
     head = table.splitlines()[0]
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["", *COLUMNS]
     page = (run / "eval" / "report.html").read_text()
-    assert "<h2>The authors' published evaluation</h2>" in page
+    assert "<summary>The authors' published evaluation</summary>" in page
     plain = CliRunner().invoke(cli, ["-q", "eval", "--run", str(run)])
     assert "scramble" not in plain.stdout
     assert not (run / "eval" / "released.md").exists()

@@ -14,7 +14,7 @@ from model.measures.bootstrap import (
     bootstrap_intervals,
     category_measure,
 )
-from model.measures.detection import detection_tables, match, overlap, propose
+from model.measures.detection import count_alarms, detection_tables, match, overlap, propose
 from model.measures.metrics import VideoResult, category_aucs, compute_metrics
 from model.measures.ranking import latency_aware_precision, rank_frames
 from model.measures.registry import ADDED_MEASURES
@@ -61,6 +61,7 @@ def random_results(seed: int, num_videos: int, num_values: int = 6) -> list[Vide
                 predicted=("fall", "run")[int(shares.argmax())],
                 probabilities=shares,
                 window_votes=rng.integers(0, 5, 2),
+                frame_rate=(0.0, 25.0)[index % 2],
             )
         )
     return found
@@ -244,6 +245,35 @@ def test_window_accuracy_counts_windows():
     assert found.counts["num_category_windows"] == 16
 
 
+def test_false_alarms_and_missed_events_by_hand():
+    """Alarms at 0.5: 1:3 and 5:6 false, 7:9 touches an event; of three events 6:8 alone is seen."""
+    noisy = result(
+        "a", [0.1, 0.5, 0.9, 0, 0, 0.6, 0.2, 0.8, 0.7, 0, 0, 0.4], [0] * 6 + [1, 1] + [0, 0, 1, 1],
+        frame_rate=2.0,
+    )  # fmt: skip
+    quiet = result("b", [0.1] * 10, [0] * 9 + [1], frame_rate=0.5)
+    no_rate = result("c", [0.9, 0.1], [0, 0])
+    weak = result("d", [0.9, 0.1, 0.9], frame_rate=1.0)
+    found = count_alarms([noisy, quiet, no_rate, weak])
+    assert found.false_alarms.tolist() == [2, 0, 1, 0]
+    assert found.missed.tolist() == [1, 1, 0, 0]
+    assert found.num_events.tolist() == [2, 1, 0, 0]
+    assert found.normal_hours == pytest.approx(np.array([8 / 2, 9 / 0.5, 0, 0]) / 3600)
+    values = measure_all([noisy, quiet, no_rate, weak], ()).values
+    assert values["far_per_hour"] == pytest.approx(2 / (22 / 3600))  # the timed videos'
+    assert values["missed_events"] == pytest.approx(2 / 3)
+    assert count_alarms([noisy], 0.3).missed.tolist() == [0]  # the score is at least that
+    assert count_alarms([noisy], 0.95).false_alarms.tolist() == [0]
+
+
+def test_false_alarms_an_hour_need_a_known_frame_rate():
+    found = measure_all([result("a", [0.9, 0.1], [0, 1])], ())
+    assert found.values["far_per_hour"] is None
+    assert found.intervals["far_per_hour"] is None
+    assert "frame rate is known" in found.reasons["far_per_hour"]
+    assert found.values["missed_events"] == 1.0
+
+
 def test_measures_that_do_not_exist_say_why():
     normal = [result("a", [0.1, 0.2], [0, 0])]
     found = measure_all(normal, ("run",))
@@ -341,7 +371,7 @@ def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seco
 
 
 def test_intervals_of_all_measures_hold_their_values():
-    results = [r for r in random_results(3, 60, 200) if r.labels is not None]
+    results = [r for r in random_results(7, 60, 200) if r.labels is not None]
     found = measure_all(results, ("fall", "run"))
     for name, value in found.values.items():
         interval = found.intervals[name]

@@ -147,4 +147,6 @@ def test_every_stage_runs_in_a_folder_with_packages_of_the_same_names(
     assert "all is well" in feat("cache", "verify")
     feat("train", *QUICK)
     feat("eval")
+    page = project / feat("report").strip()
+    assert "t.mp4" in page.read_text()  # its template is part of the wheel
     assert "t.mp4" in feat("predict", "videos/t.mp4", "--cache", "features", *weights)

@@ -52,7 +52,7 @@ def eval_command(
     show_all: bool,
     as_json: bool,
 ) -> None:
-    """Score the test videos with a trained run; write measures, pictures and report.html.
+    """Score the test videos with a trained run; write measures, scores and report.html.
 
     The main measures are printed, each with a 95 % interval over the test videos and what it is.
 

@@ -1,11 +1,13 @@
-"""Evaluation of a run on one split of a cache: scores, measures, pictures and a report."""
+"""Evaluation of a run on one split of a cache: scores, measures and a report."""
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from cache import FeatureCache
 from data.errors import ModelError
@@ -13,11 +15,12 @@ from data.files import write_json, write_whole
 from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.splits.protocols import Supervision
 from model.evaluation.released import CompatTable, WindowMethod, compare_with_released
-from model.evaluation.report import write_report
-from model.evaluation.results import write_scores
+from model.evaluation.report import REPORT_NAME, write_report
+from model.evaluation.results import read_results, write_scores
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import available_streams, drop_missing, named
 from model.features.load import FeatureSet
+from model.measures.metrics import VideoResult
 from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions
@@ -85,7 +88,7 @@ def run_evaluation(
         device: `auto` takes a GPU if there is one.
         options: what is let pass, and configurations to take instead of those trained on. The
             streams are those of the run.
-        pictures: draw curves and write `report.html`; without, measures and scores only.
+        pictures: write `report.html`; without, measures and scores only.
         released: evaluate as the authors' published code does, too, for comparison.
         smoothing: of the frame scores, in clips; default: as the run was configured.
 
@@ -103,7 +106,7 @@ def run_evaluation(
     check_unseen(data, trained)
     results = video_results(trained.score(data, smoothing=smoothing), data)
     metrics = measure_all(results, trained.categories)
-    folder = run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
+    folder = evaluation_folder(run, split)
     folder.mkdir(exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
     write_labels(folder / LABELS_NAME, labels)
@@ -123,7 +126,7 @@ def run_evaluation(
         supervision=trained.info.method.supervision,
         labels_sha256=digest,
         metrics=metrics,
-        report=folder / "report.html",
+        report=folder / REPORT_NAME,
         released=table,
     )
     (folder / RELEASED_NAME).unlink(missing_ok=True)
@@ -131,18 +134,52 @@ def run_evaluation(
         write_whole(folder / RELEASED_NAME, table.to_markdown())
     write_scores(folder, results)
     if pictures:
-        write_report(
-            folder,
-            results,
-            metrics,
-            title=f"{run.name}: {split} videos",
-            protocol=protocol,
-            settings=_settings_of(trained),
-            released=table,
-        )
+        _write_page(folder, results, report.to_dict(), trained)
     # Last: an evaluation with measures is a whole one.
     write_json(folder / MEASURES_NAME, report.to_dict())
     return report
+
+
+def write_page_again(run: Path, *, split: Split = "test", videos: Path | None = None) -> Path:
+    """Write the page of an evaluation from what that left in its folder; return the page's path.
+
+    Args:
+        run: the folder of a run or of several seeds, evaluated before.
+        split: which evaluation.
+        videos: folder of the video files, for the page to play.
+
+    Raises:
+        FeatError: there is no such run or evaluation, or its files cannot be read.
+    """
+    trained = load_run(run, device="cpu")
+    folder = evaluation_folder(run, split)
+    again = f"run `feat eval --run {run} --split {split}`"
+    if not (folder / MEASURES_NAME).is_file():
+        raise ModelError(f"{run}: its {split} videos are not evaluated yet; {again}")
+    try:
+        found = json.loads((folder / MEASURES_NAME).read_text(encoding="utf-8"))
+        return _write_page(folder, read_results(folder), found, trained, videos)
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise ModelError(
+            f"{folder}: its results cannot be read: {type(error).__name__}: {error}; {again}"
+        ) from error
+
+
+def evaluation_folder(run: Path, split: Split) -> Path:
+    """Return where the evaluation of a run on a split is kept."""
+    return run / (EVAL_NAME if split == "test" else f"{EVAL_NAME}-{split}")
+
+
+def _write_page(
+    folder: Path,
+    results: Sequence[VideoResult],
+    found: Mapping[str, Any],
+    trained: TrainedRun,
+    videos: Path | None = None,
+) -> Path:
+    title = f"{trained.path.name}: {found['split']} videos"
+    settings = _settings_of(trained)
+    return write_report(folder, results, found, title=title, settings=settings, videos=videos)
 
 
 def check_unseen(data: FeatureSet, trained: TrainedRun) -> None:
@@ -248,7 +285,9 @@ def _compare_released(trained: TrainedRun, data: FeatureSet) -> CompatTable:
 def _settings_of(trained: TrainedRun) -> dict[str, Any]:
     several = len(trained.checkpoints) > 1
     seeds = {"seeds": [one.info.seed for one in trained.checkpoints]} if several else {}
-    return {**seeds, **trained.info.to_dict()}
+    info = trained.info
+    seen = {"train_videos": len(info.train_videos), "val_videos": len(info.val_videos)}
+    return {**seeds, **info.to_dict(), **seen}
 
 
 def _split_words(labels: Sequence[VideoLabel], digest: str) -> str:

@@ -1,147 +1,188 @@
-"""One self-contained HTML page about an evaluation, with its pictures inside."""
+"""One self-contained HTML page about an evaluation, which people open before they read numbers.
+
+The page is made of `page/report.html.j2`, `page.css` and `page.js`. It holds every video's scores,
+so that its slider can move the threshold: `page.js` counts as `model/measures/detection.py` does.
+"""
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from data.files import write_whole
-from model.evaluation.plots import draw_confusion, draw_curve, draw_roc
+from data.intervals import intervals_from_frames
+from data.visible import visible
 from model.evaluation.released import NOTE, CompatTable
-from model.evaluation.results import video_rows
-from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED, Interval
-from model.measures.metrics import VideoResult, confusion
+from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
+from model.measures.metrics import THRESHOLD, VideoResult, confusion, frames_of
 from model.measures.registry import ADDED_MEASURES
-from model.measures.table import AllMetrics, meaning_of
-from model.runs.file_names import file_names
+from model.measures.table import meaning_of
 
-MAX_CURVES = 200
-"""Curves in the page; each is some 20 kB. All of them lie beside it."""
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
-.muted { color: #666 } pre { white-space: pre-wrap; font-size: 12px }
-"""
+REPORT_NAME = "report.html"
+PAGE = Path(__file__).parent / "page"
+MAX_POINTS = 4_000_000
+"""Scores in a page, a byte each and a third more as base64: enough for the test sets of UCF-Crime
+and XD-Violence, few enough to open at once."""
+NUM_STEPS = 100
+"""Equal steps of the threshold between 0 and 1."""
+NUM_QUANTILES = 150
+"""Further thresholds, where the scores are: many models stay far below 0.5. All fit into a byte."""
+FIGURES = {
+    "auc": "AUC",
+    "ap": "Average precision",
+    "far_per_hour": "False alarms an hour",
+    "accuracy_video": "Category accuracy",
+}
+"""The measures at the top of the page."""
 
 
 def write_report(
     folder: Path,
     results: Sequence[VideoResult],
-    metrics: AllMetrics,
+    found: Mapping[str, Any],
     *,
     title: str,
-    protocol: str,
     settings: Mapping[str, Any],
-    released: CompatTable | None = None,
-) -> None:
-    """Write `report.html`, `roc.png`, `confusion.png` and `curves/<video>.png` into `folder`.
+    videos: Path | None = None,
+) -> Path:
+    """Write `report.html` into `folder` and return its path.
 
-    Pictures that the results do not allow (a ROC curve of one kind of frame) are left out, and
-    ones of an earlier evaluation removed.
+    Args:
+        folder: of the evaluation.
+        results: one for each video.
+        found: what `metrics.json` holds of them.
+        title: of the page.
+        settings: of the run.
+        videos: folder of the video files, which the page then plays where they are.
+
+    Raises:
+        FeatError: the file cannot be written.
     """
-    for old in (*folder.glob("*.png"), *folder.glob("curves/*.png")):
-        old.unlink()
-    auc = metrics.values["auc"]
-    if auc is not None:
-        draw_roc(folder / "roc.png", results, auc)
-    if confusion(results)[0]:
-        draw_confusion(folder / "confusion.png", results)
-    curves = folder / "curves"
-    curves.mkdir(exist_ok=True)
-    paths = [curves / f"{name}.png" for name in file_names([r.video for r in results])]
-    for path, result in zip(paths, results, strict=True):
-        draw_curve(path, result)
-    videos = video_rows(results)
-    page = "".join(
-        [
-            f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}"
-            f"</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>",
-            f"<p class='muted'>{escape(protocol)}</p>",
-            _metrics_tables(metrics),
-            _released_table(released) if released else "",
-            *(_image(folder / name) for name in ("roc.png", "confusion.png")),
-            "<h2>Videos</h2>",
-            _table([*videos[0]], [[*row.values()] for row in videos]),
-            _curves(paths),
-            "<h2>Settings</h2><pre>",
-            escape(json.dumps(settings, indent=1, ensure_ascii=False)),
-            "</pre></body></html>\n",
-        ]
+    names, counts = confusion(results)
+    released = found.get("released")
+    script = (PAGE / "page.js").read_text(encoding="utf-8")
+    content = _environment().get_template("report.html.j2").render(
+        title=title,
+        found=found,
+        figures=[
+            {"label": label, **_measure(name, found, digits=3)} for name, label in FIGURES.items()
+        ],
+        measures=[_measure(name, found) for name in found["intervals"]],
+        counts={name: found[name] for name in found if name.startswith("num_")},
+        results=results,
+        categories=sorted({result.category for result in results if result.category}),
+        confusion=zip(names, counts.tolist(), strict=True),
+        predicted=names,
+        released=CompatTable(**released).rows() if released else None,
+        released_note=NOTE,
+        settings=json.dumps(settings, indent=1, ensure_ascii=False),
+        coverage=f"{COVERAGE:.0%}",
+        draws=f"{NUM_RESAMPLES} draws"
+        + (f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""),
+        data=page_data(results, [_link(folder, videos, result.video) for result in results]),
+        style=(PAGE / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        # no other script runs, whatever a name holds
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+    write_whole(folder / REPORT_NAME, content)
+    return folder / REPORT_NAME
+
+
+def page_data(results: Sequence[VideoResult], links: Sequence[str]) -> dict[str, Any]:
+    """Return what the page computes with, as JSON types.
+
+    A score is stored as the number of the highest threshold that it reaches, so that it reaches
+    exactly the same thresholds in the page. Of very many frames each `stride` neighbours share one
+    number, their highest.
+
+    Args:
+        results: of V videos.
+        links: (V,) addresses of the video files, relative to the page; empty where there is none.
+    """
+    labels, scores = frames_of(results)
+    every = np.concatenate([result.scores for result in results])
+    sample = every[:: 1 + len(every) // 1_000_000]  # quantiles of all would take seconds
+    shares = np.linspace(0, 1, NUM_QUANTILES)
+    thresholds = np.unique(
+        [*(np.arange(NUM_STEPS + 1) / NUM_STEPS), *np.quantile(sample, shares).round(4)]
     )
-    write_whole(folder / "report.html", page)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; what begins like a number stands to the right."""
-    lines = ["".join(f"<th>{escape(name)}</th>" for name in head)]
-    for name, *cells in rows:
-        line = f"<th>{escape(name)}</th>"
-        for cell in cells:
-            kind = " class='number'" if cell.lstrip("+-")[:1].isdigit() else ""
-            line += f"<td{kind}>{escape(cell)}</td>"
-        lines.append(line)
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def _metrics_tables(metrics: AllMetrics) -> str:
-    interval = f"{COVERAGE:.0%} interval"
-    rows = [
-        [name, f"none: {metrics.reasons[name]}", "", meaning_of(name)]
-        if value is None
-        else [name, f"{value:.4f}", _interval(metrics.intervals[name]), meaning_of(name)]
-        for name, value in metrics.values.items()
+    stride = -(-len(every) // MAX_POINTS)
+    points = [
+        np.maximum.reduceat(result.scores, np.arange(0, len(result.scores), stride))
+        for result in results
     ]
-    counts = [[name, str(count), "", ""] for name, count in metrics.counts.items()]
-    fewer = f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""
-    page = _table(["", "", interval, ""], rows + counts) + (
-        f"<p class='muted'>Intervals: bootstrap over whole videos, {NUM_RESAMPLES} draws{fewer}. "
-        "They do not tell how another training would do: for that, train several seeds.</p>"
+    reached = _steps_reached(np.concatenate(points), thresholds)
+    own = _steps_reached(scores, thresholds)
+    return {
+        "thresholds": thresholds.tolist(),
+        "start": int(np.searchsorted(thresholds, THRESHOLD)),
+        "stride": stride,
+        "positives": np.bincount(own[labels > 0], minlength=len(thresholds)).tolist(),
+        "negatives": np.bincount(own[labels == 0], minlength=len(thresholds)).tolist(),
+        "points": base64.b64encode(reached.tobytes()).decode("ascii"),
+        "videos": [
+            {
+                "name": visible(result.video),
+                "frames": len(result.scores),
+                "rate": result.frame_rate,
+                "events": None if result.labels is None else intervals_from_frames(result.labels),
+                "link": link,
+            }
+            for result, link in zip(results, links, strict=True)
+        ],
+    }
+
+
+def _steps_reached(
+    scores: NDArray[np.float64], thresholds: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Return for each score the index of the highest threshold that it reaches."""
+    reached = np.searchsorted(thresholds, scores, side="right") - 1
+    return np.maximum(reached, 0).astype(np.uint8)
+
+
+def _environment() -> Environment:
+    """Return templates in which whatever a name holds is text."""
+    return Environment(
+        loader=FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    if not metrics.categories:
-        return page
-    head = ["category", "abnormal videos", "AUC", interval]
-    return (
-        f"{page}<h2>Categories</h2>"
-        + ("<p class='muted'>Each one's abnormal videos against all normal ones.</p>")
-        + _table(
-            head,
-            [
-                [row.category, str(row.num_videos), f"{row.auc:.4f}", _interval(row.interval)]
-                for row in metrics.categories
-            ],
-        )
-    )
 
 
-def _released_table(table: CompatTable) -> str:
-    head, *rows = table.rows()
-    return (
-        f"<h2>The authors' published evaluation</h2>{_table(head, rows)}"
-        f"<p class='muted'>{escape(NOTE)}</p>"
-    )
+def _measure(name: str, found: Mapping[str, Any], *, digits: int = 4) -> dict[str, str]:
+    """Return a measure in words."""
+
+    def text(value: float) -> str:
+        hourly = name == "far_per_hour"  # as page.js writes it
+        return f"{value:.{(1 if value < 100 else 0) if hourly else digits}f}"
+
+    value = found[name]
+    return {
+        "name": name,
+        "value": "" if value is None else text(value),
+        "reason": found["reasons"].get(name, ""),
+        "interval": " to ".join(text(bound) for bound in found["intervals"][name] or ()),
+        "meaning": meaning_of(name),
+    }
 
 
-def _interval(interval: Interval | None) -> str:
-    return f"{interval.low:.4f} to {interval.high:.4f}" if interval else ""
-
-
-def _curves(paths: Sequence[Path]) -> str:
-    left_out = len(paths) - MAX_CURVES
-    note = (
-        f"<p class='muted'>{left_out} more curves are in the folder curves.</p>"
-        if left_out > 0
-        else ""
-    )
-    legend = "<p class='muted'>Shaded: frames labelled abnormal. Dotted: the threshold.</p>"
-    return legend + "".join(_image(path) for path in paths[:MAX_CURVES]) + note
-
-
-def _image(path: Path) -> str:
-    if not path.is_file():
+def _link(folder: Path, videos: Path | None, name: str) -> str:
+    """Return the address of a video's file for a page in `folder`; empty if it is not there."""
+    if videos is None or not (videos / name).is_file():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f"<p><img alt='{escape(path.stem)}' src='data:image/png;base64,{data}'></p>"
+    # of the names as given: a browser takes `..` for the folder named before, not for where a link
+    # leads
+    return quote(os.fsencode(Path(os.path.relpath(videos / name, folder)).as_posix()))

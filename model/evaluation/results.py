@@ -38,6 +38,7 @@ def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
             file,
             videos=np.array([result.video for result in results]),
             num_frames=np.array([len(result.scores) for result in results]),
+            frame_rate=np.array([result.frame_rate for result in results]),
             scores=np.concatenate([result.scores.astype(np.float32) for result in results]),
             labels=np.concatenate(
                 [
@@ -72,6 +73,8 @@ def read_results(folder: Path) -> list[VideoResult]:
         edges = np.cumsum(held["num_frames"])[:-1]
         scores = np.split(held["scores"].astype(np.float64), edges)
         labels = np.split(held["labels"], edges)
+        # scores of an earlier build have no rates: then they are unknown
+        rates = held["frame_rate"] if "frame_rate" in held else np.zeros(len(edges) + 1)
         return [
             VideoResult(
                 video=str(video),
@@ -79,8 +82,9 @@ def read_results(folder: Path) -> list[VideoResult]:
                 labels=None if (label < 0).any() else label.astype(np.uint8),
                 category=from_cell(rows[str(video)]["category"]),
                 predicted=from_cell(rows[str(video)]["predicted"]),
+                frame_rate=float(rate),
             )
-            for video, part, label in zip(held["videos"], scores, labels, strict=True)
+            for video, part, label, rate in zip(held["videos"], scores, labels, rates, strict=True)
         ]
 
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.measures.detection import OVERLAPS, DetectionTables, detection_tables
+from model.measures.detection import (
+    OVERLAPS,
+    DetectionTables,
+    count_alarms,
+    detection_tables,
+)
 from model.measures.metrics import (
     THRESHOLD,
     VideoResult,
@@ -38,6 +43,8 @@ MEASURES = (
     "auc_abnormal",
     "auc_macro",
     "far",
+    "far_per_hour",
+    "missed_events",
     "accuracy_video",
     "accuracy_window",
     "auc_category",
@@ -175,6 +182,7 @@ class _Table:
             },
             own_auc=np.array([np.nan if auc is None else auc for auc in own]),
             counts={
+                **count_alarms(results).shares(),
                 "far": (is_normal * alarms, is_normal * [float(len(r.scores)) for r in results]),
                 "accuracy_video": (named * np.array(hits, dtype=float), named.astype(float)),
                 "accuracy_window": (

@@ -1,8 +1,8 @@
-"""Temporal detection: intervals read off a score curve, matched with the labelled ones.
+"""Intervals read off a score curve: alarms at a threshold, and temporal detection.
 
-Rules as in ActivityNet's and THUMOS' evaluation: detections in the order of confidence, each
-matched with the best interval of its video that is still free and overlaps enough; average
-precision under the interpolated precision curve.
+Detection follows the rules of ActivityNet's and THUMOS' evaluation: detections in the order of
+confidence, each matched with the best interval of its video that is still free and overlaps
+enough; average precision under the interpolated precision curve.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.intervals import intervals_from_frames
-from model.measures.metrics import VideoResult, abnormal_categories
+from model.measures.metrics import THRESHOLD, VideoResult, abnormal_categories
 from model.measures.ranking import ratio
 
 OVERLAPS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -23,6 +23,55 @@ MAX_OVERLAP = 0.5
 """Of two proposals that overlap by more, the less confident is dropped."""
 MAX_PROPOSALS = 100
 """Kept for one video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmCounts:
+    """Alarms of V videos at one threshold; all zero where the frame labels are unknown.
+
+    An alarm is a run of frames that score the threshold or more. It is false if none of its
+    frames is labelled abnormal. A labelled interval is missed if no alarm holds a frame of it.
+    """
+
+    false_alarms: NDArray[np.float64]
+    """(V,)."""
+    normal_hours: NDArray[np.float64]
+    """(V,) hours of frames labelled normal; 0 where the frame rate is unknown."""
+    missed: NDArray[np.float64]
+    """(V,) labelled intervals without an alarm."""
+    num_events: NDArray[np.float64]
+    """(V,) labelled intervals."""
+
+    def shares(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Return what counts, and all, of each video (V,), by the measure that is their ratio."""
+        timed = self.normal_hours > 0  # a video without normal frames has no false alarm
+        return {
+            "far_per_hour": (self.false_alarms * timed, self.normal_hours),
+            "missed_events": (self.missed, self.num_events),
+        }
+
+
+def count_alarms(results: Sequence[VideoResult], threshold: float = THRESHOLD) -> AlarmCounts:
+    """Count false alarms and missed events of videos.
+
+    Args:
+        results: of V videos.
+        threshold: a frame that scores at least this belongs to an alarm.
+    """
+    rows = np.zeros((4, len(results)))
+    for row, result in zip(rows.T, results, strict=True):
+        if result.labels is None:
+            continue
+        alarms = intervals_from_frames(result.scores >= threshold)
+        events = intervals_from_frames(result.labels)
+        row[0] = sum(not result.labels[start:end].any() for start, end in alarms)
+        if result.frame_rate > 0:
+            row[1] = (result.labels == 0).sum() / result.frame_rate / 3600
+        row[2] = sum(bool((result.scores[start:end] < threshold).all()) for start, end in events)
+        row[3] = len(events)
+    return AlarmCounts(
+        false_alarms=rows[0], normal_hours=rows[1], missed=rows[2], num_events=rows[3]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

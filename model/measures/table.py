@@ -19,7 +19,7 @@ from model.measures.bootstrap import (
     detection_measures,
     function_interval,
 )
-from model.measures.detection import detection_tables
+from model.measures.detection import count_alarms, detection_tables
 from model.measures.metrics import (
     Metrics,
     VideoResult,
@@ -27,7 +27,7 @@ from model.measures.metrics import (
     category_aucs,
     compute_metrics,
 )
-from model.measures.ranking import latency_aware_precision, rank_frames
+from model.measures.ranking import latency_aware_precision, rank_frames, ratio
 from model.measures.registry import added_measures
 
 HEADLINE = ("auc", "ap", "false_alarms_hour", "accuracy_video")
@@ -38,6 +38,9 @@ MEANINGS = {
     "auc_abnormal": "AUC over the videos that hold an abnormal frame",
     "auc_macro": "mean of the videos' own AUCs; videos with frames of one kind only are left out",
     "far": "share of the frames of normal videos that score 0.5 or more",
+    "far_per_hour": "runs of frames that score 0.5 or more without an abnormal one, in an "
+    "hour of normal frames",
+    "missed_events": "share of the labelled intervals in which no frame scores 0.5 or more",
     "accuracy_video": "share of the videos whose category was found",
     "accuracy_window": "share of the windows whose category was found; long videos weigh more",
     "auc_category": "mean over categories: their abnormal videos against all normal videos",
@@ -90,6 +93,7 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
 
     Those of `compute_metrics`, and
 
+    - `far_per_hour`, `missed_events`: see `AlarmCounts`, at the threshold 0.5.
     - `auc_category`: mean over the categories of abnormal videos of `category_aucs`.
     - `latency_ap`: see `latency_aware_precision`.
     - `ap_iou_0.1` to `ap_iou_0.5` and their mean: see `DetectionTable`; `map_iou_...`: the same
@@ -108,8 +112,10 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
     together = rank_frames(results, max_bins=None, as_one=True)
     found["latency_ap"] = float(latency_aware_precision(together, np.ones((1, 1)))[0])
     found["auc_category"] = float(np.mean([*by_category.values()])) if by_category else np.nan
+    for name, (part, whole) in count_alarms(results).shares().items():
+        found[name] = float(ratio(part.sum(keepdims=True), whole.sum(keepdims=True))[0])
     values, reasons = dict(simple.values), dict(simple.reasons)
-    for name in ("auc_category", "latency_ap", *DETECTION):
+    for name in ("far_per_hour", "missed_events", "auc_category", "latency_ap", *DETECTION):
         values[name] = found[name] if np.isfinite(found[name]) else None
         if values[name] is None:
             reasons[name] = _reason(name, results, categories)
@@ -149,7 +155,8 @@ def meaning_of(name: str) -> str:
     """Return what a measure is, in words: for an added one, the first line of its docstring."""
     if name in MEANINGS:
         return MEANINGS[name]
-    return (added_measures()[name].__doc__ or "").strip().partition("\n")[0]
+    added = added_measures().get(name)  # None: one that an earlier evaluation knew
+    return ((added and added.__doc__) or "").strip().partition("\n")[0]
 
 
 def metrics_text(metrics: AllMetrics, names: Sequence[str] = ()) -> list[str]:
@@ -177,6 +184,8 @@ def _value_text(value: float, interval: Interval | None) -> str:
 
 
 def _reason(name: str, results: Sequence[VideoResult], categories: Sequence[str]) -> str:
+    if name == "far_per_hour":
+        return "no normal frame of a video whose frame rate is known"
     if not any(result.is_abnormal for result in results):
         return "no abnormal frame"
     if name.startswith("map") and not categories:

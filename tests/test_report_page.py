@@ -1,0 +1,479 @@
+"""The page of an evaluation in a real browser: it counts as Python does, and can be worked with."""
+
+import base64
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from model_cache import demo_rows, make_cache
+
+from data.intervals import intervals_from_frames
+from feat import cli
+from model.evaluation import report as report_module
+from model.evaluation.evaluate import run_evaluation
+from model.evaluation.report import page_data, write_report
+from model.measures.detection import count_alarms
+from model.measures.metrics import VideoResult
+from model.measures.table import measure_all
+from model.methods.registry import choose_method
+from model.runs.train import run_training
+
+HOSTILE = "b/<script>hacked=1</script>\"'&$x$ ü日本.mp4"
+SIZES = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
+
+
+def made_results() -> list[VideoResult]:
+    """Videos of every kind: noisy, normal, weak, without a frame rate, one frame long."""
+    rng = np.random.default_rng(5)
+
+    def made(video: str, num_frames: int, spans=(), **more) -> VideoResult:
+        labels = np.zeros(num_frames, np.uint8)
+        for start, end in spans:
+            labels[start:end] = 1
+        noise = np.convolve(rng.normal(size=num_frames + 40), np.ones(41) / 41, "valid") * 9
+        scores = 1 / (1 + np.exp(-(noise + 3.5 * labels - 2)))
+        known = {"scores": scores, "labels": labels, "frame_rate": 25.0}
+        return VideoResult(video=video, probabilities=np.full(2, 0.5), **{**known, **more})
+
+    return [
+        made("a/10.mp4", 900, [(100, 300), (600, 640)], category="fall", predicted="fall"),
+        made("a/9.mp4", 400, category="", predicted="run"),
+        made(HOSTILE, 300, [(0, 80)], category="<b>run", predicted="fall"),
+        made("weak.mp4", 200, labels=None),
+        made("no rate.mp4", 500, [(250, 500)], frame_rate=0.0, category="fall", predicted="fall"),
+        made("missed.mp4", 300, [(20, 90), (150, 200)], scores=np.linspace(0.0, 0.3, 300)),
+        made("long.mp4", 5000, [(1000, 1200), (4000, 4500)], frame_rate=12.5),
+        made("one.mp4", 1),
+    ]  # fmt: skip
+
+
+def write_page(folder: Path, results: list[VideoResult], **how) -> Path:
+    found = {**measure_all(results, ("fall", "run")).to_dict(), "protocol": "by hand"}
+    return write_report(folder, results, found, title="made: test videos", settings={}, **how)
+
+
+@pytest.fixture(scope="module")
+def results() -> list[VideoResult]:
+    return made_results()
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory, make_video) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    make_video(folder / "my videos" / "a" / "9.mp4", num_frames=160)  # 16 s
+    (folder / "my videos" / "missed.mp4").write_bytes(b"no video at all")
+    (folder / "eval").mkdir()
+    return write_page(folder / "eval", results, videos=folder / "my videos")
+
+
+# --- without a browser --------------------------------------------------------------------------
+
+
+def test_a_stored_score_reaches_the_thresholds_that_the_score_reaches(results):
+    data = page_data(results, [""] * len(results))
+    points = np.frombuffer(base64.b64decode(data["points"]), np.uint8)
+    scores = np.concatenate([result.scores for result in results])
+    assert data["stride"] == 1
+    assert data["thresholds"][data["start"]] == 0.5
+    for index, threshold in enumerate(data["thresholds"]):
+        np.testing.assert_array_equal(points >= index, (scores >= threshold) | (index == 0))
+    labels = np.concatenate([r.labels for r in results if r.labels is not None])
+    known = np.concatenate([r.scores for r in results if r.labels is not None])
+    above = np.cumsum(data["positives"][::-1])[::-1]
+    assert above.tolist() == [(known[labels == 1] >= t).sum() for t in data["thresholds"]]
+    below = np.cumsum(data["negatives"][::-1])[::-1]
+    assert below.tolist() == [(known[labels == 0] >= t).sum() for t in data["thresholds"]]
+
+
+def test_low_scores_get_thresholds_of_their_own():
+    scores = np.random.default_rng(0).uniform(0.001, 0.02, 4000)
+    found = page_data([VideoResult(video="a", scores=scores, labels=None)], [""])["thresholds"]
+    assert sum(0.001 < threshold < 0.02 for threshold in found) > 100
+    assert len(found) <= 256
+
+
+def test_a_page_of_a_thousand_videos_stays_small(tmp_path, monkeypatch):
+    """A hundred videos with a tenth of the points: what a page holds beside points is little."""
+    assert report_module.MAX_POINTS * 4 / 3 + 1000 * 3000 < 10e6
+    monkeypatch.setattr(report_module, "MAX_POINTS", report_module.MAX_POINTS // 10)
+    labels = np.zeros(5000, np.uint8)
+    labels[500:900] = 1
+    curve = np.random.default_rng(0).random(5000)
+    results = [
+        VideoResult(video=f"camera/{i}.mp4", scores=curve, labels=labels, frame_rate=25.0)
+        for i in range(100)
+    ]
+    found = {**measure_all(results[:2], ()).to_dict(), "protocol": "by hand"}
+    page = write_report(tmp_path, results, found, title="", settings={})
+    assert page.stat().st_size < 1e6
+
+
+def test_the_page_says_what_is_given_and_runs_none_of_it(written):
+    page = written.read_text(encoding="utf-8")
+    assert len(re.findall("<script", page)) == 2
+    assert "<b>run" not in page
+    assert "&lt;script&gt;hacked=1&lt;/script&gt;" in page
+    assert "b/\\u003cscript\\u003ehacked=1\\u003c/script\\u003e" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
+
+
+def test_a_name_that_turns_the_reading_order_is_shown_as_what_it_is(tmp_path):
+    result = VideoResult(video="a\u202egpj.mp4", scores=np.zeros(4), labels=np.zeros(4, np.uint8))
+    page = write_page(tmp_path, [result]).read_text(encoding="utf-8")
+    assert "\u202e" not in page
+    assert "<bdi>a\\u202egpj.mp4</bdi>" in page
+
+
+def test_one_kind_of_frame_and_no_category_give_reasons(tmp_path):
+    normal = [VideoResult(video="a", scores=np.zeros(4), labels=np.zeros(4, np.uint8))]
+    page = write_page(tmp_path, normal).read_text(encoding="utf-8")
+    assert page.count("no abnormal frame") > 2
+    assert "no normal frame of a video whose frame rate is known" in page
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    cache = make_cache(folder / "features", demo_rows())
+    return run_training(cache, demo_rows(), choose_method("logistic"), runs=folder / "runs").run
+
+
+def report(*arguments) -> "object":
+    return CliRunner().invoke(cli, ["report", *map(str, arguments)])
+
+
+def test_feat_report_writes_the_page_of_feat_eval_again(run, make_video):
+    refused = report(run)
+    assert refused.exit_code == 1
+    assert f"run `feat eval --run {run} --split test`" in refused.stderr
+    page = run_evaluation(run, make_cache_again(run), demo_rows()).report
+    first = page.read_text()
+    page.unlink()
+    done = report("--runs", run.parent)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(page)
+    assert page.read_text() == first
+    videos = run.parent.parent / "videos"
+    make_video(videos / "bad" / "4.mp4", num_frames=4)
+    assert report(run, "--videos", videos).exit_code == 0
+    links = re.findall('"link": "([^"]+)"', page.read_text())
+    assert [os.path.normpath(page.parent / link) for link in links] == [f"{videos}/bad/4.mp4"]
+    (videos.parent / "deep" / "er").mkdir(parents=True)
+    (videos.parent / "deep" / "er" / "linked").symlink_to(run.parent)
+    linked = videos.parent / "deep" / "er" / "linked" / run.name
+    assert report(linked, "--videos", videos).exit_code == 0
+    (link,) = re.findall('"link": "([^"]+)"', page.read_text())
+    assert os.path.normpath(linked / "eval" / link) == f"{videos}/bad/4.mp4"
+    (page.parent / "scores.npz").write_bytes(b"PK nothing")
+    damaged = report(run)
+    assert damaged.exit_code == 1
+    assert damaged.stderr.count("\n") == 1
+    assert "its results cannot be read" in damaged.stderr
+
+
+def make_cache_again(run: Path):
+    from cache import FeatureCache
+
+    return FeatureCache(run.parent.parent / "features")
+
+
+# --- in Chromium --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path, missing = os.environ.get("FEAT_CHROMIUM") or shutil.which("chromium"), ""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "playwright is not installed (pip install playwright)"
+    if not path:
+        missing = "no chromium on the PATH (apt install chromium, or FEAT_CHROMIUM)"
+    if missing and os.environ.get("FEAT_CI_BROWSER") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page in a browser, with all that it asked for and complained of."""
+
+    def __init__(self, browser, path: Path, *, width: int = 1400, scheme: str = "light") -> None:
+        self.page = browser.new_page(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=False
+        )
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector(".plot svg")
+
+    def texts(self, selector: str) -> list[str]:
+        return list(self.page.locator(selector).all_text_contents())
+
+    def names(self) -> list[str]:
+        return self.texts(".card:not([hidden]) h3")
+
+    def set(self, index: int) -> None:
+        self.page.locator("#threshold").evaluate(
+            "(node, value) => { node.value = value;"
+            " for (const kind of ['input', 'change']) node.dispatchEvent(new Event(kind)) }", index
+        )  # fmt: skip
+
+
+@pytest.fixture
+def opened(browser, written):
+    opened = Opened(browser, written)
+    yield opened
+    opened.page.close()
+    assert opened.complaints == []
+    assert [url for url in opened.requests if not url.endswith(".mp4")] == [written.as_uri()]
+
+
+def expected_totals(results: list[VideoResult], threshold: float) -> str:
+    found = count_alarms(results, threshold)
+    timed = [r.frame_rate > 0 for r in results]
+    rate = found.false_alarms[timed].sum() / found.normal_hours.sum()
+    alarms, missed, events = found.false_alarms.sum(), found.missed.sum(), found.num_events.sum()
+    return (
+        f"{alarms:.0f} false alarm{'' if alarms == 1 else 's'}, {rate:.{1 if rate < 100 else 0}f} "
+        f"an hour; {missed:.0f} of {events:.0f} labelled events missed"
+    )
+
+
+def test_the_page_counts_as_python_does(opened, results):
+    thresholds = opened.page.evaluate("thresholds")
+    assert len(thresholds) > 150
+    for index in range(1, len(thresholds), 7):
+        threshold = thresholds[index]
+        total, judged = opened.page.evaluate(
+            f"[judgeAll({index}), videos.map(({{judged}}) => judged)]"
+        )
+        found = count_alarms(results, threshold)
+        assert [video["falseAlarms"] for video in judged] == found.false_alarms.tolist()
+        assert [len(video["missed"]) for video in judged] == found.missed.tolist()
+        assert total["hours"] == pytest.approx(found.normal_hours.sum(), rel=1e-12)
+        assert total["events"] == found.num_events.sum()
+        for result, video in zip(results, judged, strict=True):
+            alarms = [(alarm["start"], alarm["end"]) for alarm in video["alarms"]]
+            assert alarms == list(intervals_from_frames(result.scores >= threshold))
+            if result.labels is not None:
+                wrong = ((result.scores >= threshold) != result.labels).mean()
+                assert video["wrong"] == pytest.approx(wrong)
+
+
+def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_path, monkeypatch):
+    """With three frames to a point the counts are those of the points, laid on frames again."""
+    monkeypatch.setattr(report_module, "MAX_POINTS", 3000)
+    opened = Opened(browser, write_page(tmp_path, results))
+    stride = opened.page.evaluate("stride")
+    assert stride == 3
+    coarse = [
+        replace(
+            r,
+            scores=np.repeat(
+                [r.scores[i : i + stride].max() for i in range(0, len(r.scores), stride)], stride
+            )[: len(r.scores)],
+        )
+        for r in results
+    ]
+    for level in (20, 90, 150):
+        threshold = opened.page.evaluate(f"thresholds[{level}]")
+        total = opened.page.evaluate(f"judgeAll({level})")
+        found = count_alarms(coarse, threshold)
+        assert total["falseAlarms"] == found.false_alarms.sum()
+        assert (
+            total["missed"] == found.missed.sum() <= count_alarms(results, threshold).missed.sum()
+        )
+    opened.page.close()
+
+
+def test_the_slider_moves_all_that_depends_on_it(opened, results):
+    page = opened.page
+    assert page.inner_text("#threshold-value") == "0.5"
+    assert page.inner_text("#totals") == expected_totals(results, 0.5)
+    assert page.inner_text("#figure-far_per_hour .interval").startswith("95%: ")
+    dot = page.get_attribute("#roc .dot", "cx")
+    page.focus("#threshold")
+    for _ in range(12):
+        page.keyboard.press("ArrowLeft")
+    threshold = page.evaluate("thresholds[level]")
+    assert 0.3 < threshold < 0.5
+    assert page.inner_text("#threshold-value") == page.get_attribute("#threshold", "aria-valuetext")
+    assert float(page.inner_text("#threshold-value")) == threshold
+    assert page.inner_text("#totals") == expected_totals(results, threshold)
+    hourly = page.inner_text("#figure-far_per_hour strong")
+    assert f", {hourly} an hour" in expected_totals(results, threshold)
+    assert page.inner_text("#figure-far_per_hour .interval") == f"at {threshold}"
+    assert page.get_attribute("#roc .dot", "cx") != dot
+    assert f"At {threshold}: " in page.inner_text("#pr")
+    card = page.locator(".card", has=page.get_by_text("a/10.mp4", exact=True))
+    bars = card.locator("g rect")
+    assert bars.count() == len(intervals_from_frames(results[0].scores >= threshold)) > 2
+    page.click("#reset")
+    assert page.inner_text("#totals") == expected_totals(results, 0.5)
+    assert page.inner_text("#figure-far_per_hour .interval").startswith("95%: ")
+    assert bars.count() == len(intervals_from_frames(results[0].scores >= 0.5))
+
+
+def test_the_roc_and_precision_are_those_at_the_threshold(opened, results):
+    known = [r for r in results if r.labels is not None]
+    labels = np.concatenate([r.labels for r in known])
+    scores = np.concatenate([r.scores for r in known])
+    hits, alarms = (scores[labels == 1] >= 0.5).mean(), (scores[labels == 0] >= 0.5).mean()
+    assert f"{hits:.1%}".replace("%", " %") in opened.page.inner_text("#roc")
+    assert f"{alarms:.1%}".replace("%", " %") in opened.page.inner_text("#roc")
+    precision = labels[scores >= 0.5].mean()
+    assert f"{precision:.1%}".replace("%", " %") in opened.page.inner_text("#pr")
+    assert float(opened.page.get_attribute("#roc .dot", "cx")) == pytest.approx(100 * alarms)
+
+
+def test_the_worst_video_comes_first_and_the_order_can_be_chosen(opened, results):
+    found = count_alarms(results)
+    mistakes = dict(zip([r.video for r in results], found.false_alarms + found.missed, strict=True))
+    order = [mistakes[name] for name in opened.names()]
+    assert order == sorted(order, reverse=True)
+    assert order[0] > order[-1]
+    opened.page.select_option("#sort", "name")
+    assert opened.names()[:2] == ["a/9.mp4", "a/10.mp4"]  # as people count
+    opened.page.select_option("#sort", "missed")
+    assert opened.names()[0] == "missed.mp4"
+    opened.page.select_option("#sort", "falseAlarms")
+    assert opened.names()[0] == results[int(found.false_alarms.argmax())].video
+
+
+def test_videos_can_be_chosen_by_mistake_category_and_name(opened, results):
+    page, found = opened.page, count_alarms(results)
+    page.select_option("#show", "falseAlarms")
+    assert set(opened.names()) == {
+        r.video for r, n in zip(results, found.false_alarms, strict=True) if n
+    }
+    page.select_option("#show", "missed")
+    assert set(opened.names()) == {r.video for r, n in zip(results, found.missed, strict=True) if n}
+    page.select_option("#show", "wrong")
+    assert opened.names() == [HOSTILE]
+    page.select_option("#show", "")
+    page.select_option("#category", "fall")
+    assert set(opened.names()) == {"a/10.mp4", "no rate.mp4"}
+    page.fill("#name", "10")
+    assert opened.names() == ["a/10.mp4"]
+    assert page.inner_text("#shown") == "1 of 8 videos"
+
+
+def test_arrow_keys_and_the_pointer_read_a_curve(opened, results):
+    page = opened.page
+    page.select_option("#sort", "name")
+    plot = page.get_by_role("slider", name="Score of a/10.mp4")
+    plot.focus()
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    score = results[0].scores[3]
+    said = plot.get_attribute("aria-valuetext")
+    assert said.startswith("frame 3, 0.12 s: ")
+    assert float(said.split(": ")[1]) == pytest.approx(score, abs=0.011)
+    assert plot.get_attribute("aria-valuenow") == "3"
+    page.keyboard.press("End")
+    assert plot.get_attribute("aria-valuetext").startswith("frame 899, 35.96 s: ")
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 20)
+    card = page.locator(".card").nth(1)
+    assert re.match(r"frame (299|300|301), 1[12]\.\d\d s: ", card.locator(".read").inner_text())
+    no_rate = page.get_by_role("slider", name="Score of no rate.mp4")
+    no_rate.focus()
+    page.keyboard.press("Home")
+    assert re.fullmatch(r"frame 0: 0\.\d\d", no_rate.get_attribute("aria-valuetext"))
+
+
+def test_a_click_plays_the_video_there(opened):
+    page = opened.page
+    plot = page.get_by_role("slider", name="Score of a/9.mp4")
+    assert opened.requests == [opened.requests[0]]
+    box = plot.bounding_box()
+    plot.click(position={"x": box["width"] / 2, "y": 30})  # frame 200 of 400, 8 s
+    seconds = 0.0
+    while seconds < 8:  # not wait_for_function: it needs eval, which the page forbids
+        page.wait_for_timeout(100)
+        seconds = page.evaluate("document.querySelector('video').currentTime")
+    assert seconds < 12
+    quiet = page.get_by_role("slider", name="Score of a/10.mp4")  # its file is not at hand
+    quiet.click()
+    assert page.locator("video").count() == 1
+    damaged = page.get_by_role("slider", name="Score of missed.mp4")
+    damaged.focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("The browser cannot play this video here").wait_for()
+
+
+def test_what_names_hold_is_text(opened):
+    assert opened.page.evaluate("window.hacked") is None
+    assert HOSTILE in opened.names()
+    assert opened.page.locator(".card b").count() == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
+    opened = Opened(browser, written, width=width, scheme=scheme)
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    unfold = "document.querySelectorAll('details').forEach((node) => (node.open = {}))"
+    page.evaluate(unfold.format("true"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate(unfold.format("false"))
+    for box in page.locator("h3, .tags, .plot, #control, figure").all():
+        edges = box.bounding_box()
+        assert edges is None or edges["x"] + edges["width"] <= width
+    ground, ink = (
+        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))))
+        for name in ("backgroundColor", "color")
+    )
+    assert (ground > ink) == (scheme == "light")
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('p, dt, dd, h3, td, select, figcaption')]"
+        ".map((node) => parseFloat(getComputedStyle(node).fontSize))"
+    )
+    assert min(sizes) >= 12
+    if folder := os.environ.get("FEAT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png")
+    page.close()
+    assert opened.complaints == []
+
+
+def test_everything_can_be_reached_by_keyboard(opened):
+    page = opened.page
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate(
+            "(document.activeElement.id || document.activeElement.className"
+            " || document.activeElement.tagName)"
+        ))  # fmt: skip
+    assert {"threshold", "reset", "SUMMARY", "sort", "show", "category", "name"} <= reached
+    assert {"plot", "plot playable"} <= reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(browser, written, scheme):
+    """Of accessibility; FEAT_AXE names axe.min.js of the npm package axe-core."""
+    script = os.environ.get("FEAT_AXE")
+    if not script:
+        pytest.skip("set FEAT_AXE to axe.min.js (npm pack axe-core)")
+    opened = Opened(browser, written, scheme=scheme)
+    opened.page.evaluate(
+        "document.querySelectorAll('details').forEach((node) => (node.open = true))"
+    )
+    opened.page.evaluate(Path(script).read_text(encoding="utf-8"))
+    found = opened.page.evaluate("axe.run()")
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+    opened.page.close()
