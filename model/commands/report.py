@@ -5,9 +5,15 @@ from typing import cast
 
 import click
 
+from data.help_text import examples
 from model.commands.options import FOLDER
 
 
+@examples(
+    "feat report                     of the newest run",
+    "feat report --videos clips/     a click on a curve plays clips/...",
+    "feat report runs/a runs/b       of two runs",
+)
 @click.command()
 @click.argument("run", nargs=-1, type=FOLDER)
 @click.option(
@@ -26,12 +32,7 @@ def report_command(run: tuple[Path, ...], runs: Path, split: str, videos: Path |
 
     The page is one file that needs no network. It refers to the videos where they lie beside it,
     and holds none of them.
-
-    \b
-    feat report                        of the newest run
-    feat report --videos clips/        a click on a curve plays clips/...
-    feat report runs/a runs/b          of two runs
-    """  # noqa: D301 - click marks a paragraph that it must not wrap so
+    """
     from data.labels import Split
     from model.evaluation.evaluate import write_page_again
     from model.runs.folder import newest_run
