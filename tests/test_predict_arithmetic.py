@@ -108,6 +108,9 @@ def test_frames_of_any_rate_start_when_their_clips_do(gaps, clip_len, data) -> N
     assert (np.diff(edges) >= 0).all()
     np.testing.assert_allclose(edges[clips.start_frame], times[clips.start_frame])
     np.testing.assert_allclose(edges[-1], clips.end_seconds[-1])
+    exact = frame_edges(clips, len(times), times)
+    assert (exact[:-1] == times).all()
+    assert exact[-1] == edges[-1]
 
 
 @given(st.integers(1, 100), st.floats(1, 60), st.floats(0, 5), st.integers(8, 20))

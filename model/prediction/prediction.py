@@ -101,7 +101,11 @@ def predict_video(
     entry = cache.find(video, stream.name, stream.config)
     return VideoPrediction(
         scores=answer.frames[0],
-        edges_seconds=frame_edges(cache.read_clips(entry.key), int(data.num_frames[0])),
+        edges_seconds=frame_edges(
+            cache.read_clips(entry.key),
+            int(data.num_frames[0]),
+            cache.read_frame_seconds(entry.key),
+        ),
         threshold=threshold,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
@@ -111,16 +115,22 @@ def predict_video(
     )
 
 
-def frame_edges(clips: ClipTable, num_frames: int) -> NDArray[np.float64]:
+def frame_edges(
+    clips: ClipTable, num_frames: int, frame_seconds: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return (T + 1,) seconds: when each frame is first shown, then when the last one ends.
 
-    The table has times of the first frame of every clip and of the end of the last one; a frame
-    in between is taken to lie evenly between the two. That is exact at constant frame rate.
+    The table has times of the first frame of every clip and of the end of the last one; where the
+    frames' own times are unknown, a frame in between is taken to lie evenly between the two.
 
     Args:
         clips: of one video, at least one.
         num_frames: T, frames of the video.
+        frame_seconds: the time of each frame, in any order; None: unknown.
     """
+    if frame_seconds is not None and len(frame_seconds) >= num_frames:
+        end = clips.end_seconds[clips.end_frame.argmax()]
+        return np.maximum.accumulate(np.append(frame_seconds[:num_frames], end))
     frames = np.append(clips.start_frame, clips.end_frame.max())
     seconds = np.append(clips.start_seconds, clips.end_seconds[clips.end_frame.argmax()])
     frames, first = np.unique(frames, return_index=True)
