@@ -327,6 +327,30 @@ def test_the_slider_moves_all_that_depends_on_it(opened, results):
     assert bars.count() == len(intervals_from_frames(results[0].scores >= 0.5))
 
 
+def test_each_card_says_what_went_wrong_and_when(opened, results):
+    page = opened.page
+
+    def said(video: str, part: str) -> str:
+        return (
+            page.locator(".card", has=page.get_by_text(video, exact=True))
+            .locator(part)
+            .text_content()
+        )
+
+    assert said("weak.mp4", ".verdict") == "frames not labelled"
+    assert said("missed.mp4", ".verdict") == "2 of 2 events missed"
+    assert said("missed.mp4", ".alarms") == "No alarm"
+    assert said("one.mp4", ".verdict") == "quiet"
+    false_alarms = int(count_alarms([results[1]]).false_alarms[0])
+    assert said("a/9.mp4", ".verdict") == f"{false_alarms} false alarms"
+    first, *_ = intervals_from_frames(results[1].scores >= 0.5)
+    start, end = (f"{frame / 25:.2f} s" for frame in first)
+    assert said("a/9.mp4", ".alarms").startswith(f"Alarms: {start} to {end} (false); ")
+    opened.set(int(np.searchsorted(page.evaluate("thresholds"), 0.05)))  # both events exceed it
+    assert said("missed.mp4", ".verdict") != "2 of 2 events missed"
+    assert "missed" not in said("missed.mp4", ".verdict")
+
+
 def test_the_roc_and_precision_are_those_at_the_threshold(opened, results):
     known = [r for r in results if r.labels is not None]
     labels = np.concatenate([r.labels for r in known])
