@@ -30,7 +30,7 @@ from model.measures.metrics import (
 from model.measures.ranking import latency_aware_precision, rank_frames, ratio
 from model.measures.registry import added_measures
 
-HEADLINE = ("auc", "ap", "false_alarms_hour", "accuracy_video")
+HEADLINE = ("auc", "ap", "accuracy_video", "far_per_hour")
 """What `feat eval` prints first."""
 MEANINGS = {
     "auc": "area under the ROC curve, all frames together (micro)",
