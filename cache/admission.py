@@ -24,6 +24,7 @@ from data.videos import Stamp, VideoSource, content_sha256
 
 logger = logging.getLogger(f"feat.{__name__}")
 
+_SECOND = 1_000_000_000  # ns
 _ADVICE = (
     "nobody's name is taken over: --prefix NAME/ puts NAME/ before the names of these videos, and "
     "feat cache rm gives up a name that is yours"
@@ -68,7 +69,8 @@ def admit_videos(
     """Yield what the cache knows of those videos that did not change; hold all names meanwhile.
 
     A video did not change if its size and time are those that were noted with its name, or if its
-    content is. The second is looked at only where the name is not this folder's own.
+    content is. The second is looked at only where the name is not this folder's own. A time of
+    whole seconds, as archives and some file systems keep it, tells nothing of another folder's.
 
     Args:
         cache: the cache.
@@ -156,7 +158,9 @@ class _Admission:
                         f"{name}: another video of this name is being extracted from another "
                         "folder, or was until somebody stopped that"
                     )
-            elif (entry.size, entry.mtime_ns) == (stamp.size, stamp.mtime_ns):
+            elif (entry.size, entry.mtime_ns) == (stamp.size, stamp.mtime_ns) and (
+                entry.origin == self._origin or stamp.mtime_ns % _SECOND
+            ):
                 self.unchanged[name] = entry
             elif entry.origin != self._origin:
                 if entry.size == stamp.size and self._digest(source) in (entry.sha256, ""):

@@ -157,6 +157,22 @@ def test_many_taken_names_are_counted(cache, tmp_path) -> None:
     assert "and 3 more" in text
 
 
+@pytest.mark.parametrize(("mtime_ns", "refused"), [(1_700_000_000_000_000_000, True), (7, False)])
+def test_a_time_of_whole_seconds_proves_nothing_of_another_folder(
+    cache, ann, tmp_path, mtime_ns, refused
+) -> None:
+    same_size = Folder(tmp_path / "carl", {"cam1.mp4": b"a stREET"})
+    for folder in (ann, same_size):
+        os.utime(folder.path / "cam1.mp4", ns=(mtime_ns, mtime_ns))
+    ann.extract(cache)
+    assert ann.extract(cache) == []  # its own is not compared
+    if refused:
+        assert "cam1.mp4: content" in refusal(same_size, cache)
+        same_size.put("cam1.mp4", (ann.path / "cam1.mp4").read_bytes())
+        os.utime(same_size.path / "cam1.mp4", ns=(mtime_ns, mtime_ns))
+    assert same_size.extract(cache) == []
+
+
 # While an extraction runs
 
 
