@@ -163,7 +163,9 @@ def run_train_kills(*, count: int, seed: int, work: Path) -> Outcome:
     run = folder / "run"
     while killer.kills < count:
         begun = (run / "config.json").is_file()
-        arguments = ["--resume", run] if begun else ["--out", run, *settings(STEPS)]
+        # sums depend on the number of threads: the same bytes need the same number
+        resume = ["--resume", run, "--threads", 1]
+        arguments = resume if begun else ["--out", run, *settings(STEPS)]
         finished = not killer.kill(*how, *arguments, within=within)
         checkpoint = run / "model.safetensors"
         if checkpoint.is_file() and checkpoint.read_bytes() != alone:
