@@ -86,7 +86,8 @@ class Killer:
         if left:
             self.fault(f"{len(left)} processes left: {left[0]}")
         assert process.stderr is not None
-        said = process.stderr.read() if not left else ""
+        with process.stderr:
+            said = process.stderr.read() if not left else ""
         status = process.wait()
         if "Traceback" in said or "internal error" in said:
             self.fault(said.strip().rpartition("\n")[2])
