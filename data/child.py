@@ -11,8 +11,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 # It keeps the last line it has read: the groups that are alive, by their numbers.
@@ -103,3 +105,20 @@ class _Watchdog:
 
 
 _watchdog = _Watchdog()
+
+
+def child_command(module: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment of a child process that runs one of our modules."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    # -P: a json.py in the current folder, which may be somebody's cache, is not run
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Let this process take so much memory at most, where the system knows how; keep no core."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -2,6 +2,7 @@
 
 import faulthandler
 import multiprocessing
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -9,6 +10,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from data.child import limit_memory
 
 MAX_SECONDS = 60.0
 MAX_MEMORY_BYTES = 2 << 30
@@ -66,13 +69,9 @@ def _serve(theirs: Connection, ours: Connection) -> None:
     """Answer each (path, variable) with what is there, or with the error."""
     theirs.close()  # the parent's end, which would keep this process from seeing the parent's end
     faulthandler.disable()  # a crash is expected, and told in a line
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = taken + MAX_MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError):  # beyond what the parent had taken, where the system tells
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit_memory(pages * os.sysconf("SC_PAGE_SIZE") + MAX_MEMORY_BYTES)
     import scipy.io
 
     with suppress(EOFError):

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cache.shard.hdf5_view import child_command, limit_memory
+from cache.shard.hdf5_view import MAX_MEMORY_BYTES
+from data.child import child_command, limit_memory
 
 MAX_SECONDS = 600.0
 MAX_ENTRIES = 1_000_000
@@ -67,7 +68,7 @@ def main() -> None:
     import h5py
     import numpy as np
 
-    limit_memory()
+    limit_memory(MAX_MEMORY_BYTES)
     path, *entries = sys.argv[1:]
     with h5py.File(path, "r", locking=False) as file:
         if not entries:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cache.records import kind_json
+from data.child import child_command, limit_memory
 from data.errors import CheckerError, FeatError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -120,14 +121,6 @@ class Hdf5Viewer:
         return f"ended with exit status {returncode}: {plain[:200]}"
 
 
-def child_command(module: str) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment of a child process that runs one of our modules."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    # -P: a json.py in the current folder, which may be somebody's cache, is not run
-    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
-
-
 def _difference(line: bytes) -> str:
     """Return the verdict in one line of the child.
 
@@ -194,18 +187,9 @@ def _compare_group(h5py: Any, file: Any, key: str, stored: Any) -> str:
     return ""
 
 
-def limit_memory() -> None:
-    """Let this process take `MAX_MEMORY_BYTES` at most, where the system knows how."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main() -> None:
     """Answer the paths on stdin, one a line, until it ends."""
-    limit_memory()
+    limit_memory(MAX_MEMORY_BYTES)
     for line in sys.stdin.buffer:
         sys.stdout.write(json.dumps(_answer(Path(json.loads(line)))) + "\n")
         sys.stdout.flush()
