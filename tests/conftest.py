@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bench.faults.sound import random_state_dict
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
-from extract.i3d.layers import expected_shapes
 
 # As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
 for _name, _value in ENVIRONMENT.items():
@@ -57,18 +56,8 @@ def make_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def random_rgb_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An RGB I3D checkpoint with seeded random weights: a real network, only untrained."""
-    rng = np.random.default_rng(0)
-    state = {}
-    for name, shape in expected_shapes("rgb").items():
-        if name.endswith("running_var") or name.endswith("norm.weight"):
-            array = rng.uniform(0.5, 1.5, shape)
-        else:
-            # He initialisation keeps the activations' size from layer to layer
-            array = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:], initial=1.0)), shape)
-            array = array * (0.01 if len(shape) == 1 else 1.0)
-        state[name] = array.astype(np.float32)
     path = tmp_path_factory.mktemp("weights") / "random-rgb.safetensors"
-    save_file(state, path)
+    save_file(random_state_dict(), path)
     return path
 
 

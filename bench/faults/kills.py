@@ -12,8 +12,10 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
+from safetensors.numpy import save_file
+
 from bench.faults.mutants import Outcome
-from bench.faults.sound import check, feat, settings, write_arrays, write_weights
+from bench.faults.sound import check, feat, random_state_dict, settings, write_arrays
 from cache import FeatureCache
 from data.ffmpeg import find_ffmpeg
 
@@ -112,7 +114,7 @@ def run_extract_kills(*, count: int, seed: int, work: Path) -> Outcome:
         source = f"testsrc2=size=64x48:rate=10,hue=h={20 * number}"
         command = [find_ffmpeg(), "-v", "error", "-f", "lavfi", "-i", source, "-frames:v"]
         subprocess.run([*command, "20", str(folder / f"videos/{number}.mp4")], check=True)
-    write_weights(folder / "rgb.safetensors")
+    save_file(random_state_dict(), folder / "rgb.safetensors")
     how = ["-q", "extract", "--videos", folder / "videos", "--streams", "rgb", "--threads", "1"]
     how += ["--rgb-weights", folder / "rgb.safetensors"]
     started = time.monotonic()

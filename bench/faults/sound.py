@@ -1,16 +1,12 @@
 """Sound inputs that damage starts from: small, drawn from fixed seeds, made by the product."""
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from extract.i3d.layers import expected_shapes
 
@@ -69,29 +65,16 @@ def check(*arguments: object) -> None:
         raise RuntimeError(f"{arguments}: {done.stderr.strip()}")
 
 
-def write_state_dict(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Write RGB I3D weights of seeded random numbers as PyTorch saves them; return them."""
+def random_state_dict() -> dict[str, NDArray[np.float32]]:
+    """Return RGB I3D weights of seeded random numbers: a real network, only untrained."""
     rng = np.random.default_rng(0)
     state: dict[str, NDArray[np.float32]] = {}
     for name, shape in expected_shapes("rgb").items():
         if name.endswith(("running_var", "norm.weight")):
             array = rng.uniform(0.5, 1.5, shape)
         else:
+            # He initialisation keeps the activations' size from layer to layer
             array = rng.normal(0.0, np.sqrt(2.0 / np.prod(shape[1:], initial=1.0)), shape)
             array = array * (0.01 if len(shape) == 1 else 1.0)
         state[name] = array.astype(np.float32)
-    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in state.items()}
-    torch.save(tensors, path)
     return state
-
-
-def write_weights(path: Path) -> None:
-    """Write the same weights as a safetensors file, for `--rgb-weights`."""
-    state = write_state_dict(path.with_suffix(".pt"))
-    path.with_suffix(".pt").unlink()
-    save_file(state, path)
-
-
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
-    return json.loads(path.read_text())

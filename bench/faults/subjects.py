@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from bench.faults.sound import CLIPS, write_arrays, write_run, write_state_dict
+from bench.faults.sound import CLIPS, random_state_dict, write_arrays, write_run
 from cache import FeatureCache
 from data.errors import FeatError
 from data.ffmpeg import find_ffmpeg
@@ -31,7 +32,7 @@ class WrongError(Exception):
     """The product did what it must not: what it did."""
 
 
-class Subject:
+class Subject(ABC):
     """A kind of file that is damaged.
 
     Attributes:
@@ -42,9 +43,9 @@ class Subject:
     name: ClassVar[str]
     text: ClassVar[bool] = False
 
+    @abstractmethod
     def make(self, folder: Path) -> None:
         """Write sound files to `folder`."""
-        raise NotImplementedError
 
     def targets(self, folder: Path) -> Sequence[str]:
         """Return the files that are damaged, one at a time, relative to `folder`."""
@@ -54,6 +55,7 @@ class Subject:
         """Return whether `target`, damaged, may still be taken: it is no file with a digest."""
         return True
 
+    @abstractmethod
     def attempt(self, folder: Path, target: str) -> str:
         """Use `folder`, in which `target` is damaged; return how that ended, in a word or two.
 
@@ -61,7 +63,6 @@ class Subject:
             WrongError: it ended as it must not.
             Exception: the product let it through.
         """
-        raise NotImplementedError
 
 
 def run_feat(*arguments: object) -> str:
@@ -294,10 +295,11 @@ class Weights(Subject):
     name = "weights"
 
     def make(self, folder: Path) -> None:
-        """Write a network of zeros in each format."""
-        state = write_state_dict(folder / "state.pt")
-        torch.save({k: torch.from_numpy(v) for k, v in state.items()}, folder / "old.pth",
-                   _use_new_zipfile_serialization=False)  # fmt: skip
+        """Write an untrained network in each format."""
+        state = random_state_dict()
+        tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+        torch.save(tensors, folder / "state.pt")
+        torch.save(tensors, folder / "old.pth", _use_new_zipfile_serialization=False)
         save_file(state, folder / "ours.safetensors")
 
     def attempt(self, folder: Path, target: str) -> str:
