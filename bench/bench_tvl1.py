@@ -195,7 +195,7 @@ def _divide(count: int) -> float:
         b = simd.reciprocal(simd.sqrt(b) * simd.sqrt(b + one))
         c = simd.reciprocal(simd.sqrt(c) * simd.sqrt(c + one))
         d = simd.reciprocal(simd.sqrt(d) * simd.sqrt(d + one))
-    return simd.total(a + b + c + d)
+    return simd.total(simd.add_to(simd.no_sum(), a + b + c + d))
 
 
 def rate(gray: np.ndarray, runs: int) -> Rate:
@@ -204,9 +204,8 @@ def rate(gray: np.ndarray, runs: int) -> Rate:
     for i in range(2):
         solver.prepare(i)
     arguments = (*solver.frames, solver.buffers.shapes)
-    pair, iterations = np.inf, 0
     count = 20
-    sweep = limit = np.inf
+    pair = sweep = limit = np.inf
     inside = simd.aligned_zeros(row_stride(SIZE))
     inside[:SIZE] = 1
     steps = np.float32(0.25), np.float32(0.25 / 0.3)
@@ -215,8 +214,10 @@ def rate(gray: np.ndarray, runs: int) -> Rate:
         dual_then_flow(state, SIZE, SIZE, inside, *steps)
         for _ in range(max(runs, 10)):
             start = time.thread_time()
-            iterations = solve_pair(
-                *arguments, state, scratch, solver.numbers, solver.counts, solver.flow[0]
+            solver.iterations[:] = 0
+            solve_pair(
+                *(*arguments, state, scratch, solver.numbers, solver.counts),
+                *(solver.flow[0], solver.iterations[0]),
             )
             pair = min(pair, time.thread_time() - start)
             start = time.thread_time()
@@ -226,6 +227,7 @@ def rate(gray: np.ndarray, runs: int) -> Rate:
             start = time.thread_time()
             _divide(25_000)
             limit = min(limit, (time.thread_time() - start) / 100_000)
+    iterations = solver.iterations[0].sum(1) @ solver.buffers.shapes.prod(1)
     pixels = num_vectors(SIZE) * simd.LANES * SIZE
     return Rate(
         pair * 1e9 / iterations, sweep * 1e9 / pixels, limit * 1e9 / simd.LANES, float(iterations)

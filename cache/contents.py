@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from cache.index import Index, holds_features, stream_of
-from cache.keys import JSON, config_difference, config_digest, feature_key, is_sha256
+from cache.keys import JSON, config_difference, config_digest, feature_key, is_newer, is_sha256
 from cache.marker import check_marker
 from cache.names import NameStore
 from cache.records import FeatureEntry, NameEntry
@@ -164,6 +164,8 @@ class Contents:
     ) -> FeatureEntry:
         """Return the entry of one stream of a video, given by name or by its content's sha256.
 
+        Of configurations that differ by versions of ours only, it is the newest.
+
         Raises:
             CacheError: it is not there (the message says what is), or there are several
                 configurations and none was chosen.
@@ -176,11 +178,13 @@ class Contents:
                     return self.entry(key)
             found = self._of_video(digest)
             keys = [key for name, key in found if name == stream]
-        if config is None and len(keys) == 1:
-            return self.entry(keys[0])
         if config is None and keys:
-            first, second = self.entry(keys[0]), self.entry(keys[1])
-            digests = [config_digest(self.entry(key).config)[:8] for key in keys]
+            entries = [self.entry(key) for key in keys]
+            for one in entries:
+                if all(other is one or is_newer(one.config, other.config) for other in entries):
+                    return one
+            first, second = entries[:2]
+            digests = [config_digest(entry.config)[:8] for entry in entries]
             raise CacheError(
                 f"{video}: {len(keys)} configurations of {stream} in {self.path}, choose one with "
                 f"--config: {' or '.join(digests)} "

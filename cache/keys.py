@@ -89,6 +89,21 @@ def config_difference(
     return "; ".join(parts)
 
 
+def is_newer(a: Mapping[str, JSON], b: Mapping[str, JSON]) -> bool:
+    """Whether `a` is `b` but for versions of ours, each at least as high and one higher."""
+    here, there = dict(_flatten("", dict(a))), dict(_flatten("", dict(b)))
+    if here.keys() != there.keys():
+        return False
+    differing = [name for name in here if here[name] != there[name]]
+    return bool(differing) and all(
+        name.endswith(".version")
+        and here[name].isdecimal()
+        and there[name].isdecimal()
+        and int(here[name]) > int(there[name])
+        for name in differing
+    )
+
+
 def imported_sha256(name: str) -> str:
     """Return what stands for the content of a video that was not there when its features came."""
     return hashlib.sha256(f"feat imported video\n{name}".encode()).hexdigest()

@@ -21,7 +21,7 @@ DEFAULT_STREAMS = ("rgb", "flow")
 # Raise one when the code behind it changes the values it produces: features made before and
 # after then carry different keys and cannot be mixed up. Networks have versions of their own.
 DECODE_VERSION = 1
-FLOW_VERSION = 2
+FLOW_VERSION = 3  # exact reciprocals and sums: one flow on every processor and GPU
 
 
 @dataclass(frozen=True, kw_only=True)

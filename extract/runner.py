@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cache import FeatureCache, NameEntry, feature_key
+from cache import FeatureCache, NameEntry, config_difference, config_digest, feature_key
 from cache.admission import admit_videos, folder_origin, unchanged_videos
 from cache.conflicts import config_conflicts
+from cache.keys import is_newer
 from cache.labels import LabelsFrom, add_labels
 from cache.marker import MARKER
 from cache.records import check_video_name
@@ -323,8 +324,22 @@ def _add_labels(
 
 
 def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, Any]]) -> None:
-    """Raise a ConfigError if the cache holds other features only."""
-    conflicts = config_conflicts(configs.values(), cache.configs())
+    """Raise a ConfigError if the cache holds other features only.
+
+    Those that an older version of ours made do not count: they stay, and new ones are made.
+    """
+    present = []
+    for there in cache.configs():
+        made = next((new for new in configs.values() if is_newer(new, there)), None)
+        if made is None:
+            present.append(there)
+            continue
+        logger.info(
+            "%s: made anew, for %s: this feat makes other values; the older ones stay, "
+            "feat cache rm --config %s removes them",
+            *(there["stream"], config_difference(made, there), config_digest(there)[:8]),
+        )
+    conflicts = config_conflicts(configs.values(), present)
     if conflicts:
         raise ConfigError(
             f"{cache.path}: {'; '.join(conflicts)}; use the same options or another --cache"

@@ -14,6 +14,7 @@ from cache_samples import make_config, make_record, sha256_of
 from cache import FeatureCache, NameEntry
 from cache.files import STALE_SECONDS
 from cache.index import Index
+from cache.keys import is_newer
 from data.errors import CacheError
 
 
@@ -105,6 +106,36 @@ def test_two_configurations_and_none_chosen_is_an_error(cache) -> None:
         cache.read("a/one.mp4", "rgb")
     np.testing.assert_array_equal(cache.read("a/one.mp4", "rgb", b.config), b.features)
     assert len(cache.configs("rgb")) == 2
+
+
+def test_of_versions_the_newest_counts_unless_another_is_asked_for(cache) -> None:
+    old, new, newer = (
+        make_record(config=make_config(flow={"version": n, "tau": 0.25})) for n in (2, 3, 10)
+    )
+    cache.write([old])
+    cache.write([newer])
+    cache.write([new])
+    np.testing.assert_array_equal(cache.read("a/one.mp4", "rgb"), newer.features)
+    np.testing.assert_array_equal(cache.read("a/one.mp4", "rgb", old.config), old.features)
+    cache.write([make_record(config=make_config(flow={"version": 10, "tau": 0.2}))])
+    with pytest.raises(CacheError, match="4 configurations of rgb"):
+        cache.read("a/one.mp4", "rgb")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ({"x": {"version": 2}}, {"x": {"version": 1}}, True),
+        ({"x": {"version": 1}}, {"x": {"version": 2}}, False),
+        ({"x": {"version": 1}}, {"x": {"version": 1}}, False),
+        ({"x.version": 2, "y.version": 1}, {"x.version": 1, "y.version": 2}, False),
+        ({"x": {"version": 2, "tau": 1}}, {"x": {"version": 1, "tau": 2}}, False),
+        ({"x": {"version": 2}}, {"x": {"version": 1, "tau": 2}}, False),
+        ({"x": {"version": "2.1"}}, {"x": {"version": "2.0"}}, False),
+    ],
+)  # fmt: skip
+def test_newer_means_nothing_but_versions_differ(a: dict, b: dict, expected: bool) -> None:
+    assert is_newer(a, b) is expected
 
 
 def test_two_names_share_one_content_and_a_rename_costs_nothing(cache) -> None:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from cache import FeatureCache
+from cache import FeatureCache, config_digest
 from data.ffmpeg import find_ffmpeg
 from data.videos import find_videos
+from extract.config import FLOW_VERSION
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
 from extract.weights.resolve import resolve_weights
@@ -173,6 +174,29 @@ def test_second_configuration_is_refused_unless_allowed(
     assert "--allow-mixed" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert summary(extract(*options, "--streams", "rgb", "--allow-mixed"))["done"] == 3
+
+
+def test_features_of_an_older_version_stay_and_are_made_anew_and_it_is_said(
+    tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "videos" / "v.mp4", num_frames=2)
+    options = (tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.config.FLOW_VERSION", FLOW_VERSION - 1)
+        assert "made anew" not in extract(*options).stderr
+    cache = FeatureCache(tmp_path / "cache")
+    old, rgb = cache.find("v.mp4", "flow"), cache.find("v.mp4", "rgb")
+    result = extract(*options)
+    assert summary(result)["done"] == 1
+    assert (
+        f"flow: made anew, for flow.version: {FLOW_VERSION} here, {FLOW_VERSION - 1} in the cache"
+        in result.stderr
+    )
+    assert f"feat cache rm --config {config_digest(old.config)[:8]}" in result.stderr
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache.find("v.mp4", "rgb") == rgb
+    assert cache.find("v.mp4", "flow").config["flow"]["version"] == FLOW_VERSION
+    assert cache.find("v.mp4", "flow", old.config) == old
 
 
 def test_bad_videos_are_named_and_the_others_done(

@@ -86,14 +86,15 @@ def _fill_constants(constants, width):
 
 
 @njit
-def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbers, counts):
-    """Run one level's warps; return the number of inner iterations."""
+def _solve_level(
+    state, frame0, frame1, height, width, constants, scratch, numbers, counts, iterations
+):
+    """Run one level's warps; add the number of inner iterations of each to `iterations`."""
     tau, lam, theta, epsilon, _ = numbers
     num_warps, num_inner, num_outer, median_size = counts
     steps = np.float32(tau), np.float32(tau / theta)
     inside = constants[row_stride(width) :]
     threshold = epsilon * epsilon * height * width
-    iterations = 0
     for number in range(num_warps):
         warp(state, frame0, frame1, height, width, np.float32(lam * theta), constants, scratch)
         error = np.inf
@@ -106,19 +107,20 @@ def _solve_level(state, frame0, frame1, height, width, constants, scratch, numbe
             while error > threshold and inner < num_inner:
                 error = dual_then_flow(state, height, width, inside, *steps)
                 inner += 1
-            iterations += inner
+            iterations[number] += inner
             finished = error <= threshold or outer == num_outer - 1
             if finished and number == num_warps - 1:
                 break  # nobody reads the dual variables any more
             dual_only(state, height, width, *steps)
             if finished:
                 break
-    return iterations
 
 
 @compiled(nogil=True, error_model="numpy")
-def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, stamp=STAMP):
-    """Fill `flow` (H, W, 2) float32, frame 0 to frame 1; return the pixel iterations done.
+def solve_pair(
+    frame0, frame1, shapes, state, scratch, numbers, counts, flow, iterations, stamp=STAMP
+):
+    """Fill `flow` (H, W, 2) float32, frame 0 to frame 1.
 
     Args:
         frame0: The first frame's buffer, from fill_frame.
@@ -129,6 +131,7 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
         numbers: tau, lambda, theta, epsilon, scale step.
         counts: Warps, inner iterations, outer iterations, median size.
         flow: The result.
+        iterations: (num_levels, num_warps) int64, zeros: the inner iterations done are added.
         stamp: Part of the compiled code's key; leave it.
     """
     scale_step = numbers[4]
@@ -137,7 +140,6 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
         stop += level_size(shapes[s, 0], shapes[s, 1])
     last = shapes.shape[0] - 1
     field = np.zeros((2, shapes[last, 0], shapes[last, 1]), np.float32)
-    pixel_iterations = 0
     for s in range(last, -1, -1):
         height, width = shapes[s, 0], shapes[s, 1]
         start = stop - level_size(height, width)
@@ -150,18 +152,16 @@ def solve_pair(frame0, frame1, shapes, state, scratch, numbers, counts, flow, st
         constants, rest = scratch[: 2 * row_stride(width)], scratch[2 * row_stride(width) :]
         _start_level(state, field, height, width)
         _fill_constants(constants, width)
-        iterations = _solve_level(
+        _solve_level(
             *(state, frame0[start:stop], frame1[start:stop], height, width),
-            *(constants, rest, numbers, counts),
+            *(constants, rest, numbers, counts, iterations[s]),
         )
-        pixel_iterations += iterations * height * width
         field = _flow_of(state, height, width)
         stop = start
     for y in range(flow.shape[0]):
         for x in range(flow.shape[1]):
             flow[y, x, 0] = field[0, y, x]
             flow[y, x, 1] = field[1, y, x]
-    return pixel_iterations
 
 
 @compiled(nogil=True)

@@ -22,9 +22,11 @@ from numba import njit
 
 from extract.kernels.simd import (
     LANES,
+    add_to,
     clamp,
     fma,
     load,
+    no_sum,
     reciprocal,
     shift_in,
     splat,
@@ -93,8 +95,8 @@ def _dual_step(state, at, stride, tau, ux, uy, vx, vy, length_u, length_v):
 
 
 @njit(error_model="numpy")
-def _flow_step(state, at, above, stride, left11, left21, p11, p12, p21, p22, change):
-    """Thresholding and flow step of one vector; return `change` plus the squared changes.
+def _flow_step(state, at, above, stride, left11, left21, p11, p12, p21, p22):
+    """Thresholding and flow step of one vector; return the squared changes.
 
     OpenCV's three cases are one clamp: rho along the unit gradient, cut at LIMIT.
     `left11`, `left21`: P11 and P21 of the vector to the left.
@@ -111,7 +113,7 @@ def _flow_step(state, at, above, stride, left11, left21, p11, p12, p21, p22, cha
     change_v = subtract_product(step, gy, div_v)
     store(state, at, u + change_u)
     store(state, at + stride, v + change_v)
-    return fma(change_u, change_u, fma(change_v, change_v, change))
+    return fma(change_u, change_u, change_v * change_v)
 
 
 @njit(error_model="numpy")
@@ -123,25 +125,26 @@ def _dual_then_flow_row(state, row, below, above, stride, vectors, inside, tau, 
     """
     left11 = splat(_ZERO)
     left21 = splat(_ZERO)
-    change = splat(_ZERO)
+    change = no_sum()
     g = _gradient(state, row, below, stride, taut)
     p = _dual_step(state, row, stride, tau, *g)
     g = _gradient(state, row + LANES, below + LANES, stride, taut)
     at = row
     for _ in range(vectors - 2):
-        change = _flow_step(state, at, at - row + above, stride, left11, left21, *p, change)
+        squares = _flow_step(state, at, at - row + above, stride, left11, left21, *p)
+        change = add_to(change, squares)
         left11, left21 = p[0], p[2]
         at += LANES
         p = _dual_step(state, at, stride, tau, *g)
         g = _gradient(state, at + LANES, at - row + below + LANES, stride, taut)
     # Only the last two vectors have columns outside the image: their changes do not count.
-    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
-    change = fma(last, load(inside, at - row), change)
+    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p)
+    change = add_to(change, last * load(inside, at - row))
     left11, left21 = p[0], p[2]
     at += LANES
     p = _dual_step(state, at, stride, tau, *g)
-    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
-    return total(fma(last, load(inside, at - row), change))
+    last = _flow_step(state, at, at - row + above, stride, left11, left21, *p)
+    return total(add_to(change, last * load(inside, at - row)))
 
 
 @njit(error_model="numpy")
@@ -149,7 +152,7 @@ def _flow_row(state, row, above, stride, vectors, inside):
     """Flow step of one row from the dual variables as they are."""
     left11 = splat(_ZERO)
     left21 = splat(_ZERO)
-    change = splat(_ZERO)
+    change = no_sum()
     for k in range(vectors):
         at = row + k * LANES
         p11 = load(state, at + P11 * stride)
@@ -157,8 +160,8 @@ def _flow_row(state, row, above, stride, vectors, inside):
         p21 = load(state, at + P21 * stride)
         p22 = load(state, at + P22 * stride)
         p = p11, p12, p21, p22
-        here = _flow_step(state, at, at - row + above, stride, left11, left21, *p, splat(_ZERO))
-        change = fma(here, load(inside, k * LANES), change)
+        squares = _flow_step(state, at, at - row + above, stride, left11, left21, *p)
+        change = add_to(change, squares * load(inside, k * LANES))
         left11, left21 = p11, p21
     return total(change)
 

@@ -214,6 +214,10 @@ class _Solver:
         )
         self.buffers = _buffers(height, width, config.num_scales, config.scale_step)
         self.frames = self.buffers.take_frames(min(num_frames, _BLOCK + 1))
+        #: (T-1, levels, warps), the inner iterations of each pair
+        self.iterations = np.zeros(
+            (num_frames - 1, len(self.buffers.shapes), config.num_warps), np.int64
+        )
 
     def prepare(self, index: int) -> None:
         """Build the pyramid of frame `index`."""
@@ -230,7 +234,7 @@ class _Solver:
         with self.buffers.workspace() as (state, scratch):
             kernels.solve_pair(
                 *(first, second, self.buffers.shapes, state, scratch),
-                *(self.numbers, self.counts, self.flow[index]),
+                *(self.numbers, self.counts, self.flow[index], self.iterations[index]),
             )
 
 

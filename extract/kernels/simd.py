@@ -27,6 +27,7 @@ REGISTERS = 32 if "+avx512f" in FEATURES or platform.machine() in ("aarch64", "a
 CACHE_LINE = 64  # bytes
 
 FLOAT = ir.FloatType()
+DOUBLE = ir.DoubleType()
 _INT32 = ir.IntType(32)
 
 
@@ -38,13 +39,28 @@ class VectorType(types.Type):
         super().__init__(name=f"float32x{lanes}")
 
 
+class SumType(types.Type):
+    """The numba type of `lanes` float64, in as many registers as they need."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"float64x{lanes}")
+
+
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
         super().__init__(dmm, fe_type, ir.VectorType(FLOAT, fe_type.lanes))
 
 
+@register_model(SumType)
+class _SumModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.VectorType(DOUBLE, fe_type.lanes))
+
+
 WIDE = VectorType(LANES)
+SUM = SumType(LANES)
 QUAD = VectorType(4)
 QUADS = VectorType(16)  # four quads; several registers where there are none of 512 bits
 _KINDS = list({WIDE, QUAD, QUADS})
@@ -306,10 +322,12 @@ def fma(typingctx, a, b, c):
 
 @intrinsic
 def reciprocal(typingctx, a):
-    """1 / a for normal numbers, with at most one unit in the last place of error.
+    """1 / a for normal numbers, rounded correctly.
 
-    With AVX-512 a step of Newton's from an estimate of 14 bits: the divider, busy with the square
-    roots, is what would limit the sweep.
+    With AVX-512 two steps of Newton's from an estimate of 14 bits: the divider, busy with the
+    square roots, is what would limit the sweep. The second step, fused, rounds correctly what is
+    off by at most one unit in the last place (Markstein 1990), unless all bits of the mantissa of
+    `a` are ones: then the last bit of the result is 1, and may be missing.
     """
 
     def codegen(context, builder, sig, args):
@@ -320,8 +338,14 @@ def reciprocal(typingctx, a):
         mask = ir.Constant(ir.IntType(16), -1)
         arguments = [args[0], ir.Constant(kind, None), mask]
         estimate = call_llvm(builder, "llvm.x86.avx512.rcp14.ps.512", kind, arguments)
-        error = multiply_add(builder, builder.fneg(estimate), args[0], one)
-        return multiply_add(builder, estimate, error, estimate)
+        for _ in range(2):
+            error = multiply_add(builder, builder.fneg(estimate), args[0], one)
+            estimate = multiply_add(builder, estimate, error, estimate)
+        integers = ir.VectorType(_INT32, LANES)
+        mantissa = ir.Constant(integers, [0x7FFFFF] * LANES)
+        bits = builder.and_(builder.bitcast(args[0], integers), mantissa)
+        missing = builder.zext(builder.icmp_unsigned("==", bits, mantissa), integers)
+        return builder.bitcast(builder.or_(builder.bitcast(estimate, integers), missing), kind)
 
     return a(a), codegen
 
@@ -386,7 +410,23 @@ def sum_of_quads(typingctx, a):
 
 
 @intrinsic
-def total(typingctx, a):
+def no_sum(typingctx):
+    """Zero in every lane of a sum."""
+    return SUM(), lambda context, builder, sig, args: ir.Constant(ir.VectorType(DOUBLE, LANES), 0)
+
+
+@intrinsic
+def add_to(typingctx, sums, a):
+    """`sums` plus `a` lane by lane, in float64."""
+
+    def codegen(context, builder, sig, args):
+        return builder.fadd(args[0], builder.fpext(args[1], args[0].type))
+
+    return SUM(sums, a), codegen
+
+
+@intrinsic
+def total(typingctx, sums):
     """The sum of all lanes, by halves."""
 
     def codegen(context, builder, sig, args):
@@ -398,7 +438,7 @@ def total(typingctx, a):
             value = builder.fadd(low, high)
         return builder.extract_element(value, ir.Constant(_INT32, 0))
 
-    return types.float32(a), codegen
+    return types.float64(sums), codegen
 
 
 def aligned_zeros(size: int) -> npt.NDArray[np.float32]:
