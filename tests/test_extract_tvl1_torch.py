@@ -1,6 +1,4 @@
-"""The batched torch TV-L1: agrees with the numba kernels, and keeps off the host."""
-
-import shutil
+"""TV-L1 in plain PyTorch: agrees with the compiled kernels, and keeps off the host."""
 
 import numpy as np
 import pytest
@@ -9,7 +7,13 @@ from test_extract_tvl1 import endpoint_errors, moving_square, texture
 
 from extract.flow import tvl1_torch
 from extract.flow.tvl1 import TVL1Config, tvl1_flow
-from extract.flow.tvl1_torch import median5, resize_linear, tvl1_flow_torch, warp_cubic
+from extract.flow.tvl1_torch import (
+    median5,
+    resize_linear,
+    tvl1_flow_clips,
+    tvl1_flow_torch,
+    warp_cubic,
+)
 
 cv2 = pytest.importorskip("cv2", reason="opencv is the reference of these tests")
 
@@ -47,21 +51,33 @@ def test_one_warp_agrees_to_rounding(change):
     assert endpoint_errors(flow, expected).mean() < 1e-3
 
 
-def test_how_often_the_host_looks_does_not_change_the_flow():
+def test_how_often_the_host_looks_does_not_change_the_flow(monkeypatch):
     """Frozen pairs keep their state: the stopping rule is met exactly, not every few iterations."""
     frames = np.concatenate([moving_square(24, 30), texture(24, 30)[None].repeat(2, 0)])
     config = TVL1Config(num_scales=1, num_warps=2, outer_iterations=3)
-    expected = run(frames, config=config, check_every=1)
-    for check_every in (4, 30, 0):
-        np.testing.assert_array_equal(run(frames, config=config, check_every=check_every), expected)
+    monkeypatch.setattr(tvl1_torch, "CPU_BATCH_SIZE", 4)
+    expected = run(frames, config=config)
+    for check_every in (1, 4, 30):
+        monkeypatch.setattr(tvl1_torch, "CHECK_EVERY", check_every)
+        np.testing.assert_array_equal(run(frames, config=config), expected)
 
 
-def test_a_pair_does_not_depend_on_its_batch():
+def test_a_pair_does_not_depend_on_its_batch(monkeypatch):
     frames = np.concatenate([moving_square(24, 30, num_frames=3, seed=s) for s in range(2)])
     config = TVL1Config(num_scales=2, num_warps=2)
     expected = np.concatenate([run(frames[i : i + 2], config=config) for i in range(5)])
-    np.testing.assert_allclose(run(frames, config=config, batch_size=2), expected, atol=1e-5)
-    np.testing.assert_allclose(run(frames, config=config, batch_size=64), expected, atol=1e-5)
+    for size in (2, 64):
+        monkeypatch.setattr(tvl1_torch, "CPU_BATCH_SIZE", size)
+        np.testing.assert_allclose(run(frames, config=config), expected, atol=1e-5)
+
+
+def test_clips_do_not_run_into_each_other():
+    clips = np.stack([moving_square(24, 30, num_frames=3, seed=s) for s in range(2)])
+    config = TVL1Config(num_scales=1, num_warps=1)
+    flow = tvl1_flow_clips(torch.from_numpy(clips), config=config)
+    assert flow.shape == (2, 2, 24, 30, 2)
+    for found, clip in zip(flow.numpy(), clips, strict=True):
+        np.testing.assert_array_equal(found, run(clip, config=config))
 
 
 def test_identical_frames_do_not_move():
@@ -82,28 +98,24 @@ def test_one_frame_has_no_flow():
 def test_other_input_is_refused():
     with pytest.raises(ValueError, match="gray must be uint8"):
         run(np.zeros((2, 16, 16), np.float32))
-    with pytest.raises(ValueError, match="batch_size"):
-        run(np.zeros((2, 16, 16), np.uint8), batch_size=0)
-
-
-def test_whole_path_runs_on_the_meta_device():
-    """A tensor made on another device, or a value read by the host, raises there."""
-    gray = torch.zeros((4, 40, 52), dtype=torch.uint8, device="meta")
-    config = TVL1Config(num_scales=2, num_warps=1, inner_iterations=3, outer_iterations=2)
-    flow = tvl1_flow_torch(gray, config=config, batch_size=2, check_every=0)
-    assert flow.device.type == "meta"
-    assert flow.shape == (3, 40, 52, 2)
+    with pytest.raises(ValueError, match="gray must be uint8"):
+        run(np.zeros((1, 2, 16, 16), np.uint8))
+    with pytest.raises(ValueError, match="gray must be uint8"):
+        run(np.zeros((2, 2, 16), np.uint8))
 
 
 def test_looking_is_the_only_read_of_a_tensor(monkeypatch):
-    gray = torch.zeros((3, 20, 24), dtype=torch.uint8, device="meta")
+    """On meta a tensor made on another device, or a value read by the host, raises."""
+    gray = torch.zeros((4, 20, 24), dtype=torch.uint8, device="meta")
     config = TVL1Config(num_scales=1, num_warps=1, outer_iterations=2, inner_iterations=6)
+    monkeypatch.setattr(tvl1_torch, "CHECK_EVERY", 3)
     with pytest.raises(RuntimeError, match="meta"):
-        tvl1_flow_torch(gray, config=config, check_every=3)
+        tvl1_flow_torch(gray, config=config)
     looks = []
     monkeypatch.setattr(tvl1_torch, "_any_left", lambda active: looks.append(active) or True)
-    tvl1_flow_torch(gray, config=config, check_every=3)
-    assert len(looks) == 4  # 2 outer loops of 6 iterations, a look every 3
+    flow = tvl1_flow_torch(gray, config=config)
+    assert (flow.device.type, flow.shape) == ("meta", (3, 20, 24, 2))
+    assert len(looks) == 4  # one batch, 2 outer loops of 6 iterations, a look every 3
 
 
 def test_median_equals_opencvs():
@@ -131,28 +143,6 @@ def test_resizing_equals_opencvs(sizes):
     steps = (source[0] / target[0], source[1] / target[1])
     ours = resize_linear(torch.from_numpy(image), target, steps)
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns about torch
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
-def test_compiled_iteration_equals_the_plain_one():
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(3, 2, 18, 20), (3, 2, 2, 18, 20), (3, 2, 18, 20), (3, 1, 18, 20), (3, 1, 18, 20)]
-    tensors = [torch.rand(shape, generator=generator) for shape in shapes]
-    arguments = (*tensors, torch.tensor([True, False, True]), 0.3, 0.83, 0.045, 0.5)
-    expected = tvl1_torch.iteration(*arguments)
-    compiled = torch.compile(tvl1_torch.iteration, dynamic=False)(*arguments)
-    for ours, theirs in zip(compiled, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_the_numba_kernels():
-    frames = moving_square(120, 160, num_frames=6)
-    flow = tvl1_flow_torch(torch.from_numpy(frames).cuda(), batch_size=3).cpu().numpy()
-    assert endpoint_errors(flow, tvl1_flow(frames)).mean() <= 0.02
 
 
 @pytest.mark.realdata
