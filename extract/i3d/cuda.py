@@ -234,7 +234,7 @@ def max_pool(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     num_rows, block_m, block_n = out[0].numel() // channels, 32, 64
     kernels.max_pool[blocks_of(num_rows, block_m), blocks_of(channels, block_n)](
         x[0], x[-1], out[0], out[-1], num_rows, *sizes, *x.shape[2:5], channels // 8,
-        *(same_padding(*axis)[0] for axis in axes), *kernel, *stride,
+        *(same_padding(*axis)[0] for axis in axes), *stride, *kernel,
         PARTS=len(x), BLOCK_M=block_m, BLOCK_N=block_n,
     )  # fmt: skip
     return out

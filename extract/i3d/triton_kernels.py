@@ -18,7 +18,7 @@ LOW_SCALE = tl.constexpr(2048.0)  # 2 ** 11: brings what float16 leaves of a num
 _SIZES = ["num_rows", "times", "height", "width", "in_times", "in_height", "in_width"]
 _SIZES += ["in_groups", "out_groups", "x_groups", "depth_groups", "weight_groups"]
 _SIZES += ["out_stride_groups"]
-_SIZES += ["pad_t", "pad_y", "pad_x"]
+_SIZES += ["pad_t", "pad_y", "pad_x", "stride_t", "stride_y", "stride_x"]
 
 
 @triton.jit
@@ -108,8 +108,8 @@ def convolve(
 def max_pool(
     x_high, x_low, out_high, out_low,
     num_rows, times, height, width, in_times, in_height, in_width, in_groups, pad_t, pad_y, pad_x,
+    stride_t, stride_y, stride_x,
     KT: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr,
-    ST: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Max pool of a nonnegative map with whole cells; padding is 0, which never wins."""
@@ -118,7 +118,7 @@ def max_pool(
     channels = in_groups * 8
     in_columns = (columns < channels)[None, :]
     clip, t, y, x = _places(rows, times, height, width)
-    t, y, x = t * ST - pad_t, y * SY - pad_y, x * SX - pad_x
+    t, y, x = t * stride_t - pad_t, y * stride_y - pad_y, x * stride_x - pad_x
     largest = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
     for kt in tl.static_range(KT):
         in_t = (rows < num_rows) & (t + kt >= 0) & (t + kt < in_times)
@@ -138,8 +138,7 @@ def max_pool(
     _store_map(out_high, out_low, at, largest, (rows < num_rows)[:, None] & in_columns, PARTS)
 
 
-@triton.jit(do_not_specialize=[*_SIZES, "stride_b", "stride_c", "stride_t", "stride_y", "stride_x",
-                               "factor", "shift"])  # fmt: skip
+@triton.jit(do_not_specialize=[*_SIZES, "stride_b", "stride_c", "factor", "shift"])
 def gather_cells(
     clips, out_high, out_low,
     num_rows, times, height, width, in_times, in_height, in_width, pad_t, pad_y, pad_x,
