@@ -160,8 +160,12 @@ def gather_cells(
     inside = (rows < num_rows)[:, None] & (pixel < 4 * TAPS)[None, :]
     inside &= (frame >= 0) & (frame < in_times) & (row >= 0) & (row < in_height)
     inside &= (column >= 0) & (column < in_width)
-    at = frame * stride_t + row * stride_y + column * stride_x + (channel * stride_c)[None, :]
-    at = clip.to(tl.int64)[:, None] * stride_b + at
+    # 64 bits: a long clip of large frames has more pixels than 32 bits count
+    first = clip.to(tl.int64) * stride_b + (2 * t - pad_t).to(tl.int64) * stride_t
+    first += (2 * y - pad_y).to(tl.int64) * stride_y + (2 * x - pad_x).to(tl.int64) * stride_x
+    beyond = channel.to(tl.int64) * stride_c + (pixel // 4).to(tl.int64) * stride_t
+    beyond += (pixel // 2 % 2).to(tl.int64) * stride_y + (pixel % 2).to(tl.int64) * stride_x
+    at = first[:, None] + beyond[None, :]
     value = tl.load(clips + at, mask=inside, other=0).to(tl.float32) * factor + shift
     at = rows.to(tl.int64)[:, None] * CELL + columns[None, :]
     mask = (rows < num_rows)[:, None] & (columns < CELL)[None, :]
