@@ -26,6 +26,8 @@ from extract.i3d.same import same_padding
 DEPTH = 32
 # Cells and channels that one program makes: as large as leaves room for others beside it
 BLOCK = {"BLOCK_M": 128, "BLOCK_N": 64}
+# Triton's default, but newer releases warn where it is not said
+FUSED = {"enable_fp_fusion": True}
 LOW_SCALE = kernels.LOW_SCALE.value
 
 
@@ -89,7 +91,7 @@ class TritonConv:
         self.weight = split(matrix.contiguous(), form)
         self.scale, self.bias = scale.float(), bias.float()
         # The fastest of those tried on an H200
-        self.options: dict[str, Any] = {"BLOCK_K": DEPTH, "num_warps": 4, "num_stages": 3, **BLOCK}
+        self.options: dict[str, Any] = {"BLOCK_K": DEPTH, "num_warps": 4, "num_stages": 3}
         if self.depth % (2 * DEPTH) == 0:
             self.options["BLOCK_K"] = 2 * DEPTH
             if form.parts == 2:
@@ -113,7 +115,7 @@ class TritonConv:
             num_rows, times, height, width, *x.shape[3:5],
             *(n // 8 for n in (x.stride(4), self.depth, self.weight.stride(1), self.num_outputs)),
             out.stride(4) // 8, *self.kernel, PAD=self.padding, PARTS=self.form.parts,
-            X_PARTS=len(x), **self.options,
+            X_PARTS=len(x), **self.options, **BLOCK, **FUSED,
         )  # fmt: skip
         return out
 
@@ -164,6 +166,7 @@ class TritonStem:
             *(same_padding(size, 7, 2)[0] for size in sizes), *clips.stride(),
             2.0 if frames else 255.0, -255.0 if frames else 0.0, CHANNELS=self.channels, TAPS=7,
             CELL=self.cell, PARTS=parts, BLOCK_M=block, BLOCK_N=128 if self.cell > 64 else 64,
+            **FUSED,
         )  # fmt: skip
         return cells
 
@@ -235,7 +238,7 @@ def max_pool(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     kernels.max_pool[blocks_of(num_rows, block_m), blocks_of(channels, block_n)](
         x[0], x[-1], out[0], out[-1], num_rows, *sizes, *x.shape[2:5], channels // 8,
         *(same_padding(*axis)[0] for axis in axes), *stride, *kernel,
-        PARTS=len(x), BLOCK_M=block_m, BLOCK_N=block_n,
+        PARTS=len(x), BLOCK_M=block_m, BLOCK_N=block_n, **FUSED,
     )  # fmt: skip
     return out
 
