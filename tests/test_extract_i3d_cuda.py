@@ -157,16 +157,20 @@ def test_first_convolution_is_torchs(
 
 
 @pytest.mark.slow
-def test_network_is_the_plain_one(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cuda.BLOCK, "BLOCK_M", 16)  # the maps have few cells
+def test_blocks_are_the_plain_networks(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two whose map between them is filled up with zeros."""
+    monkeypatch.setattr(cuda, "BLOCK", {"BLOCK_M": 16, "BLOCK_N": 512})  # for a map of few cells
     state = made_up_state("flow")
-    clips = (drawn(1, 2, 9, 3, 5) * 2 - 1).float()
-    with torch.inference_mode():
-        expected = I3D.from_state_dict(state, "flow").double().extract_features(clips.double())
     network = cuda.TritonI3D(state, "flow", device=torch.device("cpu"), precision="float32")
-    features = network(clips)
-    assert features.dtype == torch.float32
-    assert relative_error(features, expected) < 2e-6
+    plain = I3D.from_state_dict(state, "flow").double()
+    x = drawn(1, 1, 1, 3, 512)
+    with torch.inference_mode():
+        expected = plain.mixed4f(plain.mixed4e(channels_first(x)))
+        between = network._mixed(cuda.split(x, PAIRS), "mixed4e")
+        found = channels_first(cuda.join(network._mixed(between, "mixed4f")))
+    assert between.shape[-1] == 544
+    assert (between[..., 528:] == 0).all()
+    assert relative_error(found, expected) < 2e-6
 
 
 # --- on a card
