@@ -4,14 +4,18 @@ Each side runs in a process of its own, ours set up as `feat extract` sets itsel
 alternate, so that other load on the machine hits both. A ratio is the result. The machine's matrix
 product, measured in every round too, is the limit both could reach.
 
+With `--device cuda` the sides are the kernels and PyTorch's operators on a GPU, in every precision:
+frames as uint8, already on the card; errors are those against the plain network in float64.
+
 Run: python -m bench.bench_i3d [--runs N] [--threads N] [--clips N] [--precision NAME]
+     python -m bench.bench_i3d --device cuda [--runs N]
 """
 
 import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,8 +26,10 @@ import torch
 from bench.reference import load_networks
 from bench.sides import in_processes
 from data.process import ENVIRONMENT, set_up_process
+from extract.i3d.folded import FoldedI3D
 from extract.i3d.layers import conv_units
-from extract.i3d.precision import precision_for
+from extract.i3d.network import I3D
+from extract.i3d.precision import PRECISIONS, precision_for
 from extract.i3d.prepared import prepare_network
 from extract.weights.resolve import load_state_dict, resolve_weights
 
@@ -31,6 +37,7 @@ from extract.weights.resolve import load_state_dict, resolve_weights
 CELLS = {"conv1a": 8 * 112**2, "conv2": 8 * 56**2, "mixed3": 8 * 28**2, "mixed4": 4 * 14**2}
 CELLS["mixed5"] = 2 * 7**2
 MATRIX = 2048
+GPU_BATCHES = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,56 @@ def run(runs: int = 5, *, threads: int = 0, clips: int = 2, precision: str = "au
     return [Row(f"I3D {precision}, {clips} clips", threads, eager, prepared, peaks, error, cosine)]
 
 
+def gpu_lines(device: str, runs: int) -> Iterator[str]:
+    """Yield a line for each way and precision: clips a second in batches, and the error."""
+    state = load_state_dict(resolve_weights(streams=["rgb"])["rgb"])
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(0, 256, (64, 3, 16, 224, 224), dtype=torch.uint8, generator=generator)
+    with torch.inference_mode():
+        plain = I3D.from_state_dict(state, "rgb").double()
+        expected = plain.extract_features(clips[:2].double() / 127.5 - 1)
+    clips = clips.to(device)
+    yield f"I3D on {torch.cuda.get_device_name(device)}, clips/s in batches of {GPU_BATCHES}"
+    for precision in PRECISIONS[1:]:
+        ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "PyTorch": FoldedI3D(state, "rgb", device=torch.device(device), precision=precision),
+            "kernels": prepare_network(state, "rgb", device=device, precision=precision),
+        }
+        for way, network in ways.items():
+            error = (network(clips[:2]).cpu() - expected).norm() / expected.norm()
+            rates = [batch / gpu_seconds(network, clips[:batch], runs) for batch in GPU_BATCHES]
+            figures = "  ".join(f"{rate:6.0f}" for rate in rates)
+            yield f"{precision:<8} {way}  {figures}  relative error {error:.1e}"
+
+
+def gpu_seconds(
+    network: Callable[[torch.Tensor], torch.Tensor], clips: torch.Tensor, runs: int
+) -> float:
+    """Return the median time of `runs` batches, of events on the card, after two for warming up."""
+    seconds = []
+    for _ in range(runs + 2):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        network(clips)
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1000)
+    return statistics.median(seconds[2:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print(f"{clip_flops() / 1e9:.1f} GFLOP a clip")
+    if args.device != "cpu":
+        for line in gpu_lines(args.device, args.runs):
+            print(line, flush=True)
+        return
     for row in run(args.runs, threads=args.threads, clips=args.clips, precision=args.precision):
         print(row.line())
 

@@ -143,8 +143,6 @@ class I3DBackbone:
         )
 
         def features(clips: "Tensor") -> "Tensor":
-            if self.needs == "frames":
-                clips = clips.float().div_(127.5).sub_(1.0)  # [-1, 1], as it was trained
             return network(clips.permute(0, 4, 1, 2, 3))
 
         return features

@@ -62,7 +62,7 @@ folder_fps_option = click.option(
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
     default="float32", show_default=True,
-    help="Of the network. auto: bfloat16 where the hardware multiplies it natively. "
+    help="Of the network. auto: the fastest, float16 on a GPU, bfloat16 on a CPU that has it. "
     "Part of the key: a team that shares a cache chooses one.",
 )  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

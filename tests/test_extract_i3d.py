@@ -282,6 +282,21 @@ def test_auto_takes_bfloat16_only_where_the_cpu_multiplies_it(
         assert precision_for("cpu", "auto") == expected
 
 
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), "float32"), ((7, 5), "float16"), ((9, 0), "float16")]
+)
+def test_auto_takes_float16_on_a_gpu_with_tensor_cores_and_says_so(
+    capability: tuple[int, int],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    with caplog.at_level("INFO", logger="feat"):
+        assert precision_for("cuda:1", "auto") == expected
+    assert caplog.messages == [f"precision auto: {expected}, the fastest on this GPU"]
+
+
 def test_precision_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ConfigError, match="expected one of auto, float32"):
         precision_for("cpu", "fp8")

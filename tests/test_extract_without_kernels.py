@@ -17,7 +17,7 @@ from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
 from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.flow.tvl1_torch import tvl1_flow_torch
-from extract.kernels.choice import use_kernels
+from extract.kernels.choice import use_kernels, use_triton
 from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
 
@@ -111,6 +111,16 @@ def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEAT_KERNELS", "off")
     with pytest.raises(ConfigError, match=r"FEAT_KERNELS: found off, expected 1 .* or 0"):
         use_kernels()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can compile here")
+def test_where_triton_cannot_compile_the_plain_operators_are_taken_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without a GPU it finds no driver, as it finds no C compiler elsewhere."""
+    assert not any(use_triton(torch.device(name)) for name in ("cpu", "cuda", "meta", "cuda:1"))
+    assert len(caplog.messages) == 1
+    assert "Triton cannot compile kernels for the GPU (" in caplog.text
 
 
 def test_gray_is_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:

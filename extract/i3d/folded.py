@@ -5,7 +5,7 @@ precision where asked. Nothing here waits for the device. It is what a GPU runs,
 compiled kernels; with them see extract/i3d/compiled.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,7 @@ class FoldedConv:
     def __init__(
         self, state: Mapping[str, Tensor], name: str, device: torch.device, dtype: torch.dtype
     ) -> None:
-        norm = {part: state[f"{name}.norm.{part}"].double() for part in
-                ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
-        scale = norm["weight"] / torch.sqrt(norm["running_var"] + BATCH_NORM_EPS)
-        weight = state[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1, 1)
-        bias = norm["bias"] - norm["running_mean"] * scale
+        weight, bias = fold_norm(state, name)
         self.dtype = dtype
         emulated = device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16_conv()
         multiplied = torch.float32 if emulated else dtype
@@ -61,8 +57,8 @@ class FoldedConv:
 class FoldedI3D:
     """One stream's network, its batch norms folded in, laid out for `device`.
 
-    Calling it maps clips (B, C, T, H, W) float32 in [-1, 1], of any memory layout, to features
-    (B, 1024) float32 on the same device.
+    Calling it maps clips (B, C, T, H, W), float32 in [-1, 1] or frames as uint8, of any memory
+    layout, to features (B, 1024) float32 on the same device.
     """
 
     conv_type = FoldedConv
@@ -71,7 +67,7 @@ class FoldedI3D:
         self, state: Mapping[str, Tensor], stream: Stream, *, device: torch.device, precision: str
     ) -> None:
         self.device, self.dtype = device, DTYPES[precision]
-        self.convs: Mapping[str, FoldedConv] = {
+        self.convs: Mapping[str, Callable[..., Tensor]] = {
             unit.name: self.conv_type(state, unit.name, device, self.dtype)
             for unit in conv_units(stream)
         }
@@ -79,6 +75,8 @@ class FoldedI3D:
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
         """Return the features (B, 1024) float32 of `clips`."""
+        if clips.dtype == torch.uint8:
+            clips = clips.float().div_(127.5).sub_(1.0)  # [-1, 1], as it was trained
         # In float32 a GPU would round the factors to TF32 unasked: 1e-3, and the key would not say
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             return pool_features(self.maps(clips).float())
@@ -119,6 +117,15 @@ class FoldedI3D:
     def _pool(self, x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
         """Return the max pool of nonnegative maps with "SAME" padding."""
         return max_pool_same(x, kernel, stride)
+
+
+def fold_norm(state: Mapping[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias, float64, of the convolution `name` with its batch norm."""
+    norm = {part: state[f"{name}.norm.{part}"].double() for part in
+            ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+    scale = norm["weight"] / torch.sqrt(norm["running_var"] + BATCH_NORM_EPS)
+    weight = state[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1, 1)
+    return weight, norm["bias"] - norm["running_mean"] * scale
 
 
 def has_bfloat16_conv() -> bool:

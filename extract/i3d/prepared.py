@@ -7,7 +7,7 @@ from torch import Tensor
 
 from extract.i3d.folded import FoldedI3D
 from extract.i3d.layers import Stream
-from extract.kernels.choice import use_kernels
+from extract.kernels.choice import use_kernels, use_triton
 
 
 def prepare_network(
@@ -15,8 +15,8 @@ def prepare_network(
 ) -> Callable[[Tensor], Tensor]:
     """Return `extract_features` of the network with the weights `state`, made fast on `device`.
 
-    The result takes clips (B, C, T, H, W) float32 in [-1, 1] on `device` and returns features
-    (B, 1024) float32.
+    The result takes clips (B, C, T, H, W) on `device`, float32 in [-1, 1] or frames as uint8, and
+    returns features (B, 1024) float32.
 
     Args:
         state: weights in our names.
@@ -25,8 +25,9 @@ def prepare_network(
         precision: `float32`, `bfloat16` or `float16`; see `extract.i3d.precision.precision_for`.
     """
     device = torch.device(device)
-    if device.type != "cpu" or not use_kernels():
-        return FoldedI3D(state, stream, device=device, precision=precision)
-    from extract.i3d.compiled import CompiledI3D
-
-    return CompiledI3D(state, stream, device=device, precision=precision)
+    kind = FoldedI3D
+    if use_triton(device):
+        from extract.i3d.cuda import TritonI3D as kind
+    elif device.type == "cpu" and use_kernels():
+        from extract.i3d.compiled import CompiledI3D as kind
+    return kind(state, stream, device=device, precision=precision)
