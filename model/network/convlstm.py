@@ -6,10 +6,7 @@ Gates: Wan et al. 2021, equations 1 to 5 (peepholes included), after Shi et al. 
 import torch
 from torch import Tensor, nn
 
-GRID = 4
-"""G, the side of the square maps that feature vectors are reshaped to (Wan et al. 2021)."""
-KERNEL = 3
-"""Side of the convolutions' kernels; the maps keep their size."""
+from model.network.winograd import GRID, KERNEL, filter_maps, kernels_at_points
 
 
 class ConvLSTMLayer(nn.Module):
@@ -32,23 +29,31 @@ class ConvLSTMLayer(nn.Module):
         Returns:
             (B, K, hidden, G, G).
         """
+        maps = inputs.flatten(3).permute(3, 1, 0, 2)  # (G * G, K, B, C)
         # The inputs' share of the gates does not depend on the states: one call for all steps.
-        of_inputs = self.input_to_gates(inputs.flatten(0, 1))  # (B * K, 4 * hidden, G, G)
-        of_inputs = of_inputs.unflatten(0, inputs.shape[:2])  # (B, K, 4 * hidden, G, G)
-        hidden = cell = torch.zeros_like(of_inputs[:, 0].chunk(4, dim=1)[0])  # (B, hidden, G, G)
+        of_inputs = filter_maps(
+            maps.flatten(1, 2),
+            kernels_at_points(self.input_to_gates.weight),
+            self.input_to_gates.bias,
+        ).view(*maps.shape[:3], -1)  # (G * G, K, B, 4 * hidden)
+        kernels = kernels_at_points(self.hidden_to_gates.weight)
+        if self.peepholes is not None:
+            peep_i, peep_f, peep_o = self.peepholes.flatten(2).mT.unsqueeze(2)  # (G * G, 1, hidden)
+        hidden = cell = torch.zeros_like(of_inputs[:, 0].chunk(4, dim=2)[0])  # (G * G, B, hidden)
         states = []
         for t, gates in enumerate(of_inputs.unbind(dim=1)):
             if t > 0:  # before the first step the hidden state is zero
-                gates = gates + self.hidden_to_gates(hidden)
-            i, f, o, g = gates.chunk(4, dim=1)  # (B, hidden, G, G) each
+                gates = gates + filter_maps(hidden, kernels)
+            i, f, o, g = gates.chunk(4, dim=2)  # (G * G, B, hidden) each
             if self.peepholes is not None:
-                i, f = i + self.peepholes[0] * cell, f + self.peepholes[1] * cell
+                i, f = i + peep_i * cell, f + peep_f * cell
             cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
             if self.peepholes is not None:
-                o = o + self.peepholes[2] * cell
+                o = o + peep_o * cell
             hidden = o.sigmoid() * cell.tanh()
             states.append(hidden)
-        return torch.stack(states, dim=1)
+        of_steps = torch.stack(states, dim=1)  # (G * G, K, B, hidden)
+        return of_steps.permute(2, 1, 3, 0).view(*inputs.shape[:2], -1, GRID, GRID)
 
 
 class ConvLSTM(nn.Module):
