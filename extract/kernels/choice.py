@@ -7,9 +7,8 @@ those of two processors do (docs/CACHE.md, "With a team").
 
 import functools
 import logging
-import os
 
-from data.errors import ConfigError
+from data.kernels import kernels_wanted
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -20,7 +19,7 @@ def use_kernels() -> bool:
     Raises:
         ConfigError: FEAT_KERNELS is neither 0 nor 1.
     """
-    return _wanted() and not _import_failure()
+    return kernels_wanted() and not _import_failure()
 
 
 def warn_without_kernels() -> None:
@@ -29,21 +28,12 @@ def warn_without_kernels() -> None:
     Raises:
         ConfigError: FEAT_KERNELS is neither 0 nor 1.
     """
-    if _wanted() and (cause := _import_failure()):
+    if kernels_wanted() and (cause := _import_failure()):
         logger.warning(
             "warning: the compiled kernels cannot be imported (%s): extraction on a CPU takes "
             "tens of times as long; reinstall numba, or set FEAT_KERNELS=0 to go without it",
             cause,
         )
-
-
-def _wanted() -> bool:
-    value = os.environ.get("FEAT_KERNELS") or "1"
-    if value not in ("0", "1"):
-        raise ConfigError(
-            f"FEAT_KERNELS: found {value}, expected 1 (compiled kernels) or 0 (plain PyTorch)"
-        )
-    return value == "1"
 
 
 @functools.cache
