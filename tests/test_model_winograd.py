@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.network.winograd import GRID, filter_maps, kernels_at_points
+from model.network.winograd import GRID, kernels_at_points, maps_at_points, maps_from_points
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def filtered(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     """Our convolution of (N, C, G, G) with (O, C, 3, 3)."""
     maps = images.flatten(2).permute(2, 0, 1)
-    return filter_maps(maps, kernels_at_points(kernels)).permute(1, 2, 0).unflatten(2, (GRID, GRID))
+    products = torch.bmm(maps_at_points(maps), kernels_at_points(kernels))
+    return maps_from_points(products.to(kernels.dtype)).permute(1, 2, 0).unflatten(2, (GRID, GRID))
 
 
 def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:

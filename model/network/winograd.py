@@ -4,10 +4,14 @@ Four values in a row, zeros beside them, and three taps: the four outputs are co
 product of two polynomials, of degrees 3 and 2. Its values at six points tell it, so that six
 multiplications do instead of twelve (Toom 1963; Winograd 1980; Lavin and Gray 2015, "Fast
 Algorithms for Convolutional Neural Networks"). Along rows and columns at once that makes 36
-products of matrices, maps by input channels times input by output channels, instead of 144.
+products of matrices instead of 144, maps by input channels times input by output channels:
+
+    maps_from_points(torch.bmm(maps_at_points(maps), kernels_at_points(kernels)))
 
 In float32 the result differs from the exact one by 1.3e-6 of its norm, that of a direct convolution
-by 0.5e-6; other points, such as 0, 1, -1, 2, -2 and infinity, lose twice as much.
+by 0.5e-6; other points, such as 0, 1, -1, 2, -2 and infinity, lose twice as much. Under autocast
+the products alone are in the lower precision, in which the terms of the transforms do not cancel:
+`maps_from_points` wants them back in float32.
 """
 
 import functools
@@ -24,42 +28,44 @@ KERNEL = 3
 """Side of the convolutions' kernels; the maps keep their size."""
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))
 """Where the polynomials are evaluated; the sixth point is infinity."""
+NUM_POINTS = (len(POINTS) + 1) ** 2
+"""P, of rows and columns."""
+
+
+class Transforms(NamedTuple):
+    """The three matrices."""
+
+    of_maps: Tensor
+    """(P, G * G)."""
+    of_kernels: Tensor
+    """(P, 9)."""
+    of_products: Tensor
+    """(G * G, P)."""
 
 
 def kernels_at_points(kernels: Tensor) -> Tensor:
-    """Return the values (36, C, O) of kernels (O, C, 3, 3), as `filter_maps` takes them."""
+    """Return the values (P, C, O) of kernels (O, C, 3, 3)."""
     taps = kernels.flatten(2).permute(2, 1, 0)  # (9, C, O)
-    return _apply(_matrices(kernels.dtype, kernels.device).of_kernels, taps)
+    return _apply(transforms(kernels.dtype, kernels.device).of_kernels, taps)
 
 
-def filter_maps(maps: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the convolution of maps, zeros outside, a pixel after the other: (G * G, N, O).
-
-    Under autocast the products alone are in the lower precision: the matrices around them would
-    not cancel in it.
-
-    Args:
-        maps: (G * G, N, C).
-        kernels: (36, C, O) of `kernels_at_points`.
-        bias: (O,) to be added.
-    """
-    matrices = _matrices(kernels.dtype, kernels.device)
-    filtered = _apply(matrices.of_products, torch.bmm(_apply(matrices.of_maps, maps), kernels))
-    return filtered if bias is None else filtered + bias
+def maps_at_points(maps: Tensor) -> Tensor:
+    """Return the values (P, ...) of maps (G * G, ...), a pixel after the other."""
+    return _apply(transforms(maps.dtype, maps.device).of_maps, maps)
 
 
-class _Matrices(NamedTuple):
-    of_maps: Tensor  # (36, 16)
-    of_kernels: Tensor  # (36, 9)
-    of_products: Tensor  # (16, 36)
+def maps_from_points(products: Tensor) -> Tensor:
+    """Return the convolution (G * G, ...) whose values at the points are (P, ...)."""
+    return _apply(transforms(products.dtype, products.device).of_products, products)
 
 
 @functools.cache
-def _matrices(dtype: torch.dtype, device: torch.device) -> _Matrices:
+def transforms(dtype: torch.dtype, device: torch.device) -> Transforms:
+    """Return the matrices."""
     along_maps, along_kernels = _evaluate(GRID), _evaluate(KERNEL)[:, ::-1]
     # coefficients 1 to 4 of 0 to 5: the others belong to pixels outside
     interpolate = np.linalg.inv(_evaluate(GRID + KERNEL - 1))[1 : GRID + 1]
-    return _Matrices(
+    return Transforms(
         *(
             torch.from_numpy(np.kron(matrix, matrix)).to(device, dtype)
             for matrix in (along_maps, along_kernels, interpolate)
@@ -77,7 +83,6 @@ def _evaluate(count: int) -> NDArray[np.float64]:
 
 
 def _apply(matrix: Tensor, values: Tensor) -> Tensor:
-    """Return the product of (P, Q) with the first axis of (Q, N, C)."""
+    """Return the product of (P, Q) with the first axis of (Q, ...)."""
     with torch.autocast(values.device.type, enabled=False):
-        product = matrix @ values.to(matrix.dtype).flatten(1)
-        return product.view(-1, *values.shape[1:])
+        return (matrix @ values.flatten(1)).view(-1, *values.shape[1:])
