@@ -14,7 +14,11 @@ Then the default model's steps with one thread and with one a core, on the machi
 beside busy processes, two a core: how OpenMP's threads wait (`OMP_WAIT_POLICY`) decides there. A
 thread that waits actively does so between two turns, too: here each turn has a process of its own.
 
+With `--device cuda` the networks, and a batch already in memory, are on a GPU. PyTorch's defaults
+let the plain loop convolve in TF32 there; ours stays in float32.
+
 Run: python -m bench.bench_train [--rounds N] [--steps N] [--threads N N] [--only PART]
+     python -m bench.bench_train --device cuda --rounds 5 --steps 200
 """
 
 import argparse
@@ -52,7 +56,7 @@ PRESETS = ("released", "paper")
 OURS = "**`feat train --preset {preset}`**"
 LOADED = "the same, batch already in memory"
 WAYS = ("published loop, heads as in `{preset}`", LOADED, OURS)
-WARM_UP = 2
+WARM_UP = 5  # after which a step on a GPU is a graph
 CORES = len(os.sched_getaffinity(0))
 DEFAULT = f"**{CORES} threads, `feat train`'s default**"
 OWN = f"{CORES} threads, OpenMP's own default"
@@ -117,20 +121,21 @@ class PlainNetwork(nn.Module):
 class PlainLoop:
     """The published way to make a batch and take a step, with torch's defaults."""
 
-    def __init__(self, data: FeatureSet, folder: Path, preset: str) -> None:
+    def __init__(self, data: FeatureSet, folder: Path, preset: str, device: str = "cpu") -> None:
         config = choose_method("convlstm", preset)
+        self._device = device
         self._folder, self._half = folder, config.batch_size // 2
         self._rng = np.random.default_rng(0)
         self._labels = [label.frame_labels(CLIPS * CLIP_LEN) for label in data.labels]
         self._categories = [int(label.category or -1) + 1 for label in data.labels]
         for video in range(VIDEOS):
             np.save(folder / f"{video}.npy", data.features[data.rows(video)])
-        self.network = PlainNetwork(preset)
+        self.network = PlainNetwork(preset).to(device)
         self._optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
 
-    def load(self) -> tuple[Tensor, Tensor, Tensor]:
+    def load(self) -> tuple[Tensor, ...]:
         """Return features (60, K, D), frame labels (60, 80) and categories (60,)."""
         features, labels, categories = torch.zeros(0), torch.zeros(0), []
         for kind in (0, 1):
@@ -142,9 +147,10 @@ class PlainLoop:
                 features = torch.cat((features, sample[None]))
                 labels = torch.cat((labels, torch.from_numpy(frames)[None].float()))
                 categories.append(self._categories[video])
-        return features, labels, torch.tensor(categories)
+        batch = features, labels, torch.tensor(categories)
+        return tuple(tensor.to(self._device) for tensor in batch)
 
-    def step(self, batch: tuple[Tensor, Tensor, Tensor] | None = None) -> None:
+    def step(self, batch: tuple[Tensor, ...] | None = None) -> None:
         features, labels, categories = batch or self.load()
         scores, logits = self.network(features.permute(1, 0, 2))
         loss = F.cross_entropy(logits, categories) + 10 * F.smooth_l1_loss(scores.sigmoid(), labels)
@@ -192,19 +198,19 @@ def make_data(
     )
 
 
-def make_trainer(data: FeatureSet, name: str) -> Trainer:
+def make_trainer(data: FeatureSet, name: str, device: str = "cpu") -> Trainer:
     """Return our side with a preset, at its first step."""
     method = choose_method("convlstm", name).changed({"clip_slots": CLIP_LEN})
     assert isinstance(method, ConvLSTMMethod)
     categories = tuple(str(number) for number in range(CATEGORIES))
     torch.manual_seed(0)
-    network = AnomalyNetwork(method, feature_dim=DIM, num_categories=CATEGORIES)
-    inputs = Standardizer.identity(DIM).inputs(data.features)
+    network = AnomalyNetwork(method, feature_dim=DIM, num_categories=CATEGORIES).to(device)
+    inputs = Standardizer.identity(DIM).inputs(data.features, device)
     windows = make_window_data(data, inputs, categories, method)
     return Trainer(network, windows, method, seed=0)
 
 
-def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
+def serve(pipe: Connection, way: str, preset: str, threads: int, device: str) -> None:
     """Take as many steps of one of the `WAYS` as each message says; answer (wall, CPU) seconds.
 
     None ends it.
@@ -215,26 +221,29 @@ def serve(pipe: Connection, way: str, preset: str, threads: int) -> None:
     data = make_data()
     with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
         if way == OURS:
-            step: Callable[[], object] = make_trainer(data, preset).train_step
+            step: Callable[[], object] = make_trainer(data, preset, device).train_step
         else:
-            loop = PlainLoop(data, Path(folder), preset)
+            loop = PlainLoop(data, Path(folder), preset, device)
             batch = loop.load() if way == LOADED else None
             step = functools.partial(loop.step, batch)
         for _ in range(WARM_UP):
             step()
+        finish = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+        finish()
         while (steps := pipe.recv()) is not None:
             started = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 step()
+            finish()
             pipe.send((time.perf_counter() - started[0], time.process_time() - started[1]))
 
 
 def race(
-    preset: str, threads: int, rounds: int, steps: int
+    preset: str, threads: int, rounds: int, steps: int, device: str
 ) -> dict[str, list[tuple[float, float]]]:
     """Return wall and CPU seconds a step of each way, one pair a round; they take turns."""
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    sides = {way: (serve, (way, preset, threads)) for way in WAYS}
+    sides = {way: (serve, (way, preset, threads, device)) for way in WAYS}
     with in_processes(sides, {OURS: ENVIRONMENT}) as pipes:
         for _ in range(rounds):
             for way, pipe in pipes.items():
@@ -249,7 +258,7 @@ def waiting(rounds: int, steps: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in WAITS}
     for _ in range(rounds):
         for name, (threads, environment) in WAITS.items():
-            side = {name: (serve, (OURS, "default", threads))}
+            side = {name: (serve, (OURS, "default", threads, "cpu"))}
             with in_processes(side, {name: environment}) as pipes:
                 pipes[name].send(steps)
                 seconds[name].append(pipes[name].recv()[0] / steps)
@@ -280,29 +289,35 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of each side in a round")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, CORES}))
     parser.add_argument("--only", choices=("loop", "waiting"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
     if args.only != "waiting":
-        print_races(args.threads, args.rounds, args.steps)
-    if args.only != "loop":
+        print_races(args.threads, args.rounds, args.steps, args.device)
+    if args.only != "loop" and args.device == "cpu":
         print_waiting(args.rounds, args.steps)
 
 
-def print_races(numbers: list[int], rounds: int, steps: int) -> None:
+def print_races(numbers: list[int], rounds: int, steps: int, device: str) -> None:
     """Print ours against the published loop, a table for each number of threads."""
+    on_gpu = device == "cuda"
+    if on_gpu:
+        on = f"{torch.cuda.get_device_name()} (the published loop convolves in TF32 there)"
+    else:
+        on = torch.backends.cpu.get_cpu_capability()
     print(
-        f"float32, {torch.backends.cpu.get_cpu_capability()}, 60 windows of {K} x {DIM} a step; "
+        f"float32, {on}, 60 windows of {K} x {DIM} a step; "
         f"medians of {rounds} rounds of {steps} steps."
         "\n\nCPU seconds bear other load on the machine better than the clock does; with one "
         "thread they are\nthe arithmetic and the reading alone."
     )
-    for threads in numbers:
+    for threads in [CORES] if on_gpu else numbers:
         print(
             f"\n{threads} thread(s)\n\n"
             "| | steps a second | s a step | CPU s a step | ours is faster by (clock) | (CPU) |\n"
             "|---|---|---|---|---|---|"
         )
         for preset in PRESETS:
-            for row in table(race(preset, threads, rounds, steps), preset):
+            for row in table(race(preset, threads, rounds, steps, device), preset):
                 print(row, flush=True)
 
 
@@ -342,7 +357,7 @@ def table(seconds: dict[str, list[tuple[float, float]]], preset: str) -> list[st
         ]
         wall, cpu = statistics.median(walls), statistics.median(cpus)
         rows.append(
-            f"| {name.format(preset=preset)} | {1 / wall:.2f} | {wall:.3f} | {cpu:.3f} | "
+            f"| {name.format(preset=preset)} | {1 / wall:.2f} | {wall:.4f} | {cpu:.4f} | "
             f"{' | '.join(shown)} |"
         )
     return rows

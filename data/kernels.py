@@ -1,13 +1,17 @@
 """Whether to compute with compiled kernels: `FEAT_KERNELS=0` turns all of them off."""
 
-import importlib.util
+import functools
+import logging
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 from data.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 
 def kernels_wanted() -> bool:
@@ -25,16 +29,35 @@ def kernels_wanted() -> bool:
 
 
 def use_triton(device: "torch.device") -> bool:
-    """Whether kernels are wanted and `device` is a GPU that Triton compiles them for.
+    """Whether the kernels are wanted and Triton can compile them for `device`.
 
-    Triton comes with PyTorch for NVIDIA on Linux. Its other platforms and GPUs older than Ampere
-    were not tried: there, as without it, PyTorch's own operators compute.
+    Triton comes with PyTorch for NVIDIA's GPUs on Linux. Others, and those older than Ampere, were
+    not tried: there PyTorch's own operators compute.
 
     Raises:
         ConfigError: FEAT_KERNELS is neither 0 nor 1.
     """
-    if not kernels_wanted() or device.type != "cuda" or not importlib.util.find_spec("triton"):
+    if not kernels_wanted() or device.type != "cuda" or _triton_failure():
         return False
     import torch
 
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _triton_failure() -> str:
+    """Return why Triton cannot compile for a GPU, "" if it can; say so once."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()  # compiles what it talks to the driver by
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        cause = str(error).partition("\n")[0]
+        logger.warning(
+            "warning: Triton cannot compile kernels for the GPU (%s): the flow takes a hundred, "
+            "the networks five times as long; Triton comes with PyTorch on Linux, and needs a C "
+            "compiler and Python's headers",
+            cause,
+        )
+        return cause
+    return ""

@@ -12,12 +12,13 @@ import torch
 from test_extract_tvl1 import moving_square
 
 from data.errors import ConfigError
+from data.kernels import use_triton
 from data.videos import VideoSource
 from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
 from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.flow.tvl1_torch import tvl1_flow_torch
-from extract.kernels.choice import use_kernels, use_triton
+from extract.kernels.choice import use_kernels
 from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
 

@@ -154,6 +154,7 @@ def test_a_batch_depends_on_the_seed_and_its_step_alone():
     for step in range(5):
         one.batch(step)
     assert one.batch(9).tolist() == two.batch(9).tolist()
+    assert one.batch(2).tolist() == two.batch(2).tolist()  # also backwards
     other = BalancedBatches(is_abnormal, batch_size=8, seed=6)
     assert other.batch(9).tolist() != two.batch(9).tolist()
 

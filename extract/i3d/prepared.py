@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from data.kernels import use_triton
 from extract.i3d.folded import FoldedI3D
 from extract.i3d.layers import Stream
-from extract.kernels.choice import use_kernels, use_triton
+from extract.kernels.choice import use_kernels
 
 
 def prepare_network(

@@ -104,7 +104,7 @@ _COMMON = (
         "--device",
         default="auto",
         show_default=True,
-        help="cpu, cuda, or auto: a GPU if there is one.",
+        help="cpu, cuda, or auto: a GPU if there is one, for a training if it is then faster.",
     ),
     click.option(
         "--skip-missing", is_flag=True, help="Leave out labelled videos that the cache lacks."

@@ -105,6 +105,11 @@ class NetworkInputs:
         """Where the picked rows are."""
         return self.mean.device
 
+    @property
+    def are_there(self) -> bool:
+        """Whether they are on that device as a whole."""
+        return self.features.device == self.device
+
     def pick(self, rows: Tensor) -> Tensor:
         """Return the standardised features (..., D) of some clips.
 

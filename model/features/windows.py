@@ -170,13 +170,21 @@ class BalancedBatches:
         if len(abnormal) == 0 or len(normal) == 0:
             num_abnormal = batch_size if len(abnormal) else 0
         self._pools = [(abnormal, num_abnormal), (normal, batch_size - num_abnormal)]
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
+        """(kind, round) -> the pool's order, of the step drawn last: the next has mostly the same,
+        and shuffling a big pool takes longer than a step on a GPU."""
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """Return the windows of a step (from 0), (batch_size,)."""
         parts = []
+        orders = {}
         for kind, (pool, count) in enumerate(self._pools):
             places = np.arange(step * count, (step + 1) * count)
-            for round_ in np.unique(places // max(len(pool), 1)):
-                order = np.random.default_rng((self._seed, kind, int(round_))).permutation(pool)
+            for round_ in np.unique(places // max(len(pool), 1)).tolist():
+                order = self._orders.get((kind, round_))
+                if order is None:
+                    order = np.random.default_rng((self._seed, kind, round_)).permutation(pool)
+                orders[kind, round_] = order
                 parts.append(order[places[places // len(pool) == round_] % len(pool)])
+        self._orders = orders
         return np.concatenate(parts)

@@ -108,6 +108,13 @@ class Method(Settings, ABC):
         """Share of the training videos to hold out where the labels name no `val` ones."""
         return 0.0
 
+    def cpu_seconds(self, material: Material) -> float:
+        """Return about how long `fit` takes on a CPU; 0 if it does not use the session's device.
+
+        `--device auto` goes by it; `training_seconds` estimates it for a network.
+        """
+        return 0.0
+
     def suited_to(self, *, clip_len: int, has_motion: bool) -> Self:
         """Return the method with settings filled in that depend on the features.
 

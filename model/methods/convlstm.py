@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.splits.protocols import Supervision
+from model.device import training_seconds
 from model.features.load import SEGMENT_SLOTS, FeatureSet
 from model.features.standardize import NetworkInputs, Standardizer
 from model.measures.scores import ClipScores
@@ -87,6 +88,13 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
             motion=self.motion and has_motion,
         )
 
+    def cpu_seconds(self, material: Material) -> float:
+        """Return that of all steps, once more for a network trained on all videos."""
+        with torch.device("meta"):
+            network = self._network(material)
+        steps = 2 * self.steps if self.refit and material.whole else self.steps
+        return training_seconds(network, rows=self.batch_size * self.num_clips, steps=steps)
+
     def fit(self, material: Material, session: FitSession) -> Fitted:
         """Train, select on the validation part and, with `refit`, train anew on all videos."""
         used = [session.device] if session.device.type == "cuda" else []
@@ -163,6 +171,14 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
         trainer, _ = prepare_fit(shorter, replace(whole, val=None), quiet)
         return replace(selected, network=fit_network(trainer, None, session=quiet).network)
 
+    def _network(self, material: Material) -> AnomalyNetwork:
+        """Return a fresh network for the features and categories of the training videos."""
+        return AnomalyNetwork(
+            self,
+            feature_dim=material.train.features.shape[1],
+            num_categories=len(material.categories),
+        )
+
     def _standardizer(self, material: Material) -> Standardizer:
         features = material.train.features
         if not self.standardize:
@@ -181,9 +197,7 @@ def prepare_fit(
     standardizer = method._standardizer(material)
     inputs = standardizer.inputs(train.features, session.device)
     torch.manual_seed(session.seed)
-    network = AnomalyNetwork(method, feature_dim=inputs.dim, num_categories=len(categories)).to(
-        session.device
-    )
+    network = method._network(material).to(session.device)
     windows = make_window_data(train, inputs, categories, method)
     trainer = Trainer(network, windows, method, seed=session.seed)
     if material.val is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
+from model.device import training_seconds
 from model.features.load import FeatureSet
 from model.methods.base import Fitted, Material, Method
 from model.training.session import FitSession
@@ -122,6 +123,14 @@ class BagMethod(Method):
     @abstractmethod
     def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the loss of each step, computed with the weights as they are then."""
+
+    def cpu_seconds(self, material: Material) -> float:
+        """Return that of all steps, with bags of the mean length."""
+        clips, dim = material.train.features.shape
+        with torch.device("meta"):
+            network = self.network(dim)
+        rows = 2 * self.bags * clips / len(material.train.labels)
+        return training_seconds(network, rows=rows, steps=self.steps)
 
     def fit(self, material: Material, session: FitSession) -> Fitted:
         """Take a step of the optimiser for each loss; log the mean loss every 20 steps."""

@@ -6,10 +6,9 @@ Gates: Wan et al. 2021, equations 1 to 5 (peepholes included), after Shi et al. 
 import torch
 from torch import Tensor, nn
 
-GRID = 4
-"""G, the side of the square maps that feature vectors are reshaped to (Wan et al. 2021)."""
-KERNEL = 3
-"""Side of the convolutions' kernels; the maps keep their size."""
+from data.kernels import use_triton
+from model.network.recurrence import hidden_states
+from model.network.winograd import GRID, KERNEL, kernels_at_points, maps_at_points
 
 
 class ConvLSTMLayer(nn.Module):
@@ -17,6 +16,7 @@ class ConvLSTMLayer(nn.Module):
 
     def __init__(self, in_channels: int, hidden: int, *, peepholes: bool) -> None:
         super().__init__()
+        self.hidden = hidden
         self.input_to_gates = nn.Conv2d(in_channels, 4 * hidden, KERNEL, padding="same")
         self.hidden_to_gates = nn.Conv2d(hidden, 4 * hidden, KERNEL, padding="same", bias=False)
         # W_ci, W_cf, W_co: a weight for every channel and place (Hadamard product). They start
@@ -32,23 +32,30 @@ class ConvLSTMLayer(nn.Module):
         Returns:
             (B, K, hidden, G, G).
         """
+        maps = inputs.flatten(3).permute(3, 1, 0, 2)  # (G * G, K, B, C)
         # The inputs' share of the gates does not depend on the states: one call for all steps.
-        of_inputs = self.input_to_gates(inputs.flatten(0, 1))  # (B * K, 4 * hidden, G, G)
-        of_inputs = of_inputs.unflatten(0, inputs.shape[:2])  # (B, K, 4 * hidden, G, G)
-        hidden = cell = torch.zeros_like(of_inputs[:, 0].chunk(4, dim=1)[0])  # (B, hidden, G, G)
-        states = []
-        for t, gates in enumerate(of_inputs.unbind(dim=1)):
-            if t > 0:  # before the first step the hidden state is zero
-                gates = gates + self.hidden_to_gates(hidden)
-            i, f, o, g = gates.chunk(4, dim=1)  # (B, hidden, G, G) each
-            if self.peepholes is not None:
-                i, f = i + self.peepholes[0] * cell, f + self.peepholes[1] * cell
-            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-            if self.peepholes is not None:
-                o = o + self.peepholes[2] * cell
-            hidden = o.sigmoid() * cell.tanh()
-            states.append(hidden)
-        return torch.stack(states, dim=1)
+        of_inputs = torch.bmm(
+            maps_at_points(maps).flatten(1, 2), kernels_at_points(self.input_to_gates.weight)
+        ).view(-1, *maps.shape[1:3], 4 * self.hidden)  # (P, K, B, 4 * hidden)
+        kernels = kernels_at_points(self.hidden_to_gates.weight)
+        bias = self.input_to_gates.bias
+        assert bias is not None
+        peepholes = None if self.peepholes is None else self.peepholes.flatten(2).mT
+        with torch.autocast(inputs.device.type, enabled=False):
+            states = _hidden_states(of_inputs.to(kernels.dtype), bias, kernels, peepholes)
+        return states.permute(2, 1, 3, 0).view(*inputs.shape[:2], -1, GRID, GRID)
+
+
+def _hidden_states(
+    of_inputs: Tensor, bias: Tensor, kernels: Tensor, peepholes: Tensor | None
+) -> Tensor:
+    """Return `recurrence.hidden_states`, on a GPU by kernels."""
+    small = of_inputs.numel() < 2**31  # the kernels count in 32 bits
+    if small and kernels.dtype == torch.float32 and use_triton(kernels.device):
+        from model.network import fused  # Triton is not everywhere
+
+        return fused.hidden_states(of_inputs, bias, kernels, peepholes)
+    return hidden_states(of_inputs, bias, kernels, peepholes)
 
 
 class ConvLSTM(nn.Module):

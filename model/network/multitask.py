@@ -10,7 +10,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from model.network.config import NetworkConfig
-from model.network.convlstm import GRID, ConvLSTM
+from model.network.convlstm import ConvLSTM
+from model.network.winograd import GRID
 
 
 class Prediction(NamedTuple):

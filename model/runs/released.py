@@ -34,8 +34,8 @@ from model.methods.convlstm import (
     network_parameters,
     standardizer_parameters,
 )
-from model.network.convlstm import GRID
 from model.network.multitask import AnomalyNetwork
+from model.network.winograd import GRID
 from model.runs.checkpoint import Checkpoint, RunInfo, save_checkpoint
 from model.runs.environment import environment
 from model.runs.folder import CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, labels_digest

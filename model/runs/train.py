@@ -112,7 +112,7 @@ def run_training(
         runs: folder for the run folder, unless `out` names that.
         out: the run folder; it must be empty or absent.
         options: which features and labels are used.
-        device: `auto` takes a GPU if there is one.
+        device: `auto` takes a GPU if there is one and the training is worth starting it.
         resume: go on with the killed training in `out`; the result is that of no kill.
         save_seconds: at least so long between two savings of what a resumed training needs.
         on_row: called with every row of `metrics.jsonl`.
@@ -121,8 +121,8 @@ def run_training(
         FeatError: labels and cache do not fit each other, or there is nothing to learn from.
     """
     started = time.monotonic()
-    target = torch.device(resolve_device(device))
     method, material = gather(method, cache, labels, options, seed=seed)
+    target = torch.device(resolve_device(device, cpu_seconds=method.cpu_seconds(material)))
     planned = RunInfo(
         method=method,
         seed=seed,

@@ -37,7 +37,7 @@ class TrainConfig(Settings):
     """After selection, train anew on all training videos, the held out ones included, for as many
     steps as were best. Videos that the labels themselves name `val` stay out."""
     precision: Precision = "float32"
-    """Number format of the matrix products; bfloat16 is for GPUs."""
+    """Number format of the matrix products but those from state to state; bfloat16 is for GPUs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,9 +55,11 @@ def category_loss(logits: Tensor | None, categories: Tensor) -> Tensor:
         logits: (B, C), or None for a model without categories.
         categories: (B,) int64; `NO_CATEGORY` where the video has none.
     """
-    if logits is None or not bool((categories != NO_CATEGORY).any()):
+    if logits is None:
         return torch.zeros((), device=categories.device)
-    return F.cross_entropy(logits, categories, ignore_index=NO_CATEGORY)
+    # not reduction="mean", which divides by 0 where no window has one
+    total = F.cross_entropy(logits, categories, ignore_index=NO_CATEGORY, reduction="sum")
+    return total / (categories != NO_CATEGORY).sum().clamp(min=1)
 
 
 def combine(

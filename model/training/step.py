@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data.kernels import kernels_wanted
 from data.labels import VideoLabel
 from model.features.load import FeatureSet
 from model.features.standardize import NetworkInputs
@@ -14,6 +15,7 @@ from model.features.windows import BalancedBatches, Windows, make_windows, slot_
 from model.network.config import NetworkConfig
 from model.network.multitask import AnomalyNetwork
 from model.training.config import TrainConfig
+from model.training.graph import StepGraph
 from model.training.losses import NO_CATEGORY, LossTerms, category_loss, combine, score_loss
 
 
@@ -100,7 +102,10 @@ def _targets_of(
 
 
 class Trainer:
-    """A network and its optimiser."""
+    """A network and its optimiser.
+
+    On a GPU that holds the features a step is one CUDA graph (see `StepGraph`).
+    """
 
     def __init__(
         self, network: AnomalyNetwork, data: WindowData, config: TrainConfig, *, seed: int
@@ -111,11 +116,18 @@ class Trainer:
         self._data = data
         self._seed = seed
         self._batches = BalancedBatches(data.is_abnormal, batch_size=config.batch_size, seed=seed)
+        device = data.inputs.device
+        on_gpu = device.type == "cuda"
+        self._chosen = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
+        self._graph = (
+            StepGraph(device) if on_gpu and data.inputs.are_there and kernels_wanted() else None
+        )
         self.optimizer = torch.optim.Adam(
             network.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,  # one pass over the weights instead of eight
+            capturable=on_gpu,
         )
 
     @property
@@ -125,20 +137,29 @@ class Trainer:
 
     def train_step(self) -> LossTerms:
         """Take one optimiser step and return its losses."""
-        device = self._data.inputs.device
-        chosen = torch.from_numpy(self._batches.batch(self.step)).to(device)
+        chosen = torch.from_numpy(self._batches.batch(self.step))
+        if self._chosen.is_cuda:
+            chosen = chosen.pin_memory()  # else the copy waits for the step before
+        self._chosen.copy_(chosen, non_blocking=True)
         # Dropout depends on the seed and the step alone, like the batch.
         torch.manual_seed(self._seed * 1_000_003 + self.step)
+        losses = self._graph.take(self._take_step) if self._graph else self._take_step()
+        self.step += 1
+        return LossTerms(*losses.unbind())
+
+    def _take_step(self) -> Tensor:
+        """Train on the windows in `self._chosen` and return the three losses."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
-            device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bfloat16"
+            self._chosen.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.config.precision == "bfloat16",
         ):
-            losses = window_losses(self.network, self._data, chosen, self.config)
+            losses = window_losses(self.network, self._data, self._chosen, self.config)
         torch.autograd.backward(losses.total)
         self.optimizer.step()
-        self.step += 1
-        return LossTerms(*(term.detach() for term in losses))
+        return torch.stack(losses).detach()
 
 
 def window_losses(
