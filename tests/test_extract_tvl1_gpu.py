@@ -10,8 +10,9 @@ import pytest
 import torch
 from test_extract_tvl1 import moving_square, texture
 
+from extract.flow.places import linear_places
 from extract.flow.tvl1 import TVL1Config, tvl1_flow
-from extract.flow.tvl1_torch import linear_places, tvl1_flow_clips, tvl1_flow_torch
+from extract.flow.tvl1_torch import tvl1_flow_clips, tvl1_flow_torch
 from extract.kernels.simd import FUSED
 
 pytest.importorskip("triton", reason="Triton is the language of these kernels")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from extract.flow import tvl1_triton as kernels
+from extract.flow.places import linear_places
 from extract.flow.tvl1 import TVL1Config, pyramid_shapes
-from extract.flow.tvl1_torch import linear_places
 
 MOST_PAIRS = 1024  # at once
 LEAST_PAIRS = 16  # that room is made for

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.kernels import use_triton
 from extract.flow.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE, SORT5
+from extract.flow.places import linear_places
 from extract.flow.tvl1 import TVL1Config, pyramid_shapes
 
 BATCH_SIZE = 64  # pairs on a GPU; 224x224 takes about 20 MB a pair
@@ -171,18 +172,6 @@ def resize_linear(images: Tensor, shape: tuple[int, int], steps: tuple[float, fl
         high = images.index_select(axis, (first + 1).clamp(max=last))
         images = low + (high - low) * (weight[:, None] if axis == -2 else weight)
     return images
-
-
-def linear_places(size: int, new_size: int, step: float) -> tuple[Tensor, Tensor]:
-    """First of the two source pixels of each target pixel, and the weight of the second.
-
-    As pyramid._neighbours; (new_size,) int32 and float32.
-    """
-    position = (torch.arange(new_size, dtype=torch.float64) + 0.5) * step - 0.5
-    first = position.floor()
-    outside = (first < 0) | (first >= size - 1)
-    weight = torch.where(outside, 0, position - first).float()
-    return first.clamp(0, size - 1).int(), weight
 
 
 def centred_gradient(images: Tensor) -> tuple[Tensor, Tensor]:
