@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_more_pairs_than_are_solved_at_once(monkeypatch):
     pairs = np.stack([gray[i : i + 2] for i in range(30)])  # as many frames as twice the pairs
     found = tvl1_flow_clips(torch.from_numpy(pairs).cuda()).cpu().numpy()[:, 0]
     np.testing.assert_array_equal(found, tvl1_flow(gray, num_threads=8)[:30])
+
+
+@pytest.mark.gpu
+@needs_card
+def test_threads_on_a_card_do_not_disturb_each_other():
+    runs = [moving_square(40 + seed, 50, num_frames=5, seed=seed) for seed in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        for found, gray in zip(pool.map(on_card, runs), runs, strict=True):
+            np.testing.assert_array_equal(found, tvl1_flow(gray, num_threads=4))
 
 
 @pytest.mark.gpu

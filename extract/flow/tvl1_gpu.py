@@ -29,6 +29,8 @@ PIXEL_PROGRAMS = 8, 64  # at least and at most, of a pair, that work pixel by pi
 MANY_PROGRAMS = 8192  # more of them wait for each other
 BLOCK = 256  # pixels
 
+_capturing = threading.Lock()
+
 
 class PairSolver:
     """Flow of up to `num_pairs` pairs of frames of one size; holds their memory.
@@ -172,14 +174,18 @@ class PairSolver:
             )
 
     def _captured(self) -> Callable[[], None]:
-        """Capture several rounds as a CUDA graph; return its replay."""
+        """Capture several rounds as a CUDA graph; return its replay.
+
+        Only one thread captures at a time, and what others ask of the device meanwhile does no
+        harm: both would end in an error.
+        """
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self._round()  # every pair is done: compiles, changes nothing
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._rounds()
         return graph.replay
 
