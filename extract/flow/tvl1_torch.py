@@ -73,6 +73,19 @@ def tvl1_flow_torch(
     return torch.cat(flows)
 
 
+def tvl1_flow_clips(gray: Tensor, *, config: TVL1Config | None = None) -> Tensor:
+    """Return the optical flow of clips: from every frame of a clip to its next one.
+
+    Args:
+        gray: `(B, T + 1, H, W)` uint8; each clip and the frame that follows it.
+        config: Parameters; OpenCV's defaults if None.
+
+    Returns:
+        `(B, T, H, W, 2)` float32 on the device of `gray`, pixels: x to the right, y down.
+    """
+    return torch.stack([tvl1_flow_torch(clip, config=config) for clip in gray])
+
+
 class _Level:
     """The tensors of one pyramid level. They are written in place: a CUDA graph needs them so.
 
