@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -69,21 +70,31 @@ def _overlapping(tasks: Sequence[VideoTask], progress: ExtractProgress) -> Itera
     """Yield each video's result; the next one begins when the last clips of one are under way.
 
     Else cores would wait at the end of every video, for its last clip, and at the beginning, for
-    the first frames.
+    the first frames. What computes clips of several videos together reads so many at a time.
     """
+    share = tasks[0].job.share
     stop = threading.Event()
-    with ThreadPoolExecutor(2, thread_name_prefix="video") as pool:
-        before: Future[VideoOutcome] | None = None
+    events: SimpleQueue[Future[VideoOutcome] | None] = SimpleQueue()  # None: a video is read
+    waiting = iter(tasks)
+    reading = underway = 0
+    with ThreadPoolExecutor(share.videos_underway, thread_name_prefix="video") as pool:
         try:
-            for task in tasks:
-                turn = Turn(stop, progress)
-                future = pool.submit(extract_one, task, turn)
-                if before:
-                    yield before.result()
-                turn.read.wait()
-                before = future
-            if before:
-                yield before.result()
+            while True:
+                while reading < share.videos and underway < share.videos_underway:
+                    task = next(waiting, None)
+                    if task is None:
+                        break
+                    turn = Turn(stop, progress, on_read=lambda: events.put(None))
+                    pool.submit(extract_one, task, turn).add_done_callback(events.put)
+                    reading, underway = reading + 1, underway + 1
+                if not underway:
+                    return
+                finished = events.get()
+                if finished is None:
+                    reading -= 1
+                else:
+                    underway -= 1
+                    yield finished.result()
         finally:
             stop.set()
 

@@ -191,13 +191,13 @@ def extract_videos(
     warn_without_kernels()
     resources = resources or Resources()
     devices = list_devices(resources.device)
-    workers, per_worker = resources.share(devices, len(sources))
+    workers, share = resources.share(devices, len(sources))
     job = Job(
         cache_dir=cache_dir,
         config=config,
         weights=weights,
         devices=devices,
-        num_threads=per_worker,
+        share=share,
         folder_fps=folder_fps,
         limits=limits or Limits(),
     )
