@@ -321,8 +321,9 @@ class Extractor:
         if on_flow:
             flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
             scaled = scale_flow(flow, self.config.flow_clamp)
-            rows = {stream: self._forward(stream, scaled) for stream in on_flow}
+            # first, for it waits for what is under way, and that is nothing now
             rows["flow_stats"] = flow_statistics(flow, num_real)
+            rows |= {stream: self._forward(stream, scaled) for stream in on_flow}
             del flow, scaled  # the largest tensors, before the next network's
         for stream in streams:
             if BACKBONES[stream].needs == "frames":
