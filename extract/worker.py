@@ -21,7 +21,7 @@ from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
 from data.errors import CacheError, DecodeError, FeatError
-from data.process import end_with_parent, set_up_process, use_threads
+from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
@@ -378,23 +378,10 @@ _own_device: str | None = None
 _making = threading.Lock()
 
 
-def start_worker(places: Path, devices: tuple[str, ...], parent: int) -> None:
-    """Set this worker process up, to end with its parent, and give it a device.
-
-    Whoever makes a file of `places` first has its number.
-    """
+def use_device(device: str) -> None:
+    """Let this process, one of several, use a device of its own."""
     global _own_device
-    set_up_process()
-    end_with_parent(parent)
-    number = 0
-    while True:
-        try:
-            (places / str(number)).touch(exist_ok=False)
-        except FileExistsError:
-            number += 1
-            continue
-        _own_device = devices[number % len(devices)]
-        return
+    _own_device = device
 
 
 def _device(job: Job) -> str:

@@ -3,11 +3,13 @@
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extract_backbones import COLOUR, MOTION, TVL1
 
+import extract.pool
+import extract.runner
 import extract.worker
 from cache import FeatureCache
+from data.child import Child
 from data.videos import find_videos
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
+from extract.decode.config import DecodeConfig
 from extract.devices import Resources, Share
 from extract.merging import Merger
 from extract.report import ExtractReport
@@ -354,3 +360,49 @@ def test_cores_and_decoders_are_shared_out_among_the_workers(
 ) -> None:
     assert resources.share(devices, num_videos) == (workers, share)
     assert share.videos * share.decode_threads <= share.threads
+
+
+def test_worker_processes_have_the_devices_in_turn(
+    videos: Path, tmp_path: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # processes that end at once stand for those of two GPUs that die
+    given: list[str] = []
+
+    def start(pipe: Connection, device: str) -> Child:
+        given.append(device)
+        with pipe:
+            return Child(["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    monkeypatch.setattr(extract.pool, "_start", start)
+    monkeypatch.setattr(extract.runner, "list_devices", lambda device: ("cuda:0", "cuda:1"))
+    report = run_extraction(
+        videos, tmp_path / "features", config, resources=Resources(workers=3, threads=3)
+    )
+    # three at first, then every video gets one of its own, which dies as well
+    assert given == ["cuda:0", "cuda:1", "cuda:0"] + ["cuda:0"] * len(LENGTHS)
+    assert len(report.failed) == len(LENGTHS)
+    assert {each["error"] for each in report.failed} == {
+        "its worker process was killed, most likely for want of memory; try fewer --workers"
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_that_merge_clips_give_the_features_of_one_that_does_not(
+    videos: Path, tmp_path: Path, random_rgb_weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ExtractConfig(streams=("rgb",), decode=DecodeConfig(size=32))
+    caches = []
+    for name, resources in (
+        ("one", Resources(device="cpu", workers=1)),
+        ("two", Resources(device="cpu", workers=2, threads=4, batch=3)),
+    ):
+        report = run_extraction(
+            videos, tmp_path / name, config,
+            weights={"rgb": str(random_rgb_weights)}, resources=resources,
+        )  # fmt: skip
+        assert (report.done, report.failed) == (len(LENGTHS), [])
+        caches.append(FeatureCache(tmp_path / name))
+    for video in LENGTHS:
+        one, two = (cache.read(video, "rgb") for cache in caches)
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)  # up to 8
+    assert "Traceback" not in capfd.readouterr().err
