@@ -144,7 +144,8 @@ class VideoTask:
 
     def missing(self) -> tuple[str, ...]:
         """Return the streams that the cache lacks."""
-        return tuple(stream for stream, key in self.keys.items() if not self.cache.has(key))
+        lacking = self.cache.lacking(list(self.keys.values()))
+        return tuple(stream for stream, key in self.keys.items() if key in lacking)
 
     def complete(self, turn: Turn) -> VideoOutcome:
         """Extract what is missing and write it, unless another process is at it."""
