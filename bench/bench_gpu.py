@@ -2,8 +2,8 @@
 
 `extract`: `feat extract` on a folder of videos, once on each device, as a user runs it. MP4 files
 are multiplied into as many as are asked for, each with a content of its own; `--size` encodes them
-anew first. A rate "after the first" leaves out what ends with the first finished video: start-up,
-loading and compiling. Memory and the GPU's use are read every second.
+anew first. Start-up is a run over the first video alone, before the others; a rate apart from it is
+that of the other videos in the other seconds. Memory and the GPU's use are read every second.
 
 Run: python -m bench.bench_gpu extract [FOLDER] [--count N] [--cpu-count N] [--size 1920x1080]
 """
@@ -39,6 +39,7 @@ class Run:
 
     Attributes:
         device: `cuda` or `cpu`.
+        start_up: a run over the first video alone, after which compiled code is on the disk.
         report: what `feat extract --json` printed.
         wall: seconds of the process.
         finished: seconds since the start and clips of each finished video.
@@ -47,14 +48,22 @@ class Run:
     """
 
     device: str
+    start_up: "Run | None" = None
     report: dict[str, Any] = field(default_factory=dict)
     wall: float = 0.0
     finished: list[tuple[float, int]] = field(default_factory=list)
     host: list[tuple[float, int]] = field(default_factory=list)
     card: list[tuple[float, int, int]] = field(default_factory=list)
 
-    def rate(self, begin: float = 0.0, end: float = 1.0) -> float:
-        """Return clips a second after the first finished video, in a part of that time."""
+    @property
+    def steady_rate(self) -> float:
+        """Clips a second apart from start-up."""
+        assert self.start_up
+        clips = self.report["clips"] - self.start_up.report["clips"]
+        return float(clips / max(self.wall - self.start_up.wall, 1e-9))
+
+    def rate(self, begin: float, end: float) -> float:
+        """Return clips a second in a part of the time from the first finished video to the last."""
         first, last = self.finished[0][0], self.finished[-1][0]
         start, stop = (first + share * (last - first) for share in (begin, end))
         clips = sum(number for at, number in self.finished if start < at <= stop)
@@ -140,38 +149,43 @@ def _watch(run: Run, pid: int, started: float, ended: threading.Event) -> None:
 def table(runs: list[Run]) -> str:
     """Return what was seen as Markdown."""
     lines = [
-        "| device | videos | clips | seconds | clips/s | clips/s after the first | first third "
-        "| last third | first video, s |",
+        "| device | videos | clips | seconds | start-up | clips/s | apart from start-up | "
+        "in the first third | in the last |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for run in runs:
         clips = run.report["clips"]
+        assert run.start_up
         lines.append(
             f"| {run.device} | {run.report['done']} | {clips} | {run.wall:.1f} | "
-            f"{clips / run.wall:.1f} | {run.rate():.1f} | {run.rate(0, 1 / 3):.1f} | "
-            f"{run.rate(2 / 3, 1):.1f} | {run.finished[0][0]:.1f} |"
+            f"{run.start_up.wall:.1f} | {clips / run.wall:.1f} | {run.steady_rate:.1f} | "
+            f"{run.rate(0, 1 / 3):.1f} | {run.rate(2 / 3, 1):.1f} |"
         )
     lines += [
         "",
-        "| device | flow, s | network | waited for decoding | writing (all threads) | rest | "
-        "host memory, first and last third | GPU memory | GPU busy (nvidia-smi) |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| device, all its workers | flow, s | network | waited for decoding | writing | "
+        "host memory, in the first and last third | GPU memory | GPU busy (nvidia-smi) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for run in runs:
         spent = run.report["stage_seconds"]
-        rest = run.wall - spent["flow"] - spent["network"] - spent["decode"]
-        third = len(run.host) // 3 or 1
-        host = [max(used for _, used in part) for part in (run.host[:third], run.host[-third:])]
-        memory = [max(used for _, used, _ in p) for p in (run.card[:third], run.card[-third:]) if p]
         since = run.finished[0][0]
+        host = _thirds([used for at, used in run.host if at >= since])
+        memory = _thirds([used for at, used, _ in run.card if at >= since])
         busy = [percent for at, _, percent in run.card if at >= since]
         lines.append(
             f"| {run.device} | {spent['flow']:.1f} | {spent['network']:.1f} | "
-            f"{spent['decode']:.1f} | {spent['write']:.1f} | {rest:.1f} | "
+            f"{spent['decode']:.1f} | {spent['write']:.1f} | "
             f"{_gigabytes(host)} | {_gigabytes(memory)} | "
             f"{f'{np.mean(busy):.0f} %' if busy else ''} |"
         )
     return "\n".join(lines)
+
+
+def _thirds(values: list[int]) -> list[int]:
+    """Return the largest value of the first and of the last third; nothing of nothing."""
+    third = -(-len(values) // 3)
+    return [max(values[:third]), max(values[-third:])] if values else []
 
 
 def _gigabytes(values: list[int]) -> str:
@@ -226,8 +240,11 @@ def extract(arguments: list[str]) -> None:
         for device in options.devices.split(","):
             count = options.cpu_count if device == "cpu" else options.count
             more = [*given, "--limit", str(count), *options.options.split()]
+            one = ("--limit", "1", "--workers", "1")
             cache = home / f"features-{len(runs)}"
+            first = run_extract(device, home / "videos", home / f"first-{len(runs)}", [*more, *one])
             runs.append(run_extract(device, home / "videos", cache, more))
+            runs[-1].start_up = first
         print(f"{len(sources)} videos {options.size or 'as they are'}, {options.count} copies\n")
         print(table(runs))
         if len(runs) > 1:
