@@ -4,7 +4,9 @@ Memory does not grow with the video: a reader thread keeps a few clips decoded w
 go through flow and network. On a CPU every core takes a clip's stream of its own and computes it
 alone: cores that share one convolution or one pair of frames spend a third of their time waiting
 for each other, and the result would depend on how many they are. A GPU takes clips of all videos
-that are open, in batches.
+that are open, in batches. Then five clips of each open video are decoded at most, and those of two
+batches and one a video lie in pinned memory: 0.8 GB for 16 videos and batches of 64, at 2.6 MB a
+clip, which pinning rounds up to 4.2.
 """
 
 import contextlib

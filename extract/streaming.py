@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 READ_AHEAD = 2
+FIRST_ROWS = 64  # of a video: a GPU's worker has more than a hundred under way
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
@@ -33,7 +34,9 @@ class Rows:
         for name, array in rows.items():
             block = self._blocks.get(name, np.empty((0, *array.shape[1:]), array.dtype))
             if len(block) < self._num_rows:
-                larger = np.empty((max(2 * self._num_rows, 1024), *array.shape[1:]), array.dtype)
+                larger = np.empty(
+                    (max(2 * self._num_rows, FIRST_ROWS), *array.shape[1:]), array.dtype
+                )
                 larger[:first] = block[:first]
                 self._blocks[name] = block = larger
             block[first : self._num_rows] = array

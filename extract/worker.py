@@ -162,9 +162,10 @@ class VideoTask:
             checkpoint = self._checkpoint(streams)
             features = self.extract(streams, checkpoint, stage_seconds, turn)
             self.refuse_change()
-            started = time.perf_counter()
-            self.cache.write(self.records(streams, features))
-            stage_seconds["write"] = time.perf_counter() - started
+            with _writing:
+                started = time.perf_counter()
+                self.cache.write(self.records(streams, features))
+                stage_seconds["write"] = time.perf_counter() - started
             checkpoint.clear()
         return self._result(
             "done",
@@ -377,6 +378,9 @@ _caches: dict[Path, FeatureCache] = {}
 _extractors: dict[tuple[Any, ...], "Extractor"] = {}
 _own_device: str | None = None
 _making = threading.Lock()
+# A batch finishes a dozen videos at once. As many threads that write would keep each other waiting
+# for the interpreter, and the one that keeps the GPU busy; two are as fast together.
+_writing = threading.Semaphore(2)
 
 
 def use_device(device: str) -> None:
