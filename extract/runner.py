@@ -188,9 +188,10 @@ def extract_videos(
     if not sources:
         return
     check_weights(weights.values())
-    warn_without_kernels()
     resources = resources or Resources()
     devices = list_devices(resources.device)
+    if devices == ("cpu",):
+        warn_without_kernels()
     workers, share = resources.share(devices, len(sources))
     job = Job(
         cache_dir=cache_dir,

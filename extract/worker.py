@@ -354,22 +354,24 @@ def _provenance(job: Job) -> dict[str, Any]:
     """Return what made the features but, as far as is known, does not change them."""
     from data.ffmpeg import ffmpeg_version
 
+    device = _device(job).partition(":")[0]
     return {
         **who_and_when(),
-        **_versions(),
+        **_versions(device),
         "ffmpeg": str(ffmpeg_version()),
-        "device": _device(job).partition(":")[0],
+        "device": device,
         "machine": platform.machine(),
         "limits": dataclasses.asdict(job.limits),
     }
 
 
 @cache
-def _versions() -> dict[str, str]:
+def _versions(device: str) -> dict[str, str]:
+    uses_numba = device == "cpu" and use_kernels()
     return {
         "feat": version("feat"),
         "torch": version("torch"),
-        "numba": version("numba") if use_kernels() else "not used",
+        "numba": version("numba") if uses_numba else "not used",
     }
 
 
