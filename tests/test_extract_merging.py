@@ -425,3 +425,29 @@ def test_two_processes_that_merge_clips_give_the_features_of_one_that_does_not(
         one, two = (cache.read(video, "rgb") for cache in caches)
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)  # up to 8
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_rows_of_the_cpu_and_goes_on_when_it_is_full(
+    videos: Path, tmp_path: Path, config: ExtractConfig, alone: FeatureCache,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def fill(clips: torch.Tensor) -> None:
+        if len(clips) > 2:
+            torch.empty(1 << 50, dtype=torch.uint8, device=clips.device)
+
+    caplog.set_level(logging.WARNING, logger="feat")
+    sizes = watch(monkeypatch, fill)
+    report = run_extraction(
+        videos, tmp_path / "features", config, resources=replace(TOGETHER, device="cuda")
+    )
+    assert (report.done, report.failed) == (len(LENGTHS), [])
+    assert max(sizes) > 2
+    assert [line for line in caplog.messages if "memory does not hold batches of 6" in line]
+    cache = FeatureCache(tmp_path / "features")
+    for name in LENGTHS:
+        colour = [each.read(name, "colour") for each in (cache, alone)]
+        np.testing.assert_allclose(*colour, rtol=1e-5)
+        stats = [each.read_record(each.find(name, "motion").key) for each in (cache, alone)]
+        np.testing.assert_allclose(stats[0].flow_stats, stats[1].flow_stats, rtol=0.02, atol=0.02)

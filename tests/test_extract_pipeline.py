@@ -136,7 +136,10 @@ def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
     assert rows["rgb"].shape == rows["flow"].shape == (2, 1024)
 
 
-def test_gray_on_a_device_is_that_of_the_cpu() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_gray_on_a_device_is_that_of_the_cpu(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     # any two channels at any level, and three at any of 52
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     coarse = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
@@ -146,7 +149,7 @@ def test_gray_on_a_device_is_that_of_the_cpu() -> None:
         fine[..., channels[0]], fine[..., channels[1]] = first.ravel(), second.ravel()
         frames = np.concatenate([coarse, fine], axis=1)[:, None]
         before = frames.copy()
-        gray = rgb_to_gray_torch(torch.from_numpy(frames))
+        gray = rgb_to_gray_torch(torch.from_numpy(frames).to(device))
         assert gray.dtype == torch.uint8
-        np.testing.assert_array_equal(gray.numpy(), rgb_to_gray(frames))
+        np.testing.assert_array_equal(gray.cpu().numpy(), rgb_to_gray(frames))
         np.testing.assert_array_equal(frames, before)
