@@ -91,6 +91,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from data.videos import VideoSource, source_stamp
     from extract.config import ExtractConfig
     from extract.decode.limits import Limits
+    from extract.devices import Share
     from extract.weights.resolve import resolve_weights
     from extract.worker import Job, VideoTask, extract_one
 
@@ -103,7 +104,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
             config=ExtractConfig(),
             weights=weights,
             devices=("cpu",),
-            num_threads=threads,
+            share=Share(threads=threads, videos=1, batch=1),
             folder_fps=25.0,
             limits=Limits(),
         )
@@ -133,7 +134,7 @@ def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
     started = time.perf_counter()
     done = extract_videos(
         sources, stamps, cache.path, job.config, job.weights,
-        resources=Resources(device="cpu", workers=1, threads=job.num_threads),
+        resources=Resources(device="cpu", workers=1, threads=job.share.threads),
     )  # fmt: skip
     assert all(result.status == "done" for result in done)
     return time.perf_counter() - started

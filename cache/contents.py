@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -85,8 +85,12 @@ class Contents:
 
     def has(self, key: str) -> bool:
         """Return whether the features of `key` are there."""
+        return not self.lacking([key])
+
+    def lacking(self, keys: Sequence[str]) -> list[str]:
+        """Return those of `keys` whose features are not there."""
         with self._guard():
-            return self._row(key) is not None
+            return self._look_for(keys)
 
     def entry(self, key: str) -> FeatureEntry:
         """Return all that is known of the features of `key`, without loading them.
@@ -283,14 +287,19 @@ class Contents:
             yield
 
     def _row(self, key: str) -> np.void | None:
+        self._look_for([key])
+        return self._index.get(key)
+
+    def _look_for(self, keys: Sequence[str]) -> list[str]:
+        """Return the keys that are not there, once the folder has been looked at if any is not."""
         # Twice: while a folder is listed, compaction may move a record from a shard that is not
         # listed yet to one whose place in the list has passed.
         for _ in range(2):
-            row = self._index.get(key)
-            if row is not None or not self._index.changed():
-                return row
+            keys = [key for key in keys if self._index.get(key) is None]
+            if not keys or not self._index.changed():
+                return keys
             self._index.refresh()
-        return self._index.get(key)
+        return [key for key in keys if self._index.get(key) is None]
 
     def _of_video(self, digest: str) -> list[tuple[str, str]]:
         """Return (stream, key) of all features of one content."""

@@ -59,6 +59,7 @@ class Index:
         self._index_dir = index_dir
         self._stamp: int | None = None
         self._pending: set[bytes] = set()
+        self._digests: dict[str, bytes] = {}  # of the shards when the folder was last listed
         self._clear()
 
     def __len__(self) -> int:
@@ -102,7 +103,7 @@ class Index:
             CacheError: the folder cannot be read.
         """
         stamp = _folder_stamp(self._shards_dir)
-        present = _list_shards(self._shards_dir)
+        present = self._list()
         if self._known - present:
             kept = self._chunks
             self._clear()
@@ -120,6 +121,24 @@ class Index:
         # A folder changed this instant can change again without a new stamp: look again then.
         racy = stamp is None or abs(time.time_ns() - stamp) < RACY_NS
         self._stamp = None if racy else stamp
+
+    def _list(self) -> set[bytes]:
+        """Return the digests of the shards that are in the folder."""
+        try:
+            names = os.listdir(self._shards_dir)
+        except FileNotFoundError:
+            names = []
+        except OSError as error:
+            raise explain("list", self._shards_dir, error) from error
+        # names that were there before are not parsed again: extraction lists the folder for each
+        # video, and thousands of names take ten times as long as the list itself
+        before = self._digests
+        self._digests = {
+            name: before.get(name) or _digest(name)
+            for name in names
+            if name in before or is_shard_name(name)
+        }
+        return set(self._digests.values())
 
     def add(self, table: ShardTable) -> None:
         """Add a shard just written, without looking at the folder."""
@@ -290,13 +309,3 @@ def _folder_stamp(folder: Path) -> int | None:
         return folder.stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _list_shards(folder: Path) -> set[bytes]:
-    try:
-        with os.scandir(folder) as items:
-            return {_digest(item.name) for item in items if is_shard_name(item.name)}
-    except FileNotFoundError:
-        return set()
-    except OSError as error:
-        raise explain("list", folder, error) from error

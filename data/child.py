@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,7 @@ class Child(subprocess.Popen[bytes]):
         stdout: int | IO[Any],
         stderr: int | IO[Any],
         pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             command,
@@ -44,6 +45,7 @@ class Child(subprocess.Popen[bytes]):
             bufsize=0,
             start_new_session=True,
             pass_fds=pass_fds,
+            env=env,
         )
         _watchdog.add(self.pid)
 

@@ -10,8 +10,6 @@ import math
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -101,22 +99,6 @@ def release_freed_memory() -> None:
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim:
         malloc_trim(0)
-
-
-def end_with_parent(parent: int) -> None:
-    """Let this process end within a second or so of its parent, however that ends.
-
-    Args:
-        parent: its number; it may have ended already.
-    """
-
-    def watch() -> None:
-        # asked for, not signalled: PR_SET_PDEATHSIG counts the thread that started the process
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def _keep_freed_memory() -> None:

@@ -68,9 +68,18 @@ folder_fps_option = click.option(
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--workers", type=click.IntRange(min=1),
-    help="Videos at a time; default: one a GPU, else one for every four cores.",
+    help="Processes; default: one a GPU, else one for every four cores. With a CPU each takes one "
+    "video at a time, with a GPU as many as it has threads.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
+@click.option(
+    "--threads", type=click.IntRange(min=1),
+    help="CPU threads in all, with a GPU also videos decoded at a time; default: cores.",
+)  # fmt: skip
+@click.option(
+    "--batch", type=click.IntRange(min=1),
+    help="Clips, of one or of several videos, that are computed together at most; default: 64 with "
+    "a GPU, halved where its memory does not suffice, else 1.",
+)  # fmt: skip
 @click.option(
     "--stall-seconds", type=POSITIVE, envvar="FEAT_STALL_SECONDS", default=60.0, show_default=True,
     help="Give a video up when no frame of it has come for so long.",
@@ -123,6 +132,7 @@ def extract_command(
     device: str,
     workers: int | None,
     threads: int | None,
+    batch: int | None,
     stall_seconds: float,
     max_pixels: int,
     max_frames: int,
@@ -179,7 +189,7 @@ def extract_command(
         folder,
         cache_dir,
         config,
-        resources=Resources(device=device, workers=workers, threads=threads),
+        resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
         folder_fps=folder_fps,
         limits=Limits(
             max_pixels=max_pixels,

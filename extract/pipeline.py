@@ -1,18 +1,23 @@
 """One video -> its features, streaming: decode -> clips -> TV-L1 flow -> networks.
 
-Memory does not grow with the video: a reader thread keeps a few batches of clips decoded while
-those before go through flow and network. On a CPU every core takes a clip's stream of its own and
-computes it alone: cores that share one convolution or one pair of frames spend a third of their
-time waiting for each other, and the result would depend on how many they are.
+Memory does not grow with the video: a reader thread keeps a few clips decoded while those before
+go through flow and network. On a CPU every core takes a clip's stream of its own and computes it
+alone: cores that share one convolution or one pair of frames spend a third of their time waiting
+for each other, and the result would depend on how many they are. A GPU takes clips of all videos
+that are open, in batches. Then five clips of each open video are decoded at most, and those of
+three batches and one a video lie in pinned memory: 1.1 GB for 16 videos and batches of 64, at
+2.6 MB a clip, which pinning rounds up to 4.2.
 """
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import TypeVar
 
 import numpy as np
@@ -29,20 +34,36 @@ from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.decode.stream import FrameStream, StreamInfo
+from extract.devices import BATCHES_AT_A_TIME
+from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
-from extract.flow.tvl1_torch import tvl1_flow_torch
+from extract.flow.tvl1_torch import tvl1_flow_clips
 from extract.kernels.choice import use_kernels
-from extract.streaming import Arrays, Rows, batches_of, read_ahead
+from extract.merging import Merger
+from extract.streaming import Arrays, Rows, read_ahead
 from extract.weights.resolve import Weights
 
-# Clips that go through flow and network together on a GPU: enough to fill its multiprocessors, few
-# enough for their activations to stay under 4 GB.
-CLIPS_PER_GPU_BATCH = 16
-BATCHES_PER_RELEASE = 64  # half a minute on two cores, and the memory of a video of such a length
+# half a minute, and the memory of a video of such a length, on two cores or on a GPU
+BATCHES_PER_RELEASE = 64
 
 T = TypeVar("T")
 _StreamRows = tuple[Arrays, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Uploading:
+    """A clip on its way to the device.
+
+    Attributes:
+        frames: (clip_len + 1, H, W, 3) uint8 on the host, pinned for a GPU.
+        num_real: see `Clip`.
+        since: when its video was opened, by `time.perf_counter`.
+    """
+
+    frames: Tensor
+    num_real: int
+    since: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +93,7 @@ class VideoFeatures:
 
 
 class Extractor:
-    """The networks and buffers of one worker; extracts one video after the other."""
+    """The networks and buffers of one worker; extracts its videos."""
 
     def __init__(
         self,
@@ -81,6 +102,7 @@ class Extractor:
         *,
         device: str,
         num_threads: int,
+        batch: int = 1,
     ) -> None:
         """Load the networks of `config.streams` and compile the flow kernels.
 
@@ -89,22 +111,48 @@ class Extractor:
             weights: of each stream.
             device: torch device of the networks and, on a GPU, of the flow.
             num_threads: CPU threads for decoding, and on a CPU for flow and networks.
+            batch: clips, of one or several videos, that the device computes together at most. On a
+                CPU those of a batch of 1 are computed by threads of their own.
         """
         self.config = config
         self.device = torch.device(device)
         self.num_threads = num_threads
-        on_cpu = self.device.type == "cpu"
-        self._batch_size = 1 if on_cpu else CLIPS_PER_GPU_BATCH
-        self._num_workers = num_threads if on_cpu else 1
-        self._pool = ThreadPoolExecutor(self._num_workers, thread_name_prefix="clips")
-        self.networks = {
-            stream: BACKBONES[stream].load(
-                weights[stream], device=self.device, precision=config.precision
+        self._on_gpu = self.device.type == "cuda"
+        self._merger: Merger[tuple[str, ...], _Uploading, _StreamRows] | None = None
+        if batch > 1 or self._on_gpu:
+            self._merger = Merger(
+                self._rows_of_many,
+                size=batch,
+                threads=BATCHES_AT_A_TIME,
+                start=self._start_thread,
             )
-            for stream in config.streams
-        }
-        if any(BACKBONES[stream].needs == "flow" for stream in config.streams):
+            self._last = threading.local()  # `computed`: when a thread was done with a batch
+            # those that wait and those that are computed
+            self._clips_ahead = (1 + BATCHES_AT_A_TIME) * batch
+        else:
+            self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="clips")
+            self._clips_ahead = num_threads
+        self._clips_per_release = BATCHES_PER_RELEASE * batch
+        self._clip_numbers = count(1)
+        with torch.cuda.device(self.device) if self._on_gpu else contextlib.nullcontext():
+            self.networks = {
+                stream: BACKBONES[stream].load(
+                    weights[stream], device=self.device, precision=config.precision
+                )
+                for stream in config.streams
+            }
+            if self._on_gpu:  # the threads have streams of their own
+                torch.cuda.synchronize()
+        if self.device.type == "cpu" and any(
+            BACKBONES[stream].needs == "flow" for stream in config.streams
+        ):
             compile_kernels()
+
+    def _start_thread(self) -> None:
+        """Give a thread of the merger a stream, so that the GPU has two batches to choose from."""
+        if self._on_gpu:
+            torch.cuda.set_device(self.device)
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
     def extract(
         self,
@@ -115,53 +163,56 @@ class Extractor:
         skip_clips: int = 0,
         folder_fps: float = 25.0,
         limits: Limits | None = None,
-        on_batch: Callable[[int, int, Arrays], None] = lambda *_: None,
+        decode_threads: int | None = None,
+        on_clip: Callable[[int, int, Arrays], None] = lambda *_: None,
         on_read: Callable[[], None] = lambda: None,
     ) -> VideoFeatures:
         """Return the features of one video.
 
-        Two threads may be in here at the same time; their clips take turns.
+        Several threads may be in here at the same time; their clips take turns.
 
         Args:
             source: the video.
             streams: which to extract, of those this extractor has networks for.
             stage_seconds: what this video took is added to it: seconds waited for `decode`, and
-                seconds that `flow` and `network` kept all threads busy.
+                seconds that `flow` and `network` kept all threads or the GPU busy, its share of
+                them where clips of several videos are computed together.
             skip_clips: leading clips that need no features because a checkpoint has them; their
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
             limits: what the video may cost; None for the defaults.
-            on_batch: told after every batch: frames done so far, frames expected in all (0 if
+            decode_threads: of the video's decoder; None for all.
+            on_clip: told after every clip: frames done so far, frames expected in all (0 if
                 that is not known), all rows so far.
-            on_read: called when the last clips are under way, so that cores are soon free.
+            on_read: called when the last clips are under way, so that decoders or cores are free.
 
         Raises:
             DecodeError: no frame can be decoded, or ffmpeg was killed.
         """
         kept = Rows()
+        since = time.perf_counter()
         with open_video(
             source,
             self.config.decode,
-            threads=self.num_threads,
+            threads=decode_threads or self.num_threads,
             folder_fps=folder_fps,
             limits=limits,
         ) as stream:
             clips = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
             )
-            batches = read_ahead(batches_of(clips, self._batch_size, skip=skip_clips))
+            ahead = read_ahead(islice(clips, skip_clips, None))
             with (
-                contextlib.closing(batches),
+                contextlib.closing(ahead),
                 contextlib.closing(
-                    self._work_through(batches, streams, stage_seconds, on_read)
+                    self._work_through(ahead, tuple(streams), since, stage_seconds, on_read)
                 ) as done,
             ):
-                for count, (batch, rows) in enumerate(done, 1):
-                    if count % BATCHES_PER_RELEASE == 0:
+                for num_frames, rows in done:
+                    if next(self._clip_numbers) % self._clips_per_release == 0:
                         release_freed_memory()
-                    num_frames = batch[-1].start_frame + batch[-1].num_real
                     kept.append(rows)
-                    on_batch(num_frames, stream.info.expected_frames, kept.arrays)
+                    on_clip(num_frames, stream.info.expected_frames, kept.arrays)
             return VideoFeatures(
                 arrays=kept.arrays,
                 clips=self._clip_table(stream),
@@ -181,49 +232,85 @@ class Extractor:
 
     def _work_through(
         self,
-        batches: Iterator[list[Clip]],
-        streams: Sequence[str],
+        clips: Iterator[Clip],
+        streams: tuple[str, ...],
+        since: float,
         stage_seconds: dict[str, float],
         on_read: Callable[[], None],
-    ) -> Generator[tuple[list[Clip], Arrays]]:
-        """Yield each batch with its rows, in order, while the pool works on those behind it."""
-        underway: deque[tuple[list[Clip], list[Future[_StreamRows]]]] = deque()
-        # flow first: it takes longest, and a long task left to the end keeps one core waiting
-        on_flow = [stream for stream in streams if BACKBONES[stream].needs == "flow"]
-        on_frames = [[stream] for stream in streams if BACKBONES[stream].needs == "frames"]
-        tasks = [on_flow, *on_frames] if on_flow else on_frames
+    ) -> Generator[tuple[int, Arrays]]:
+        """Yield the frames done and the rows of each clip, in order, while others are computed."""
+        underway: deque[tuple[int, list[Future[_StreamRows]]]] = deque()
+        # a GPU waits for whichever decoder is first: see `_rows_of_many`
+        waited = {} if self._merger else stage_seconds
         try:
             while True:
-                while len(underway) <= self._num_workers:
-                    batch = timed(lambda: next(batches, None), stage_seconds, "decode")
-                    if not batch:
+                while len(underway) <= self._clips_ahead:
+                    clip = timed(lambda: next(clips, None), waited, "decode")
+                    if clip is None:
                         on_read()
                         break
-                    futures = [self._pool.submit(self._rows, batch, task) for task in tasks]
-                    underway.append((batch, futures))
+                    num_frames = clip.start_frame + clip.num_real
+                    underway.append((num_frames, self._submit(clip, streams, id(clips), since)))
                 if not underway:
                     return
-                batch, futures = underway.popleft()
+                num_frames, futures = underway.popleft()
                 rows: Arrays = {}
                 for future in futures:
                     arrays, seconds = future.result()
                     rows |= arrays
                     for stage, spent in seconds.items():
-                        share = spent / self._num_workers
-                        stage_seconds[stage] = stage_seconds.get(stage, 0.0) + share
-                yield batch, rows
+                        stage_seconds[stage] = stage_seconds.get(stage, 0.0) + spent
+                yield num_frames, rows
         finally:
             for _, futures in underway:
                 for future in futures:
                     future.cancel()
 
-    def _rows(self, batch: list[Clip], streams: Sequence[str]) -> _StreamRows:
+    def _submit(
+        self, clip: Clip, streams: tuple[str, ...], video: int, since: float
+    ) -> list[Future[_StreamRows]]:
+        """Have the rows of a clip of a video computed."""
+        if self._merger:
+            frames = torch.empty(clip.frames.shape, dtype=torch.uint8, pin_memory=self._on_gpu)
+            np.copyto(frames.numpy(), clip.frames)
+            item = _Uploading(frames=frames, num_real=clip.num_real, since=since)
+            return [self._merger.submit(streams, video, item)]
+        # flow first: it takes longest, and a long task left to the end keeps one core waiting
+        on_flow = [stream for stream in streams if BACKBONES[stream].needs == "flow"]
+        on_frames = [[stream] for stream in streams if BACKBONES[stream].needs == "frames"]
+        tasks = [on_flow, *on_frames] if on_flow else on_frames
+        return [self._pool.submit(self._rows_of_one, clip, task) for task in tasks]
+
+    def _rows_of_one(self, clip: Clip, streams: Sequence[str]) -> _StreamRows:
+        """Return the rows of a clip, and the seconds that flow and networks kept all threads."""
+        frames = torch.from_numpy(clip.frames[None].copy())
+        arrays, seconds = self._rows(streams, frames, [clip.num_real])
+        return arrays, {stage: spent / self.num_threads for stage, spent in seconds.items()}
+
+    def _rows_of_many(self, streams: tuple[str, ...], clips: list[_Uploading]) -> list[_StreamRows]:
+        """Return the rows of each clip, and its share of the seconds of their batch."""
+        started = time.perf_counter()
+        first = clips[0].frames
+        frames = torch.empty((len(clips), *first.shape), dtype=torch.uint8, device=self.device)
+        for row, clip in zip(frames, clips, strict=True):
+            row.copy_(clip.frames, non_blocking=True)
+        arrays, seconds = self._rows(streams, frames, [clip.num_real for clip in clips])
+        # between two runs nobody waits
+        idle_since = max(getattr(self._last, "computed", 0.0), min(clip.since for clip in clips))
+        seconds["decode"] = max(started - idle_since, 0.0)
+        self._last.computed = time.perf_counter()
+        each = BATCHES_AT_A_TIME * len(clips)
+        share = {stage: spent / each for stage, spent in seconds.items()}
+        return [
+            ({name: array[i : i + 1] for name, array in arrays.items()}, share)
+            for i in range(len(clips))
+        ]
+
+    def _rows(self, streams: Sequence[str], frames: Tensor, num_real: list[int]) -> _StreamRows:
         """Return the rows of a batch, and the seconds that flow and networks took."""
         started = time.perf_counter()
         seconds: dict[str, float] = {}
-        frames = np.stack([clip.frames for clip in batch])  # (B, clip_len + 1, H, W, 3) uint8
-        tensors = self.compute(streams, frames, [clip.num_real for clip in batch], seconds)
-        # the one place that waits for a GPU, but for the looks at the flow's stopping rule
+        tensors = self.compute(streams, frames, num_real, seconds)
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         seconds["network"] = time.perf_counter() - started - seconds.get("flow", 0.0)
         return arrays, seconds
@@ -232,53 +319,47 @@ class Extractor:
     def compute(
         self,
         streams: Sequence[str],
-        frames: NDArray[np.uint8],
+        frames: Tensor,
         num_real: list[int],
         stage_seconds: dict[str, float],
     ) -> dict[str, Tensor]:
         """Return the rows of some streams on the device, (B, ...) each.
 
         Args:
-            streams: which; they need the same, frames or flow. With flow, `flow_stats` (B, 6)
-                float32 is given too.
-            frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
+            streams: which. If one needs flow, `flow_stats` (B, 6) float32 is given too.
+            frames: (B, clip_len + 1, H, W, 3) uint8 on the device; each clip and its successor
+                frame.
             num_real: how many of each clip's frames are real, for the statistics.
             stage_seconds: the seconds of the flow are added to it.
         """
-        if BACKBONES[streams[0]].needs == "frames":
-            clips = self._to_device(frames[:, :-1])
-            return {stream: self._forward(stream, clips) for stream in streams}
-        flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
-        clips = scale_flow(flow, self.config.flow_clamp)
-        rows = {stream: self._forward(stream, clips) for stream in streams}
-        return {**rows, "flow_stats": flow_statistics(flow, num_real)}
+        rows: dict[str, Tensor] = {}
+        on_flow = [stream for stream in streams if BACKBONES[stream].needs == "flow"]
+        if on_flow:
+            flow = timed(lambda: self._flow(frames), stage_seconds, "flow")
+            scaled = scale_flow(flow, self.config.flow_clamp)
+            # first, for it waits for what is under way, and that is nothing now
+            rows["flow_stats"] = flow_statistics(flow, num_real)
+            rows |= {stream: self._forward(stream, scaled) for stream in on_flow}
+            del flow, scaled  # the largest tensors, before the next network's
+        for stream in streams:
+            if BACKBONES[stream].needs == "frames":
+                rows[stream] = self._forward(stream, frames[:, :-1])
+        return rows
 
-    def _to_device(self, array: NDArray[np.uint8]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":  # only pinned memory is copied while the host goes on
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
-
-    def _flow(self, frames: NDArray[np.uint8]) -> Tensor:
+    def _flow(self, frames: Tensor) -> Tensor:
         """Return (B, clip_len, H, W, 2) float32 pixels: from every frame to the next one.
 
         Args:
             frames: (B, clip_len + 1, H, W, 3) uint8; each clip and its successor frame.
         """
-        if self.config.clip_stride == self.config.clip_len:
-            # each clip's successor is the next one's first frame: all are one run of frames
-            runs = [np.concatenate([*frames[:, :-1], frames[-1, -1:]])]
-        else:
-            runs = list(frames)
-        pairs = torch.cat([self._flow_of_run(run) for run in runs])
-        return pairs.reshape(len(frames), -1, *pairs.shape[1:])
-
-    def _flow_of_run(self, frames: NDArray[np.uint8]) -> Tensor:
         tvl1 = self.config.tvl1
-        gray = rgb_to_gray(frames)
         if self.device.type == "cpu" and use_kernels():
-            return torch.from_numpy(tvl1_flow(gray, config=tvl1))
-        return tvl1_flow_torch(self._to_device(gray), config=tvl1)
+            clips = [tvl1_flow(rgb_to_gray(clip.numpy()), config=tvl1) for clip in frames]
+            return torch.from_numpy(np.stack(clips))
+        flow = tvl1_flow_clips(rgb_to_gray_torch(frames), config=tvl1)
+        if self._on_gpu:  # so that the seconds of the flow are not counted as the network's
+            torch.cuda.current_stream(self.device).synchronize()
+        return flow
 
     def _forward(self, stream: str, clips: Tensor) -> Tensor:
         """Return the rows (B, ...) of clips (B, T, H, W, C); see `extract.backbones.Network`."""

@@ -1,25 +1,26 @@
 """The videos of a run, worked off in this process or in several."""
 
 import logging
-import os
-import tempfile
+import multiprocessing
+import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
+from data.child import Child, child_command
+from extract.devices import Share
 from extract.progress import ExtractProgress
 from extract.report import VideoOutcome
-from extract.worker import Turn, VideoTask, extract_one, start_worker
+from extract.worker import Turn, VideoTask, extract_one
 
 logger = logging.getLogger(f"feat.{__name__}")
 
 BUSY_POLL_SECONDS = 5.0
+_END_SECONDS = 10.0  # what an interrupted worker has to finish the clips that are under way
 
 
 def run_tasks(
@@ -52,81 +53,110 @@ def _run_once(
 ) -> Iterator[VideoOutcome]:
     """Yield each video's result, from this process or from several."""
     if workers == 1:
-        yield from _overlapping(tasks, progress)
+        yield from overlapping(tasks, tasks[0].job.share, progress)
         return
-    unfinished = {task.source.video_id: task for task in tasks}
-    try:
-        for result in _parallel(tasks, workers):
-            del unfinished[result.video_id]
-            yield result
-    except TerminatedWorkerError:
+    left = yield from _in_processes(tasks, workers)
+    if left:
         logger.warning("a worker process was killed; going on with one video at a time")
-        for task in unfinished.values():
-            yield _isolated(task)
+    for task in left:
+        # in a process of its own, so that its death is known to be its own
+        if (yield from _in_processes([task], 1)):
+            yield VideoOutcome(
+                video_id=task.source.video_id,
+                status="failed",
+                error="its worker process was killed, most likely for want of memory; "
+                "try fewer --workers",
+            )
 
 
-def _overlapping(tasks: Sequence[VideoTask], progress: ExtractProgress) -> Iterator[VideoOutcome]:
+def overlapping(
+    tasks: Iterable[VideoTask], share: Share, progress: ExtractProgress | None
+) -> Iterator[VideoOutcome]:
     """Yield each video's result; the next one begins when the last clips of one are under way.
 
     Else cores would wait at the end of every video, for its last clip, and at the beginning, for
-    the first frames.
+    the first frames. What computes clips of several videos together reads so many at a time.
     """
     stop = threading.Event()
-    with ThreadPoolExecutor(2, thread_name_prefix="video") as pool:
-        before: Future[VideoOutcome] | None = None
+    events: SimpleQueue[Future[VideoOutcome] | None] = SimpleQueue()  # None: a video is read
+    waiting = iter(tasks)
+    reading = underway = 0
+    with ThreadPoolExecutor(share.videos_underway, thread_name_prefix="video") as pool:
         try:
-            for task in tasks:
-                turn = Turn(stop, progress)
-                future = pool.submit(extract_one, task, turn)
-                if before:
-                    yield before.result()
-                turn.read.wait()
-                before = future
-            if before:
-                yield before.result()
+            while True:
+                while reading < share.videos and underway < share.videos_underway:
+                    task = next(waiting, None)
+                    if task is None:
+                        break
+                    turn = Turn(stop, progress, on_read=lambda: events.put(None))
+                    pool.submit(extract_one, task, turn).add_done_callback(events.put)
+                    reading, underway = reading + 1, underway + 1
+                if not underway:
+                    return
+                finished = events.get()
+                if finished is None:
+                    reading -= 1
+                else:
+                    underway -= 1
+                    yield finished.result()
         finally:
             stop.set()
 
 
-def _isolated(task: VideoTask) -> VideoOutcome:
-    """Extract one video in a process of its own, so that its death is known to be its own."""
-    try:
-        return next(iter(_parallel([task], 2)))
-    except TerminatedWorkerError:
-        return VideoOutcome(
-            video_id=task.source.video_id,
-            status="failed",
-            error="its worker process was killed, most likely for want of memory; "
-            "try fewer --workers",
-        )
+def _in_processes(
+    tasks: Sequence[VideoTask], workers: int
+) -> Generator[VideoOutcome, None, list[VideoTask]]:
+    """Yield results of several processes, each of which asks for its next video.
 
-
-def _parallel(tasks: Sequence[VideoTask], workers: int) -> Iterator[VideoOutcome]:
-    with tempfile.TemporaryDirectory(prefix="feat-workers-") as places, _safe_path():
-        pool = joblib.Parallel(
-            n_jobs=workers,
-            return_as="generator_unordered",
-            pre_dispatch="2*n_jobs",
-            batch_size=1,
-            initializer=start_worker,
-            initargs=(Path(places), tasks[0].job.devices, os.getpid()),
-        )
-        yield from pool(joblib.delayed(extract_one)(task) for task in tasks)
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep the current folder off the module path of Python processes that start meanwhile.
-
-    joblib starts its workers with `python -m` and their resource trackers with `python -c`, which
-    would run a `json.py` that lies in the current folder. It takes no options for them.
+    Returns:
+        The videos that a process was at when it was killed, and those that none was left for.
     """
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    waiting = iter(tasks)
+    job = tasks[0].job
+    processes: list[Child] = []
+    held: dict[Connection, dict[str, VideoTask]] = {}
+    left: list[VideoTask] = []
     try:
-        yield
+        for number in range(workers):
+            near, far = multiprocessing.Pipe()
+            device = job.devices[number % len(job.devices)]
+            processes.append(_start(far, device))
+            held[near] = {}
+        while held:
+            ready = wait(list(held))
+            for pipe in [each for each in held if each in ready]:
+                try:
+                    said = pipe.recv()
+                    if said is None:
+                        task = next(waiting, None)
+                        if task:
+                            held[pipe][task.source.video_id] = task
+                        pipe.send(task)
+                        continue
+                except (EOFError, ConnectionError):
+                    left += held.pop(pipe).values()
+                    continue
+                if isinstance(said, BaseException):
+                    raise said
+                del held[pipe][said.video_id]
+                yield said
+        return [*left, *waiting]
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+            process.end()
+
+
+def _start(pipe: Connection, device: str) -> Child:
+    command, environment = child_command("extract.worker_process")
+    with pipe:
+        return Child(
+            [*command, str(pipe.fileno()), device],
+            stdout=subprocess.DEVNULL,
+            stderr=2,
+            pass_fds=(pipe.fileno(),),
+            env=environment,
+        )

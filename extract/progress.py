@@ -61,12 +61,17 @@ class ExtractProgress:
         if self._bar:
             self._bar.stop()
 
-    def _show(self) -> None:
-        if not self._bar:
-            return
+    def _so_far(self) -> tuple[int, float]:
+        """Return the frames and bytes of what is finished and what is under way."""
         frames, num_bytes = self._frames, self._bytes
         for frames_underway, bytes_underway in list(self._underway.values()):
             frames, num_bytes = frames + frames_underway, num_bytes + bytes_underway
+        return frames, num_bytes
+
+    def _show(self) -> None:
+        if not self._bar:
+            return
+        frames, num_bytes = self._so_far()
         rate = frames / max(time.monotonic() - self._started, 1e-3)
         self._bar.update(
             self._task,
@@ -89,13 +94,20 @@ class ExtractProgress:
         share = min(num_frames / expected_frames, 1.0) if expected_frames else 0.0
         self._underway[video_id] = num_frames, share * num_bytes
         self._show()
-        if not self._bar and time.monotonic() - self._last_line >= LINE_SECONDS:
+        if self._bar or time.monotonic() - self._last_line < LINE_SECONDS:
+            return
+        if len(self._underway) > 2:  # on a GPU, where one of many says little
+            self._say(
+                "%d videos under way, %d frames so far in all",
+                len(self._underway), self._so_far()[0],
+            )  # fmt: skip
+        else:
             known = f" ({share:.0%})" if expected_frames else ""
             self._say("%s: %d frames so far%s", video_id, num_frames, known)
 
     def _say(self, message: str, *values: object) -> None:
-        logger.info(message, *values)
         self._last_line = time.monotonic()
+        logger.info(message, *values)
 
     def finish(self, result: VideoOutcome, *, num_bytes: int) -> None:
         """Count one video as finished and say so."""

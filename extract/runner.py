@@ -189,16 +189,17 @@ def extract_videos(
     if not sources:
         return
     check_weights(weights.values())
-    warn_without_kernels()
     resources = resources or Resources()
     devices = list_devices(resources.device)
-    workers, per_worker = resources.share(devices, len(sources))
+    if devices == ("cpu",):
+        warn_without_kernels()
+    workers, share = resources.share(devices, len(sources))
     job = Job(
         cache_dir=cache_dir,
         config=config,
         weights=weights,
         devices=devices,
-        num_threads=per_worker,
+        share=share,
         folder_fps=folder_fps,
         limits=limits or Limits(),
     )

@@ -1,32 +1,25 @@
-"""A video as a stream: batches of clips read ahead, and the rows that come of them."""
+"""A video as a stream: clips read ahead, and the rows that come of them."""
 
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
-from itertools import islice
+from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 READ_AHEAD = 2
+FIRST_ROWS = 64  # of a video: a GPU's worker has more than a hundred under way
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
 
 
-def batches_of(items: Iterable[T], size: int, *, skip: int = 0) -> Iterator[list[T]]:
-    """Yield `items` but for the first `skip` in lists of `size`, the last one shorter."""
-    remaining = islice(items, skip, None)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
 class Rows:
     """The rows of a video so far, in blocks that double when they are full.
 
-    Nothing may be kept batch by batch: a few bytes each, between the maps that the networks take
+    Nothing may be kept clip by clip: a few bytes each, between the maps that the networks take
     and free, would stop the C library from joining these again, and memory would grow with the
     video.
     """
@@ -36,12 +29,14 @@ class Rows:
         self._num_rows = 0
 
     def append(self, rows: Arrays) -> None:
-        """Copy in the rows of a batch, the same number for each name."""
+        """Copy in the rows of a clip or more, the same number for each name."""
         first, self._num_rows = self._num_rows, self._num_rows + len(next(iter(rows.values())))
         for name, array in rows.items():
             block = self._blocks.get(name, np.empty((0, *array.shape[1:]), array.dtype))
             if len(block) < self._num_rows:
-                larger = np.empty((max(2 * self._num_rows, 1024), *array.shape[1:]), array.dtype)
+                larger = np.empty(
+                    (max(2 * self._num_rows, FIRST_ROWS), *array.shape[1:]), array.dtype
+                )
                 larger[:first] = block[:first]
                 self._blocks[name] = block = larger
             block[first : self._num_rows] = array

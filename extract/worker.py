@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
 from data.errors import CacheError, DecodeError, FeatError
-from data.process import end_with_parent, set_up_process, use_threads
+from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
+from extract.devices import Share
 from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
@@ -50,7 +51,7 @@ class Job:
         config: how features are made.
         weights: of each stream in `config`.
         devices: torch devices, dealt out to the worker processes in turn.
-        num_threads: CPU threads of one worker.
+        share: what one worker gets of the machine.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost.
     """
@@ -59,7 +60,7 @@ class Job:
     config: ExtractConfig
     weights: Mapping[str, Weights]
     devices: tuple[str, ...]
-    num_threads: int
+    share: Share
     folder_fps: float
     limits: Limits
 
@@ -73,17 +74,26 @@ class Turn:
     """What a video in the making and the thread that asked for it tell each other.
 
     Attributes:
-        read: set when the video's last clips are under way: the next one may begin.
         stop: set to have the video given up after the clips that are under way.
-        progress: told after every batch of clips, if anyone watches.
+        progress: told after every clip, if anyone watches.
     """
 
     def __init__(
-        self, stop: threading.Event | None = None, progress: ExtractProgress | None = None
+        self,
+        stop: threading.Event | None = None,
+        progress: ExtractProgress | None = None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
-        self.read = threading.Event()
         self.stop = stop or threading.Event()
         self.progress = progress
+        self._on_read = on_read
+        self._is_read = False
+
+    def end_reading(self) -> None:
+        """Say, the first time only, that the last clips are under way: the next may begin."""
+        if not self._is_read:
+            self._is_read = True
+            self._on_read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +144,8 @@ class VideoTask:
 
     def missing(self) -> tuple[str, ...]:
         """Return the streams that the cache lacks."""
-        return tuple(stream for stream, key in self.keys.items() if not self.cache.has(key))
+        lacking = self.cache.lacking(list(self.keys.values()))
+        return tuple(stream for stream, key in self.keys.items() if key in lacking)
 
     def complete(self, turn: Turn) -> VideoOutcome:
         """Extract what is missing and write it, unless another process is at it."""
@@ -151,9 +162,10 @@ class VideoTask:
             checkpoint = self._checkpoint(streams)
             features = self.extract(streams, checkpoint, stage_seconds, turn)
             self.refuse_change()
-            started = time.perf_counter()
-            self.cache.write(self.records(streams, features))
-            stage_seconds["write"] = time.perf_counter() - started
+            with _writing:
+                started = time.perf_counter()
+                self.cache.write(self.records(streams, features))
+                stage_seconds["write"] = time.perf_counter() - started
             checkpoint.clear()
         return self._result(
             "done",
@@ -176,13 +188,13 @@ class VideoTask:
             streams: which to extract.
             checkpoint: of these streams of this video.
             stage_seconds: the seconds of each stage are added to it.
-            turn: asked after every batch whether to go on.
+            turn: asked after every clip whether to go on.
         """
         saved = checkpoint.load()
         num_saved = len(next(iter(saved.values()))) if saved else 0
         saver = _Saver(checkpoint, num_saved, self.refuse_change)
 
-        def on_batch(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
+        def on_clip(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
             saver.save_if_due(rows)
             if turn.stop.is_set():
                 raise KeyboardInterrupt
@@ -201,8 +213,9 @@ class VideoTask:
             skip_clips=num_saved,
             folder_fps=self.job.folder_fps,
             limits=self.job.limits,
-            on_batch=on_batch,
-            on_read=turn.read.set,
+            decode_threads=self.job.share.decode_threads,
+            on_clip=on_clip,
+            on_read=turn.end_reading,
         )
         if not saved:
             return features
@@ -296,9 +309,11 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
         cause = f"{type(error).__name__}: {said[0][:300]}"
         if isinstance(error, MemoryError):
             cause += "; try fewer --workers or --threads"
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's: not even one clip fits
+            cause += "; free the GPU's memory or use --device cpu"
         return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
     finally:
-        turn.read.set()  # a video that fails or is there already is never read to its end
+        turn.end_reading()  # a video that fails or is there already is never read to its end
 
 
 def failed(source: VideoSource, error: FeatError | OSError) -> VideoOutcome:
@@ -339,15 +354,24 @@ def _provenance(job: Job) -> dict[str, Any]:
     """Return what made the features but, as far as is known, does not change them."""
     from data.ffmpeg import ffmpeg_version
 
+    device = _device(job).partition(":")[0]
     return {
         **who_and_when(),
-        "feat": version("feat"),
-        "torch": version("torch"),
-        "numba": version("numba") if use_kernels() else "not used",
+        **_versions(device),
         "ffmpeg": str(ffmpeg_version()),
-        "device": _device(job).partition(":")[0],
+        "device": device,
         "machine": platform.machine(),
         "limits": dataclasses.asdict(job.limits),
+    }
+
+
+@cache
+def _versions(device: str) -> dict[str, str]:
+    uses_numba = device == "cpu" and use_kernels()
+    return {
+        "feat": version("feat"),
+        "torch": version("torch"),
+        "numba": version("numba") if uses_numba else "not used",
     }
 
 
@@ -355,25 +379,16 @@ def _provenance(job: Job) -> dict[str, Any]:
 _caches: dict[Path, FeatureCache] = {}
 _extractors: dict[tuple[Any, ...], "Extractor"] = {}
 _own_device: str | None = None
+_making = threading.Lock()
+# A batch finishes a dozen videos at once. As many threads that write would keep each other waiting
+# for the interpreter, and the one that keeps the GPU busy; two are as fast together.
+_writing = threading.Semaphore(2)
 
 
-def start_worker(places: Path, devices: tuple[str, ...], parent: int) -> None:
-    """Set this worker process up, to end with its parent, and give it a device.
-
-    Whoever makes a file of `places` first has its number.
-    """
+def use_device(device: str) -> None:
+    """Let this process, one of several, use a device of its own."""
     global _own_device
-    set_up_process()
-    end_with_parent(parent)
-    number = 0
-    while True:
-        try:
-            (places / str(number)).touch(exist_ok=False)
-        except FileExistsError:
-            number += 1
-            continue
-        _own_device = devices[number % len(devices)]
-        return
+    _own_device = device
 
 
 def _device(job: Job) -> str:
@@ -382,7 +397,7 @@ def _device(job: Job) -> str:
 
 def _open_cache(path: Path) -> FeatureCache:
     if path not in _caches:
-        _caches[path] = FeatureCache(path)
+        _caches.setdefault(path, FeatureCache(path))  # another thread may have been quicker
     return _caches[path]
 
 
@@ -390,11 +405,16 @@ def _extractor(job: Job) -> "Extractor":
     from extract.pipeline import Extractor
 
     digests = tuple(job.weights[stream].digest for stream in job.config.streams)
-    identity = (job.config, digests, _device(job), job.num_threads)
-    if identity not in _extractors:
-        _extractors.clear()
-        use_threads(1)  # of PyTorch: each thread of the extractor's pool computes its clip alone
-        _extractors[identity] = Extractor(
-            job.config, job.weights, device=_device(job), num_threads=job.num_threads
-        )
-    return _extractors[identity]
+    identity = (job.config, digests, _device(job), job.share.threads, job.share.batch)
+    with _making:
+        if identity not in _extractors:
+            _extractors.clear()
+            use_threads(1)  # of PyTorch: each thread of the extractor's pool computes alone
+            _extractors[identity] = Extractor(
+                job.config,
+                job.weights,
+                device=_device(job),
+                num_threads=job.share.threads,
+                batch=job.share.batch,
+            )
+        return _extractors[identity]

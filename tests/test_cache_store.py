@@ -86,6 +86,20 @@ def test_a_shard_another_process_wrote_is_found_without_reopening(cache) -> None
     assert other.read("a/one.mp4", "rgb").shape == (5, 8)
 
 
+def test_keys_that_others_write_or_take_away_are_looked_for_together(cache) -> None:
+    records = [make_record(f"{number}.mp4") for number in range(4)]
+    keys = [record.key for record in records]
+    cache.write(records[:1])
+    assert cache.lacking(keys) == keys[1:]
+    path = FeatureCache(cache.path).write(records[1:3])
+    assert cache.lacking(keys) == keys[3:]
+    path.unlink()
+    # a key that is not there makes it look again, and what has gone is noticed
+    assert cache.lacking(keys[3:]) == keys[3:]
+    assert cache.lacking(keys) == keys[1:]
+    assert cache.lacking([]) == []
+
+
 def test_find_says_what_there_is(cache) -> None:
     cache.write([make_record()])
     with pytest.raises(CacheError, match=r"a/two\.mp4: not in .* has 1 videos: a/one\.mp4"):

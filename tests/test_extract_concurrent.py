@@ -30,10 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weig
 
 
 def start(
-    folder: Path, cache: str, weights: Path, *, stderr: int | None = None
+    folder: Path, cache: str, weights: Path, *options: str, stderr: int | None = None
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "feat", "-q", "extract", "--videos", "videos"]
     command += ["--streams", "rgb", "--rgb-weights", str(weights), "--threads", "1", "--json"]
+    command += options
     root = Path(__file__).resolve().parents[1]
     return subprocess.Popen(
         [*command, "--cache", cache],
@@ -95,13 +96,19 @@ def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weig
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    ("number", "workers"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
-    folder: Path, random_rgb_weights: Path, number: signal.Signals
+    folder: Path, random_rgb_weights: Path, number: signal.Signals, workers: int
 ) -> None:
-    cache = f"interrupted-{number}"
-    run = start(folder, cache, random_rgb_weights, stderr=subprocess.PIPE)
+    cache = f"interrupted-{number}-{workers}"
+    options = ("--workers", str(workers), "--threads", str(workers))
+    run = start(folder, cache, random_rgb_weights, *options, stderr=subprocess.PIPE)
     wait_for_shards(run, folder / cache, 1)
     run.send_signal(number)
     _, said = run.communicate(timeout=60)

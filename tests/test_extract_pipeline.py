@@ -1,6 +1,5 @@
 """The pipeline of one video: order, threads, checkpoints, and the whole path of a GPU on meta."""
 
-import functools
 import threading
 from pathlib import Path
 
@@ -8,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+import extract.flow.tvl1_torch
 import extract.pipeline
 from data.videos import VideoSource
 from extract.config import DEFAULT_STREAMS, ExtractConfig
-from extract.flow.tvl1 import TVL1Config
+from extract.flow.gray_torch import rgb_to_gray_torch
+from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
 
@@ -69,7 +70,7 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
     whole = one.extract(video, ("rgb",), stage_seconds={})
     rest = one.extract(
         video, ("rgb",), stage_seconds={}, skip_clips=1,
-        on_batch=lambda frames, expected, rows: seen.append((frames, rows["rgb"].copy())),
+        on_clip=lambda frames, expected, rows: seen.append((frames, rows["rgb"].copy())),
     )  # fmt: skip
     assert [frames for frames, _ in seen] == [32, 38]
     for count, (_, rows) in enumerate(seen, 1):
@@ -96,7 +97,7 @@ def test_two_videos_at_once_and_the_end_of_one_is_announced(
     )
     first = one.extract(
         video, DEFAULT_STREAMS, stage_seconds={},
-        on_batch=lambda *_: events.append("batch"), on_read=begin_the_next,
+        on_clip=lambda *_: events.append("batch"), on_read=begin_the_next,
     )  # fmt: skip
     thread.join()
     assert events.count("batch") == 3
@@ -126,12 +127,29 @@ def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
 ) -> None:
     # On meta a tensor made on the wrong device raises, and so does every look at a value. The one
     # look that the flow takes every few iterations is switched off.
-    flow = functools.partial(extract.pipeline.tvl1_flow_torch, check_every=0)
-    monkeypatch.setattr(extract.pipeline, "tvl1_flow_torch", flow)
+    monkeypatch.setattr(extract.flow.tvl1_torch, "_any_left", lambda active: True)
     one = extractor(random_rgb_weights, num_threads=1, device="meta")
-    frames = np.zeros((2, 17, 224, 224, 3), np.uint8)
-    for stream, names in (("rgb", {"rgb"}), ("flow", {"flow", "flow_stats"})):
-        rows = one.compute((stream,), frames, [16, 5], {})
-        assert set(rows) == names
-        assert {tensor.device.type for tensor in rows.values()} == {"meta"}
-        assert rows[stream].shape == (2, 1024)
+    frames = torch.zeros((2, 17, 224, 224, 3), dtype=torch.uint8, device="meta")
+    rows = one.compute(DEFAULT_STREAMS, frames, [16, 5], {})
+    assert set(rows) == {"rgb", "flow", "flow_stats"}
+    assert {tensor.device.type for tensor in rows.values()} == {"meta"}
+    assert rows["rgb"].shape == rows["flow"].shape == (2, 1024)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_gray_on_a_device_is_that_of_the_cpu(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    # any two channels at any level, and three at any of 52
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    coarse = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    first, second = np.meshgrid(*[np.arange(256, dtype=np.uint8)] * 2)
+    for channels in ((0, 1), (1, 2), (0, 2)):
+        fine = np.full((1, 256 * 256, 3), 201, np.uint8)
+        fine[..., channels[0]], fine[..., channels[1]] = first.ravel(), second.ravel()
+        frames = np.concatenate([coarse, fine], axis=1)[:, None]
+        before = frames.copy()
+        gray = rgb_to_gray_torch(torch.from_numpy(frames).to(device))
+        assert gray.dtype == torch.uint8
+        np.testing.assert_array_equal(gray.cpu().numpy(), rgb_to_gray(frames))
+        np.testing.assert_array_equal(frames, before)

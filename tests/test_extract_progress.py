@@ -34,8 +34,12 @@ def test_a_long_video_says_how_far_it_is(
         progress.underway("b.mp4", num_frames=32, expected_frames=0, num_bytes=100)
         result = VideoOutcome(video_id="a.mp4", status="done", num_clips=4, num_frames=64)
         progress.finish(result, num_bytes=100)
+        progress.underway("c.mp4", num_frames=16, expected_frames=0, num_bytes=100)
+        progress.underway("d.mp4", num_frames=16, expected_frames=0, num_bytes=100)
     assert caplog.messages == [
         "a.mp4: 32 frames so far (50%)",
         "b.mp4: 32 frames so far",
         "[1/1] a.mp4: 4 clips, 64 frames, 0.0 s",
+        "c.mp4: 16 frames so far",
+        "3 videos under way, 128 frames so far in all",
     ]
