@@ -1,4 +1,4 @@
-"""`make bench`: run every benchmark, one after the other, and write docs/BENCHMARKS.md."""
+"""`make bench`, `make bench-gpu`: run benchmarks one by one and write docs/BENCHMARKS.md."""
 
 import argparse
 import os
@@ -30,6 +30,22 @@ BENCHES = {
     "Running again with everything there": ["bench.bench_rerun"],
     "Peak memory of a long video": ["bench.bench_memory"],
 }
+EXTRACT = ["bench.bench_gpu", "extract"]
+# those of `make bench-gpu`, each with the CPU of the same machine beside the GPU
+GPU_BENCHES = {
+    "On a GPU: TV-L1": ["bench.bench_tvl1", "--device", "cuda"],
+    "On a GPU: I3D": ["bench.bench_i3d", "--device", "cuda", "--runs", "3"],
+    "On a GPU: training steps": [
+        *("bench.bench_train", "--device", "cuda", "--rounds", "3", "--steps", "60"),
+    ],
+    "On a GPU: whole extraction": [*EXTRACT, "--count", "2000"],
+    "On a GPU: whole extraction of 640x360": [
+        *(*EXTRACT, "--count", "300", "--size", "640x360", "--devices", "cuda"),
+    ],
+    "On a GPU: whole extraction of 1080p": [
+        *(*EXTRACT, "--count", "150", "--size", "1920x1080", "--devices", "cuda"),
+    ],
+}
 
 
 def cpu_name() -> str:
@@ -42,12 +58,20 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def gpu_name() -> str:
+    """Return the first GPU's name and PyTorch's version there."""
+    import torch
+
+    return f"{torch.cuda.get_device_name()} (torch {torch.__version__})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="parts of titles; the others keep their text")
+    parser.add_argument("--gpu", action="store_true", help="those for a GPU")
     options = parser.parse_args()
     sections = read_sections()
-    for title, arguments in BENCHES.items():
+    for title, arguments in (GPU_BENCHES if options.gpu else BENCHES).items():
         if options.only and not any(part.lower() in title.lower() for part in options.only):
             continue
         print(f"== {title}", file=sys.stderr)
@@ -59,7 +83,8 @@ def main() -> None:
         text = done.stdout.strip()
         # what is no Markdown table keeps its columns only as it stands
         text = text if "|---" in text else f"```\n{text}\n```"
-        sections[title] = f"{command}\n\n{text}\n"
+        machine = f"{gpu_name()}, {cpu_name()}, {THREADS} cores.\n\n" if options.gpu else ""
+        sections[title] = f"{command}\n\n{machine}{text}\n"
         write_sections(sections)
 
 
@@ -76,11 +101,13 @@ def write_sections(sections: dict[str, str]) -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba", "numpy"))
     head = (
         "# Benchmarks\n\nWritten by `make bench`. Both sides of a comparison take turns in one "
-        "run; a ratio is the result,\nan absolute time is only context. Nothing here was measured "
-        f"on a GPU.\n\n{cpu_name()}, {THREADS} cores; {versions}.\n"
+        "run; a ratio is the result,\nan absolute time is only context. The sections whose titles "
+        "say so are by `make bench-gpu`\nand name their machine; the others are of this one:\n\n"
+        f"{cpu_name()}, {THREADS} cores; {versions}.\n"
     )
-    titles = [title for title in BENCHES if title in sections]
-    titles += [title for title in sections if title not in BENCHES]  # written by hand
+    ours = [*BENCHES, *GPU_BENCHES]
+    titles = [title for title in ours if title in sections]
+    titles += [title for title in sections if title not in ours]  # written by hand
     parts = [f"\n## {title}\n\n{sections[title]}" for title in titles]
     TARGET.write_text(head + "".join(parts))
 

@@ -266,11 +266,59 @@ def run(
     return speeds, ns, accuracies
 
 
+def on_card(runs: int) -> Iterator[str]:
+    """The flow of a GPU against that of all cores beside it, on clips of 17 frames."""
+    import torch
+
+    from extract.flow.tvl1_torch import tvl1_flow_clips
+
+    compile_kernels()
+    kinds = {name: frames for name, frames in load_videos(17).items() if len(frames) == 17}
+    moving = next(iter(kinds.values()))
+    kinds["a scene cut"] = np.concatenate([moving[:8], moving[::-1][:9].transpose(0, 2, 1)])
+    kinds["a still picture"] = moving[:1].repeat(17, 0)
+    kinds["noise"] = np.random.default_rng(0).integers(0, 256, moving.shape, dtype=np.uint8)
+    clips = np.stack(list(kinds.values()))
+    cores = len(os.sched_getaffinity(0))
+    start = time.perf_counter()
+    found = tvl1_flow_clips(torch.from_numpy(clips).cuda()).cpu().numpy()
+    yield f"First result after {time.perf_counter() - start:.1f} s.\n"
+    yield "| clips of 16 pairs | equal pairs | mean difference, px | 99th percentile | largest |"
+    yield "|---|---:|---:|---:|---:|"
+    seconds = []
+    for name, clip, flow in zip(kinds, clips, found, strict=True):
+        start = time.perf_counter()
+        expected = tvl1_flow(clip, num_threads=cores)
+        seconds.append(time.perf_counter() - start)
+        equal = sum(np.array_equal(a, b) for a, b in zip(flow, expected, strict=True))
+        mean, p99, most = differences(flow, expected)
+        yield f"| {name} | {equal} | {mean:.6f} | {p99:.6f} | {most:.6f} |"
+    yield f"\n| pairs at once, {SIZE}x{SIZE} | pairs a second |"
+    yield "|---|---:|"
+    videos = len(kinds) - 3  # the made-up ones are not typical
+    yield f"| {cores} CPU cores, 16 | {16 * videos / sum(seconds[:videos]):.0f} |"
+    for count in (4, 16, 64):
+        batch = torch.from_numpy(clips[np.arange(count) % videos]).cuda()
+        times = []
+        for _ in range(runs + 1):  # the first one makes room
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            tvl1_flow_clips(batch)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        yield f"| {16 * count} | {16 * count / statistics.median(times[1:]):.0f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=6, help="pairs a round, at least 2")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
+    if options.device == "cuda":
+        for line in on_card(options.runs):
+            print(line, flush=True)
+        return
     run(options.runs, options.pairs, lambda line: print(line, flush=True))
 
 
