@@ -57,10 +57,11 @@ class Run:
 
     @property
     def steady_rate(self) -> float:
-        """Clips a second apart from start-up."""
+        """Clips a second apart from start-up; nan where that, compiling anew, took longer."""
         assert self.start_up
         clips = self.report["clips"] - self.start_up.report["clips"]
-        return float(clips / max(self.wall - self.start_up.wall, 1e-9))
+        seconds = self.wall - self.start_up.wall
+        return float(clips / seconds) if seconds > 0 else float("nan")
 
     def rate(self, begin: float, end: float) -> float:
         """Return clips a second in a part of the time from the first finished video to the last."""
