@@ -1,5 +1,6 @@
 """Fixtures every test file may use."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.faults.sound import random_state_dict
+from cache.shard.hdf5_view import Hdf5Viewer
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
 
@@ -26,6 +28,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}: set FEAT_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what the kernel holds is there for whoever reads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _viewer() -> Iterator[Hdf5Viewer]:
+    with Hdf5Viewer() as viewer:
+        yield viewer
+
+
+@pytest.fixture
+def one_viewer(_viewer: Hdf5Viewer) -> Iterator[None]:
+    """`verify_cache` asks one child for all tests: it takes longer to start than to answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.upkeep.verify.Hdf5Viewer", lambda: contextlib.nullcontext(_viewer))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from cache.upkeep.compact import compact_cache
 from cache.upkeep.gc import collect_garbage
 from cache.upkeep.verify import verify_cache
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 NUM_VIDEOS = 40
 BLOCK = 2  # clips a checkpoint
 FORK = multiprocessing.get_context("fork")

@@ -21,6 +21,8 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, write_labels
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 NEW = make_config(clip_stride=8)
 
 

@@ -20,6 +20,7 @@ pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip instal
 from cache_servers import CuttingProxy, DrippingProxy, HttpServer, SftpServer
 
 pytestmark = [
+    pytest.mark.usefixtures("one_viewer"),
     # the servers' threads may be told of a connection's end after the test has gone on
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
