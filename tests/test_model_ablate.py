@@ -23,7 +23,7 @@ from model.methods.convlstm import ConvLSTMMethod
 from model.methods.registry import choose_method
 
 SMALL = ConvLSTMMethod(
-    hidden=4, head_widths=(16,), readout="each", steps=8, eval_every=8, learning_rate=1e-2,
+    hidden=4, head_widths=(16,), readout="each", steps=2, eval_every=2, learning_rate=1e-2,
     batch_size=16,
 )  # fmt: skip
 

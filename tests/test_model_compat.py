@@ -55,7 +55,7 @@ def run(cache, rows, theirs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(run, cache, rows):
-    return run_evaluation(run, cache, rows, released=True)
+    return run_evaluation(run, cache, rows, released=True, pictures=False)
 
 
 def published_evaluation(network, cache, rows):

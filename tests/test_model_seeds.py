@@ -38,7 +38,7 @@ METHOD = ConvLSTMMethod(
 )
 QUICK = [
     word
-    for assignment in ("steps=40", "hidden=8", "learning_rate=0.01", "batch_size=24")
+    for assignment in ("steps=20", "hidden=8", "learning_rate=0.02", "batch_size=24")
     for word in ("--set", assignment)
 ]
 
