@@ -19,6 +19,20 @@ from data.process import ENVIRONMENT
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
+# What takes longest, and before it the two files that compile the kernels of flow and network: as
+# the last one it would keep one core busy, and the others waiting.
+FIRST = [
+    *("test_extract_tvl1", "test_extract_i3d", "test_extract_runner", "test_predict"),
+    *("test_extract_concurrent", "test_extract_weights", "test_model_train", "test_model_commands"),
+    *("test_extract_without_kernels", "test_model_methods", "test_model_compare"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; `make test` keeps this order."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
