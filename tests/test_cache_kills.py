@@ -100,7 +100,7 @@ def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
     for number in range(0, NUM_VIDEOS, 3):
         other.write([record_of(number)])
     jobs = [extract, compact, merge, push, pull]
-    longest = dict.fromkeys(jobs, 0.6)
+    longest = dict.fromkeys(jobs, 0.3)
     killed = attempts = 0
     while killed < kills:
         has_cache = (tmp_path / "cache" / "feat-cache.json").exists()

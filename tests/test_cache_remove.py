@@ -249,7 +249,7 @@ def test_killed_at_any_moment_no_other_record_is_lost(tmp_path) -> None:
     for _ in range(40):
         child = fork.Process(target=remove_some, args=(cache.path,))
         child.start()
-        time.sleep(rng.uniform(0.01, 0.12))
+        time.sleep(rng.uniform(0.005, 0.08))
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
             kills += 1
