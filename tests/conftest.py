@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.faults.sound import random_state_dict
+from cache import FeatureCache
 from cache.shard.hdf5_view import Hdf5Viewer
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
@@ -75,6 +76,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> FeatureCache:
+    return FeatureCache.create(tmp_path / "here")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> FeatureCache:
+    return FeatureCache.create(tmp_path / "there")
+
+
+@pytest.fixture(scope="session")
+def rgb_cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """A cache of one stream to train from; nobody writes into it."""
+    from model_cache import demo_rows, make_cache
+
+    path = tmp_path_factory.mktemp("demo") / "features"
+    return make_cache(path, demo_rows(), streams={"rgb": 32})
 
 
 @pytest.fixture(scope="session")

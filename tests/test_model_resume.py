@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
+from model_cache import KilledError, demo_rows, make_cache
 
 from cache import FeatureCache
 from data.errors import ModelError
@@ -50,10 +50,6 @@ run_training(
     cache, read_labels(cache.labels_path), METHOD, out=Path(sys.argv[2]), save_seconds=0
 )
 """
-
-
-class KilledError(Exception):
-    pass
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
