@@ -41,7 +41,7 @@ def cache(rows, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs():
-    return published(seed=3, dim=64, categories=2)
+    return published(seed=3, dim=64, categories=2, hidden=16)
 
 
 @pytest.fixture(scope="module")
