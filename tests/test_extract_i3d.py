@@ -1,5 +1,6 @@
 """I3D: TensorFlow's padding, the published network's outputs, and the fast version of it."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,7 @@ def test_cricket_comes_first(shared_data: Path, rgb_network: I3D) -> None:
 # --- the fast version
 
 
+@functools.cache
 def made_up_state(stream: str = "rgb") -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     state = {}

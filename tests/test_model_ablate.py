@@ -296,7 +296,7 @@ def test_the_command_takes_several_label_files(cache, tmp_path):
         path.parent.mkdir()
         write_labels(path, rows)
     arguments = ["ablate", "--cache", str(cache.path), "--what", "figure5", "--k", "5"]
-    arguments += ["--set", "steps=4", "--out", str(tmp_path / "out"), "--json"]
+    arguments += ["--set", "steps=2", "--set", "hidden=4", "--out", str(tmp_path / "out"), "--json"]
     for path in files:
         arguments += ["--labels", str(path)]
     done = CliRunner().invoke(cli, arguments)
