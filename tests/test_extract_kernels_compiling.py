@@ -30,6 +30,7 @@ def test_kernels_of_extraction_need_no_place_to_keep_compiled_code_in(module, tm
     run(f"import {module}", tmp_path, **NOWHERE)
 
 
+@pytest.mark.slow
 def test_kernel_is_compiled_anew_when_a_module_it_calls_has_changed(tmp_path):
     helper, kernel = tmp_path / "helper.py", tmp_path / "kernel.py"
     kernel.write_text(

@@ -56,6 +56,7 @@ def test_features_without_kernels_are_those_with_them(
     np.testing.assert_allclose(found["flow_stats"], expected["flow_stats"], rtol=0.05, atol=0.02)
 
 
+@pytest.mark.slow
 def test_extraction_runs_where_numba_cannot_be_imported(
     make_video, tmp_path: Path, random_rgb_weights: Path
 ) -> None:
