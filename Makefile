@@ -31,7 +31,8 @@ demo: $(STAMP)
 	cd $(DEMO) && ../$(BIN)/feat eval
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile \
+		--no-loadscope-reorder -m "not slow"
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow

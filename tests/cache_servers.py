@@ -142,16 +142,13 @@ class HttpServer:
         self._server.server_close()
 
 
-class CuttingProxy:
-    """Passes connections on to `port`, and cuts the first `cuts` of them after so many bytes."""
+class Proxy:
+    """Passes connections on to `port` as `_pump` says."""
 
-    def __init__(self, port: int, *, cut_after: int, cuts: int, then: int | None = None) -> None:
-        self.cuts_left = cuts
-        self._then = cut_after if then is None else then  # after so many, from the second cut on
-        self._target, self._cut_after = port, cut_after
+    def __init__(self, port: int) -> None:
+        self._target = port
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        self._lock = threading.Lock()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -161,12 +158,29 @@ class CuttingProxy:
                 server = socket.create_connection(("127.0.0.1", self._target))
             except OSError:
                 return
-            passed = [0]
+            passed = [0]  # bytes, both ways
             for a, b in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(a, b, passed), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, passed: list[int]) -> None:
-        try:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class CuttingProxy(Proxy):
+    """Cuts the first `cuts` connections after so many bytes."""
+
+    def __init__(self, port: int, *, cut_after: int, cuts: int, then: int | None = None) -> None:
+        self.cuts_left = cuts
+        self._then = cut_after if then is None else then  # after so many, from the second cut on
+        self._cut_after = cut_after
+        self._lock = threading.Lock()
+        super().__init__(port)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, passed: list[int]) -> None:
+        with contextlib.suppress(OSError):
             while data := source.recv(16384):
                 passed[0] += len(data)
                 with self._lock:
@@ -177,38 +191,21 @@ class CuttingProxy:
                 if cut:
                     break
                 sink.sendall(data)
-        except OSError:
-            pass
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
 
-    def close(self) -> None:
-        self._socket.close()
 
-
-class DrippingProxy:
-    """Passes connections on to `port`; after so many bytes, one byte every 50 ms."""
+class DrippingProxy(Proxy):
+    """After so many bytes of all connections, passes one on every 50 ms."""
 
     def __init__(self, port: int, *, after: int) -> None:
-        self._target, self._left = port, after
+        self._left = after
         self._closed = threading.Event()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        super().__init__(port)
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._socket.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                return
-            for a, b in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, passed: list[int]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 if self._left <= 0 else 16384):
                 self._left -= len(data)
@@ -220,4 +217,4 @@ class DrippingProxy:
 
     def close(self) -> None:
         self._closed.set()
-        self._socket.close()
+        super().close()

@@ -1,5 +1,6 @@
 """Fixtures every test file may use."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -10,12 +11,28 @@ import pytest
 from safetensors.numpy import save_file
 
 from bench.faults.sound import random_state_dict
+from cache import FeatureCache
+from cache.shard.hdf5_view import Hdf5Viewer
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
 
 # As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+# What takes longest, and before it the two files that compile the kernels of flow and network: as
+# the last one it would keep one core busy, and the others waiting.
+FIRST = [
+    *("test_extract_tvl1", "test_extract_i3d", "test_extract_runner", "test_predict"),
+    *("test_extract_concurrent", "test_extract_weights", "test_model_train", "test_model_commands"),
+    *("test_extract_without_kernels", "test_model_methods", "test_model_compare"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; `make test` keeps this order."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +45,28 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what the kernel holds is there for whoever reads it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _viewer() -> Iterator[Hdf5Viewer]:
+    with Hdf5Viewer() as viewer:
+        yield viewer
+
+
+@pytest.fixture
+def one_viewer(_viewer: Hdf5Viewer) -> Iterator[None]:
+    """`verify_cache` asks one child for all tests: it takes longer to start than to answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cache.upkeep.verify.Hdf5Viewer", lambda: contextlib.nullcontext(_viewer))
+        yield
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Networks as small as those of the tests only wait for each other's threads."""
@@ -37,6 +76,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> FeatureCache:
+    return FeatureCache.create(tmp_path / "here")
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> FeatureCache:
+    return FeatureCache.create(tmp_path / "there")
+
+
+@pytest.fixture(scope="session")
+def rgb_cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """A cache of one stream to train from; nobody writes into it."""
+    from model_cache import demo_rows, make_cache
+
+    path = tmp_path_factory.mktemp("demo") / "features"
+    return make_cache(path, demo_rows(), streams={"rgb": 32})
 
 
 @pytest.fixture(scope="session")

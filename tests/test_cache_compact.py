@@ -14,6 +14,8 @@ from cache.upkeep.gc import collect_garbage
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 
 @pytest.fixture
 def cache(tmp_path) -> FeatureCache:

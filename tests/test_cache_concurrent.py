@@ -11,6 +11,8 @@ from cache import FeatureCache, NameEntry
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import verify_cache
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 NUM_VIDEOS = 60
 FORK = multiprocessing.get_context("fork")
 

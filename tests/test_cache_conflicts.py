@@ -1,7 +1,6 @@
 """Merging and pulling refuse the same contradictions, and so does extraction."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from cache_samples import make_config, make_record, sha256_of
@@ -27,16 +26,6 @@ def pull(source: FeatureCache, target: FeatureCache) -> None:
 @pytest.fixture(params=[merge, pull])
 def add(request: pytest.FixtureRequest) -> Adding:
     return request.param
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> FeatureCache:
-    return FeatureCache.create(tmp_path / "here")
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> FeatureCache:
-    return FeatureCache.create(tmp_path / "there")
 
 
 def refusal(add: Adding, there: FeatureCache, here: FeatureCache) -> str:

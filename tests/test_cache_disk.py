@@ -21,6 +21,8 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 FORK = multiprocessing.get_context("fork")
 ENTRY = NameEntry(sha256=sha256_of("x"), size=1, mtime_ns=1)
 

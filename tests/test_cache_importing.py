@@ -25,6 +25,8 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 RNG = np.random.default_rng(0)
 CLIPS = ImportConfig(stream="i3d", origin="somebody's I3D")
 SEGMENTS = ImportConfig(stream="c3d", origin="C3D fc6", layout="segments")

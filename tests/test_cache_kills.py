@@ -19,6 +19,8 @@ from cache.upkeep.compact import compact_cache
 from cache.upkeep.gc import collect_garbage
 from cache.upkeep.verify import verify_cache
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 NUM_VIDEOS = 40
 BLOCK = 2  # clips a checkpoint
 FORK = multiprocessing.get_context("fork")
@@ -98,7 +100,7 @@ def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
     for number in range(0, NUM_VIDEOS, 3):
         other.write([record_of(number)])
     jobs = [extract, compact, merge, push, pull]
-    longest = dict.fromkeys(jobs, 0.6)
+    longest = dict.fromkeys(jobs, 0.3)
     killed = attempts = 0
     while killed < kills:
         has_cache = (tmp_path / "cache" / "feat-cache.json").exists()

@@ -40,16 +40,6 @@ def add(request: pytest.FixtureRequest) -> Adding:
     return request.param
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> FeatureCache:
-    return FeatureCache.create(tmp_path / "here")
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> FeatureCache:
-    return FeatureCache.create(tmp_path / "there")
-
-
 def label(video: str, **fields) -> VideoLabel:
     return VideoLabel(**{"video": video, "split": "train", "category": "c", **fields})
 

@@ -13,6 +13,8 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 
 def name(content: str, mtime_ns: int = 1) -> NameEntry:
     return NameEntry(sha256=sha256_of(content), size=1, mtime_ns=mtime_ns)

@@ -21,6 +21,8 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, write_labels
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 NEW = make_config(clip_stride=8)
 
 
@@ -247,7 +249,7 @@ def test_killed_at_any_moment_no_other_record_is_lost(tmp_path) -> None:
     for _ in range(40):
         child = fork.Process(target=remove_some, args=(cache.path,))
         child.start()
-        time.sleep(rng.uniform(0.01, 0.12))
+        time.sleep(rng.uniform(0.005, 0.08))
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
             kills += 1

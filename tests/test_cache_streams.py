@@ -24,6 +24,8 @@ from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import find_flaws, verify_cache
 from data.errors import CacheError, ShardError
 
+pytestmark = pytest.mark.usefixtures("one_viewer")
+
 OTHERS = {"crops": "ten-crop", "frames": "frames", "images": "thumbnails"}
 
 

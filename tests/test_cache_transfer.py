@@ -20,6 +20,7 @@ pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip instal
 from cache_servers import CuttingProxy, DrippingProxy, HttpServer, SftpServer
 
 pytestmark = [
+    pytest.mark.usefixtures("one_viewer"),
     # the servers' threads may be told of a connection's end after the test has gone on
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -279,7 +280,10 @@ def test_sftp_push_and_pull(cache, other, tmp_path, sftp_server) -> None:
     assert same(cache, other)
 
 
-def test_sftp_goes_on_when_connections_are_cut(cache, other, tmp_path, sftp_server) -> None:
+def test_sftp_goes_on_when_connections_are_cut(
+    cache, other, tmp_path, sftp_server, monkeypatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     folder = tmp_path / "server" / "features"
     for transfer, target in ((push_cache, cache), (pull_cache, other)):
         proxy = CuttingProxy(sftp_server.port, cut_after=60_000, cuts=3)
@@ -346,8 +350,9 @@ def test_http_pull(cache, other, tmp_path, listing) -> None:
         server.close()
 
 
-def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path) -> None:
+def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path, monkeypatch) -> None:
     pytest.importorskip("aiohttp")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     push_cache(cache, Remote(str(tmp_path / "www")))
     server = HttpServer(tmp_path / "www")
     proxy = CuttingProxy(server.port, cut_after=20_000, cuts=3)

@@ -118,6 +118,7 @@ assert torch.get_num_threads() == threads
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_imports_leave_the_process_as_it_is() -> None:
     assert share_kept("let go", before=IMPORTS) < 0.05

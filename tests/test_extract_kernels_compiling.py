@@ -24,12 +24,13 @@ def run(program: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["extract.flow.pair", "extract.i3d.winograd"])
+@pytest.mark.parametrize("module", ["extract.flow.pair", "extract.kernels.products"])
 def test_kernels_of_extraction_need_no_place_to_keep_compiled_code_in(module, tmp_path):
     """As in a container whose user can write neither the package's folder nor a home."""
     run(f"import {module}", tmp_path, **NOWHERE)
 
 
+@pytest.mark.slow
 def test_kernel_is_compiled_anew_when_a_module_it_calls_has_changed(tmp_path):
     helper, kernel = tmp_path / "helper.py", tmp_path / "kernel.py"
     kernel.write_text(

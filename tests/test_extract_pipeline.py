@@ -11,14 +11,17 @@ import extract.flow.tvl1_torch
 import extract.pipeline
 from data.videos import VideoSource
 from extract.config import DEFAULT_STREAMS, ExtractConfig
+from extract.decode.config import DecodeConfig
 from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.pipeline import Extractor
 from extract.weights.resolve import resolve_weights
 
-# a tenth of the iterations: nothing here is about the flow's accuracy
-QUICK = ExtractConfig(tvl1=TVL1Config(num_warps=1, outer_iterations=1))
-
+# small frames and few of the iterations: nothing here is about the features' accuracy
+QUICK = ExtractConfig(
+    decode=DecodeConfig(size=64),
+    tvl1=TVL1Config(num_warps=1, outer_iterations=1, inner_iterations=3),
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # as `extract.worker` sees to
 

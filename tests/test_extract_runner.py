@@ -26,13 +26,14 @@ from extract.decode.open import open_video
 from extract.weights.resolve import resolve_weights
 from feat import cli
 
-NUM_FRAMES = {"a.mp4": 17, "sub/b.mp4": 1}
+NUM_FRAMES = {"a.mp4": 10, "sub/b.mp4": 1}
+SHORT_CLIPS = ("--clip-len", "9")  # take little more than half the time of those of 16 frames
 
 
 def extract(videos: Path, cache: Path, weights: Path, *options: str) -> Result:
     arguments = ["--videos", videos, "--cache", cache, "--rgb-weights", weights, *options]
-    command = ["extract", "--flow-weights", "crossmodal", "--json", *map(str, arguments)]
-    return CliRunner().invoke(cli, command)
+    command = ["extract", "--flow-weights", "crossmodal", *SHORT_CLIPS, "--json"]
+    return CliRunner().invoke(cli, [*command, *map(str, arguments)])
 
 
 def summary(result: Result) -> dict:
@@ -70,7 +71,7 @@ def test_summary_counts_what_was_done(extracted: tuple[Path, dict]) -> None:
     assert report["skipped"] == 0
     assert report["partial"] == []
     assert report["failed"] == []
-    assert report["frames"] == 17 + 1 + 3
+    assert report["frames"] == 10 + 1 + 3
     assert report["clips"] == 2 + 1 + 1
     assert report["seconds"] > 0
     assert report["cache"] == str(extracted[0])
@@ -81,11 +82,11 @@ def test_cache_holds_clips_frames_and_how_they_were_made(extracted: tuple[Path, 
     assert cache.videos() == ["a.mp4", "frames", "sub/b.mp4"]
     rgb, flow = cache.find("a.mp4", "rgb"), cache.find("a.mp4", "flow")
     assert rgb.feature_shape == flow.feature_shape == (2, 1024)
-    assert (rgb.source.num_frames, rgb.source.width, rgb.source.height) == (17, 64, 48)
+    assert (rgb.source.num_frames, rgb.source.width, rgb.source.height) == (10, 64, 48)
     clips = cache.read_clips(rgb.key)
-    assert clips.start_frame.tolist() == [0, 16]
-    assert clips.end_frame.tolist() == [16, 17]
-    np.testing.assert_allclose(clips.start_seconds, [0, 1.6])
+    assert clips.start_frame.tolist() == [0, 9]
+    assert clips.end_frame.tolist() == [9, 10]
+    np.testing.assert_allclose(clips.start_seconds, [0, 0.9])
     assert flow.config["weights"]["kind"] == "crossmodal"
     assert flow.config["weights"]["digest"] == "crossmodal:" + rgb.config["weights"]["digest"]
     assert "flow" not in rgb.config
@@ -93,12 +94,16 @@ def test_cache_holds_clips_frames_and_how_they_were_made(extracted: tuple[Path, 
 
 
 def test_features_are_the_networks_answer_to_the_decoded_frames(
-    extracted: tuple[Path, dict], videos: Path, random_rgb_weights: Path
+    extracted: tuple[Path, dict],
+    videos: Path,
+    random_rgb_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the other network of this repository, written apart, and OpenCV's flow."""
     from bench.reference import extract as reference_extract
     from bench.reference import load_networks
 
+    monkeypatch.setattr("bench.reference.CLIP_LEN", 9)
     source = next(each for each in find_videos(videos) if each.video_id == "a.mp4")
     with open_video(source, DecodeConfig()) as stream:
         frames, _ = stream.read(99)
@@ -243,7 +248,7 @@ def test_two_workers_give_the_same_features_and_run_nothing_of_the_current_folde
     script.write_text("from feat import main\nif __name__ == '__main__':\n    main()\n")
     command = [sys.executable, str(script), "extract", "--videos", str(videos), "--cache", "cache"]
     command += ["--rgb-weights", str(random_rgb_weights), "--flow-weights", "crossmodal"]
-    command += ["--workers", "2", "--threads", "2", "--json"]
+    command += ["--device", "cpu", "--workers", "2", "--threads", "2", *SHORT_CLIPS, "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert not (tmp_path / "ran").exists(), done.stderr
     report = json.loads(done.stdout)

@@ -203,7 +203,7 @@ def test_a_complete_cache_may_be_read_only(team) -> None:
     ann = team.folder("ann", {"a.mp4": b"1"}, "a.mp4,train,,0:1\n")
     assert team.extract(ann).exit_code == 0
     command = [sys.executable, "-m", "feat", "extract", "--videos", str(ann), "--streams", "rgb"]
-    command += ["--rgb-weights", str(team.weights), "--cache", str(team.cache)]
+    command += ["--device", "cpu", "--rgb-weights", str(team.weights), "--cache", str(team.cache)]
     if os.geteuid() == 0:  # root obeys no modes unless it gives that power up
         powers = "-dac_override,-dac_read_search,-fowner"
         command = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *command]

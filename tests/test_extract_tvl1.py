@@ -253,9 +253,10 @@ def test_editing_any_kernel_file_compiles_anew(tmp_path):
 @pytest.mark.realdata
 def test_rubber_whale_error_is_no_worse_than_opencvs(shared_data):
     folder = shared_data / "flow"
-    truth = read_flo(folder / "other-gt-flow" / "RubberWhale" / "flow10.flo")
+    middle = np.s_[74:314, 172:412]  # the whole takes four times as long
+    truth = read_flo(folder / "other-gt-flow" / "RubberWhale" / "flow10.flo")[middle]
     names = [folder / "other-data" / f"frame{i}.png" for i in (10, 11)]
-    frames = np.stack([cv2.imread(str(name), cv2.IMREAD_GRAYSCALE) for name in names])
+    frames = np.stack([cv2.imread(str(name), cv2.IMREAD_GRAYSCALE)[middle] for name in names])
     known = np.abs(truth).max(axis=-1) < 1e9
     ours = endpoint_errors(tvl1_flow(frames)[0], truth)[known].mean()
     theirs = endpoint_errors(opencv_flow(frames)[0], truth)[known].mean()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -148,13 +149,18 @@ def flow_state() -> dict[str, np.ndarray]:
     return random_state("flow", seed=2)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, rgb_state: dict[str, np.ndarray]) -> Path:
-    """A weights folder that holds an RGB network under the published one's name and digest."""
-    folder = tmp_path / "weights"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, rgb_state: dict[str, np.ndarray]) -> Path:
+    folder = tmp_path_factory.mktemp("written")
     metadata = {"stream": "rgb", "kind": "published", "name": "rgb-test", "digest": RGB_SHA256}
     write_weights(weights_file(folder, "rgb", RGB_SHA256), rgb_state, metadata)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, written: Path) -> Path:
+    """A weights folder that holds an RGB network under the published one's name and digest."""
+    return shutil.copytree(written, tmp_path / "weights")
 
 
 def features(state: dict, stream: Stream) -> torch.Tensor:

@@ -14,7 +14,7 @@ from bench.faults.mutate import mutate
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        *(("videos", 25), ("labels", 100), ("arrays", 40)),
+        *(("videos", 12), ("labels", 50), ("arrays", 20)),
         pytest.param("runs", 100, marks=pytest.mark.slow),
         pytest.param("weights", 25, marks=pytest.mark.slow),
     ],

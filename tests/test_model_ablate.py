@@ -23,7 +23,7 @@ from model.methods.convlstm import ConvLSTMMethod
 from model.methods.registry import choose_method
 
 SMALL = ConvLSTMMethod(
-    hidden=4, head_widths=(16,), readout="each", steps=8, eval_every=8, learning_rate=1e-2,
+    hidden=4, head_widths=(16,), readout="each", steps=2, eval_every=2, learning_rate=1e-2,
     batch_size=16,
 )  # fmt: skip
 
@@ -296,7 +296,7 @@ def test_the_command_takes_several_label_files(cache, tmp_path):
         path.parent.mkdir()
         write_labels(path, rows)
     arguments = ["ablate", "--cache", str(cache.path), "--what", "figure5", "--k", "5"]
-    arguments += ["--set", "steps=4", "--out", str(tmp_path / "out"), "--json"]
+    arguments += ["--set", "steps=2", "--set", "hidden=4", "--out", str(tmp_path / "out"), "--json"]
     for path in files:
         arguments += ["--labels", str(path)]
     done = CliRunner().invoke(cli, arguments)

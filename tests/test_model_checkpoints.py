@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
+from model_cache import SMALLEST, KilledError, demo_rows
 from safetensors.numpy import save_file
 
-from cache import FeatureCache
 from data.errors import ModelError
 from data.labels import write_labels
 from feat import cli
-from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
 from model.methods.registry import METHODS, choose_method
 from model.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -25,25 +23,11 @@ from model.runs.tensor_file import read_arrays, write_arrays
 from model.runs.train import resume_training, run_training
 from model.runs.trained import load_run
 
-METHOD = ConvLSTMMethod(
-    hidden=1, head_widths=(), layers=1, clip_slots=1, steps=4, eval_every=2, batch_size=8
-)
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class KilledError(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> FeatureCache:
-    path = tmp_path_factory.mktemp("demo") / "features"
-    return make_cache(path, demo_rows(), streams={"rgb": 32})
-
-
-@pytest.fixture(scope="module")
-def killed(cache, tmp_path_factory) -> Path:
+def killed(rgb_cache, tmp_path_factory) -> Path:
     """The folder of a training that was killed and can go on."""
     out = tmp_path_factory.mktemp("killed") / "run"
 
@@ -52,14 +36,14 @@ def killed(cache, tmp_path_factory) -> Path:
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_training(cache, demo_rows(), METHOD, out=out, save_seconds=0, on_row=die)
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out, save_seconds=0, on_row=die)
     return out
 
 
 @pytest.fixture(scope="module")
-def run(cache, tmp_path_factory) -> Path:
+def run(rgb_cache, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    return run_training(cache, demo_rows(), METHOD, out=out).run
+    return run_training(rgb_cache, demo_rows(), SMALLEST, out=out).run
 
 
 def mutations(whole: bytes) -> Iterator[tuple[str, bytes]]:
@@ -112,15 +96,15 @@ def test_no_changed_byte_of_a_saved_state_is_believed(killed, tmp_path):
     assert state.read().step == 2
 
 
-def test_a_damaged_state_can_be_removed_and_the_training_begins_anew(cache, killed, run):
+def test_a_damaged_state_can_be_removed_and_the_training_begins_anew(rgb_cache, killed, run):
     path = killed / STATE_NAME
     whole = bytearray(path.read_bytes())
     whole[-1] ^= 1
     path.write_bytes(whole)
     with pytest.raises(ModelError, match=r"sha256 differs.*remove this file and use --resume"):
-        resume_training(cache, killed, options=DataOptions())
+        resume_training(rgb_cache, killed, options=DataOptions())
     path.unlink()
-    resume_training(cache, killed, options=DataOptions())
+    resume_training(rgb_cache, killed, options=DataOptions())
     assert (killed / CHECKPOINT_NAME).read_bytes() == (run / CHECKPOINT_NAME).read_bytes()
 
 
@@ -179,7 +163,7 @@ def old_run(folder: Path, name: str, described: dict) -> Path:
         ("method.safetensors", {"method": "knn", "settings": {"neighbours": 5}, "seed": 0}),
     ],
 )
-def test_runs_of_older_builds_are_refused_in_one_line(cache, tmp_path, name, described):
+def test_runs_of_older_builds_are_refused_in_one_line(rgb_cache, tmp_path, name, described):
     folder = old_run(tmp_path / "old", name, described)
     line = f"{folder / name}: not a checkpoint this build can read: it is no feat checkpoint of "
     line += "this build; run `feat train` again"
@@ -188,27 +172,27 @@ def test_runs_of_older_builds_are_refused_in_one_line(cache, tmp_path, name, des
     assert str(error.value) == line
     for command in (
         ["eval", "--run", str(folder)],
-        ["eval", "--run", str(folder), "--cache", str(cache.path)],
+        ["eval", "--run", str(folder), "--cache", str(rgb_cache.path)],
     ):
         done = CliRunner().invoke(cli, command)
         assert done.exit_code == 1
         assert done.stdout == ""
         assert done.stderr.splitlines() == [f"error: {line}"]
     resumed = CliRunner().invoke(
-        cli, ["train", "--resume", str(folder), "--cache", str(cache.path)]
+        cli, ["train", "--resume", str(folder), "--cache", str(rgb_cache.path)]
     )
     assert resumed.exit_code == 1
     assert len([text for text in resumed.stderr.splitlines() if text.startswith("error: ")]) == 1
     assert "`feat train` anew" in resumed.stderr or "nothing to go on with" in resumed.stderr
 
 
-def test_a_killed_training_of_an_older_build_is_refused_in_one_line(cache, tmp_path):
+def test_a_killed_training_of_an_older_build_is_refused_in_one_line(rgb_cache, tmp_path):
     folder = old_run(tmp_path / "old", "unused", {"model": {"hidden": 8}, "train": {}})
     with pytest.raises(ModelError, match="format 1, this build reads 2; run `feat train` anew"):
-        resume_training(cache, folder, options=DataOptions())
+        resume_training(rgb_cache, folder, options=DataOptions())
 
 
-def test_a_folder_of_seeds_of_an_older_build_is_refused_in_one_line(cache, tmp_path):
+def test_a_folder_of_seeds_of_an_older_build_is_refused_in_one_line(rgb_cache, tmp_path):
     folder = tmp_path / "old"
     folder.mkdir()
     (folder / "seeds.json").write_text('{"model": {}, "train": {}, "streams": [], "seeds": 2}')

@@ -24,7 +24,8 @@ def settings(*assignments: str) -> list[str]:
     return [word for assignment in assignments for word in ("--set", assignment)]
 
 
-QUICK = settings("hidden=8", "learning_rate=0.01", "batch_size=24", "steps=60")
+QUICK = settings("hidden=8", "learning_rate=0.02", "batch_size=24", "steps=20")
+SHORTEST = (*QUICK, *settings("steps=1"))
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,7 @@ def trained(folder) -> Result:
 def test_train_then_eval_need_no_arguments_but_the_cache(folder, trained):
     assert trained.exit_code == 0, trained.stderr
     assert "run: runs/" in trained.stdout
-    assert "step 20 of at most 60: loss" in trained.stderr
+    assert "step 20 of at most 20: loss" in trained.stderr
     done = feat("eval", cwd=folder)
     assert done.exit_code == 0, done.stderr
     report = done.stdout.split()[-1]
@@ -91,7 +92,7 @@ def test_json_is_one_object_on_stdout(folder, trained):
     found = json.loads(feat("eval", "--json", cwd=folder).stdout)
     assert 0.9 < found["auc"] <= 1.0
     assert found["num_frames"] == 640
-    again = feat("train", *QUICK, "--out", "mine", "--json", "--seed", "3", cwd=folder)
+    again = feat("train", *SHORTEST, "--out", "mine", "--json", "--seed", "3", cwd=folder)
     report = json.loads(again.stdout)
     assert report["run"] == "mine"
     assert report["streams"] == ["rgb", "flow"]
@@ -102,7 +103,7 @@ def test_json_is_one_object_on_stdout(folder, trained):
 
 
 def test_patience_ends_a_training_at_the_look_that_follows_the_best(folder):
-    done = feat("train", *QUICK[2:], "--set", "steps=400", "--set", "patience=1", "--json",
+    done = feat("train", *QUICK, "--set", "steps=400", "--set", "patience=1", "--json",
                 "--out", "p", cwd=folder)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
@@ -112,7 +113,7 @@ def test_patience_ends_a_training_at_the_look_that_follows_the_best(folder):
 def test_threads_are_those_asked_for_and_recorded(folder, trained):
     before = torch.get_num_threads()
     try:
-        done = feat("train", *QUICK, "--set", "steps=2", "--threads", "3", "--json", "--out", "t",
+        done = feat("train", *SHORTEST, "--threads", "3", "--json", "--out", "t",
                     cwd=folder)  # fmt: skip
         assert done.exit_code == 0, done.stderr
         assert torch.get_num_threads() == 3
@@ -123,8 +124,8 @@ def test_threads_are_those_asked_for_and_recorded(folder, trained):
 
 def test_the_networks_shape_and_precision_are_those_asked_for(folder, trained):
     run = folder / "shaped"
-    asked = settings("peepholes=false", "heads=shared", "precision=bfloat16", "steps=1")
-    done = feat("train", *asked, "--out", str(run), cwd=folder)
+    asked = settings("peepholes=false", "heads=shared", "precision=bfloat16")
+    done = feat("train", *SHORTEST, *asked, "--out", str(run), cwd=folder)
     assert done.exit_code == 0, done.stderr
     config = json.loads((run / "config.json").read_text())
     shape = tuple(config["settings"][name] for name in ("peepholes", "heads", "precision"))
@@ -218,7 +219,7 @@ def test_a_cache_without_labels_says_where_they_come_from(tmp_path):
 
 def test_a_cache_that_moved_is_named_with_the_way_out(tmp_path):
     make_cache(tmp_path / "features", demo_rows())
-    assert feat("train", *QUICK, cwd=tmp_path).exit_code == 0
+    assert feat("train", *SHORTEST, cwd=tmp_path).exit_code == 0
     (tmp_path / "features").rename(tmp_path / "elsewhere")
     done = feat("eval", cwd=tmp_path)
     assert done.exit_code == 1

@@ -41,7 +41,7 @@ def cache(rows, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs():
-    return published(seed=3, dim=64, categories=2)
+    return published(seed=3, dim=64, categories=2, hidden=16)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def run(cache, rows, theirs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(run, cache, rows):
-    return run_evaluation(run, cache, rows, released=True)
+    return run_evaluation(run, cache, rows, released=True, pictures=False)
 
 
 def published_evaluation(network, cache, rows):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from model_cache import demo_rows, make_cache
+from model_cache import KilledError, demo_rows, make_cache
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -28,10 +28,6 @@ METHOD = ConvLSTMMethod(
     learning_rate=1e-2,
     batch_size=8,
 )
-
-
-class KilledError(Exception):
-    pass
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -73,7 +73,7 @@ def test_motion_shows_what_the_features_do_not(cache: FeatureCache, tmp_path: Pa
     for motion in (True, False):
         method = replace(METHOD, motion=motion)
         report = run_training(cache, demo_rows(), method, runs=tmp_path)
-        metrics = run_evaluation(report.run, cache, demo_rows()).metrics
+        metrics = run_evaluation(report.run, cache, demo_rows(), pictures=False).metrics
         aucs[motion] = metrics.values["auc"]
     assert aucs[True] > 0.95
     assert aucs[False] < 0.75
@@ -107,7 +107,7 @@ def test_refit_trains_on_the_videos_that_selected(tmp_path: Path) -> None:
     assert (found["num_train_videos"], found["num_val_videos"]) == (8, 2)
     info = load_checkpoint(report.run).info
     assert (len(info.train_videos), len(info.val_videos)) == (8, 0)
-    evaluation = run_evaluation(report.run, cache, demo_rows())
+    evaluation = run_evaluation(report.run, cache, demo_rows(), pictures=False)
     assert "8 training videos, 2 of them held out to select" in evaluation.protocol
     # the same number of steps on all videos from the start gives the same network
     direct = replace(METHOD, val_fraction=0.0, steps=info.result["best_step"])

@@ -1,7 +1,9 @@
 """A training that was killed and goes on ends where one that was not killed ends."""
 
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
+from model_cache import KilledError, demo_rows, make_cache
 
 from cache import FeatureCache
 from data.errors import ModelError
@@ -48,10 +50,6 @@ run_training(
     cache, read_labels(cache.labels_path), METHOD, out=Path(sys.argv[2]), save_seconds=0
 )
 """
-
-
-class KilledError(Exception):
-    pass
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -163,22 +161,22 @@ def test_sigkill_at_any_moment_changes_nothing(cache, whole, tmp_path):
 def test_kills_while_a_checkpoint_is_written_leave_nothing_that_the_next_does_not_remove(
     whole, tmp_path
 ):
-    code = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from model.runs.checkpoint import load_checkpoint, save_checkpoint\n"
-        "checkpoint = load_checkpoint(Path(sys.argv[1]))\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"  # death, in the middle of the file
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "save_checkpoint(Path(sys.argv[2]), checkpoint)\n"
-    )
+    checkpoint = load_checkpoint(whole)
+
+    def save() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # death, in the middle of the file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        save_checkpoint(tmp_path, checkpoint)
+
     path = tmp_path / CHECKPOINT_NAME
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     for _ in range(2):
-        command = [sys.executable, "-c", code, str(whole), str(tmp_path)]
-        assert subprocess.run(command, env=environment).returncode == -signal.SIGXFSZ
+        child = multiprocessing.get_context("fork").Process(target=save)
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGXFSZ
         assert not path.exists()
-    save_checkpoint(tmp_path, load_checkpoint(whole))
+        assert len(list(tmp_path.iterdir())) == 1  # what it had written; a dead one's is removed
+    save_checkpoint(tmp_path, checkpoint)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -8,45 +8,29 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
+from model_cache import SMALLEST, KilledError, demo_rows, make_cache
 
-from cache import FeatureCache
 from data.errors import ModelError
 from data.labels import read_labels
 from feat import cli
 from model.experiments.compare import run_comparison
 from model.experiments.folder import Terms
 from model.experiments.seeds import train_seeds
-from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
 from model.runs.folder import working_in
 from model.runs.train import resume_training, run_training
 
-METHOD = ConvLSTMMethod(
-    hidden=1, head_widths=(), layers=1, clip_slots=1, steps=4, eval_every=2, batch_size=8
-)
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class KilledError(Exception):
-    pass
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> FeatureCache:
-    path = tmp_path_factory.mktemp("demo") / "features"
-    return make_cache(path, demo_rows(), streams={"rgb": 32})
 
 
 def die(row):
     raise KilledError
 
 
-def kill(cache, out: Path) -> Path:
+def kill(rgb_cache, out: Path) -> Path:
     with pytest.raises(KilledError):
-        run_training(cache, demo_rows(), METHOD, out=out, save_seconds=0, on_row=die)
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out, save_seconds=0, on_row=die)
     return out
 
 
@@ -54,11 +38,11 @@ def verify(*folders: Path):
     return CliRunner().invoke(cli, ["runs", "verify", *map(str, folders)])
 
 
-def test_sound_and_unfinished_runs_are_listed_wherever_they_lie(cache, tmp_path, monkeypatch):
+def test_sound_and_unfinished_runs_are_listed_wherever_they_lie(rgb_cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_training(cache, demo_rows(), METHOD, out=Path("runs/one"))
-    train_seeds(cache, demo_rows(), METHOD, count=2, out=Path("runs/several"))
-    kill(cache, Path("runs/two"))
+    run_training(rgb_cache, demo_rows(), SMALLEST, out=Path("runs/one"))
+    train_seeds(rgb_cache, demo_rows(), SMALLEST, count=2, out=Path("runs/several"))
+    kill(rgb_cache, Path("runs/two"))
     found = verify()
     assert found.exit_code == 0, found.output
     assert found.stdout.splitlines() == [
@@ -79,8 +63,8 @@ def test_sound_and_unfinished_runs_are_listed_wherever_they_lie(cache, tmp_path,
     "name",
     ["model.safetensors", "config.json", "environment.json", "labels.csv", "metrics.jsonl"],
 )
-def test_one_changed_byte_of_any_file_is_told_in_one_line(cache, tmp_path, name):
-    run = run_training(cache, demo_rows(), METHOD, out=tmp_path / "run").run
+def test_one_changed_byte_of_any_file_is_told_in_one_line(rgb_cache, tmp_path, name):
+    run = run_training(rgb_cache, demo_rows(), SMALLEST, out=tmp_path / "run").run
     content = bytearray((run / name).read_bytes())
     content[len(content) // 2] ^= 1
     (run / name).write_bytes(content)
@@ -94,8 +78,8 @@ def test_one_changed_byte_of_any_file_is_told_in_one_line(cache, tmp_path, name)
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc/passwd", "ab  ../labels.csv", "\0\xff\n"])
-def test_a_list_of_digests_that_feat_did_not_write_is_told(cache, tmp_path, text):
-    run = run_training(cache, demo_rows(), choose_method("knn"), out=tmp_path / "run").run
+def test_a_list_of_digests_that_feat_did_not_write_is_told(rgb_cache, tmp_path, text):
+    run = run_training(rgb_cache, demo_rows(), choose_method("knn"), out=tmp_path / "run").run
     (run / "SHA256SUMS").write_text(text, encoding="latin1")
     found = verify(run)
     assert found.exit_code == 1, found.output
@@ -103,7 +87,7 @@ def test_a_list_of_digests_that_feat_did_not_write_is_told(cache, tmp_path, text
 
 
 @pytest.mark.parametrize("name", ["resume.safetensors", "config.json"])
-def test_a_killed_training_that_cannot_go_on_is_told(cache, tmp_path, name):
+def test_a_killed_training_that_cannot_go_on_is_told(rgb_cache, tmp_path, name):
     run = tmp_path / "run"
 
     def die_late(row):
@@ -111,7 +95,7 @@ def test_a_killed_training_that_cannot_go_on_is_told(cache, tmp_path, name):
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_training(cache, demo_rows(), METHOD, out=run, save_seconds=0, on_row=die_late)
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=run, save_seconds=0, on_row=die_late)
     (run / name).write_bytes((run / name).read_bytes()[:-20])
     found = verify(run)
     assert found.exit_code == 1
@@ -119,32 +103,32 @@ def test_a_killed_training_that_cannot_go_on_is_told(cache, tmp_path, name):
     assert len(found.stdout.splitlines()) == 1
 
 
-def test_train_says_how_to_go_on_with_what_is_in_the_folder(cache, tmp_path):
-    out = kill(cache, tmp_path / "run")
+def test_train_says_how_to_go_on_with_what_is_in_the_folder(rgb_cache, tmp_path):
+    out = kill(rgb_cache, tmp_path / "run")
     with pytest.raises(ModelError, match=f"not finished; go on with it with --resume {out}"):
-        run_training(cache, demo_rows(), METHOD, out=out)
-    resume_training(cache, out, options=DataOptions())
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out)
+    resume_training(rgb_cache, out, options=DataOptions())
     with pytest.raises(ModelError, match="the training there is finished; name a new folder"):
-        run_training(cache, demo_rows(), METHOD, out=out)
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out)
 
 
-def test_a_training_killed_while_it_was_set_up_is_begun_by_the_same_command(cache, tmp_path):
+def test_a_training_killed_while_it_was_set_up_is_begun_by_the_same_command(rgb_cache, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     for name in (".tmp-environment.json", "environment.json"):
         (out / name).write_text("{")
-        run_training(cache, demo_rows(), choose_method("knn"), out=out)
+        run_training(rgb_cache, demo_rows(), choose_method("knn"), out=out)
         assert verify(out).exit_code == 0
         for path in out.iterdir():
             path.unlink()
     (out / "labels.csv").write_text("mine")
     with pytest.raises(ModelError, match=r"neither empty nor a run \(found labels.csv\)"):
-        run_training(cache, demo_rows(), METHOD, out=out)
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out)
     assert (out / "labels.csv").read_text() == "mine"
 
 
-def test_two_trainings_do_not_work_in_one_folder(cache, tmp_path):
-    out = kill(cache, tmp_path / "run")
+def test_two_trainings_do_not_work_in_one_folder(rgb_cache, tmp_path):
+    out = kill(rgb_cache, tmp_path / "run")
     code = (
         "import sys; from pathlib import Path; from model.runs.folder import working_in\n"
         "with working_in(Path(sys.argv[1]), go_on=''): print('in', flush=True); sys.stdin.read()"
@@ -154,14 +138,14 @@ def test_two_trainings_do_not_work_in_one_folder(cache, tmp_path):
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parents[1]) as other:
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(ModelError, match="another process works there"):
-            resume_training(cache, out, options=DataOptions())
+            resume_training(rgb_cache, out, options=DataOptions())
     with working_in(out, go_on=""):
         pass
 
 
 def test_labels_edited_in_mid_training_do_not_change_the_run(tmp_path, caplog):
     cache = make_cache(tmp_path / "features", demo_rows(), streams={"rgb": 32})
-    whole = run_training(cache, demo_rows(), METHOD, out=tmp_path / "whole")
+    whole = run_training(cache, demo_rows(), SMALLEST, out=tmp_path / "whole")
     out = kill(cache, tmp_path / "run")
     cache.labels_path.write_text("video,split\n")
     with caplog.at_level(logging.INFO):
@@ -171,28 +155,30 @@ def test_labels_edited_in_mid_training_do_not_change_the_run(tmp_path, caplog):
     assert read_labels(out / "labels.csv") == read_labels(tmp_path / "whole" / "labels.csv")
 
 
-def compare(cache, out: Path):
+def compare(rgb_cache, out: Path):
     methods = [choose_method("position")]
-    return run_comparison(cache, demo_rows(), methods, seeds=1, out=out, terms=Terms(device="cpu"))
+    return run_comparison(
+        rgb_cache, demo_rows(), methods, seeds=1, out=out, terms=Terms(device="cpu")
+    )
 
 
-def test_an_experiment_killed_while_it_was_set_up_is_begun_by_the_same_command(cache, tmp_path):
+def test_an_experiment_killed_while_it_was_set_up_is_begun_by_the_same_command(rgb_cache, tmp_path):
     """Between its first and its second file, before the first, and in a folder of a split."""
     for name in ("compare.json", ".tmp-compare.json", "one/.tmp-ablation.json"):
         path = tmp_path / name.replace("/", "-") / name
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"features": {}, "methods": {}}))
         out = tmp_path / name.replace("/", "-")
-        assert len(compare(cache, out).rows) == 1
+        assert len(compare(rgb_cache, out).rows) == 1
         assert read_labels(out / "labels.csv") == demo_rows()
 
 
-def test_a_damaged_run_of_a_comparison_names_the_folder_to_remove(cache, tmp_path):
+def test_a_damaged_run_of_a_comparison_names_the_folder_to_remove(rgb_cache, tmp_path):
     out = tmp_path / "c"
-    compare(cache, out)
+    compare(rgb_cache, out)
     run = out / "position" / "seed-0"
     whole = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(whole[:-3])
     (run / "done.json").unlink()
     with pytest.raises(ModelError, match=f"remove the folder {run} and run the same"):
-        compare(cache, out)
+        compare(rgb_cache, out)

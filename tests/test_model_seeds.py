@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from model_cache import add_video, demo_rows, make_cache
+from model_cache import KilledError, add_video, demo_rows, make_cache
 from sklearn.metrics import roc_auc_score
 
 from cache import FeatureCache
@@ -38,13 +38,9 @@ METHOD = ConvLSTMMethod(
 )
 QUICK = [
     word
-    for assignment in ("steps=40", "hidden=8", "learning_rate=0.01", "batch_size=24")
+    for assignment in ("steps=20", "hidden=8", "learning_rate=0.02", "batch_size=24")
     for word in ("--set", assignment)
 ]
-
-
-class KilledError(Exception):
-    pass
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -133,7 +133,7 @@ def test_a_comparison_smooths_all_or_none(cache, tmp_path):
 
 def test_the_option_reaches_the_scores(cache, tmp_path):
     run = str(tmp_path / "run")
-    small = ["--set", "steps=20", "--set", "hidden=8", "--set", "smoothing=2", "--seed", "1"]
+    small = ["--set", "steps=2", "--set", "hidden=8", "--set", "smoothing=2", "--seed", "1"]
     feat = CliRunner().invoke
     trained = feat(cli, ["train", "--cache", str(cache.path), "--out", run, *small])
     assert trained.exit_code == 0, trained.stderr

@@ -18,9 +18,9 @@ from data.videos import content_sha256, find_videos
 from feat import cli
 
 LABELS = """video,split,category,anomaly
-a.mp4,train,fall,0:16
+a.mp4,train,fall,0:9
 b.mp4,train,run,2:8
-t.mp4,test,,0:9
+t.mp4,test,,0:5
 """
 SETTINGS = ("steps=1", "hidden=4", "learning_rate=1e-5", "val_fraction=0")
 QUICK = [part for setting in SETTINGS for part in ("--set", setting)]
@@ -55,6 +55,7 @@ class Trained:
 
     def __init__(self, home: Path, rgb_weights: Path) -> None:
         options = ["--rgb-weights", rgb_weights, "--flow-weights", "crossmodal"]
+        options += ["--clip-len", "9"]  # little more than half the work of 16
         features = home / "features"
         self.videos = home / "videos"
         self.made = feat("extract", "--videos", self.videos, "--cache", features, *options)
@@ -77,7 +78,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weights: Path
 ) -> Trained:
     home = tmp_path_factory.mktemp("user")
-    for name, num_frames in (("a", 17), ("b", 8), ("t", 18)):
+    for name, num_frames in (("a", 10), ("b", 8), ("t", 11)):
         make_video(home / "videos" / f"{name}.mp4", num_frames=num_frames)
     (home / "videos" / "labels.csv").write_text(LABELS)
     return Trained(home, random_rgb_weights)
@@ -102,7 +103,7 @@ def test_a_moved_run_without_its_cache_scores_as_evaluation_did(trained, predict
     np.testing.assert_allclose(scores, expected, atol=2e-4)
     (video,) = found["videos"]
     assert video["video"] == str(trained.videos / "t.mp4")
-    assert video["num_frames"] == 18
+    assert video["num_frames"] == 11
     assert video["peak"]["score"] == pytest.approx(max(scores), abs=1e-6)
     assert scores[video["peak"]["frame"]] == max(scores)
     # both categories are of abnormal videos
@@ -115,9 +116,9 @@ def test_a_moved_run_without_its_cache_scores_as_evaluation_did(trained, predict
 def test_frame_scores_have_the_seconds_of_the_video(predicted) -> None:
     home, _ = predicted
     found = rows(home / "t.csv")
-    assert [int(row["frame"]) for row in found] == list(range(18))
+    assert [int(row["frame"]) for row in found] == list(range(11))
     seconds = [float(row["seconds"]) for row in found]
-    np.testing.assert_allclose(seconds, np.arange(18) / 10, atol=1e-6)  # drawn at 10 a second
+    np.testing.assert_allclose(seconds, np.arange(11) / 10, atol=1e-6)  # drawn at 10 a second
 
 
 def test_the_picture_is_written_beside_the_scores(predicted) -> None:
@@ -151,7 +152,7 @@ def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
 def test_text_names_intervals_peak_and_category(trained, predicted) -> None:
     options = ("--run", trained.run, "--keep", predicted[0] / "features")
     everything = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "0")
-    assert "abnormal  0:18  0.00 s to 1.80 s, up to " in everything.stdout
+    assert "abnormal  0:11  0.00 s to 1.10 s, up to " in everything.stdout
     nothing = feat("predict", trained.videos / "t.mp4", *options, "--threshold", "1")
     assert "normal    no frame reaches 1" in nothing.stdout
     assert "  category  " in nothing.stdout
@@ -223,7 +224,7 @@ def test_same_named_videos_of_two_folders_are_told_apart(
     for each in videos:
         assert each["sha256"] == content_sha256(find_videos(Path(each["video"]))[0])
     assert sorted(Path("features").rglob("*")) == before
-    assert FeatureCache("features").find("a.mp4", "rgb").source.num_frames == 17
+    assert FeatureCache("features").find("a.mp4", "rgb").source.num_frames == 10
     kept = FeatureCache("predict-features")
     assert {record.source.name for record in kept.entries()} == {"x/a.mp4", "a.mp4"}
 
@@ -271,7 +272,7 @@ def test_bad_videos_are_named_and_the_others_scored(
     assert "no such folder" in failed[str(bad[3])]
     cut, whole = report(result)["videos"]
     assert cut["partial"]
-    assert whole["num_frames"] == 18
+    assert whole["num_frames"] == 11
     text = feat("predict", *arguments, "--keep", tmp_path / "features")
     assert text.exit_code == 1
     assert f"{bad[0]}: failed: " in text.stdout
@@ -299,6 +300,7 @@ def test_a_cache_of_other_features_is_only_looked_in(trained, tmp_path, make_vid
     made = feat(
         *("extract", "--videos", tmp_path / "videos", "--cache", tmp_path / "features"),
         *("--streams", "rgb", "--resize", "crop", "--rgb-weights", next(_converted())),
+        *("--clip-len", "9"),
     )
     assert made.exit_code == 0, made.output
     before = sorted((tmp_path / "features").rglob("*"))
@@ -366,7 +368,7 @@ def test_the_intervals_of_all_videos_are_one_table_and_subtitles_of_each(trained
     assert rows(tmp_path / "out" / "all.csv") == expected
     names = sorted(path.name for path in (tmp_path / "vtt").iterdir())
     assert names == ["a.mp4.vtt", "b.mp4.vtt", "t.mp4.vtt"]  # as the videos are called
-    assert "00:00:00.000 --> 00:00:01.800" in (tmp_path / "vtt" / "t.mp4.vtt").read_text()
+    assert "00:00:00.000 --> 00:00:01.100" in (tmp_path / "vtt" / "t.mp4.vtt").read_text()
     none = feat("predict", trained.videos / "t.mp4", *options, *outputs, "--threshold", "1")
     assert none.exit_code == 0, none.output
     assert rows(tmp_path / "out" / "all.csv") == []

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.io
-import torch
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
@@ -296,6 +295,8 @@ class Weights(Subject):
 
     def make(self, folder: Path) -> None:
         """Write an untrained network in each format."""
+        import torch  # which takes two seconds, and the other kinds do not need it
+
         state = random_state_dict()
         tensors = {name: torch.from_numpy(array) for name, array in state.items()}
         torch.save(tensors, folder / "state.pt")
@@ -313,7 +314,7 @@ class Weights(Subject):
             state = load_state_dict(weights)
         except FeatError as error:
             return refusal(error)
-        if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        if not all(tensor.isfinite().all() for tensor in state.values()):
             raise WrongError(f"{target}: weights that are not finite were accepted")
         return "accepted"
 

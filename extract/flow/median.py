@@ -5,7 +5,7 @@
 from llvmlite import ir
 from numba import njit
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from extract.flow.median_network import MEDIAN_OF_SORTED_COLUMNS, MEDIAN_WIRE, SORT5
 from extract.flow.sweep import CHANNELS, num_vectors, row_stride
@@ -73,7 +73,7 @@ def _median_of_columns(typingctx, scratch, index, stride):
     return WIDE(scratch, types.intp, types.intp), codegen
 
 
-@njit
+@register_jitable
 def scratch_stride(width):
     """Floats between the scratch's rows."""
     return MARGIN + num_vectors(width) * LANES + MARGIN

@@ -11,24 +11,25 @@ import math
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
 BORDER = 4
 _HALF = np.float32(0.5)
 
 
-@njit
+@register_jitable
 def level_stride(width):
     """Floats a row of a level takes."""
     return (width + 2 * BORDER) * 4
 
 
-@njit
+@register_jitable
 def image_start(height, width):
     """Where in a level the image alone begins."""
     return (height + 2 * BORDER) * level_stride(width)
 
 
-@njit
+@register_jitable
 def level_size(height, width):
     """Floats a level takes; the last 64 let vectors read past the end."""
     return image_start(height, width) + height * width + 64

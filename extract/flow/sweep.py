@@ -19,6 +19,7 @@ each needs of the other only the row below and the row above.
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
 from extract.kernels.simd import (
     LANES,
@@ -42,13 +43,13 @@ U, V, P11, P12, P21, P22, GX, GY, RHO, LIMIT = range(CHANNELS)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@njit
+@register_jitable
 def num_vectors(width):
     """Vectors a row; at least two, which the software pipeline needs."""
     return max(2, (width + LANES - 1) // LANES)
 
 
-@njit
+@register_jitable
 def row_stride(width):
     """Floats a channel takes in a row: whole vectors, and room for column `width`."""
     vectors = num_vectors(width) * LANES
