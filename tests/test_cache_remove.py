@@ -228,6 +228,7 @@ def remove_some(path: Path) -> None:
         remove_features(cache, videos=videos)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_no_other_record_is_lost(tmp_path) -> None:
     cache = FeatureCache.create(tmp_path / "features")
     for number in range(30):

@@ -237,6 +237,7 @@ def test_bad_labels_are_refused_before_any_work(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_features_and_run_nothing_of_the_current_folder(
     extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
 ) -> None:

@@ -352,6 +352,7 @@ def large_results(num_videos: int = 300, num_frames: int = 3000) -> list[VideoRe
     return found
 
 
+@pytest.mark.slow
 def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seconds():
     """300 videos of 3000 frames, 900,000 distinct scores, 1000 draws."""
     results = large_results()
