@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache import ClipTable
+from data.errors import FeatError
 from data.process import release_freed_memory
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
@@ -313,6 +314,13 @@ class Extractor:
         tensors = self.compute(streams, frames, num_real, seconds)
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         seconds["network"] = time.perf_counter() - started - seconds.get("flow", 0.0)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise FeatError(
+                    f"{name}: features that are no finite numbers, in {self.config.precision} on "
+                    f"{self.device.type}; other weights overflow there: try --precision float32, "
+                    "then FEAT_KERNELS=0 or --device cpu"
+                )
         return arrays, seconds
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ import torch
 
 import extract.flow.tvl1_torch
 import extract.pipeline
+from data.errors import FeatError
 from data.videos import VideoSource
 from extract.config import DEFAULT_STREAMS, ExtractConfig
 from extract.decode.config import DecodeConfig
@@ -123,6 +124,23 @@ def test_a_failing_clip_ends_the_video_with_its_error(
         one.extract(video, DEFAULT_STREAMS, stage_seconds={})
     one.networks["flow"] = working
     assert len(one.extract(video, DEFAULT_STREAMS, stage_seconds={}).arrays["flow"]) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(
+    value: float, video: VideoSource, random_rgb_weights: Path
+) -> None:
+    one = extractor(random_rgb_weights, num_threads=1)
+    network = one.networks["rgb"]
+
+    def overflowing(clips: torch.Tensor) -> torch.Tensor:
+        rows = network(clips)
+        rows[:, 5] = value
+        return rows
+
+    one.networks["rgb"] = overflowing
+    with pytest.raises(FeatError, match="rgb: features that are no finite numbers, in float32 on"):
+        one.extract(video, ("rgb",), stage_seconds={})
 
 
 def test_the_whole_path_of_a_gpu_runs_on_the_meta_device(
