@@ -85,7 +85,7 @@ def main() -> None:
         text = text if "|---" in text else f"```\n{text}\n```"
         machine = f"{gpu_name()}, {cpu_name()}, {THREADS} cores.\n\n" if options.gpu else ""
         sections[title] = f"{command}\n\n{machine}{text}\n"
-        write_sections(sections)
+        write_sections(sections, keep_head=options.gpu)
 
 
 def read_sections() -> dict[str, str]:
@@ -96,8 +96,11 @@ def read_sections() -> dict[str, str]:
     return {title: text.strip() + "\n" for title, _, text in (p.partition("\n") for p in parts)}
 
 
-def write_sections(sections: dict[str, str]) -> None:
-    """Write the file: what it was measured on, each section in the order of `BENCHES`, the rest."""
+def write_sections(sections: dict[str, str], *, keep_head: bool) -> None:
+    """Write the file: what it was measured on, each section in the order of `BENCHES`, the rest.
+
+    `keep_head`: another machine measured the sections that do not name theirs.
+    """
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba", "numpy"))
     head = (
         "# Benchmarks\n\nWritten by `make bench`. Both sides of a comparison take turns in one "
@@ -105,6 +108,8 @@ def write_sections(sections: dict[str, str]) -> None:
         "say so are by `make bench-gpu`\nand name their machine; the others are of this one:\n\n"
         f"{cpu_name()}, {THREADS} cores; {versions}.\n"
     )
+    if keep_head and TARGET.exists():
+        head = TARGET.read_text().partition("\n## ")[0]
     ours = [*BENCHES, *GPU_BENCHES]
     titles = [title for title in ours if title in sections]
     titles += [title for title in sections if title not in ours]  # written by hand

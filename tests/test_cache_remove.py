@@ -228,8 +228,8 @@ def remove_some(path: Path) -> None:
         remove_features(cache, videos=videos)
 
 
-@pytest.mark.slow
-def test_killed_at_any_moment_no_other_record_is_lost(tmp_path) -> None:
+@pytest.mark.parametrize("tries", [5, pytest.param(40, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_no_other_record_is_lost(tries, tmp_path) -> None:
     cache = FeatureCache.create(tmp_path / "features")
     for number in range(30):
         video = f"{number}.mp4"
@@ -247,7 +247,7 @@ def test_killed_at_any_moment_no_other_record_is_lost(tmp_path) -> None:
     rng = random.Random(0)
     fork = multiprocessing.get_context("fork")
     kills = 0
-    for _ in range(40):
+    for _ in range(tries):
         child = fork.Process(target=remove_some, args=(cache.path,))
         child.start()
         time.sleep(rng.uniform(0.005, 0.08))

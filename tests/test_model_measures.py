@@ -352,10 +352,10 @@ def large_results(num_videos: int = 300, num_frames: int = 3000) -> list[VideoRe
     return found
 
 
-@pytest.mark.slow
-def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seconds():
-    """300 videos of 3000 frames, 900,000 distinct scores, 1000 draws."""
-    results = large_results()
+@pytest.mark.parametrize("num_videos", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seconds(num_videos):
+    """Videos of 3000 frames, as many distinct scores, 1000 draws."""
+    results = large_results(num_videos)
     begun = time.process_time()
     intervals = bootstrap_intervals([results], measures=("auc", "ap", "auc_abnormal"))
     seconds = time.process_time() - begun
@@ -363,7 +363,7 @@ def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seco
     labels = np.concatenate([r.labels for r in results])
     scores = np.concatenate([r.scores for r in results])
     auc, ap = roc_auc_score(labels, scores), average_precision_score(labels, scores)
-    found = _Table.of(results).measure(np.ones(300, np.int64), ("auc", "ap", "latency_ap"))
+    found = _Table.of(results).measure(np.ones(num_videos, np.int64), ("auc", "ap", "latency_ap"))
     assert found[0] == pytest.approx(auc, abs=1e-5)
     assert found[1] == pytest.approx(ap, abs=2e-3)
     assert found[2] == pytest.approx(latency(*results), abs=1e-2)

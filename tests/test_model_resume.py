@@ -1,5 +1,6 @@
 """A training that was killed and goes on ends where one that was not killed ends."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from data.errors import ModelError
 from feat import cli
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
+from model.network.winograd import transforms
 from model.runs.checkpoint import load_checkpoint, save_checkpoint
 from model.runs.folder import CHECKPOINT_NAME
 from model.runs.state import STATE_NAME
@@ -201,3 +203,18 @@ def test_ctrl_c_says_how_to_go_on(cache, tmp_path, monkeypatch, arguments, advic
     assert (
         last == f"interrupted: what is finished is kept in {out}; {advice.format(out=out)} with it"
     )
+
+
+def test_a_training_killed_in_its_refit_goes_on(cache, tmp_path, monkeypatch) -> None:
+    """Nothing is trained before the refit then, only scored."""
+    method = dataclasses.replace(METHOD, refit=True)
+    options = {"labels": demo_rows(), "method": method}
+    whole = run_training(cache, **options, out=tmp_path / "whole").run
+    with monkeypatch.context() as patch:
+        patch.setattr(ConvLSTMMethod, "_refit", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            run_training(cache, **options, out=tmp_path / "killed", save_seconds=0)
+    transforms.cache_clear()  # as in a process of its own
+    run = resume_training(cache, tmp_path / "killed", options=DataOptions()).run
+    for name, found in load_checkpoint(run).parameters.items():
+        np.testing.assert_array_equal(found, load_checkpoint(whole).parameters[name])

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.network.winograd import GRID, kernels_at_points, maps_at_points, maps_from_points
+from model.network.convlstm import ConvLSTMLayer
+from model.network.winograd import (
+    GRID,
+    kernels_at_points,
+    maps_at_points,
+    maps_from_points,
+    transforms,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,3 +66,14 @@ def test_under_autocast_only_the_products_are_rough():
     assert found.dtype == torch.float32
     # bfloat16 has 8 bits; of transforms in it, whose terms no longer cancel, several would be lost
     assert 1e-4 < relative_error(found, exact) < 0.03
+
+
+def test_what_scoring_made_first_does_not_end_a_training() -> None:
+    """The matrices are kept: made in inference mode they would take no part in a backward pass."""
+    transforms.cache_clear()
+    layer = ConvLSTMLayer(3, 2, peepholes=False)
+    inputs = torch.rand(1, 2, 3, 4, 4)
+    with torch.inference_mode():
+        layer(inputs)
+    layer(inputs).sum().backward()
+    assert layer.input_to_gates.weight.grad is not None

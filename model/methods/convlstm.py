@@ -104,6 +104,7 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
             selected = fit_network(trainer, validation, session=session)
             if validation:
                 session.show_selected(validation.results(selected.network), selected.best_step)
+            del trainer, validation  # what they hold of a GPU
             whole = material.whole() if self.refit and material.whole else None
             if whole:
                 selected = self._refit(whole, session, selected)

@@ -32,6 +32,7 @@ class ConvLSTMLayer(nn.Module):
         Returns:
             (B, K, hidden, G, G).
         """
+        inputs = inputs.to(self.input_to_gates.weight.dtype)
         maps = inputs.flatten(3).permute(3, 1, 0, 2)  # (G * G, K, B, C)
         # The inputs' share of the gates does not depend on the states: one call for all steps.
         of_inputs = torch.bmm(

@@ -65,12 +65,14 @@ def transforms(dtype: torch.dtype, device: torch.device) -> Transforms:
     along_maps, along_kernels = _evaluate(GRID), _evaluate(KERNEL)[:, ::-1]
     # coefficients 1 to 4 of 0 to 5: the others belong to pixels outside
     interpolate = np.linalg.inv(_evaluate(GRID + KERNEL - 1))[1 : GRID + 1]
-    return Transforms(
-        *(
-            torch.from_numpy(np.kron(matrix, matrix)).to(device, dtype)
-            for matrix in (along_maps, along_kernels, interpolate)
+    # kept for later trainings too, which a tensor made in inference mode would end
+    with torch.inference_mode(False):
+        return Transforms(
+            *(
+                torch.from_numpy(np.kron(matrix, matrix)).to(device, dtype)
+                for matrix in (along_maps, along_kernels, interpolate)
+            )
         )
-    )
 
 
 def _evaluate(count: int) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ from model.runs.folder import (
     write_sums,
 )
 from model.runs.state import StateFile, unreadable_state
-from model.training.session import FitSession, Row
+from model.training.session import FitSession, Row, SavedStateError
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -121,6 +121,8 @@ def run_training(
         FeatError: labels and cache do not fit each other, or there is nothing to learn from.
     """
     started = time.monotonic()
+    if device != "auto":
+        resolve_device(device)  # a wrong one should not cost the reading of all features
     method, material = gather(method, cache, labels, options, seed=seed)
     target = torch.device(resolve_device(device, cpu_seconds=method.cpu_seconds(material)))
     planned = RunInfo(
@@ -162,10 +164,13 @@ def run_training(
             )
             try:
                 fitted = method.fit(material, session)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                if saved is None:
-                    raise
+            except SavedStateError as error:
                 raise unreadable_state(state.path, error) from error
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"{run}: the GPU's memory does not suffice; use --device cpu, or a smaller "
+                    "batch_size (--set)"
+                ) from error
         info = replace(
             planned,
             categories=fitted.categories,

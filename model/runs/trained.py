@@ -114,6 +114,10 @@ class TrainedRun:
             method = one.info.method
             try:
                 scores = method.score(one.fitted, data, self.device)
+            except torch.OutOfMemoryError as error:
+                raise ModelError(
+                    f"{self.path}: the GPU's memory does not suffice to score; use --device cpu"
+                ) from error
             except (KeyError, ValueError, RuntimeError) as error:
                 what = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ModelError(

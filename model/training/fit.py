@@ -16,7 +16,7 @@ from model.network.multitask import AnomalyNetwork
 from model.network.scoring import score_clips
 from model.training.config import TrainConfig
 from model.training.losses import LossTerms
-from model.training.session import FitSession, SavedState
+from model.training.session import FitSession, SavedState, SavedStateError
 from model.training.step import Trainer, WindowData, window_losses
 
 MIN_VIDEOS_FOR_AUC = 5
@@ -119,13 +119,18 @@ def fit_network(
         session: takes the rows of the log and the states, and gives the one to go on from.
 
     Raises:
-        KeyError, TypeError, ValueError, RuntimeError: the saved state is of another network.
+        SavedStateError: the saved state is of another network.
     """
     config = trainer.config
     criterion = _criterion(validation, config)
     state = FitState(kept=trainer.network)
     if session.saved:
-        _restore(session.saved, trainer, state)
+        try:
+            _restore(session.saved, trainer, state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SavedStateError(f"{type(error).__name__}: {error}") from error
     window: list[LossTerms] = []
     while trainer.step < config.steps and not 0 < config.patience <= state.stale:
         window.append(trainer.train_step())

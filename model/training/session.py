@@ -24,6 +24,10 @@ class SavedState:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class SavedStateError(Exception):
+    """A saved state is of another network, or of none."""
+
+
 def _ignore_row(row: Row) -> None:
     pass
 
