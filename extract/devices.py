@@ -7,8 +7,6 @@ from data.errors import ConfigError
 
 #: Clips that a GPU computes together: a thousand pairs of frames fill it.
 CLIPS_PER_GPU_BATCH = 64
-#: The GPU works on one while the other one's results are handed out and its kernels launched.
-BATCHES_AT_A_TIME = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class Share:
 
         Of each of the latter at least one clip waits or is computed.
         """
-        return self.videos + (1 if self.batch == 1 else (1 + BATCHES_AT_A_TIME) * self.batch - 1)
+        return self.videos + 2 * self.batch - 1
 
 
 @dataclass(frozen=True, kw_only=True)

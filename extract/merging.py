@@ -26,10 +26,10 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Merger(Generic[Kind, Item, Result]):
-    """Threads that compute what many hand in, each as soon as it is free: all that is waiting.
+    """One thread that computes what many hand in, as soon as it is free: all that is waiting.
 
     Nothing waits for a batch to be full, so that a lonely video flows too. No more than a batch
-    waits beside those that are computed: who hands in more is kept until there is room.
+    waits beside the one that is computed: who hands in more is kept until there is room.
 
     What a batch cannot do does not spoil what is in it: where the GPU's memory does not suffice,
     this and all later batches are halved; after any other error each owner's items are computed
@@ -41,23 +41,21 @@ class Merger(Generic[Kind, Item, Result]):
         compute: Callable[[Kind, list[Item]], list[Result]],
         *,
         size: int,
-        threads: int = 1,
         start: Callable[[], None] = lambda: None,
     ) -> None:
-        """Prepare the threads.
+        """Prepare the thread.
 
         Args:
-            compute: returns a result an item; called with items of one kind.
+            compute: returns a result an item; called with items of one kind, from one thread.
             size: items that are computed together at most.
-            threads: batches that are computed at the same time.
-            start: called by each thread before all else.
+            start: called by the thread before all else.
         """
         self._compute = compute
         self._size = size
         self._room = threading.Semaphore(size)
         self._waiting: dict[Kind, deque[_Waiting[Item, Result]]] = {}
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="batches", initializer=start)
-        self._told_size = size  # that of which the user knows
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=start)
+        self._too_many = 0  # items that the memory did not hold, until that is said
 
     def submit(self, kind: Kind, owner: Hashable, item: Item) -> Future[Result]:
         """Hand an item in, wait until there is room for it, and return its future.
@@ -70,7 +68,7 @@ class Merger(Generic[Kind, Item, Result]):
         self._room.acquire()
         future: Future[Result] = Future()
         self._waiting.setdefault(kind, deque()).append(_Waiting(item, owner, future))
-        self._threads.submit(self._run, kind)
+        self._thread.submit(self._run, kind)
         return future
 
     def _run(self, kind: Kind) -> None:
@@ -86,11 +84,8 @@ class Merger(Generic[Kind, Item, Result]):
     def _take(self, kind: Kind) -> list[_Waiting[Item, Result]]:
         waiting = self._waiting[kind]
         batch: list[_Waiting[Item, Result]] = []
-        while len(batch) < self._size:
-            try:
-                each = waiting.popleft()
-            except IndexError:  # another thread may take them too
-                break
+        while waiting and len(batch) < self._size:
+            each = waiting.popleft()
             self._room.release()
             if each.future.set_running_or_notify_cancel():
                 batch.append(each)
@@ -107,7 +102,8 @@ class Merger(Generic[Kind, Item, Result]):
             # the tensors of the failed call, which the next one needs the memory of
             traceback.clear_frames(error.__traceback__)
             if isinstance(error, torch.OutOfMemoryError) and len(batch) > 1:
-                self._size = min(self._size, len(batch) // 2)
+                self._too_many = max(self._too_many, len(batch))
+                self._size = len(batch) // 2
                 return [batch]
             owners = dict.fromkeys(each.owner for each in batch)
             if len(owners) > 1:
@@ -115,12 +111,12 @@ class Merger(Generic[Kind, Item, Result]):
             for each in batch:
                 each.future.set_exception(error)
             return []
-        if self._size < self._told_size:
-            self._told_size, before = self._size, self._told_size
+        if self._too_many:
             logger.warning(
-                "the GPU's memory does not hold batches of %d clips: going on with %d",
-                before, self._told_size,
+                "the GPU's memory does not hold %d clips at a time: going on with %d",
+                self._too_many, self._size,
             )  # fmt: skip
+            self._too_many = 0
         for each, result in pairs:
             each.future.set_result(result)
         return []

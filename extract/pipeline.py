@@ -4,19 +4,19 @@ Memory does not grow with the video: a reader thread keeps a few clips decoded w
 go through flow and network. On a CPU every core takes a clip's stream of its own and computes it
 alone: cores that share one convolution or one pair of frames spend a third of their time waiting
 for each other, and the result would depend on how many they are. A GPU takes clips of all videos
-that are open, in batches. Then five clips of each open video are decoded at most, and those of
-three batches and one a video lie in pinned memory: 1.1 GB for 16 videos and batches of 64, at
-2.6 MB a clip, which pinning rounds up to 4.2.
+that are open, in batches. Then five clips of each open video are decoded at most, and those of two
+batches and one a video lie in pinned memory: 0.8 GB for 16 videos and batches of 64, at 2.6 MB a
+clip, which pinning rounds up to 4.2.
 """
 
 import contextlib
 import dataclasses
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from typing import TypeVar
 
@@ -35,7 +35,6 @@ from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.decode.stream import FrameStream, StreamInfo
-from extract.devices import BATCHES_AT_A_TIME
 from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
@@ -121,15 +120,11 @@ class Extractor:
         self._on_gpu = self.device.type == "cuda"
         self._merger: Merger[tuple[str, ...], _Uploading, _StreamRows] | None = None
         if batch > 1 or self._on_gpu:
-            self._merger = Merger(
-                self._rows_of_many,
-                size=batch,
-                threads=BATCHES_AT_A_TIME,
-                start=self._start_thread,
-            )
-            self._last = threading.local()  # `computed`: when a thread was done with a batch
+            start = partial(torch.cuda.set_device, self.device) if self._on_gpu else lambda: None
+            self._merger = Merger(self._rows_of_many, size=batch, start=start)
+            self._computed = 0.0
             # those that wait and those that are computed
-            self._clips_ahead = (1 + BATCHES_AT_A_TIME) * batch
+            self._clips_ahead = 2 * batch
         else:
             self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="clips")
             self._clips_ahead = num_threads
@@ -142,18 +137,10 @@ class Extractor:
                 )
                 for stream in config.streams
             }
-            if self._on_gpu:  # the threads have streams of their own
-                torch.cuda.synchronize()
         if self.device.type == "cpu" and any(
             BACKBONES[stream].needs == "flow" for stream in config.streams
         ):
             compile_kernels()
-
-    def _start_thread(self) -> None:
-        """Give a thread of the merger a stream, so that the GPU has two batches to choose from."""
-        if self._on_gpu:
-            torch.cuda.set_device(self.device)
-            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
     def extract(
         self,
@@ -297,11 +284,10 @@ class Extractor:
             row.copy_(clip.frames, non_blocking=True)
         arrays, seconds = self._rows(streams, frames, [clip.num_real for clip in clips])
         # between two runs nobody waits
-        idle_since = max(getattr(self._last, "computed", 0.0), min(clip.since for clip in clips))
+        idle_since = max(self._computed, min(clip.since for clip in clips))
         seconds["decode"] = max(started - idle_since, 0.0)
-        self._last.computed = time.perf_counter()
-        each = BATCHES_AT_A_TIME * len(clips)
-        share = {stage: spent / each for stage, spent in seconds.items()}
+        self._computed = time.perf_counter()
+        share = {stage: spent / len(clips) for stage, spent in seconds.items()}
         return [
             ({name: array[i : i + 1] for name, array in arrays.items()}, share)
             for i in range(len(clips))
