@@ -32,32 +32,44 @@ def use_triton(device: "torch.device") -> bool:
     """Whether the kernels are wanted and Triton can compile them for `device`.
 
     Triton comes with PyTorch for NVIDIA's GPUs on Linux. Others, and those older than Ampere, were
-    not tried: there PyTorch's own operators compute.
+    not tried: there PyTorch's own operators compute, and a warning says so.
 
     Raises:
         ConfigError: FEAT_KERNELS is neither 0 nor 1.
     """
-    if not kernels_wanted() or device.type != "cuda" or _triton_failure():
-        return False
-    import torch
-
-    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return kernels_wanted() and device.type == "cuda" and not _obstacle(device.index or 0)
 
 
 @functools.cache
-def _triton_failure() -> str:
-    """Return why Triton cannot compile for a GPU, "" if it can; say so once."""
-    try:
-        from triton.runtime import driver
+def _obstacle(index: int) -> str:
+    """Return why Triton does not compile for this GPU, "" if it does; say so once."""
+    import torch
 
-        driver.active.get_current_target()  # compiles what it talks to the driver by
-    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        cause = str(error).partition("\n")[0]
+    cause = ""
+    if torch.version.hip is not None:
+        cause = "ROCm was not tried"
+    elif not torch.cuda.is_available():
+        cause = "PyTorch finds none"
+    elif (found := torch.cuda.get_device_capability(index)) < (8, 0):
+        cause = f"it has compute capability {found[0]}.{found[1]}, 8.0 is needed"
+    else:
+        try:
+            from triton.runtime import driver
+
+            driver.active.get_current_target()  # compiles what it talks to the driver by
+        except (
+            AssertionError,  # without libcuda.so
+            ImportError,
+            OSError,
+            RuntimeError,
+            subprocess.CalledProcessError,
+        ) as error:
+            said = str(error).partition("\n")[0]
+            cause = f"{said}; it needs PyTorch for Linux, gcc and python3-dev"
+    if cause:
         logger.warning(
-            "warning: Triton cannot compile kernels for the GPU (%s): the flow takes a hundred, "
-            "the networks five times as long; Triton comes with PyTorch on Linux, and needs a C "
-            "compiler and Python's headers",
+            "warning: no Triton kernels for the GPU (%s): flow takes about a hundred times as "
+            "long, networks up to five times",
             cause,
         )
-        return cause
-    return ""
+    return cause

@@ -18,6 +18,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU had no room: PyTorch's error, or what Triton, CUDA and cuDNN say of it."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "ALLOC_FAILED" in said)
+    )
+
+
 @dataclass(frozen=True)
 class _Waiting(Generic[Item, Result]):
     item: Item
@@ -101,7 +109,7 @@ class Merger(Generic[Kind, Item, Result]):
         except Exception as error:  # noqa: BLE001 - handed to those who wait
             # the tensors of the failed call, which the next one needs the memory of
             traceback.clear_frames(error.__traceback__)
-            if isinstance(error, torch.OutOfMemoryError) and len(batch) > 1:
+            if is_out_of_memory(error) and len(batch) > 1:
                 self._too_many = max(self._too_many, len(batch))
                 self._size = len(batch) // 2
                 return [batch]

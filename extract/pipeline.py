@@ -232,7 +232,7 @@ class Extractor:
         waited = {} if self._merger else stage_seconds
         try:
             while True:
-                while len(underway) <= self._clips_ahead:
+                while len(underway) <= self._clips_ahead and not _is_done(underway):
                     clip = timed(lambda: next(clips, None), waited, "decode")
                     if clip is None:
                         on_read()
@@ -297,7 +297,16 @@ class Extractor:
         """Return the rows of a batch, and the seconds that flow and networks took."""
         started = time.perf_counter()
         seconds: dict[str, float] = {}
-        tensors = self.compute(streams, frames, num_real, seconds)
+        try:
+            tensors = self.compute(streams, frames, num_real, seconds)
+        except Exception as error:
+            # Triton's errors, and those of the compilers it calls, are of no common kind
+            if not type(error).__module__.startswith(("triton", "subprocess")):
+                raise
+            said = str(error).strip().splitlines() or ["no more is known"]
+            raise FeatError(
+                f"Triton: {said[0][:300]}; set FEAT_KERNELS=0 to go without it"
+            ) from error
         arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
         seconds["network"] = time.perf_counter() - started - seconds.get("flow", 0.0)
         for name, array in arrays.items():
@@ -365,6 +374,11 @@ class Extractor:
                 f"{expected[0]} {expected[1]}"
             )
         return rows
+
+
+def _is_done(underway: deque[tuple[int, list[Future[_StreamRows]]]]) -> bool:
+    """Whether the first clip has all its rows: they are handed out before more is read."""
+    return bool(underway) and all(future.done() for future in underway[0][1])
 
 
 def scale_flow(flow: Tensor, clamp: float) -> Tensor:

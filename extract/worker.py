@@ -309,7 +309,7 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
         cause = f"{type(error).__name__}: {said[0][:300]}"
         if isinstance(error, MemoryError):
             cause += "; try fewer --workers or --threads"
-        elif type(error).__name__ == "OutOfMemoryError":  # torch's: not even one clip fits
+        elif "out of memory" in cause:  # of a GPU: not even one clip fits
             cause += "; free the GPU's memory or use --device cpu"
         return VideoOutcome(video_id=source.video_id, status="failed", error=cause)
     finally:

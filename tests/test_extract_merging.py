@@ -122,8 +122,16 @@ def test_an_error_is_that_of_its_owner_alone() -> None:
     assert [sorted(items) for items in seen[1:]].count([9, 12, 15]) <= 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
 def test_memory_that_does_not_suffice_halves_the_batch_for_good_and_is_said_once(
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin, sizes = threading.Event(), []
 
@@ -131,7 +139,7 @@ def test_memory_that_does_not_suffice_halves_the_batch_for_good_and_is_said_once
         begin.wait(10)
         sizes.append(len(items))
         if len(items) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+            raise error
         return items
 
     caplog.set_level(logging.INFO, logger="feat")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from test_extract_tvl1 import moving_square
 
 from data.errors import ConfigError
-from data.kernels import use_triton
+from data.kernels import _obstacle, use_triton
 from data.videos import VideoSource
 from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
@@ -116,14 +117,38 @@ def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         use_kernels()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton can compile here")
-def test_where_triton_cannot_compile_the_plain_operators_are_taken_and_said_once(
-    caplog: pytest.LogCaptureFixture,
+@pytest.fixture
+def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FEAT_KERNELS", "1")
+    _obstacle.cache_clear()
+    yield
+    _obstacle.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_triton_is_not_asked(
+    asked_anew: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a GPU it finds no driver, as it finds no C compiler elsewhere."""
-    assert not any(use_triton(torch.device(name)) for name in ("cpu", "cuda", "meta", "cuda:1"))
-    assert len(caplog.messages) == 1
-    assert "Triton cannot compile kernels for the GPU (" in caplog.text
+    assert not any(use_triton(torch.device(name)) for name in ("cpu", "meta", "cuda", "cuda:0"))
+    assert len(caplog.messages) == 1  # one GPU, said once
+    assert "no Triton kernels for the GPU (PyTorch finds none)" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("capability", "cause"),
+    # a recent one still has no driver that Triton could talk to
+    [((7, 5), "compute capability 7.5, 8.0 is needed"), ((9, 0), "gcc and python3-dev")],
+)
+def test_a_gpu_that_triton_cannot_compile_for_is_said_to_be_slow(
+    capability: tuple[int, int], cause: str, asked_anew: None,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    assert not use_triton(torch.device("cuda:1"))
+    assert cause in caplog.text
+    assert "a hundred times as long" in caplog.text
 
 
 def test_gray_is_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:

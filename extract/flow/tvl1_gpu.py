@@ -5,9 +5,10 @@ launches rounds of them, on a CUDA device a graph of several at a time, and look
 look behind, whether any pair is left.
 """
 
+import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from extract.flow.places import linear_places
 from extract.flow.tvl1 import TVL1Config, pyramid_shapes
 
 MOST_PAIRS = 1024  # at once
-LEAST_PAIRS = 16  # that room is made for
 BYTES_A_PIXEL = 148  # of the finest level, of a pair with its share of the pyramids
 ROUNDS = 4  # a graph
 BLOCKS = 2  # of iterations a round: most pairs have several before they need anything else
@@ -108,8 +108,8 @@ class PairSolver:
         self.state.zero_()
         self.state[kernels.LEVEL].fill_(len(self.shapes) - 1)
         self.state[kernels.PHASE, :count].fill_(kernels.ENTER)
-        looks: list[Callable[[], bool]] = []
-        while len(looks) < 2 or looks[-2]():
+        looks: deque[Callable[[], bool]] = deque(maxlen=2)
+        while len(looks) < 2 or looks[0]():
             self.replay()
             looks.append(_look(self.state[kernels.PHASE]))
         height, width = self.shapes[0]
@@ -179,14 +179,15 @@ class PairSolver:
         Only one thread captures at a time, and what others ask of the device meanwhile does no
         harm: both would end in an error.
         """
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            self._round()  # every pair is done: compiles, changes nothing
-        torch.cuda.current_stream(self.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._rounds()
+        with _capturing:
+            stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                self._round()  # every pair is done: compiles, changes nothing
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._rounds()
         return graph.replay
 
 
@@ -212,6 +213,32 @@ def _look(phases: Tensor) -> Callable[[], bool]:
     return wait
 
 
+class _Solvers(threading.local):
+    """The solver of one thread, for two must not write the same tensors: the last one made.
+
+    It serves fewer pairs too, which costs a few empty launches, while another one of its own size
+    would take memory that a full batch may want.
+    """
+
+    def __init__(self) -> None:
+        self.made: tuple[tuple[int, int, TVL1Config, torch.device], PairSolver] | None = None
+
+    def solver(
+        self, num_pairs: int, height: int, width: int, config: TVL1Config, device: torch.device
+    ) -> PairSolver:
+        """Return one with room for so many pairs."""
+        kind = (height, width, config, device)
+        if self.made is None or self.made[0] != kind or self.made[1].num_pairs < num_pairs:
+            self.made = None  # before the next one takes its memory
+            room = 1 << (num_pairs - 1).bit_length()
+            # a clip of n pairs has n + 1 frames: at most twice as many as pairs
+            self.made = (kind, PairSolver(room, 2 * room, height, width, config, device))
+        return self.made[1]
+
+
+_solvers = _Solvers()
+
+
 def flow_of_pairs(gray: Tensor, first_frame: list[int], config: TVL1Config) -> Tensor:
     """Return the flow (P, H, W, 2) float32 of pairs of frames.
 
@@ -223,40 +250,28 @@ def flow_of_pairs(gray: Tensor, first_frame: list[int], config: TVL1Config) -> T
     Raises:
         torch.OutOfMemoryError: the device has no room for that many pairs.
     """
-    height, width = gray.shape[1:]
+    height, width = (int(side) for side in gray.shape[1:])
     flow = torch.empty((len(first_frame), height, width, 2), device=gray.device)
     most = _most_pairs(height, width, gray.device)
-    done = 0
-    while done < len(first_frame):
-        stop = min(done + most, len(first_frame))
-        begin, end = first_frame[done], first_frame[stop - 1] + 2
-        first = torch.tensor([frame - begin for frame in first_frame[done:stop]])
-        room = min(max(LEAST_PAIRS, 1 << (stop - done - 1).bit_length()), most)
-        # a clip of n pairs has n + 1 frames: at most twice as many as pairs
-        size = (room, 2 * room, int(height), int(width))
-        try:
-            solver = _solvers.make(*size, config, gray.device)
-        except torch.OutOfMemoryError:
-            _solvers.make.cache_clear()
-            raise
-        flow[done:stop] = solver.solve(gray[begin:end], first.to(gray.device, torch.int32))
-        done = stop
+    on_device = torch.cuda.device(gray.device) if gray.is_cuda else contextlib.nullcontext()
+    try:
+        with on_device:  # where Triton and graphs launch
+            for done in range(0, len(first_frame), most):
+                chunk = first_frame[done : done + most]
+                first = torch.tensor([frame - chunk[0] for frame in chunk], dtype=torch.int32)
+                solver = _solvers.solver(len(chunk), height, width, config, gray.device)
+                frames = gray[chunk[0] : chunk[-1] + 2]
+                flow[done : done + most] = solver.solve(frames, first.to(gray.device))
+    except torch.OutOfMemoryError:
+        _solvers.made = None
+        raise
     return flow
 
 
 def _most_pairs(height: int, width: int, device: torch.device) -> int:
-    """How many pairs are solved at once: a quarter of the device's memory at most."""
+    """How many pairs are solved at once, a power of two: a quarter of the device's memory."""
     memory = 8 << 30
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
-    return max(1, min(MOST_PAIRS, memory // 4 // (BYTES_A_PIXEL * height * width)))
-
-
-class _Solvers(threading.local):
-    """The solvers of one thread: two must not write the same tensors."""
-
-    def __init__(self) -> None:
-        self.make = lru_cache(maxsize=3)(PairSolver)
-
-
-_solvers = _Solvers()
+    fitting = max(1, memory // 4 // (BYTES_A_PIXEL * height * width))
+    return min(MOST_PAIRS, 1 << fitting.bit_length() - 1)

@@ -95,10 +95,9 @@ def _interpolated(image, upper, left, weight_y, weight_x, height, width, inside)
 
 @triton.jit(do_not_specialize=["level"])
 def shrink(images, levels, places, weights, level, BLOCK: tl.constexpr):
-    """Fill the image of a level, and both gradients, from the next finer level's image.
+    """Fill the image of a level from the next finer level's.
 
-    `places`, `weights`: for these sizes, rows then columns. A border pixel of the gradients stands
-    for its missing neighbour, as in pyramid.fill_level. The finest level's image is there already.
+    `places`, `weights`: for these sizes, rows then columns.
     """
     frame = tl.program_id(1).to(tl.int64)
     height, width = _size(levels, level)
@@ -119,7 +118,7 @@ def shrink(images, levels, places, weights, level, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["level"])
 def gradient(images, levels, level, BLOCK: tl.constexpr):
-    """Fill a level's d/dx and d/dy; a border pixel stands for its missing neighbour."""
+    """Fill a level's d/dx and d/dy, as pyramid.fill_level."""
     frame = tl.program_id(1).to(tl.int64)
     height, width = _size(levels, level)
     area = height * width

@@ -1,8 +1,8 @@
 """The I3D features for inference, in PyTorch's operators: `I3D.extract_features` in fewer passes.
 
 Batch norms are folded into the convolutions, maps are channels last, and the arithmetic is half
-precision where asked. Nothing here waits for the device. It is what a GPU runs, and a CPU without
-compiled kernels; with them see extract/i3d/compiled.py.
+precision where asked. Nothing here waits for the device. It is what a GPU without Triton runs, and
+a CPU without compiled kernels; with them see extract/i3d/cuda.py and extract/i3d/compiled.py.
 """
 
 from collections.abc import Callable, Mapping
