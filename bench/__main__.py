@@ -105,7 +105,8 @@ def write_sections(sections: dict[str, str], *, keep_head: bool) -> None:
     head = (
         "# Benchmarks\n\nWritten by `make bench`. Both sides of a comparison take turns in one "
         "run; a ratio is the result,\nan absolute time is only context. The sections whose titles "
-        "say so are by `make bench-gpu`\nand name their machine; the others are of this one:\n\n"
+        'say "On a GPU"\nname their machine and command (`make bench-gpu` runs them all); the '
+        "others are of this one:\n\n"
         f"{cpu_name()}, {THREADS} cores; {versions}.\n"
     )
     if keep_head and TARGET.exists():

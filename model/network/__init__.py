@@ -1,1 +1,1 @@
-"""The ConvLSTM multi-task network, in plain PyTorch."""
+"""The ConvLSTM multi-task network, in plain PyTorch and, on a GPU, two kernels."""
