@@ -205,6 +205,15 @@ def test_ctrl_c_says_how_to_go_on(cache, tmp_path, monkeypatch, arguments, advic
     )
 
 
+def test_a_kill_while_the_state_is_written_leaves_nothing_in_a_finished_run(
+    cache, whole, tmp_path
+) -> None:
+    run = tmp_path / "run"
+    start(cache, run, die_at=8)
+    (run / f".tmp-{STATE_NAME}").write_bytes(b"half")
+    check_same(resume_training(cache, run, options=DataOptions()).run, whole)
+
+
 def test_a_training_killed_in_its_refit_goes_on(cache, tmp_path, monkeypatch) -> None:
     """Nothing is trained before the refit then, only scored."""
     method = dataclasses.replace(METHOD, refit=True)

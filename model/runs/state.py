@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from data.errors import ModelError
+from data.files import TEMP_PREFIX
 from model.runs.tensor_file import read_arrays, write_arrays
 from model.training.session import SavedState
 
@@ -60,8 +61,9 @@ class StateFile:
             raise unreadable_state(self.path, error) from error
 
     def remove(self) -> None:
-        """Remove the file of a training that is finished."""
+        """Remove the file of a training that is finished, and one that a kill left half written."""
         self.path.unlink(missing_ok=True)
+        self.path.with_name(TEMP_PREFIX + STATE_NAME).unlink(missing_ok=True)
 
 
 def unreadable_state(path: Path, error: Exception) -> ModelError:
