@@ -68,7 +68,7 @@ class PairSolver:
 
     def _tables(self, num_frames: int) -> None:
         """Lay the levels out, and note between which pixels of the next coarser one theirs lie."""
-        rows, places, weights = [], [torch.zeros(1, dtype=torch.int32)], [torch.zeros(1)]
+        rows, linear = [], []
         in_flow = in_images = in_places = 0
         for level, (height, width) in enumerate(self.shapes):
             coarser = self.shapes[min(level + 1, len(self.shapes) - 1)]
@@ -77,21 +77,22 @@ class PairSolver:
             in_images += height * width * num_frames * 3
             in_places += height + width
             for size, other in zip((height, width), coarser, strict=True):
-                place, weight = linear_places(other, size, other / size)
-                places.append(place)
-                weights.append(weight)
+                linear.append(linear_places(other, size, other / size))
         self.levels = torch.tensor(rows, dtype=torch.int64).to(self.device)
-        self.places = torch.cat(places[1:]).to(self.device)
-        self.weights = torch.cat(weights[1:]).to(self.device)
+        self.places, self.weights = self._joined(linear)
         # a level of the images between the pixels of the next finer one
         step = 1 / self.config.scale_step
         self.shrinking = []
         for finer, shape in zip(self.shapes, self.shapes[1:], strict=False):
-            pairs = [linear_places(a, b, step) for a, b in zip(finer, shape, strict=True)]
-            both = (torch.cat(parts).to(self.device) for parts in zip(*pairs, strict=True))
-            self.shrinking.append(tuple(both))
+            both = [linear_places(a, b, step) for a, b in zip(finer, shape, strict=True)]
+            self.shrinking.append(self._joined(both))
         areas = torch.tensor([h * w for h, w in self.shapes], dtype=torch.float64)
         self.thresholds = (self.config.epsilon**2 * areas).to(self.device)
+
+    def _joined(self, linear: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Return places and weights of several axes, one after the other, on the device."""
+        places, weights = zip(*linear, strict=True)
+        return torch.cat(places).to(self.device), torch.cat(weights).to(self.device)
 
     def solve(self, gray: Tensor, first_frame: Tensor) -> Tensor:
         """Return the flow (P, H, W, 2) float32.
