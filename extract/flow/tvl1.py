@@ -16,7 +16,6 @@ from extract.kernels.choice import use_kernels
 # only reads a configuration should not pay.
 
 MIN_SIDE = 16  # pixels; OpenCV builds no pyramid level smaller than this
-_GRAY_BLOCK = 1 << 16  # pixels converted at once: their integers stay in the cache
 _BLOCK = 32  # pairs whose pyramids are held at once, 2.2 MB each at 224x224
 
 Float32 = npt.NDArray[np.float32]
@@ -72,18 +71,17 @@ def rgb_to_gray(frames: UInt8) -> UInt8:
     """
     if frames.dtype != np.uint8 or frames.ndim < 1 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (..., 3), got {frames.dtype} {frames.shape}")
+    if not use_kernels():
+        import torch
+
+        from extract.flow.gray_torch import rgb_to_gray_torch
+
+        return rgb_to_gray_torch(torch.from_numpy(np.ascontiguousarray(frames))).numpy()
+    from extract.flow import pair as kernels
+
     flat = np.ascontiguousarray(frames).reshape(-1, 3)
     gray = np.empty(flat.shape[0], np.uint8)
-    if use_kernels():
-        from extract.flow import pair as kernels
-
-        kernels.to_gray(flat, gray)
-    else:
-        # OpenCV's 15-bit fixed point, see the kernel
-        for start in range(0, len(flat), _GRAY_BLOCK):
-            red, green, blue = flat[start : start + _GRAY_BLOCK].astype(np.uint32).T
-            luma = red * 9798 + green * 19235 + blue * 3735 + 16384 >> 15
-            gray[start : start + _GRAY_BLOCK] = luma
+    kernels.to_gray(flat, gray)
     return gray.reshape(frames.shape[:-1])
 
 
