@@ -5,11 +5,11 @@ BIN    := $(VENV)/bin
 DEMO   := demo
 # the ffmpeg that imageio-ffmpeg bundles is used where none is on the PATH
 STAMP  := $(VENV)/.installed
-# tests, lint and bench need more: linters, OpenCV, servers to push caches to
+# tests, lint, docs and bench need more: linters, OpenCV, servers to push caches to
 DEV    := $(VENV)/.installed-dev
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-slow test-gpu lint bench bench-gpu clean
+.PHONY: setup demo test test-slow test-gpu lint docs bench bench-gpu clean
 
 setup: $(DEV)
 
@@ -47,6 +47,10 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
+# the site of docs/, in docs/_build; a warning is an error
+docs: $(DEV)
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build
+
 bench: $(DEV)
 	$(BIN)/python -m bench
 
@@ -54,4 +58,4 @@ bench-gpu: $(DEV)
 	$(BIN)/python -m bench --gpu
 
 clean:
-	rm -rf $(DEMO) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(DEMO) build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,7 @@ _ALONE_PATIENCE_SECONDS = 60.0
 
 
 class FeatureCache(Contents):
-    """One feature cache: reads and writes what `Contents` knows of.
+    """One feature cache, a folder: finds, reads and writes the features in it.
 
     Readers take no locks; any number of processes may write at the same time.
     """
