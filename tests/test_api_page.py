@@ -9,7 +9,8 @@ from model_cache import demo_rows, make_cache
 
 from cache import FeatureCache
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "API.md").read_text(encoding="utf-8")
+PAGE_FOLDER = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (PAGE_FOLDER / "API.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
@@ -40,3 +41,6 @@ def test_every_method_in_the_table_is_there() -> None:
     methods = re.findall(r"(\w+)\(", " ".join(rows))
     assert {"videos", "write", "refresh"} <= set(methods)
     assert [name for name in methods if not hasattr(FeatureCache, name)] == []
+    reference = PAGE_FOLDER.joinpath("REFERENCE.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"cache\.FeatureCache\n +:members: (.*?)\n```", reference, re.DOTALL)
+    assert set(methods) - set(re.split(r",\s+", listed)) == set(), "docs/REFERENCE.md leaves it out"

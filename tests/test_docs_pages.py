@@ -90,6 +90,7 @@ def test_the_howtos_print_what_they_say(tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # half a minute on two free cores
 def test_the_tutorial_prints_what_it_says(tmp_path) -> None:
     try:
         resolve_weights(streams=["rgb"])
