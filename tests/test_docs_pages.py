@@ -150,3 +150,17 @@ def test_a_command_or_option_that_is_gone_is_found() -> None:
     assert unknown_words("feat cache shove shared") == ["shove"]
     tutorial = feat_commands(ROOT / "docs" / "TUTORIAL.md")
     assert {"feat train", "feat extract clips", "feat weights fetch --stream rgb"} <= set(tutorial)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_from_outside_the_site_lead_somewhere(name: str) -> None:
+    # `make docs` checks those between its pages
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (ROOT / name).read_text("utf-8"))
+    assert links
+    for path, anchor in links:
+        assert (ROOT / path).is_file(), path
+        headings = (
+            re.findall(r"^#+ (.*)$", (ROOT / path).read_text("utf-8"), re.M) if anchor else []
+        )
+        slugs = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+        assert not anchor or anchor in slugs, f"{path}#{anchor}"
