@@ -164,3 +164,15 @@ def test_links_from_outside_the_site_lead_somewhere(name: str) -> None:
         )
         slugs = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
         assert not anchor or anchor in slugs, f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "EXTEND"], ids=lambda page: page.stem
+)
+def test_the_files_and_names_of_the_code_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"\b((?:extract|model|cache|data|bench)/[\w/]+\.py)\b", text)
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    for name, file in re.findall(r"`(\w+)`\s+in\s+`([\w/]+\.py)`", text):
+        defined = rf"^(?:def|class) {name}\b|^{name}\b.* = "
+        assert re.search(defined, (ROOT / file).read_text("utf-8"), re.M), f"{name} in {file}"
