@@ -109,8 +109,9 @@ folder_fps_option = click.option(
 )  # fmt: skip
 @click.option(
     "--thumbnails/--no-thumbnails", default=None,
-    help="Keep a small picture of each clip, for the report: 4 kB. --thumbnails adds them to "
-    "videos whose features are there, too.  [default: of the videos that are extracted]",
+    help="Keep a small picture of each clip for the report, 4 kB: it shows who is in the video. "
+    "--thumbnails adds them to videos whose features are there, too.  [default: of the videos "
+    "that are extracted]",
 )  # fmt: skip
 @click.option(
     "--limit", metavar="N", type=click.IntRange(min=1),

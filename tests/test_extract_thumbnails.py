@@ -263,6 +263,20 @@ def test_a_kill_between_pictures_and_features_costs_the_features_only(
     assert len({path.name for path in cache.shards_dir.iterdir()} - before) == 2
 
 
+def test_features_are_written_last_for_they_say_that_a_video_is_done(
+    videos: Path, tmp_path: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = FeatureCache.write, []
+
+    def noted(cache: FeatureCache, records: Any) -> Path:
+        written.append([record.stream for record in records])
+        return write(cache, records)
+
+    monkeypatch.setattr(FeatureCache, "write", noted)
+    run_extraction(videos / "sub", tmp_path / "c", config, resources=CPU)
+    assert written == [[THUMBNAILS], ["colour"]]
+
+
 def test_other_features_of_a_video_want_no_other_pictures(
     videos: Path, tmp_path: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
