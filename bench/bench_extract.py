@@ -107,6 +107,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
             share=Share(threads=threads, videos=1, batch=1),
             folder_fps=25.0,
             limits=Limits(),
+            thumbnails=None,
         )
         while (video := pipe.recv()) is not None:
             if isinstance(video, list):
@@ -135,6 +136,7 @@ def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
     done = extract_videos(
         sources, stamps, cache.path, job.config, job.weights,
         resources=Resources(device="cpu", workers=1, threads=job.share.threads),
+        thumbnails=job.thumbnails,
     )  # fmt: skip
     assert all(result.status == "done" for result in done)
     return time.perf_counter() - started

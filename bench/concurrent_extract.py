@@ -122,6 +122,7 @@ def main() -> None:
     num_streams = len(options.streams.split(","))
     extract = feat("-q", "extract", "--videos", options.videos, "--streams", options.streams)
     extract += ["--flow-weights", "crossmodal", "--threads", str(options.threads), "--json"]
+    extract += ["--no-thumbnails"]  # a shard is a video then
     with tempfile.TemporaryDirectory(prefix="feat-bench-") as folder:
         alone = Path(folder) / "one"
         report = read_json([*extract, "--cache", str(alone)])

@@ -12,6 +12,7 @@ import numpy as np
 from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
+from cache.streams import THUMBNAILS
 from data.annotation.alignment import VideoFacts
 from data.names import video_name
 
@@ -26,9 +27,10 @@ def video_facts(
 ) -> dict[str, VideoFacts]:
     """Return video -> facts for every video that has at least one stream in the cache.
 
-    Of the streams and configurations that are considered, the shortest counts: windows need all
-    of them. Features that were imported without a frame count tell no length; a video that has
-    no others has 0 frames.
+    Thumbnails are no such stream: they may be of frames that were sampled otherwise. Of the streams
+    and configurations that are considered, the shortest counts: windows need all of them. Features
+    that were imported without a frame count tell no length; a video that has no others has 0
+    frames.
 
     Args:
         cache: the cache.
@@ -69,6 +71,7 @@ def _keys(
         stream = raw.decode("ascii", "replace")
         if (
             video.hex() in contents
+            and stream != THUMBNAILS
             and (not streams or stream in streams)
             and digests.get(stream, config.hex()) == config.hex()
         ):

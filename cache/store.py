@@ -128,6 +128,16 @@ class FeatureCache(Contents):
         """
         return self._retry(key, lambda table: read_record(table, key))
 
+    def read_images(self, key: str) -> list[bytes]:
+        """Return the encoded images of a key, one for each row of its clip table.
+
+        Raises:
+            CacheError: they are not there.
+            ShardError: they are damaged.
+            ValueError: the key is of another kind of stream.
+        """
+        return self.read_record(key).strings()
+
     def memmap(self, key: str) -> np.ndarray:
         """Return the features of a key as a read-only memory map, checksum not verified.
 

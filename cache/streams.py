@@ -17,6 +17,11 @@ FEATURES = "features"
 
 STREAM_ORDER = ("rgb", "flow")
 
+#: The stream of small pictures of a video, an image for each clip. They are no features: no model
+#: reads them, they do not tell a video's frames, and they lie in shards of their own, so that
+#: `push` can leave them out.
+THUMBNAILS = "thumbnails"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamKind:

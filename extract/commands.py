@@ -108,6 +108,12 @@ folder_fps_option = click.option(
     help="Whose label counts where that of a video differs.  [default: refuse]",
 )  # fmt: skip
 @click.option(
+    "--thumbnails/--no-thumbnails", default=None,
+    help="Keep a small picture of each clip for the report, 4 kB: it shows who is in the video. "
+    "--thumbnails adds them to videos whose features are there, too.  [default: of the videos "
+    "that are extracted]",
+)  # fmt: skip
+@click.option(
     "--limit", metavar="N", type=click.IntRange(min=1),
     help="Extract the first N videos that are missing.",
 )  # fmt: skip
@@ -140,6 +146,7 @@ def extract_command(
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
+    thumbnails: bool | None,
     limit: int | None,
     dry_run: bool,
     as_json: bool,
@@ -180,6 +187,7 @@ def extract_command(
         "prefix": prefix,
         "labels_of": labels_of or "",
         "limit": limit,
+        "thumbnails": thumbnails,
     }
     if dry_run:
         plan = plan_extraction(folder, cache_dir, config, **terms)

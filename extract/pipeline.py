@@ -10,7 +10,6 @@ clip, which pinning rounds up to 4.2.
 """
 
 import contextlib
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -22,26 +21,24 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cache import ClipTable
 from data.errors import FeatError
 from data.process import release_freed_memory
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
-from extract.clips import Clip, clip_table, iter_clips
+from extract.clips import Clip, iter_clips
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
-from extract.decode.stream import FrameStream, StreamInfo
 from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_clips
 from extract.kernels.choice import use_kernels
 from extract.merging import Merger
-from extract.streaming import Arrays, Rows, read_ahead
+from extract.streaming import Arrays, Rows, VideoFeatures, read_ahead
+from extract.thumbnails import Thumbnails
 from extract.weights.resolve import Weights
 
 # half a minute, and the memory of a video of such a length, on two cores or on a GPU
@@ -64,32 +61,6 @@ class _Uploading:
     frames: Tensor
     num_real: int
     since: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoFeatures:
-    """What was extracted from one video.
-
-    Attributes:
-        arrays: (S, ...) for each stream, such as (S, 1024) float32 of I3D; `flow_stats` (S, 6)
-            float32 if one of them needs flow.
-        clips: frames and seconds of each row.
-        info: of the video stream that was decoded.
-        num_frames: frames that were delivered.
-        partial: why decoding stopped early, empty if it did not.
-        frame_seconds: (T,) float64, the time of each frame.
-    """
-
-    arrays: Arrays
-    clips: ClipTable
-    frame_seconds: NDArray[np.float64]
-    info: StreamInfo
-    num_frames: int
-    partial: str
-
-    def with_arrays(self, arrays: Arrays) -> "VideoFeatures":
-        """Return the same with other arrays, such as those that a checkpoint completes."""
-        return dataclasses.replace(self, arrays=arrays)
 
 
 class Extractor:
@@ -151,6 +122,7 @@ class Extractor:
         skip_clips: int = 0,
         folder_fps: float = 25.0,
         limits: Limits | None = None,
+        thumbnails: bool = False,
         decode_threads: int | None = None,
         on_clip: Callable[[int, int, Arrays], None] = lambda *_: None,
         on_read: Callable[[], None] = lambda: None,
@@ -169,6 +141,7 @@ class Extractor:
                 frames are decoded and counted all the same, and their rows are not returned.
             folder_fps: frame rate that a folder of images is taken to have.
             limits: what the video may cost; None for the defaults.
+            thumbnails: keep a picture of every clip, the leading ones included.
             decode_threads: of the video's decoder; None for all.
             on_clip: told after every clip: frames done so far, frames expected in all (0 if
                 that is not known), all rows so far.
@@ -189,6 +162,9 @@ class Extractor:
             clips = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
             )
+            pictures = Thumbnails(stream.info, self.config.decode) if thumbnails else None
+            if pictures:
+                clips = pictures.watch(clips)
             ahead = read_ahead(islice(clips, skip_clips, None))
             with (
                 contextlib.closing(ahead),
@@ -201,22 +177,8 @@ class Extractor:
                         release_freed_memory()
                     kept.append(rows)
                     on_clip(num_frames, stream.info.expected_frames, kept.arrays)
-            return VideoFeatures(
-                arrays=kept.arrays,
-                clips=self._clip_table(stream),
-                frame_seconds=stream.pts_seconds,
-                info=stream.info,
-                num_frames=stream.num_frames,
-                partial=stream.partial,
-            )
-
-    def _clip_table(self, stream: FrameStream) -> ClipTable:
-        return clip_table(
-            stream.pts_seconds,
-            clip_len=self.config.clip_len,
-            clip_stride=self.config.clip_stride,
-            frame_rate=stream.info.frame_rate,
-        )
+            images = pictures.images if pictures else None
+            return VideoFeatures.of(stream, self.config, kept.arrays, images)
 
     def _work_through(
         self,

@@ -42,6 +42,8 @@ class ExtractPlan:
     cache: str
     new: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
+    thumbnails: list[str] = field(default_factory=list)
+    """Videos that lack nothing but the pictures that were asked for."""
     refused: list[dict[str, str]] = field(default_factory=list)
     left: int = 0
     """Videos that are missing too, but beyond the limit."""
@@ -53,9 +55,11 @@ class ExtractPlan:
     def to_text(self) -> str:
         """Return a line a video that is not there, then the numbers."""
         lines = [f"new: {video}" for video in self.new]
+        lines += [f"thumbnails: {video}" for video in self.thumbnails]
         lines += [f"refused: {each['video']}: {each['error']}" for each in self.refused]
+        pictures = f"make thumbnails of {len(self.thumbnails)}, " if self.thumbnails else ""
         lines.append(
-            f"would extract {len(self.new)}, {len(self.there)} already there, "
+            f"would extract {len(self.new)}, {pictures}{len(self.there)} already there, "
             f"{len(self.refused)} refused{_left_text(self.left)} -> {self.cache}; nothing was done"
         )
         return "\n".join(lines)

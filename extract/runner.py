@@ -8,7 +8,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +26,14 @@ from data.names import video_name
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
-from extract.config import ExtractConfig
+from extract.config import ExtractConfig, recorded_weights
 from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.kernels.choice import warn_without_kernels
 from extract.pool import run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractPlan, ExtractReport, VideoOutcome
+from extract.thumbnails import CONFIG as THUMBNAILS_CONFIG
 from extract.weights.resolve import Weights, check_weights
 from extract.worker import Job, VideoTask, failed
 
@@ -56,6 +58,7 @@ def run_extraction(
     prefix: str = "",
     labels_of: LabelsOf = "",
     limit: int | None = None,
+    thumbnails: bool | None = None,
 ) -> ExtractReport:
     """Extract the features of every video under `videos_dir` that `cache_dir` does not hold yet.
 
@@ -74,6 +77,8 @@ def run_extraction(
         prefix: put before the names of all videos, such as `ann/`.
         labels_of: whose label is taken where that of a video differs.
         limit: of the videos that are missing, extract the first so many; None for all.
+        thumbnails: whether to keep a picture of each clip; None: of the videos that are extracted
+            anyway, True: also of those whose features are there, for which no weights are needed.
 
     Raises:
         FeatError: nothing could be begun: no videos, bad labels, no weights, another
@@ -83,8 +88,8 @@ def run_extraction(
     started = time.monotonic()
     folder = _look_into(videos_dir, prefix)
     cache = FeatureCache.create(cache_dir)
-    found, configs = _choose_weights(cache, config, weights or {}, allow_mixed=allow_mixed)
-    report = ExtractReport(cache=str(cache_dir), configs=configs)
+    terms = _Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
+    report = ExtractReport(cache=str(cache_dir), configs={})
     for failure in folder.failures:
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
         report.add(failure)
@@ -92,25 +97,24 @@ def run_extraction(
         admit_videos(cache, folder.sources, folder.stamps, origin=folder.origin) as unchanged,
         NameRecorder(cache, folder.origin) as names,
     ):
+        work = _sort_out(cache, folder, unchanged, terms)
+        report.configs = config.stream_configs(work.weights)
         _add_labels(cache, folder.labels, labels_of)
-        todo = []
-        for source in folder.sources:
-            entry = unchanged.get(source.video_id)
-            known = _known_result(cache, entry, source, folder.stamps[source.video_id], configs)
-            if known:
-                report.add(names.add(known))
-            else:
-                todo.append(source)
-        report.left = len(todo[limit:]) if limit else 0
+        for known in work.there:
+            report.add(names.add(known))
+        report.left = len(work.todo[limit:]) if limit else 0
+        if not work.new:  # pictures need no GPU, and to look for one takes seconds
+            resources = dataclasses.replace(resources or Resources(), device="cpu")
         for result in extract_videos(
-            todo[:limit],
+            work.todo[:limit],
             folder.stamps,
             cache_dir,
             config,
-            found,
+            work.weights,
             resources=resources,
             folder_fps=folder_fps,
             limits=limits,
+            thumbnails=thumbnails,
         ):
             report.add(names.add(result))
     report.seconds = time.monotonic() - started
@@ -127,6 +131,7 @@ def plan_extraction(
     prefix: str = "",
     labels_of: LabelsOf = "",
     limit: int | None = None,
+    thumbnails: bool | None = None,
 ) -> ExtractPlan:
     """Return what `run_extraction` would do; no video is opened, and the cache is not written.
 
@@ -139,21 +144,20 @@ def plan_extraction(
     folder = _look_into(videos_dir, prefix)
     plan = ExtractPlan(cache=str(cache_dir))
     plan.refused = [{"video": one.video_id, "error": one.error} for one in folder.failures]
-    unchanged: Mapping[str, NameEntry] = {}
-    configs: Mapping[str, dict[str, Any]] = {}
+    new = {source.video_id for source in folder.sources}
+    work = _Work(weights={}, there=[], todo=folder.sources, new=new)
     if (cache_dir / MARKER).exists():
         cache = FeatureCache(cache_dir)
-        if len(cache):
-            _, configs = _choose_weights(cache, config, weights or {}, allow_mixed=allow_mixed)
         unchanged = unchanged_videos(cache, folder.sources, folder.stamps, origin=folder.origin)
+        if len(cache):
+            terms = _Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
+            work = _sort_out(cache, folder, unchanged, terms)
         _add_labels(cache, folder.labels, labels_of, dry_run=True)
-    for source in folder.sources:
-        entry, stamp = unchanged.get(source.video_id), folder.stamps[source.video_id]
-        is_there = configs and _known_result(cache, entry, source, stamp, configs)
-        (plan.there if is_there else plan.new).append(source.video_id)
-    if limit:
-        plan.left = len(plan.new[limit:])
-        del plan.new[limit:]
+    plan.there = [known.video_id for known in work.there]
+    for source in work.todo[:limit]:
+        is_new = source.video_id in work.new
+        (plan.new if is_new else plan.thumbnails).append(source.video_id)
+    plan.left = len(work.todo[limit:]) if limit else 0
     return plan
 
 
@@ -167,6 +171,7 @@ def extract_videos(
     resources: Resources | None = None,
     folder_fps: float = 25.0,
     limits: Limits | None = None,
+    thumbnails: bool | None = False,
 ) -> Iterator[VideoOutcome]:
     """Extract what the cache lacks of these videos; yield each one's result as it is finished.
 
@@ -181,6 +186,7 @@ def extract_videos(
         resources: what to compute on; by default all there is.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost; None for the defaults.
+        thumbnails: see `Job`.
 
     Raises:
         FeatError: the cache, the weights or a device fail. A single video's failure raises
@@ -202,6 +208,7 @@ def extract_videos(
         share=share,
         folder_fps=folder_fps,
         limits=limits or Limits(),
+        thumbnails=thumbnails,
     )
     tasks = [VideoTask(source=source, stamp=stamps[source.video_id], job=job) for source in sources]
     num_bytes = sum(stamps[source.video_id].size for source in sources)
@@ -239,18 +246,84 @@ def _look_into(videos_dir: Path, prefix: str) -> _Folder:
     )
 
 
-def _choose_weights(
-    cache: FeatureCache, config: ExtractConfig, choices: Mapping[str, str], *, allow_mixed: bool
-) -> tuple[dict[str, Weights], dict[str, dict[str, Any]]]:
-    """Return each stream's weights and its configuration, one that the cache takes."""
+@dataclass(frozen=True)
+class _Terms:
+    """What is wanted of all videos."""
+
+    config: ExtractConfig
+    choices: Mapping[str, str]  # of weights, by stream
+    _: KW_ONLY
+    allow_mixed: bool
+    thumbnails: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is there of a folder's videos, and what is to be done."""
+
+    weights: Mapping[str, Weights]
+    there: list[VideoOutcome]
+    todo: list[VideoSource]
+    new: set[str]  # names of those to be done that lack features; the others lack pictures only
+
+
+def _sort_out(
+    cache: FeatureCache, folder: _Folder, unchanged: Mapping[str, NameEntry], terms: _Terms
+) -> _Work:
+    """Choose the weights, those that the cache takes, and tell what it lacks.
+
+    Where only pictures may be missing, the weights need not be at hand: their digests, which are
+    in the cache, tell which features are meant.
+    """
+    recorded = _recorded_weights(cache, terms) if terms.thumbnails else {}
+    if recorded:
+        work = _compare(cache, folder, unchanged, terms, recorded)
+        if not work.new:
+            return work
     found = {
-        stream: BACKBONES[stream].find_weights(choices, present=cache.configs(stream))
-        for stream in config.streams
+        stream: BACKBONES[stream].find_weights(terms.choices, present=cache.configs(stream))
+        for stream in terms.config.streams
     }
-    configs = config.stream_configs(found)
-    if not allow_mixed:
-        refuse_second_config(cache, configs)
-    return found, configs
+    if not terms.allow_mixed:
+        refuse_second_config(cache, terms.config.stream_configs(found))
+    return _compare(cache, folder, unchanged, terms, found)
+
+
+def _recorded_weights(cache: FeatureCache, terms: _Terms) -> dict[str, Weights]:
+    """Return the weights, without files, of the only features there are of these terms, else {}."""
+    found = {}
+    for stream in terms.config.streams:
+        fitting = []
+        for recorded in cache.configs(stream):
+            with suppress(KeyError, TypeError):  # imported features have no weights
+                weights = recorded_weights(stream, recorded)
+                if terms.config.stream_config(stream, weights) == recorded:
+                    fitting.append(weights)
+        if len(fitting) != 1 or terms.choices.get(stream, "auto") not in ("auto", fitting[0].kind):
+            return {}
+        found[stream] = fitting[0]
+    return found
+
+
+def _compare(
+    cache: FeatureCache,
+    folder: _Folder,
+    unchanged: Mapping[str, NameEntry],
+    terms: _Terms,
+    weights: Mapping[str, Weights],
+) -> _Work:
+    configs = terms.config.stream_configs(weights)
+    work = _Work(weights=weights, there=[], todo=[], new=set())
+    for source in folder.sources:
+        name = source.video_id
+        known = _known_result(cache, unchanged.get(name), source, folder.stamps[name], configs)
+        if known is None:
+            work.new.add(name)
+        elif not terms.thumbnails or cache.has(feature_key(known.sha256, THUMBNAILS_CONFIG)):
+            work.there.append(known)
+            continue
+        work.todo.append(source)
+    return work
 
 
 def name_sources(

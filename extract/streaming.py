@@ -1,19 +1,76 @@
 """A video as a stream: clips read ahead, and the rows that come of them."""
 
 import contextlib
+import dataclasses
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cache.records import ClipTable
+from extract.clips import clip_table
+from extract.config import ExtractConfig
+from extract.decode.stream import FrameStream, StreamInfo
 
 READ_AHEAD = 2
 FIRST_ROWS = 64  # of a video: a GPU's worker has more than a hundred under way
 
 T = TypeVar("T")
 Arrays = dict[str, NDArray[Any]]
+#: Encoded pictures: (N,) uint8 and the bounds of each, (S + 1,) int64.
+Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFeatures:
+    """What was extracted from one video.
+
+    Attributes:
+        arrays: (S, ...) for each stream, such as (S, 1024) float32 of I3D; `flow_stats` (S, 6)
+            float32 if one of them needs flow.
+        clips: frames and seconds of each row.
+        info: of the video stream that was decoded.
+        num_frames: frames that were delivered.
+        partial: why decoding stopped early, empty if it did not.
+        frame_seconds: (T,) float64, the time of each frame.
+        thumbnails: an encoded picture of each clip; None if there are none.
+    """
+
+    arrays: Arrays
+    clips: ClipTable
+    frame_seconds: NDArray[np.float64]
+    info: StreamInfo
+    num_frames: int
+    partial: str
+    thumbnails: Images | None = None
+
+    @classmethod
+    def of(
+        cls, stream: FrameStream, config: ExtractConfig, arrays: Arrays, thumbnails: Images | None
+    ) -> Self:
+        """Return what was extracted from a video that has been read to its end."""
+        return cls(
+            arrays=arrays,
+            clips=clip_table(
+                stream.pts_seconds,
+                clip_len=config.clip_len,
+                clip_stride=config.clip_stride,
+                frame_rate=stream.info.frame_rate,
+            ),
+            frame_seconds=stream.pts_seconds,
+            info=stream.info,
+            num_frames=stream.num_frames,
+            partial=stream.partial,
+            thumbnails=thumbnails,
+        )
+
+    def with_arrays(self, arrays: Arrays) -> Self:
+        """Return the same with other arrays, such as those that a checkpoint completes."""
+        return dataclasses.replace(self, arrays=arrays)
 
 
 class Rows:

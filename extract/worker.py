@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ import numpy as np
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
+from cache.streams import THUMBNAILS
 from data.errors import CacheError, DecodeError, FeatError
 from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
+from extract import thumbnails
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
@@ -33,8 +35,8 @@ from extract.report import Status, VideoOutcome
 from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
-    from extract.pipeline import Extractor, VideoFeatures
-    from extract.streaming import Arrays
+    from extract.pipeline import Extractor
+    from extract.streaming import Arrays, VideoFeatures
 
 # Seconds of work after which the finished clips of a long video are saved: what a kill costs.
 CHECKPOINT_SECONDS = 120.0
@@ -54,6 +56,8 @@ class Job:
         share: what one worker gets of the machine.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost.
+        thumbnails: whether to keep pictures; None: of the videos whose features are extracted,
+            True: also of those whose features are there.
     """
 
     cache_dir: Path
@@ -63,6 +67,7 @@ class Job:
     share: Share
     folder_fps: float
     limits: Limits
+    thumbnails: bool | None = False
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -147,24 +152,40 @@ class VideoTask:
         lacking = self.cache.lacking(list(self.keys.values()))
         return tuple(stream for stream, key in self.keys.items() if key in lacking)
 
+    def lacks_thumbnails(self, streams: tuple[str, ...]) -> bool:
+        """Return whether pictures are to be kept that the cache lacks, beside these streams."""
+        wanted = bool(streams) if self.job.thumbnails is None else self.job.thumbnails
+        return wanted and not self.cache.has(feature_key(self.sha256, thumbnails.CONFIG))
+
     def complete(self, turn: Turn) -> VideoOutcome:
         """Extract what is missing and write it, unless another process is at it."""
-        if not self.missing():
+        streams = self.missing()
+        if not streams and not self.lacks_thumbnails(streams):
             return self._skipped()
         with self.cache.claim(self.sha256) as mine:
             if not mine:
                 return self._result("busy")
             # another process may have finished it between the look and the claim
             streams = self.missing()
-            if not streams:
+            with_thumbnails = self.lacks_thumbnails(streams)
+            if not streams and not with_thumbnails:
                 return self._skipped()
             stage_seconds: dict[str, float] = {}
             checkpoint = self._checkpoint(streams)
-            features = self.extract(streams, checkpoint, stage_seconds, turn)
+            if streams:
+                features = self.extract(
+                    streams, checkpoint, stage_seconds, turn, with_thumbnails=with_thumbnails
+                )
+            else:
+                features = self._read_thumbnails(stage_seconds, turn)
             self.refuse_change()
             with _writing:
                 started = time.perf_counter()
-                self.cache.write(self.records(streams, features))
+                # before the features, which say that the video is done
+                if features.thumbnails:
+                    self.cache.write([self.thumbnails_record(features)])
+                if streams:
+                    self.cache.write(self.records(streams, features))
                 stage_seconds["write"] = time.perf_counter() - started
             checkpoint.clear()
         return self._result(
@@ -181,14 +202,18 @@ class VideoTask:
         checkpoint: FeatureCheckpoint,
         stage_seconds: dict[str, float],
         turn: Turn,
+        *,
+        with_thumbnails: bool,
     ) -> "VideoFeatures":
         """Return the features, going on from the checkpoint and leaving new blocks in it.
 
         Args:
             streams: which to extract.
-            checkpoint: of these streams of this video.
+            checkpoint: of these streams of this video. It holds no pictures: the video is decoded
+                from its start in any case.
             stage_seconds: the seconds of each stage are added to it.
             turn: asked after every clip whether to go on.
+            with_thumbnails: keep a picture of every clip.
         """
         saved = checkpoint.load()
         num_saved = len(next(iter(saved.values()))) if saved else 0
@@ -196,15 +221,7 @@ class VideoTask:
 
         def on_clip(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
             saver.save_if_due(rows)
-            if turn.stop.is_set():
-                raise KeyboardInterrupt
-            if turn.progress:
-                turn.progress.underway(
-                    self.source.video_id,
-                    num_frames=num_frames,
-                    expected_frames=expected_frames,
-                    num_bytes=self.stamp.size,
-                )
+            self._go_on(turn, num_frames, expected_frames)
 
         features = _extractor(self.job).extract(
             self.source,
@@ -213,6 +230,7 @@ class VideoTask:
             skip_clips=num_saved,
             folder_fps=self.job.folder_fps,
             limits=self.job.limits,
+            thumbnails=with_thumbnails,
             decode_threads=self.job.share.decode_threads,
             on_clip=on_clip,
             on_read=turn.end_reading,
@@ -227,8 +245,62 @@ class VideoTask:
         }
         return features.with_arrays(arrays)
 
+    def _read_thumbnails(self, stage_seconds: dict[str, float], turn: Turn) -> "VideoFeatures":
+        started = time.perf_counter()
+        features = thumbnails.read_thumbnails(
+            self.source,
+            self.job.config,
+            threads=self.job.share.decode_threads,
+            folder_fps=self.job.folder_fps,
+            limits=self.job.limits,
+            on_clip=partial(self._go_on, turn),
+        )
+        stage_seconds["decode"] = time.perf_counter() - started
+        return features
+
+    def _go_on(self, turn: Turn, num_frames: int, expected_frames: int) -> None:
+        """Say how far the video is; raise a KeyboardInterrupt if it is to be given up."""
+        if turn.stop.is_set():
+            raise KeyboardInterrupt
+        if turn.progress:
+            turn.progress.underway(
+                self.source.video_id,
+                num_frames=num_frames,
+                expected_frames=expected_frames,
+                num_bytes=self.stamp.size,
+            )
+
     def records(self, streams: tuple[str, ...], features: "VideoFeatures") -> list[FeatureRecord]:
         """Return what goes into the shard, one record a stream."""
+        common = self._common(features)
+        flow_stats = features.arrays.get("flow_stats")
+        return [
+            FeatureRecord(
+                stream=stream,
+                kind=BACKBONES[stream].kind,
+                config=self.job.configs[stream],
+                features=features.arrays[stream],
+                flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,
+                **common,
+            )
+            for stream in streams
+        ]
+
+    def thumbnails_record(self, features: "VideoFeatures") -> FeatureRecord:
+        """Return what goes into the shard of the pictures, which there must be."""
+        assert features.thumbnails
+        images, bounds = features.thumbnails
+        return FeatureRecord(
+            stream=THUMBNAILS,
+            kind="images",
+            config=thumbnails.CONFIG,
+            features=images,
+            bounds=bounds,
+            **self._common(features),
+        )
+
+    def _common(self, features: "VideoFeatures") -> dict[str, Any]:
+        """Return what the records of all streams say alike."""
         info = features.info
         source = SourceRecord(
             name=self.source.video_id,
@@ -245,25 +317,15 @@ class VideoTask:
             stream_index=info.stream_index,
             partial=features.partial,
         )
-        provenance = _provenance(self.job)
-        flow_stats = features.arrays.get("flow_stats")
         told = features.clips.frame_seconds(features.num_frames, info.frame_rate)
         seconds = features.frame_seconds
         is_told = told is not None and np.abs(told - seconds).max() <= EQUAL_SECONDS
-        return [
-            FeatureRecord(
-                stream=stream,
-                kind=BACKBONES[stream].kind,
-                config=self.job.configs[stream],
-                source=source,
-                features=features.arrays[stream],
-                clips=features.clips,
-                provenance=provenance,
-                flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,
-                frame_seconds=None if is_told else seconds,
-            )
-            for stream in streams
-        ]
+        return {
+            "source": source,
+            "clips": features.clips,
+            "provenance": _provenance(self.job),
+            "frame_seconds": None if is_told else seconds,
+        }
 
     def _checkpoint(self, streams: tuple[str, ...]) -> FeatureCheckpoint:
         identity = "\n".join(self.keys[stream] for stream in streams)

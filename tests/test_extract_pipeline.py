@@ -16,6 +16,7 @@ from extract.decode.config import DecodeConfig
 from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.tvl1 import TVL1Config, rgb_to_gray
 from extract.pipeline import Extractor
+from extract.streaming import VideoFeatures
 from extract.weights.resolve import resolve_weights
 
 # small frames and few of the iterations: nothing here is about the features' accuracy
@@ -89,7 +90,7 @@ def test_two_videos_at_once_and_the_end_of_one_is_announced(
     one = extractor(random_rgb_weights, num_threads=2)
     alone = one.extract(video, DEFAULT_STREAMS, stage_seconds={})
     events: list[str] = []
-    second: list[extract.pipeline.VideoFeatures] = []
+    second: list[VideoFeatures] = []
 
     def begin_the_next() -> None:
         if "read" not in events:

@@ -44,6 +44,7 @@ def test_limit_takes_the_first_that_are_missing_and_dry_run_tells_them(
         "cache": "features",
         "new": ["a.mp4", "b.mp4", "sub/c.mp4"],
         "there": [],
+        "thumbnails": [],
         "refused": [],
         "left": 0,
     }

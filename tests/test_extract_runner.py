@@ -343,4 +343,7 @@ def test_killed_run_goes_on_from_its_checkpoint(
         np.testing.assert_array_equal(
             killed.read("long.mp4", stream), whole.read("long.mp4", stream)
         )
+    pictures = [one.read_images(one.find("long.mp4", "thumbnails").key) for one in (killed, whole)]
+    assert len(pictures[0]) == 12
+    assert pictures[0] == pictures[1]
     assert not list(tmp_path.glob("killed/partial/*/*.block"))

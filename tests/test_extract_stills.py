@@ -38,6 +38,26 @@ def test_resampling_counts_the_frames_that_are_left(gray: VideoSource) -> None:
     assert abs(float(still.mean()) - 14) <= 1
 
 
+def test_pixels_that_are_no_squares_are_shown_as_wide_as_a_player_does(
+    tmp_path: Path, make_video
+) -> None:
+    upright = make_video(tmp_path / "v.mkv", num_frames=2, size="96x48")
+    shapes = []
+    for number, aspect in enumerate(("1", "2", "1/3", "0")):  # 0: not known
+        path = tmp_path / f"{number}.mkv"
+        command = [find_ffmpeg(), "-v", "error", "-i", str(upright), "-vf", f"setsar={aspect}"]
+        subprocess.run([*command, "-c:v", "ffv1", str(path)], check=True)
+        (still,) = read_stills(find_videos(path)[0], [1], height=48)
+        shapes.append(still.shape)
+    assert shapes == [(48, 96, 3), (48, 192, 3), (48, 32, 3), (48, 96, 3)]
+    # the container's word against the stream's own
+    path = tmp_path / "aspect.mkv"
+    command = [find_ffmpeg(), "-v", "error", "-i", str(upright), "-c", "copy", "-aspect", "4:1"]
+    subprocess.run([*command, str(path)], check=True)
+    (still,) = read_stills(find_videos(path)[0], [1], height=48)
+    assert still.shape == (48, 192, 3)
+
+
 def test_a_video_file_gives_the_frame_that_ffmpeg_shows(tmp_path: Path, make_video) -> None:
     path = make_video(tmp_path / "v.mkv", num_frames=12, size="96x48", codec="ffv1")
     (still,) = read_stills(find_videos(path)[0], [7], height=48)

@@ -110,7 +110,7 @@ def test_times_survive_whatever_copies_records(caches, tmp_path: Path) -> None:
     target = FeatureCache.create(tmp_path / "merged")
     merge_caches([caches["whole"]], target)
     compact_cache(target)
-    assert len(target.shards()) == 1
+    assert len(target.shards()) == 2  # of features, and of thumbnails
     assert verify_cache(target).problems == []
     np.testing.assert_array_equal(
         seconds_of(target, "uneven.mkv"), seconds_of(caches["whole"], "uneven.mkv")

@@ -114,6 +114,11 @@ def diff_command(a: Path, b: Path, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--streams", default="", help="By comma.  [default: all, rgb before flow]")
 @config_option
+@click.option(
+    "--thumbnails", is_flag=True,
+    help="Write the pictures from the videos, too: a folder thumbnails in --out, or beside the "
+    "Parquet file.",
+)  # fmt: skip
 @json_option
 def export_command(
     cache_dir: Path,
@@ -121,6 +126,7 @@ def export_command(
     layout: str,
     streams: str,
     configs: tuple[str, ...],
+    thumbnails: bool,
     as_json: bool,
 ) -> None:
     """Write features as other people's code reads them, streams side by side."""
@@ -132,6 +138,7 @@ def export_command(
     wanted: dict[str, Any] = {
         "streams": [stream for stream in streams.split(",") if stream],
         "configs": choose_configs(cache, configs),
+        "thumbnails": thumbnails,
     }
     if layout == "parquet":
         report = export_parquet(cache, out, **wanted)
@@ -144,6 +151,7 @@ def export_command(
     click.echo(f"{out}: {report.videos} videos, {report.clips} clips of {report.dim} values")
     if report.left_out:
         click.echo(f"{len(report.left_out)} videos lack a stream and were left out")
+    _tell_left_out(report.thumbnails_left_out)
 
 
 @examples(
@@ -281,6 +289,7 @@ def takes_remote(command: Callable[..., None]) -> Callable[..., None]:
 @cache_option
 @takes_remote
 @click.option("--reread", is_flag=True, help="Read back what was sent and compare it.")
+@click.option("--thumbnails", is_flag=True, help="Send the pictures from the videos, too.")
 @mixed_option
 @latest_option
 @json_option
@@ -292,11 +301,15 @@ def push_command(
     options: tuple[str, ...],
     new_host_keys: bool,
     reread: bool,
+    thumbnails: bool,
     allow_mixed: bool,
     latest_names: bool,
     as_json: bool,
 ) -> None:
-    """Send to URL what it lacks: a path, sftp://user@host/path, s3://bucket/path, ..."""
+    """Send to URL what it lacks: a path, sftp://user@host/path, s3://bucket/path, ...
+
+    Thumbnails, the small pictures of each clip, stay here unless --thumbnails is given.
+    """
     from cache.exchange.remote import Remote
     from cache.exchange.transfer import push_cache
     from cache.store import FeatureCache
@@ -304,7 +317,12 @@ def push_command(
     cache = FeatureCache(cache_dir)
     remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
     report = push_cache(
-        cache, remote, reread=reread, allow_mixed=allow_mixed, latest_names=latest_names
+        cache,
+        remote,
+        reread=reread,
+        allow_mixed=allow_mixed,
+        latest_names=latest_names,
+        thumbnails=thumbnails,
     )
     _tell_transfer(ctx, report, "sent", as_json)
 
@@ -367,7 +385,16 @@ def _tell_transfer(ctx: click.Context, report: Any, verb: str, as_json: bool) ->
             f"{report.shards} shards ({human_size(report.nbytes)}) {verb}, {report.already} were "
             f"there, {report.names} files of names, {report.labels} labels"
         )
+        _tell_left_out(report.thumbnails_left_out)
     _exit_if_damaged(ctx, report.damaged)
+
+
+def _tell_left_out(count: int) -> None:
+    if count:
+        click.echo(
+            f"thumbnails of {count} videos left out, they are pictures of what the videos show: "
+            "--thumbnails takes them along"
+        )
 
 
 def _exit_if_damaged(ctx: click.Context, damaged: list[str]) -> None:

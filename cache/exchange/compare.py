@@ -102,14 +102,16 @@ def _compare(
     if not diff.config_difference and ours.key != theirs.key:
         difference = config_difference(ours.config, theirs.config)
         diff.config_difference = difference.replace(" here, ", " in A, ").replace("the cache", "B")
-    if (ours.kind, ours.feature_shape) != (theirs.kind, theirs.feature_shape):
+    kind, same_shape = KINDS[ours.kind], ours.feature_shape == theirs.feature_shape
+    if ours.kind != theirs.kind or not (same_shape or kind.ragged):
         diff.other_shape.append(name)
         return []
-    if (ours.crc32, ours.dtype) == (theirs.crc32, theirs.dtype):
-        diff.identical += 1
-        close = Closeness(mean_cosine=1.0, min_cosine=1.0)
-    elif not KINDS[ours.kind].is_measured:
+    is_same = same_shape and (ours.crc32, ours.dtype) == (theirs.crc32, theirs.dtype)
+    diff.identical += is_same
+    if not kind.is_measured:
         return []
+    if is_same:
+        close = Closeness(mean_cosine=1.0, min_cosine=1.0)
     else:
         close = Closeness.of(a.read_key(ours.key), b.read_key(theirs.key))
     if diff.min_cosine is None or close.min_cosine < diff.min_cosine:

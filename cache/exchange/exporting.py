@@ -19,7 +19,7 @@ from cache.files import explain
 from cache.keys import JSON, feature_key
 from cache.records import ClipTable, FeatureRecord
 from cache.store import FeatureCache
-from cache.streams import FEATURES, order_streams
+from cache.streams import FEATURES, THUMBNAILS, order_streams
 from data.errors import CacheError
 from data.files import new_file, write_whole
 
@@ -40,6 +40,8 @@ class ExportReport:
     dim: int = 0
     nbytes: int = 0
     left_out: list[str] = field(default_factory=list)  # videos that lack a stream
+    thumbnails: int = 0  # videos whose pictures were written
+    thumbnails_left_out: int = 0  # videos that have some, which were not
 
     def to_json(self) -> dict[str, JSON]:
         """Return the report as JSON."""
@@ -69,6 +71,7 @@ def export_npy(
     streams: Sequence[str] = (),
     configs: Mapping[str, Mapping[str, JSON]] | None = None,
     layout: Layout = "plain",
+    thumbnails: bool = False,
 ) -> ExportReport:
     """Write one .npy per video, streams side by side, and `clips.csv` with what each row covers.
 
@@ -80,6 +83,9 @@ def export_npy(
         streams: which, in this order; default: all that the cache has, rgb before flow.
         configs: by stream, the configuration to take; a stream that has several needs one.
         layout: see `Layout`.
+        thumbnails: write the pictures of each video as well, to `thumbnails` in `out`: a folder of
+            the video's name with a JPEG for each clip, named by the clip's first frame. They do
+            not come back by `feat cache import`.
 
     Raises:
         ValueError: an unknown layout.
@@ -120,6 +126,7 @@ def export_npy(
     if layout == "rtfm":
         text = "".join(f"{path}\n" for path in listed)
         write_whole(out / "features.list", text, error=CacheError)
+    _export_thumbnails(cache, out / "thumbnails" if thumbnails else None, report)
     return report
 
 
@@ -129,12 +136,14 @@ def export_parquet(
     *,
     streams: Sequence[str] = (),
     configs: Mapping[str, Mapping[str, JSON]] | None = None,
+    thumbnails: bool = False,
 ) -> ExportReport:
     """Write one Parquet file with a row for each clip and a column for each stream.
 
     Columns: video, sha256, row, the four of the clip table, and for each stream a list of D
     values, or of C times D of crops. The configurations are in the metadata, key `feat.configs`,
     and in `feat.manifest` what `feat cache import` needs to give the same records again.
+    Thumbnails, if they are asked for, lie beside the file as `export_npy` writes them.
 
     Raises:
         CacheError: pyarrow is not installed, streams do not fit together, or the disk fails.
@@ -173,7 +182,25 @@ def export_parquet(
                 writer.close()
         if not report.videos:
             raise CacheError(f"{cache.path}: no video has all of {', '.join(chosen)}")
+    _export_thumbnails(cache, out.parent / "thumbnails" if thumbnails else None, report)
     return report
+
+
+def _export_thumbnails(cache: FeatureCache, out: Path | None, report: ExportReport) -> None:
+    """Write the pictures of the exported videos, or only count who has some if `out` is None."""
+    exported = sorted(set(cache.videos()) - set(report.left_out))
+    having = [name for name in exported if THUMBNAILS in cache.streams(name)]
+    if out is None:
+        report.thumbnails_left_out = len(having)
+        return
+    folders = _file_names(having, "plain")
+    for name in having:
+        key = cache.find(name, THUMBNAILS).key
+        folder = _make_folder(out / folders[name].removesuffix(".npy"))
+        starts = cache.read_clips(key).start_frame.tolist()
+        for start, image in zip(starts, cache.read_images(key), strict=True):
+            write_whole(folder / f"{start:06d}.jpg", image, error=CacheError)
+    report.thumbnails = len(having)
 
 
 def _arrow_table(pa: Any, video: _Video) -> Any:

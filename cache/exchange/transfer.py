@@ -6,7 +6,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,16 @@ from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
 from cache.names import NameLine, is_manifest_name, read_manifest, take_lines
 from cache.records import FeatureEntry, NameEntry
-from cache.shard.read import ShardTable, is_shard_name, parse_table, shard_name
+from cache.shard.read import (
+    ShardTable,
+    is_shard_name,
+    parse_table,
+    read_record,
+    read_table,
+    shard_name,
+)
 from cache.store import FeatureCache
+from cache.streams import THUMBNAILS
 from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
 from data.labels import VideoLabel, read_labels, write_labels
@@ -52,6 +61,7 @@ class TransferReport:
     already: int = 0  # shards whose records the other side had
     names: int = 0  # files of names
     labels: int = 0  # videos added to labels.csv
+    thumbnails_left_out: int = 0  # videos whose pictures were not sent
     damaged: list[str] = field(default_factory=list)  # refused
 
     def to_json(self) -> dict[str, JSON]:
@@ -66,8 +76,12 @@ def push_cache(
     reread: bool = False,
     allow_mixed: bool = False,
     latest_names: bool = False,
+    thumbnails: bool = False,
 ) -> TransferReport:
     """Send what the other side lacks. A shard damaged here is not sent.
+
+    Thumbnails are pictures of the people in the videos, who need not be meant for whoever gets
+    the features: they stay here unless that is asked for.
 
     Args:
         cache: where from.
@@ -75,6 +89,7 @@ def push_cache(
         reread: read back every shard that was sent and compare its sha256, not only its size.
         allow_mixed: admit a second configuration of a stream.
         latest_names: where a name stands for different contents, let the later entry decide.
+        thumbnails: send thumbnails as well.
 
     Raises:
         CacheError: the other side contradicts this one (nothing is sent then), or the connection
@@ -90,16 +105,24 @@ def push_cache(
     entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
     keys_there = {entry.key for entry in entries}
+    left_out: set[str] = set()
     for name in sorted(here):
         path = cache.shards_dir / name
         try:
             size = path.stat().st_size
             keys = set(cache.keys_of(name))
-            if there.get(name) == size or keys <= keys_there:
+            if there.get(name) == size:
                 report.already += 1
                 continue
+            private = set() if thumbnails else _thumbnails(cache, keys)
+            left_out |= private - keys_there
+            if keys - private <= keys_there:
+                report.already += not keys <= private
+                continue
             _check_local(path)
-            remote.upload(path, f"shards/{name}")
+            with _without(path, private) as sent:
+                size = sent.stat().st_size
+                remote.upload(sent, f"shards/{sent.name}")
         except FileNotFoundError:
             continue  # compacted away; its records are in another shard, or go next time
         except ShardError as error:
@@ -107,9 +130,10 @@ def push_cache(
             report.damaged.append(name)
             continue
         if reread:
-            _check_remote(remote, name, size)
+            _check_remote(remote, sent.name, size)
         report.shards += 1
         report.nbytes += size
+    report.thumbnails_left_out = len(left_out)
     report.damaged += [name for name in cache.bad_shards if name not in report.damaged]
     report.names = _push_names(cache, remote)
     if cache.labels_path.exists():
@@ -170,6 +194,30 @@ def pull_cache(
     report.already += len(there) - len(missing)
     cache.refresh()
     return report
+
+
+def _thumbnails(cache: FeatureCache, keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if cache.entry(key).stream == THUMBNAILS}
+
+
+@contextmanager
+def _without(path: Path, keys: Collection[str]) -> Iterator[Path]:
+    """Yield a shard without some of its records: itself if they are none, else a temporary one.
+
+    We put thumbnails into shards of their own; other programs need not.
+
+    Raises:
+        ShardError: a record is damaged.
+    """
+    if not keys:
+        yield path
+        return
+    from cache.shard.write import write_shard
+
+    table = read_table(path)
+    with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        kept = [read_record(table, key) for key in table.records if key not in keys]
+        yield write_shard(Path(folder), kept)
 
 
 def _check_marker(remote: Remote) -> bool:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from cache.files import explain
@@ -12,6 +13,7 @@ from cache.keys import JSON
 from cache.records import FeatureRecord
 from cache.shard.read import ShardTable, read_array, read_record, read_table
 from cache.store import FeatureCache
+from cache.streams import THUMBNAILS
 from data.errors import CacheError, ShardError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -41,6 +43,7 @@ class CompactReport:
 def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> CompactReport:
     """Pack shards smaller than half of `target_bytes` together and drop second copies.
 
+    Shards of thumbnails are packed apart, so that they can still be left out of what is shared.
     Readers and writers may go on meanwhile. Killed at any moment, every record is in a shard.
 
     Raises:
@@ -52,7 +55,10 @@ def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> C
         report.shards_before, report.bytes_before = _totals(cache)
         tables = _tables(cache, report)
         plan = _Plan(tables)
-        for batch in _batches(tables, plan, target_bytes):
+        parts = (
+            [one for one in tables if _is_of_thumbnails(one) == apart] for apart in (False, True)
+        )
+        for batch in chain.from_iterable(_batches(part, plan, target_bytes) for part in parts):
             if not mine.renew():
                 raise CacheError(
                     f"{cache.path}: lost the claim on it; run feat cache compact again"
@@ -75,6 +81,10 @@ def _tables(cache: FeatureCache, report: CompactReport) -> list[ShardTable]:
                 report.damaged += 1
     report.damaged += len(cache.bad_shards)
     return sorted(tables, key=_first_name)
+
+
+def _is_of_thumbnails(table: ShardTable) -> bool:
+    return all(item.entry.stream == THUMBNAILS for item in table.records.values())
 
 
 def _first_name(table: ShardTable) -> tuple[str, str]:

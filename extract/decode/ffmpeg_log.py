@@ -121,6 +121,7 @@ class FFmpegLog:
             rotation=self._rotations.get(self._mapped, 0),
             frame_rate=frame_rate,
             expected_frames=round(self._duration * frame_rate),
+            sample_aspect=_sample_aspect(fields),
         )
 
     def stream_kinds(self) -> list[str]:
@@ -182,6 +183,14 @@ def _codec(fields: list[str]) -> str:
 def _size(fields: list[str]) -> tuple[int, int]:
     size = next((m for f in fields if (m := re.match(r"(\d{1,9})x(\d{1,9})\b", f))), None)
     return (int(size[1]), int(size[2])) if size else (0, 0)
+
+
+def _sample_aspect(fields: list[str]) -> float:
+    """Return the shape of a pixel; the container's word, which comes after the codec's, counts."""
+    told = [m for f in fields if (m := re.search(r"\bSAR (\d{1,9}):(\d{1,9}) DAR\b", f))]
+    width, height = (int(number) for number in told[-1].groups()) if told else (1, 1)
+    # 0:1 says that it is not known, and what is far from a square is damage
+    return width / height if height and 0.1 < width / height < 10 else 1.0
 
 
 def _is_picture(fields: list[str]) -> bool:

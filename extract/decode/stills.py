@@ -60,8 +60,5 @@ def read_stills(
 
 def _in_proportion(square: NDArray[np.uint8], info: StreamInfo) -> NDArray[np.uint8]:
     """Return a squashed frame stretched to what it looked like."""
-    width, height = info.width, info.height
-    if info.rotation in (90, 270):
-        width, height = height, width
-    size = (max(1, round(len(square) * width / height)), len(square))
+    size = (max(1, round(len(square) * info.shown_aspect)), len(square))
     return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BICUBIC))

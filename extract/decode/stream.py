@@ -21,6 +21,7 @@ class StreamInfo:
         frame_rate: nominal frames per second of what is delivered, greater than 0.
         expected_frames: as the container states the duration; 0 if it does not. Often wrong: good
             for showing progress and nothing else.
+        sample_aspect: width of a stored pixel, as it is shown, over its height.
     """
 
     stream_index: int
@@ -31,6 +32,13 @@ class StreamInfo:
     rotation: int
     frame_rate: float
     expected_frames: int = 0
+    sample_aspect: float = 1.0
+
+    @property
+    def shown_aspect(self) -> float:
+        """Width over height of the picture that a player shows; 1 if the size is not known."""
+        aspect = self.sample_aspect * self.width / self.height if self.width and self.height else 1
+        return 1 / aspect if self.rotation in (90, 270) else aspect
 
 
 class FrameStream(Protocol):
