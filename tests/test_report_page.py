@@ -14,7 +14,7 @@ from model_cache import demo_rows, make_cache
 
 from data.intervals import intervals_from_frames
 from feat import cli
-from model.evaluation import report as report_module
+from model.evaluation import pages as pages_module
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.report import page_data, write_report
 from model.measures.detection import count_alarms
@@ -99,8 +99,8 @@ def test_low_scores_get_thresholds_of_their_own():
 
 def test_a_page_of_a_thousand_videos_stays_small(tmp_path, monkeypatch):
     """A hundred videos with a tenth of the points: what a page holds beside points is little."""
-    assert report_module.MAX_POINTS * 4 / 3 + 1000 * 3000 < 10e6
-    monkeypatch.setattr(report_module, "MAX_POINTS", report_module.MAX_POINTS // 10)
+    assert pages_module.MAX_POINTS * 4 / 3 + 1000 * 3000 < 10e6
+    monkeypatch.setattr(pages_module, "MAX_POINTS", pages_module.MAX_POINTS // 10)
     labels = np.zeros(5000, np.uint8)
     labels[500:900] = 1
     curve = np.random.default_rng(0).random(5000)
@@ -275,7 +275,7 @@ def test_the_page_counts_as_python_does(opened, results):
 
 def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_path, monkeypatch):
     """With three frames to a point the counts are those of the points, laid on frames again."""
-    monkeypatch.setattr(report_module, "MAX_POINTS", 3000)
+    monkeypatch.setattr(pages_module, "MAX_POINTS", 3000)
     opened = Opened(browser, write_page(tmp_path, results))
     stride = opened.page.evaluate("stride")
     assert stride == 3
