@@ -119,6 +119,11 @@ def link_to(folder: Path, videos: Path | None, name: str) -> str:
     """Return the address of a video's file for a page in `folder`; empty if it is not there."""
     if videos is None or not (videos / name).is_file():
         return ""
+    return relative_url(folder, videos / name)
+
+
+def relative_url(folder: Path, path: Path) -> str:
+    """Return the address of a file for a page in `folder`."""
     # of the names as given: a browser takes `..` for the folder named before, not for where a link
     # leads
-    return quote(os.fsencode(Path(os.path.relpath(videos / name, folder)).as_posix()))
+    return quote(os.fsencode(Path(os.path.relpath(path, folder)).as_posix()))

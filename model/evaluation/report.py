@@ -90,18 +90,27 @@ def page_data(results: Sequence[VideoResult], links: Sequence[str]) -> dict[str,
     return {**data, **counts, "start": start}
 
 
+def format_measure(name: str, value: float, *, digits: int = 4, sign: str = "") -> str:
+    """Return the value of a measure as the pages show it.
+
+    Args:
+        name: of the measure.
+        value: of it, or a difference of two.
+        digits: behind the point, if it is a share.
+        sign: "+" to write that of a positive difference.
+    """
+    hourly = name == "far_per_hour"  # as page.js writes it
+    return f"{value:{sign}.{(1 if abs(value) < 100 else 0) if hourly else digits}f}"
+
+
 def _measure(name: str, found: Mapping[str, Any], *, digits: int = 4) -> dict[str, str]:
     """Return a measure in words."""
-
-    def text(value: float) -> str:
-        hourly = name == "far_per_hour"  # as page.js writes it
-        return f"{value:.{(1 if value < 100 else 0) if hourly else digits}f}"
-
     value = found[name]
+    bounds = found["intervals"][name] or ()
     return {
         "name": name,
-        "value": "" if value is None else text(value),
+        "value": "" if value is None else format_measure(name, value, digits=digits),
         "reason": found["reasons"].get(name, ""),
-        "interval": " to ".join(text(bound) for bound in found["intervals"][name] or ()),
+        "interval": " to ".join(format_measure(name, bound, digits=digits) for bound in bounds),
         "meaning": meaning_of(name),
     }

@@ -72,7 +72,8 @@ function element(name, attributes, ...children) {
 }
 
 const WIDTH = 1000; // of a score curve, whose height is 100
-const NUM_COLOURS = 6; // of runs, in page.css
+const NUM_COLOURS = 6; // of runs, in page.css; further runs get them again, dashed
+const classOf = (index) => `run-${index % NUM_COLOURS}${index < NUM_COLOURS ? "" : " again"}`;
 const across = (video, frame) => (frame / video.frames) * WIDTH;
 const down = (value) => 100 - 96 * value;
 
@@ -147,7 +148,7 @@ function drawPlane(plane, runs, caption, ...marks) {
     const points = [...thresholds.keys()].map((i) => plane.point(run, i));
     const known = [...points.filter(([, y]) => !Number.isNaN(y)), ...plane.end];
     const path = known.map(([x, y]) => `${100 * x} ${100 - 100 * y}`).join("L");
-    return svg("path", { class: `curve run-${index % NUM_COLOURS}`, d: `M${path}` });
+    return svg("path", { class: `curve ${classOf(index)}`, d: `M${path}` });
   });
   plane.box.prepend(svg("svg", { viewBox: "-10 -2 112 114", "aria-hidden": "true" },
     svg("rect", { class: "frame", width: 100, height: 100 }), ...plane.extra(), ...paths, ...marks,
