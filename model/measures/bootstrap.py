@@ -7,6 +7,7 @@ runs (seeds) are averaged they are drawn too. Draws in which a measure is undefi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,19 +189,16 @@ class _Table:
     is_normal: NDArray[np.bool_]
     of_category: dict[str, NDArray[np.bool_]]
     """(V,) for each category, which videos are abnormal and of it."""
-    own_auc: NDArray[np.float64]
-    """(V,) NaN where a video has frames of one kind only."""
     counts: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
     """For each measure that is a share of things: (V,) those that count, and all."""
     results: Sequence[VideoResult]
     categories: Sequence[str]
-    """For the detections, which are found only when asked for."""
+    """For the detections and the videos' own AUCs, which are found only when asked for."""
 
     @classmethod
     def of(cls, results: Sequence[VideoResult], *, categories: Sequence[str] = ()) -> "_Table":
         frames = rank_frames(results)
         is_normal = np.array([r.labels is not None and not r.is_abnormal for r in results])
-        own = [frame_auc([result])[0] for result in results]
         named = np.array([bool(r.category and r.predicted) for r in results])
         hits = [r.predicted == r.category for r in results]
         alarms = [(r.scores >= THRESHOLD).sum() for r in results]
@@ -213,7 +211,6 @@ class _Table:
                 name: np.array([r.is_abnormal and r.category == name for r in results])
                 for name in abnormal_categories(results)
             },
-            own_auc=np.array([np.nan if auc is None else auc for auc in own]),
             counts={
                 **count_alarms(results).shares(),
                 "far": (is_normal * alarms, is_normal * [float(len(r.scores)) for r in results]),
@@ -226,6 +223,12 @@ class _Table:
             results=results,
             categories=categories,
         )
+
+    @cached_property
+    def own_auc(self) -> NDArray[np.float64]:
+        """The AUC of each video, (V,); NaN where it has frames of one kind only."""
+        own = [frame_auc([result])[0] for result in self.results]
+        return np.array([np.nan if auc is None else auc for auc in own])
 
     def measure(self, weights: NDArray[np.int64], measures: Sequence[str]) -> list[float]:
         """Return the measures of the one set that has each video `weights` (V,) times."""
