@@ -12,9 +12,7 @@ const visible = new Set();
 
 /** Returns the videos with their points: `curves` holds those of each run, `points` of the first. */
 function readVideos() {
-  const text = atob(data.points);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const bytes = decode(data.points);
   const cards = [...list.children];
   const sizes = data.videos.map((video) => Math.ceil(video.frames / stride));
   const ofRun = sizes.reduce((sum, size) => sum + size, 0); // those of the next run follow
@@ -23,9 +21,17 @@ function readVideos() {
     const curves = [];
     for (let i = first; i < bytes.length; i += ofRun) curves.push(bytes.subarray(i, i + sizes[index]));
     first += sizes[index];
-    const points = curves[0];
-    return { ...video, curves, points, card: cards[index], place: points.indexOf(max(points)) };
+    const card = cards[index];
+    return { ...video, curves, points: curves[0], card, category: card.dataset.category };
   });
+}
+
+function decode(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64); // ten times as fast; since 2025
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
 }
 
 function max(points) {
@@ -109,7 +115,7 @@ function drawPlot(video, height, ...parts) {
     svg("svg", box, ...video.events_drawn, ...parts, video.cursor));
   video.card.querySelector(".from").textContent = when(video, 0);
   video.card.querySelector(".to").textContent = when(video, video.frames);
-  read(video, video.place, "peak at ");
+  read(video, video.points.indexOf(max(video.points)), "peak at ");
 }
 
 const frameOfPlot = () => svg("path", { class: "frame", d: `M0 100H${WIDTH}` });
@@ -159,9 +165,11 @@ function drawPlane(plane, runs, caption, ...marks) {
 
 /* --- Order and choice ------------------------------------------------------------------------- */
 
-const collator = new Intl.Collator("en", { numeric: true });
-const byName = (a, b) => collator.compare(a.name, b.name);
-const byCategory = (a, b) => collator.compare(a.card.dataset.category, b.card.dataset.category);
+// compared once: comparing texts is what takes long in sorting
+const { compare } = new Intl.Collator("en", { numeric: true });
+[...videos].sort((a, b) => compare(a.name, b.name)).forEach((video, rank) => (video.rank = rank));
+const byName = (a, b) => a.rank - b.rank;
+const byCategory = (a, b) => compare(a.category, b.category);
 
 function arrange() {
   const order = orders[byId("sort").value];
@@ -170,10 +178,10 @@ function arrange() {
   const wanted = byId("name").value.trim().toLowerCase();
   let count = 0;
   for (const video of videos) {
-    const { card } = video;
-    card.hidden = !(isShown(video) && (!category || card.dataset.category === category) &&
+    const isHidden = !(isShown(video) && (!category || video.category === category) &&
       video.name.toLowerCase().includes(wanted));
-    count += !card.hidden;
+    if (isHidden !== video.card.hidden) video.card.hidden = isHidden;
+    count += !isHidden;
   }
   list.append(...[...videos].sort((a, b) => order(a, b) || byName(a, b)).map(({ card }) => card));
   byId("shown").textContent = `${count} of ${plural(videos.length, "video")}`;
@@ -183,7 +191,6 @@ function arrange() {
 
 /** Shows time, frame and each run's score at one point of a video. */
 function read(video, place, ahead = "") {
-  if (!video.cursor) draw(video);
   video.place = Math.max(0, Math.min(video.points.length - 1, place));
   const frame = video.place * stride;
   const time = video.rate > 0 ? `, ${clock(frame / video.rate)}` : "";
@@ -226,18 +233,31 @@ function play(video) {
   else player.addEventListener("loadedmetadata", start, { once: true });
 }
 
-function listen(video) {
-  const plot = video.card.querySelector(".plot");
-  const follow = (event) => {
-    const box = plot.getBoundingClientRect();
-    read(video, Math.floor(((event.clientX - box.left) / box.width) * video.points.length));
-  };
-  plot.addEventListener("pointermove", follow);
-  plot.addEventListener("click", (event) => {
-    follow(event);
+const ofCard = new Map(videos.map((video) => [video.card, video]));
+
+/** Calls `act` with the video on whose curve something happens, and its plot. */
+function onPlot(kind, act) {
+  list.addEventListener(kind, (event) => {
+    const plot = event.target.closest(".plot");
+    if (!plot) return;
+    const video = ofCard.get(plot.closest(".card"));
+    if (!video.cursor) refresh(video);
+    act(event, video, plot);
+  });
+}
+
+function follow(event, video, plot) {
+  const box = plot.getBoundingClientRect();
+  read(video, Math.floor(((event.clientX - box.left) / box.width) * video.points.length));
+}
+
+function listen() {
+  onPlot("pointermove", follow);
+  onPlot("click", (event, video, plot) => {
+    follow(event, video, plot);
     play(video);
   });
-  plot.addEventListener("keydown", (event) => {
+  onPlot("keydown", (event, video) => {
     const far = Math.ceil(video.points.length / 20);
     const step = event.shiftKey ? far : 1;
     const places = {
@@ -250,13 +270,13 @@ function listen(video) {
     else return;
     event.preventDefault();
   });
-  if (video.link) {
+  for (const video of videos.filter(({ link }) => link)) {
+    const plot = video.card.querySelector(".plot");
     plot.classList.add("playable");
     plot.setAttribute("aria-label", `${plot.getAttribute("aria-label")}; Enter plays the video`);
   }
 }
 
-const ofCard = new Map(videos.map((video) => [video.card, video]));
 const watcher = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     const video = ofCard.get(target);
@@ -270,8 +290,6 @@ function start() {
   byId("choose").addEventListener("input", arrange);
   byId("choose").addEventListener("submit", (event) => event.preventDefault());
   arrange();
-  for (const video of videos) {
-    listen(video);
-    watcher.observe(video.card);
-  }
+  listen();
+  for (const { card } of videos) watcher.observe(card);
 }
