@@ -1,6 +1,7 @@
 """How large the pages of very many videos are, and how soon headless Chromium shows them.
 
 Open: from asking for the file until the first score curves are drawn and every control works.
+Processor: what the page's process has used by then, which other work on the machine changes little.
 Slider and sorting: until the page is laid out again. Each is the middle of several rounds.
 
 Run: python -m bench.bench_report [--videos N] [--frames N] [--rounds N]
@@ -76,26 +77,31 @@ def main() -> None:
         written.append(time.perf_counter() - begun)
         print(f"{options.videos} videos of {options.frames} frames; Chromium {browser.version}\n")
         print(
-            "| page | written, s | MB | elements | open, s | a step of the slider, ms | sort, ms |"
+            "| page | written, s | MB | elements | open, s | processor, s | slider, ms | sort, ms |"
         )
-        print("|---|---:|---:|---:|---:|---:|---:|")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
         for (name, path), seconds in zip(pages.items(), written, strict=True):
             rows = []
             for _ in range(options.rounds):
                 page = browser.new_page(viewport={"width": 1400, "height": 900})
+                session = page.context.new_cdp_session(page)
+                session.send("Performance.enable")
                 begun = time.perf_counter()
                 page.goto(path.as_uri())
                 page.wait_for_selector(".plot svg")
                 opened = time.perf_counter() - begun
+                metrics = session.send("Performance.getMetrics")["metrics"]
+                (busy,) = (each["value"] for each in metrics if each["name"] == "ProcessTime")
                 step = page.evaluate(STEP) if name == "report" else float("nan")
-                rows.append((opened, step, page.evaluate(SORT)))
+                rows.append((opened, busy, step, page.evaluate(SORT)))
                 count = page.evaluate("document.querySelectorAll('*').length")
                 page.close()
-            opened, step, sort = (statistics.median(column) for column in zip(*rows, strict=True))
+            middle = [statistics.median(column) for column in zip(*rows, strict=True)]
+            opened, busy, step, sort = middle
             stepped = f"{step:.0f}" if name == "report" else ""
             print(
                 f"| {name} | {seconds:.1f} | {path.stat().st_size / 1e6:.1f} | {count} | "
-                f"{opened:.2f} | {stepped} | {sort:.0f} |"
+                f"{opened:.2f} | {busy:.2f} | {stepped} | {sort:.0f} |"
             )
 
 
