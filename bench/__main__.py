@@ -29,6 +29,7 @@ BENCHES = {
     "The feature cache": ["bench.bench_cache"],
     "Running again with everything there": ["bench.bench_rerun"],
     "Peak memory of a long video": ["bench.bench_memory"],
+    "The report of a thousand videos": ["bench.bench_report"],
 }
 EXTRACT = ["bench.bench_gpu", "extract"]
 # those of `make bench-gpu`, each with the CPU of the same machine beside the GPU

@@ -6,15 +6,20 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from safetensors.numpy import save_file
 
+from bench.chromium import open_chromium, why_no_chromium
 from bench.faults.sound import random_state_dict
 from cache import FeatureCache
 from cache.shard.hdf5_view import Hdf5Viewer
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
 for _name, _value in ENVIRONMENT.items():
@@ -117,6 +122,18 @@ def random_rgb_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random-rgb.safetensors"
     save_file(random_state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Chromium; without it tests are skipped, or fail where FEAT_CI_BROWSER is 1."""
+    missing = why_no_chromium()
+    if missing and os.environ.get("FEAT_CI_BROWSER") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    with open_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import base64
 import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from model_cache import demo_rows, make_cache
+from pages import HOSTILE, SIZES, Opened, axe_violations, check_layout, made_results
 
 from data.intervals import intervals_from_frames
 from feat import cli
-from model.evaluation import report as report_module
+from model.evaluation import pages as pages_module
+from model.evaluation.comparison import EvaluatedRun, write_comparison
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.report import page_data, write_report
 from model.measures.detection import count_alarms
@@ -22,34 +23,6 @@ from model.measures.metrics import VideoResult
 from model.measures.table import measure_all
 from model.methods.registry import choose_method
 from model.runs.train import run_training
-
-HOSTILE = "b/<script>hacked=1</script>\"'&$x$ ü日本.mp4"
-SIZES = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
-
-
-def made_results() -> list[VideoResult]:
-    """Videos of every kind: noisy, normal, weak, without a frame rate, one frame long."""
-    rng = np.random.default_rng(5)
-
-    def made(video: str, num_frames: int, spans=(), **more) -> VideoResult:
-        labels = np.zeros(num_frames, np.uint8)
-        for start, end in spans:
-            labels[start:end] = 1
-        noise = np.convolve(rng.normal(size=num_frames + 40), np.ones(41) / 41, "valid") * 9
-        scores = 1 / (1 + np.exp(-(noise + 3.5 * labels - 2)))
-        known = {"scores": scores, "labels": labels, "frame_rate": 25.0}
-        return VideoResult(video=video, probabilities=np.full(2, 0.5), **{**known, **more})
-
-    return [
-        made("a/10.mp4", 900, [(100, 300), (600, 640)], category="fall", predicted="fall"),
-        made("a/9.mp4", 400, category="", predicted="run"),
-        made(HOSTILE, 300, [(0, 80)], category="<b>run", predicted="fall"),
-        made("weak.mp4", 200, labels=None),
-        made("no rate.mp4", 500, [(250, 500)], frame_rate=0.0, category="fall", predicted="fall"),
-        made("missed.mp4", 300, [(20, 90), (150, 200)], scores=np.linspace(0.0, 0.3, 300)),
-        made("long.mp4", 5000, [(1000, 1200), (4000, 4500)], frame_rate=12.5),
-        made("one.mp4", 1),
-    ]  # fmt: skip
 
 
 def write_page(folder: Path, results: list[VideoResult], **how) -> Path:
@@ -97,10 +70,13 @@ def test_low_scores_get_thresholds_of_their_own():
     assert len(found) <= 256
 
 
-def test_a_page_of_a_thousand_videos_stays_small(tmp_path, monkeypatch):
-    """A hundred videos with a tenth of the points: what a page holds beside points is little."""
-    assert report_module.MAX_POINTS * 4 / 3 + 1000 * 3000 < 10e6
-    monkeypatch.setattr(report_module, "MAX_POINTS", report_module.MAX_POINTS // 10)
+def test_pages_of_a_thousand_videos_stay_small(tmp_path, monkeypatch):
+    """A hundred videos with a tenth of the points: what a page holds beside points is little.
+
+    15 of the 20 MB that a thousand videos may take are left for pictures.
+    """
+    assert pages_module.MAX_POINTS * 4 / 3 + 1000 * 3000 < 10e6
+    monkeypatch.setattr(pages_module, "MAX_POINTS", pages_module.MAX_POINTS // 10)
     labels = np.zeros(5000, np.uint8)
     labels[500:900] = 1
     curve = np.random.default_rng(0).random(5000)
@@ -109,8 +85,14 @@ def test_a_page_of_a_thousand_videos_stays_small(tmp_path, monkeypatch):
         for i in range(100)
     ]
     found = {**measure_all(results[:2], ()).to_dict(), "protocol": "by hand"}
-    page = write_report(tmp_path, results, found, title="", settings={})
-    assert page.stat().st_size < 1e6
+    runs = [EvaluatedRun(path=Path(n), name=n, protocol="", results=results) for n in "ab"]
+    for page in (
+        write_report(tmp_path, results, found, title="", settings={}),
+        write_comparison(runs, out=tmp_path / "comparison.html"),
+    ):
+        assert page.stat().st_size < 1e6
+        (card,) = re.findall(r'<li class="card".*?</li>', page.read_text(), re.DOTALL)[7:8]
+        assert card.count("</") < 14  # a browser lays out all cards, drawn or not
 
 
 def test_the_page_says_what_is_given_and_runs_none_of_it(written):
@@ -185,53 +167,6 @@ def make_cache_again(run: Path):
 # --- in Chromium --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    path, missing = os.environ.get("FEAT_CHROMIUM") or shutil.which("chromium"), ""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "playwright is not installed (pip install playwright)"
-    if not path:
-        missing = "no chromium on the PATH (apt install chromium, or FEAT_CHROMIUM)"
-    if missing and os.environ.get("FEAT_CI_BROWSER") == "1":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page in a browser, with all that it asked for and complained of."""
-
-    def __init__(self, browser, path: Path, *, width: int = 1400, scheme: str = "light") -> None:
-        self.page = browser.new_page(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=False
-        )
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector(".plot svg")
-
-    def texts(self, selector: str) -> list[str]:
-        return list(self.page.locator(selector).all_text_contents())
-
-    def names(self) -> list[str]:
-        return self.texts(".card:not([hidden]) h3")
-
-    def set(self, index: int) -> None:
-        self.page.locator("#threshold").evaluate(
-            "(node, value) => { node.value = value;"
-            " for (const kind of ['input', 'change']) node.dispatchEvent(new Event(kind)) }", index
-        )  # fmt: skip
-
-
 @pytest.fixture
 def opened(browser, written):
     opened = Opened(browser, written)
@@ -275,7 +210,7 @@ def test_the_page_counts_as_python_does(opened, results):
 
 def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_path, monkeypatch):
     """With three frames to a point the counts are those of the points, laid on frames again."""
-    monkeypatch.setattr(report_module, "MAX_POINTS", 3000)
+    monkeypatch.setattr(pages_module, "MAX_POINTS", 3000)
     opened = Opened(browser, write_page(tmp_path, results))
     stride = opened.page.evaluate("stride")
     assert stride == 3
@@ -449,28 +384,9 @@ def test_what_names_hold_is_text(opened):
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
 def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
     opened = Opened(browser, written, width=width, scheme=scheme)
-    page = opened.page
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    unfold = "document.querySelectorAll('details').forEach((node) => (node.open = {}))"
-    page.evaluate(unfold.format("true"))
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate(unfold.format("false"))
-    for box in page.locator("h3, .tags, .plot, #control, figure").all():
-        edges = box.bounding_box()
-        assert edges is None or edges["x"] + edges["width"] <= width
-    ground, ink = (
-        sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{name}"))))
-        for name in ("backgroundColor", "color")
-    )
-    assert (ground > ink) == (scheme == "light")
-    sizes = page.evaluate(
-        "[...document.querySelectorAll('p, dt, dd, h3, td, select, figcaption')]"
-        ".map((node) => parseFloat(getComputedStyle(node).fontSize))"
-    )
-    assert min(sizes) >= 12
-    if folder := os.environ.get("FEAT_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"report-{width}-{scheme}.png")
-    page.close()
+    check_layout(opened, "report", width, scheme)
+    assert axe_violations(opened) == []
+    opened.page.close()
     assert opened.complaints == []
 
 
@@ -485,19 +401,3 @@ def test_everything_can_be_reached_by_keyboard(opened):
         ))  # fmt: skip
     assert {"threshold", "reset", "SUMMARY", "sort", "show", "category", "name"} <= reached
     assert {"plot", "plot playable"} <= reached
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation(browser, written, scheme):
-    """Of accessibility; FEAT_AXE names axe.min.js of the npm package axe-core."""
-    script = os.environ.get("FEAT_AXE")
-    if not script:
-        pytest.skip("set FEAT_AXE to axe.min.js (npm pack axe-core)")
-    opened = Opened(browser, written, scheme=scheme)
-    opened.page.evaluate(
-        "document.querySelectorAll('details').forEach((node) => (node.open = true))"
-    )
-    opened.page.evaluate(Path(script).read_text(encoding="utf-8"))
-    found = opened.page.evaluate("axe.run()")
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
-    opened.page.close()

@@ -6,13 +6,15 @@ from typing import cast
 import click
 
 from data.help_text import examples
-from model.commands.options import FOLDER
+from model.commands.options import FILE, FOLDER
+
+COMPARISON = Path("comparison.html")
 
 
 @examples(
     "feat report                     of the newest run",
     "feat report --videos clips/     a click on a curve plays clips/...",
-    "feat report runs/a runs/b       of two runs",
+    "feat report runs/a runs/b       of two runs, and comparison.html",
 )
 @click.command()
 @click.argument("run", nargs=-1, type=FOLDER)
@@ -27,15 +29,30 @@ from model.commands.options import FOLDER
     "--videos", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the video files: a click on a curve plays the video there.",
 )  # fmt: skip
-def report_command(run: tuple[Path, ...], runs: Path, split: str, videos: Path | None) -> None:
+@click.option(
+    "--out", type=FILE,
+    help=f"The page that compares several runs.  [default: {COMPARISON}]",
+)  # fmt: skip
+def report_command(
+    run: tuple[Path, ...], runs: Path, split: str, videos: Path | None, out: Path | None
+) -> None:
     """Write report.html of evaluated runs again, with videos to play.
 
     The page is one file that needs no network. It refers to the videos where they lie beside it,
-    and holds none of them.
+    and holds none of them. Several runs get one more page, which compares them with the first.
     """
     from data.labels import Split
+    from model.evaluation.comparison import read_runs, write_comparison
     from model.evaluation.evaluate import write_page_again
     from model.runs.folder import newest_run
 
-    for one in run or (newest_run(runs),):
-        click.echo(write_page_again(one, split=cast(Split, split), videos=videos))
+    which = cast(Split, split)
+    chosen = list({path.resolve(): path for path in run or (newest_run(runs),)}.values())
+    if out and len(chosen) < 2:
+        raise click.UsageError("--out names the page of several runs; name two or more")
+    pages = []
+    if len(chosen) > 1:  # first: it reads them all
+        compared = read_runs(chosen, which)
+        pages = [write_comparison(compared, split=which, out=out or COMPARISON, videos=videos)]
+    for page in [*(write_page_again(one, split=which, videos=videos) for one in chosen), *pages]:
+        click.echo(page)

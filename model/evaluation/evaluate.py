@@ -3,7 +3,8 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,13 +153,28 @@ def write_page_again(run: Path, *, split: Split = "test", videos: Path | None = 
         FeatError: there is no such run or evaluation, or its files cannot be read.
     """
     trained = load_run(run, device="cpu")
+    with reading_evaluation(run, split) as (found, results):
+        folder = evaluation_folder(run, split)
+        return _write_page(folder, results, found, trained, videos)
+
+
+@contextmanager
+def reading_evaluation(
+    run: Path, split: Split
+) -> Iterator[tuple[dict[str, Any], list[VideoResult]]]:
+    """Give what `metrics.json` holds and the results to a block, whose failures are damaged files.
+
+    Raises:
+        ModelError: there is no such evaluation, its files cannot be read, or they hold something
+            else than the block takes from them.
+    """
     folder = evaluation_folder(run, split)
     again = f"run `feat eval --run {run} --split {split}`"
     if not (folder / MEASURES_NAME).is_file():
         raise ModelError(f"{run}: its {split} videos are not evaluated yet; {again}")
     try:
         found = json.loads((folder / MEASURES_NAME).read_text(encoding="utf-8"))
-        return _write_page(folder, read_results(folder), found, trained, videos)
+        yield found, read_results(folder)
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise ModelError(
             f"{folder}: its results cannot be read: {type(error).__name__}: {error}; {again}"

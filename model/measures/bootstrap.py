@@ -7,6 +7,7 @@ runs (seeds) are averaged they are drawn too. Draws in which a measure is undefi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,12 +92,8 @@ def bootstrap_intervals(
         num_resamples: draws; those in which a measure is undefined are left out of its interval.
         seed: of the draws.
     """
-    names = [result.video for result in runs[0]]
-    if any([result.video for result in run] != names for run in runs):
-        raise ValueError("the runs are not of the same videos in the same order")
     rng = np.random.default_rng((seed, 6))
-    shape = (num_resamples, len(names))
-    weights = _times_drawn(rng.integers(len(names), size=shape), len(names))
+    weights = _draw_videos(runs, rng, num_resamples)
     picked = _times_drawn(rng.integers(len(runs), size=(num_resamples, len(runs))), len(runs))
     total = np.zeros((num_resamples, len(measures)))
     for place, run in enumerate(runs):
@@ -106,6 +103,33 @@ def bootstrap_intervals(
         total += np.where(often > 0, often * drawn, 0.0)
     means = total / len(runs)
     return {name: _interval(means[:, place]) for place, name in enumerate(measures)}
+
+
+def paired_intervals(
+    runs: Sequence[Sequence[VideoResult]],
+    *,
+    measures: Sequence[str],
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> list[tuple[dict[str, Interval | None], dict[str, Interval | None]]]:
+    """Return each run's intervals, and those of the differences of its measures from the first's.
+
+    Each draw is one set of videos for all runs: hard videos lower the measures of all of them and
+    leave the differences, which are therefore known better than two separate intervals suggest.
+
+    Args:
+        runs: for each run its results, of the same videos in the same order.
+        measures: of `MEASURES` without detections.
+        num_resamples: draws; those in which a measure is undefined are left out of its interval.
+        seed: of the draws; those of `bootstrap_intervals` are the same.
+    """
+    weights = _draw_videos(runs, np.random.default_rng((seed, 6)), num_resamples)
+    drawn = [_Table.of(run).draws(weights, measures) for run in runs]
+
+    def intervals(values: NDArray[np.float64]) -> dict[str, Interval | None]:
+        return {name: _interval(values[:, place]) for place, name in enumerate(measures)}
+
+    return [(intervals(values), intervals(values - drawn[0])) for values in drawn]
 
 
 def function_interval(
@@ -129,6 +153,16 @@ def function_interval(
     draws = rng.integers(len(results), size=(num_resamples, len(results)))
     values = [measure([results[video] for video in draw], categories) for draw in draws]
     return _interval(np.array([np.nan if value is None else value for value in values]))
+
+
+def _draw_videos(
+    runs: Sequence[Sequence[VideoResult]], rng: np.random.Generator, num_resamples: int
+) -> NDArray[np.float64]:
+    """Return (num_resamples, V) how often each of the runs' V videos is in each draw."""
+    names = [result.video for result in runs[0]]
+    if any([result.video for result in run] != names for run in runs):
+        raise ValueError("the runs are not of the same videos in the same order")
+    return _times_drawn(rng.integers(len(names), size=(num_resamples, len(names))), len(names))
 
 
 def _times_drawn(drawn: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -155,19 +189,16 @@ class _Table:
     is_normal: NDArray[np.bool_]
     of_category: dict[str, NDArray[np.bool_]]
     """(V,) for each category, which videos are abnormal and of it."""
-    own_auc: NDArray[np.float64]
-    """(V,) NaN where a video has frames of one kind only."""
     counts: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
     """For each measure that is a share of things: (V,) those that count, and all."""
     results: Sequence[VideoResult]
     categories: Sequence[str]
-    """For the detections, which are found only when asked for."""
+    """For the detections and the videos' own AUCs, which are found only when asked for."""
 
     @classmethod
     def of(cls, results: Sequence[VideoResult], *, categories: Sequence[str] = ()) -> "_Table":
         frames = rank_frames(results)
         is_normal = np.array([r.labels is not None and not r.is_abnormal for r in results])
-        own = [frame_auc([result])[0] for result in results]
         named = np.array([bool(r.category and r.predicted) for r in results])
         hits = [r.predicted == r.category for r in results]
         alarms = [(r.scores >= THRESHOLD).sum() for r in results]
@@ -180,7 +211,6 @@ class _Table:
                 name: np.array([r.is_abnormal and r.category == name for r in results])
                 for name in abnormal_categories(results)
             },
-            own_auc=np.array([np.nan if auc is None else auc for auc in own]),
             counts={
                 **count_alarms(results).shares(),
                 "far": (is_normal * alarms, is_normal * [float(len(r.scores)) for r in results]),
@@ -193,6 +223,12 @@ class _Table:
             results=results,
             categories=categories,
         )
+
+    @cached_property
+    def own_auc(self) -> NDArray[np.float64]:
+        """The AUC of each video, (V,); NaN where it has frames of one kind only."""
+        own = [frame_auc([result])[0] for result in self.results]
+        return np.array([np.nan if auc is None else auc for auc in own])
 
     def measure(self, weights: NDArray[np.int64], measures: Sequence[str]) -> list[float]:
         """Return the measures of the one set that has each video `weights` (V,) times."""
