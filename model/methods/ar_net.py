@@ -23,12 +23,12 @@ from torch.nn import functional
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
-from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags
+from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags, score_instances
 from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARNet(BagMethod):
+class ARNet(BagMethod[Score]):
     """Scores clips so that a quarter of an abnormal video's are high, a normal one's alike."""
 
     name: ClassVar[str] = "ar-net"
@@ -81,7 +81,8 @@ class ARNet(BagMethod):
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return the network's score of each clip."""
-        return ClipScores(slots=self.score_instances(fitted, data.features, device))
+        network = self.load_network(fitted, data.features.shape[1], device)
+        return ClipScores(slots=score_instances(network, data.features, device))
 
 
 def dynamic_mil_loss(scores: Tensor, mask: Tensor, is_abnormal: Tensor, *, divisor: int) -> Tensor:

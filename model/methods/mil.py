@@ -1,9 +1,9 @@
-"""Multiple-instance learning: bags of clips with one label each. Shared by DeepMIL and AR-Net."""
+"""Multiple-instance learning: bags of clips with one label each. Shared by the weak methods."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from model.training.session import FitSession
 LOG_EVERY = 20
 BATCH = 1 << 14
 """Instances scored at once."""
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ class Score(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BagMethod(Method):
+class BagMethod(Method, Generic[Net]):
     """A network that learns from whether each video is abnormal; which frames are is not seen."""
 
     supervision: ClassVar[Supervision] = "weakly"
@@ -113,16 +115,19 @@ class BagMethod(Method):
         self._require_share("dropout")
 
     @abstractmethod
-    def network(self, dim: int) -> Score:
+    def network(self, dim: int) -> Net:
         """Return a fresh network for `dim` features."""
 
     @abstractmethod
-    def optimizer(self, network: Score) -> torch.optim.Optimizer:
+    def optimizer(self, network: Net) -> torch.optim.Optimizer:
         """Return the optimiser of its weights."""
 
     @abstractmethod
-    def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
+    def losses(self, network: Net, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the loss of each step, computed with the weights as they are then."""
+
+    def finish(self, network: Net, data: FeatureSet) -> None:
+        """Do what is left when the last step is done, with the training videos."""
 
     def cpu_seconds(self, material: Material) -> float:
         """Return that of all steps, with bags of the mean length."""
@@ -148,20 +153,49 @@ class BagMethod(Method):
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
+            self.finish(network, material.train)
         weights = network.state_dict()
         return Fitted(
             parameters={name: value.detach().cpu().numpy() for name, value in weights.items()},
             result={"steps": self.steps},
         )
 
-    @torch.inference_mode()
-    def score_instances(
-        self, fitted: Fitted, inputs: NDArray[np.float32], device: torch.device
-    ) -> NDArray[np.float64]:
-        """Return (N,) scores in [0, 1] of (N, D) instances."""
-        network = self.network(inputs.shape[1])
+    def load_network(self, fitted: Fitted, dim: int, device: torch.device) -> Net:
+        """Return the network that `fit` trained, ready to score features of `dim` values."""
+        network = self.network(dim)
         weights = {k: torch.from_numpy(np.array(v)) for k, v in fitted.parameters.items()}
         network.load_state_dict(weights)
         network.to(device).eval()
-        rows = torch.split(torch.from_numpy(inputs), BATCH)
-        return torch.cat([network(part.to(device)).double().cpu() for part in rows]).numpy()
+        return network
+
+
+@torch.inference_mode()
+def score_instances(
+    network: Score, inputs: NDArray[np.float32], device: torch.device
+) -> NDArray[np.float64]:
+    """Return (N,) scores in [0, 1] of (N, D) instances."""
+    rows = torch.split(torch.from_numpy(inputs), BATCH)
+    return torch.cat([network(part.to(device)).double().cpu() for part in rows]).numpy()
+
+
+def segment_clips(num_clips: int, num_segments: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return first clip and end of each segment; where clips are too few, segments share them.
+
+    5 clips, 3 segments:   0:1 1:3 3:5
+    2 clips, 4 segments:   0:1 0:1 1:2 1:2
+    """
+    bounds = np.arange(num_segments + 1) * num_clips // num_segments
+    return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
+
+
+def segment_means(data: FeatureSet, num_segments: int) -> NDArray[np.float32]:
+    """Return (V, S, D) the mean features of each segment."""
+    segments = np.empty((len(data.labels), num_segments, data.features.shape[1]), np.float32)
+    for video in range(len(data.labels)):
+        features = data.features[data.rows(video)]
+        before = np.concatenate(
+            [np.zeros((1, features.shape[1])), np.cumsum(features, axis=0, dtype=np.float64)]
+        )
+        first, end = segment_clips(len(features), num_segments)
+        segments[video] = (before[end] - before[first]) / (end - first)[:, None]
+    return segments
