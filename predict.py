@@ -17,6 +17,7 @@ import click
 
 from data.errors import FeatError
 from data.help_text import examples
+from model.commands.options import FOLDER, RunFolder
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
 STILL_PIXELS = 180
 
 
@@ -93,7 +93,7 @@ class Outputs:
 )
 @click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
+@click.option("--run", type=RunFolder(), help="The run folder.  [default: the newest in --runs]")
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )
