@@ -1,4 +1,4 @@
-"""The `feat` command: parse, call one function, print. The work is in the four packages."""
+"""The `feat` command: parse, call one function, print. The work is in the packages."""
 
 import contextlib
 import copy
@@ -66,7 +66,7 @@ from model.commands.import_run import import_run_command
 from model.commands.report import report_command
 from model.commands.runs import runs_group
 from model.commands.train import train_command
-from predict import predict_command
+from predict.commands import predict_command
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
