@@ -16,16 +16,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
 from data.errors import LabelsError
 from data.files import write_whole
 from data.intervals import Intervals, clip_intervals, frames_from_intervals, merge_intervals
 from data.names import nearest_names, video_name
 from data.times import TimeSpan, clock_text, frames_of_spans, parse_span
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Split = Literal["train", "val", "test"]
 Extent = Literal["normal", "intervals", "all", "unknown"]
@@ -128,7 +129,7 @@ class VideoLabel:
             return ";".join([*frames, *(span.text for span in self.times)])
         return next(text for text, extent in EXTENT_TEXT.items() if extent == self.extent)
 
-    def frame_labels(self, num_frames: int) -> npt.NDArray[np.uint8]:
+    def frame_labels(self, num_frames: int) -> "npt.NDArray[np.uint8]":
         """Return `(num_frames,)` uint8, 1 where a frame is abnormal.
 
         Raises:
@@ -142,7 +143,7 @@ class VideoLabel:
             )
         self.require_frames()
         if self.extent == "all":
-            return np.ones(num_frames, dtype=np.uint8)
+            return frames_from_intervals([(0, num_frames)] if num_frames else [], num_frames)
         if self.intervals and self.intervals[-1][1] > num_frames:
             raise LabelsError(
                 f"{self.video}: anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]},"
@@ -162,7 +163,7 @@ class VideoLabel:
                 " `feat data convert --fps N` makes them, if the video's frame rate is constant"
             )
 
-    def in_frames(self, frame_seconds: npt.NDArray[np.float64]) -> "VideoLabel":
+    def in_frames(self, frame_seconds: "npt.NDArray[np.float64]") -> "VideoLabel":
         """Return this label with the frames that its times stand for; see `data.times`.
 
         Args:

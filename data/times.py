@@ -6,14 +6,17 @@ so that a frame's time that was rounded to milliseconds means that frame. A span
 holds the first frame, though a file may show it later.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from data.intervals import Intervals, intervals_from_frames
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _HALF_MILLISECOND = 0.0005
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
@@ -44,14 +47,14 @@ class TimeSpan:
         if not 0 <= self.start < self.end:
             raise ValueError(f"interval {self.text} is empty, expected start < end")
 
-    def holds(self, frame_seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def holds(self, frame_seconds: "npt.NDArray[np.float64]") -> "npt.NDArray[np.bool_]":
         """Return for each frame, (T,), whether it is in the span.
 
         Args:
             frame_seconds: (T,) the time of each frame, in any order.
         """
-        start = self.start - _HALF_MILLISECOND if self.start else -np.inf
-        inside: npt.NDArray[np.bool_] = frame_seconds < self.end - _HALF_MILLISECOND
+        start = self.start - _HALF_MILLISECOND if self.start else -math.inf
+        inside = frame_seconds < self.end - _HALF_MILLISECOND
         return inside & (frame_seconds >= start)
 
 
@@ -67,12 +70,16 @@ def parse_span(text: str) -> TimeSpan | None:
     return TimeSpan(_seconds(match[1]), _seconds(match[2]), text.strip())
 
 
-def frames_of_spans(spans: Iterable[TimeSpan], frame_seconds: npt.NDArray[np.float64]) -> Intervals:
+def frames_of_spans(
+    spans: Iterable[TimeSpan], frame_seconds: "npt.NDArray[np.float64]"
+) -> Intervals:
     """Return the frames that are in one of the spans.
 
     Raises:
         ValueError: a span holds no frame.
     """
+    import numpy as np
+
     marks = np.zeros(len(frame_seconds), dtype=np.bool_)
     for span in spans:
         inside = span.holds(frame_seconds)
@@ -85,8 +92,10 @@ def frames_of_spans(spans: Iterable[TimeSpan], frame_seconds: npt.NDArray[np.flo
     return intervals_from_frames(marks)
 
 
-def end_of_video(frame_seconds: npt.NDArray[np.float64]) -> float:
+def end_of_video(frame_seconds: "npt.NDArray[np.float64]") -> float:
     """Return when the last frame was shown for the median time between two, in seconds."""
+    import numpy as np
+
     gap = float(np.median(np.diff(frame_seconds))) if len(frame_seconds) > 1 else 0.0
     return float(frame_seconds.max()) + max(0.0, gap)
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from data.help_text import examples
-from model.commands.options import FILE, FOLDER, Setup, json_option, smoothing_option, takes_setup
+from model.commands.options import (
+    FILE,
+    FOLDER,
+    RunFolder,
+    Setup,
+    json_option,
+    smoothing_option,
+    takes_setup,
+)
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     "feat eval --run runs/mine --cache shared/features --smoothing 0",
 )
 @click.command()
-@click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
+@click.option("--run", type=RunFolder(), help="The run folder.  [default: the newest in --runs]")
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )

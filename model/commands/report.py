@@ -6,7 +6,7 @@ from typing import cast
 import click
 
 from data.help_text import examples
-from model.commands.options import FOLDER
+from model.commands.options import FOLDER, RunFolder
 
 
 @examples(
@@ -15,7 +15,7 @@ from model.commands.options import FOLDER
     "feat report runs/a runs/b       of two runs",
 )
 @click.command()
-@click.argument("run", nargs=-1, type=FOLDER)
+@click.argument("run", nargs=-1, type=RunFolder())
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True,
     help="Folder of run folders; without RUN its newest is taken.",
