@@ -1,4 +1,4 @@
-"""Times in labels: `1.5s:3s`, `0:01:02-0:01:05.5`. No I/O.
+"""Times in labels: `1.5s:3s`, `0:01:02-0:01:05.5`, `@2.5s`. No I/O.
 
 A time counts from the start of the video, as a player shows it. A span from a to b holds the frames
 whose time t, that at which they appear, has a <= t < b. Times are compared to half a millisecond,
@@ -23,6 +23,7 @@ _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _CLOCK = rf"(?:[0-9]{{1,3}}:)?[0-9]{{1,3}}:{_NUMBER}"
 _TIME = rf"(?:{_NUMBER} ?s|{_CLOCK})"
 _SPAN = re.compile(rf"\s*({_TIME})\s*[-\u2013]\s*({_TIME})\s*")
+_MOMENT = re.compile(rf"\s*@\s*({_TIME})\s*")
 _SPAN_WITH_COLON = re.compile(rf"\s*({_NUMBER} ?s)\s*:\s*({_NUMBER} ?s)\s*")
 
 
@@ -56,6 +57,36 @@ class TimeSpan:
         start = self.start - _HALF_MILLISECOND if self.start else -math.inf
         inside = frame_seconds < self.end - _HALF_MILLISECOND
         return inside & (frame_seconds >= start)
+
+
+@dataclass(frozen=True)
+class Moment(TimeSpan):
+    """A click: the frame that is shown at a time, `start`, which is `end`, too."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start == self.end:
+            raise ValueError(f"click {self.text} is not one time")
+
+    def holds(self, frame_seconds: "npt.NDArray[np.float64]") -> "npt.NDArray[np.bool_]":
+        """Return for each frame, (T,), whether it is the one; the first stands from 0 on."""
+        appeared = frame_seconds <= self.start + _HALF_MILLISECOND
+        latest = frame_seconds[appeared].max() if appeared.any() else frame_seconds.min()
+        inside: npt.NDArray[np.bool_] = frame_seconds == latest
+        inside[inside.argmax() + 1 :] = False
+        return inside
+
+
+def parse_moment(text: str) -> Moment | None:
+    """Return the click that `text` writes, such as `@2.5s` or `@0:01:02`; None if it is none.
+
+    Raises:
+        ValueError: it is one, but with more than 59 seconds or minutes on its clock.
+    """
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        return None
+    seconds = _seconds(match[1])
+    return Moment(seconds, seconds, text.strip())
 
 
 def parse_span(text: str) -> TimeSpan | None:

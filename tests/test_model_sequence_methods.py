@@ -97,10 +97,10 @@ def test_instances_are_of_their_own_part_of_the_video(tmp_path):
     data = load_features(cache, rows, streams=["rgb"])
     data = replace(data, features=np.repeat(np.arange(11, dtype=np.float32)[:, None], 3, axis=1))
     drawn = sequence._Instances(data, 3, averages=False, seed=0)
-    seen = np.stack([drawn.draw(np.array([0, 1]))[:, :, 0].numpy() for _ in range(50)])
+    seen = np.stack([drawn.draw(np.array([0, 1]))[0][:, :, 0].numpy() for _ in range(50)])
     assert [sorted(set(seen[:, 0, part])) for part in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert [sorted(set(seen[:, 1, part])) for part in range(3)] == [[9], [9], [10]]
-    means = sequence._Instances(data, 3, averages=True, seed=0).draw(np.array([0]))
+    means = sequence._Instances(data, 3, averages=True, seed=0).draw(np.array([0]))[0]
     assert means[0, :, 0].tolist() == [1, 4, 7]
 
 

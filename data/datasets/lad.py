@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data.anomaly import Extent
 from data.datasets.annotations import read_array_pickle, read_lines, read_mat
 from data.datasets.command import out_option, partial_option, root_option, write_dataset_labels
 from data.datasets.dataset_labels import (
@@ -27,7 +28,7 @@ from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, intervals_from_frames
-from data.labels import Extent, Split, VideoLabel
+from data.labels import Split, VideoLabel
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -23,6 +23,7 @@ from torch.nn import functional
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
+from model.methods.clicks import ClickLoss
 from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags, score_instances
 from model.training.session import FitSession
 
@@ -68,6 +69,7 @@ class ARNet(BagMethod[Score]):
     def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the sum of both losses of each step."""
         inputs, all_bags = torch.from_numpy(data.features), bags_of(data.first_clip)
+        clicks = ClickLoss(self, data)
         rng = np.random.default_rng((session.seed, 5))
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
         for abnormal, normal in draws:
@@ -77,7 +79,8 @@ class ARNet(BagMethod[Score]):
             is_abnormal = torch.arange(len(mask), device=session.device) < len(abnormal)
             mil = dynamic_mil_loss(scores, mask, is_abnormal, divisor=self.divisor)
             center = center_loss(scores[~is_abnormal], mask[~is_abnormal])
-            yield mil + self.center_weight * center
+            videos, frames = np.concatenate([abnormal, normal]), clicks.middle_frames(bags.rows)
+            yield mil + self.center_weight * center + clicks(scores, videos, frames, mask)
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return the network's score of each clip."""

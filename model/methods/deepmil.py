@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
+from model.methods.clicks import ClickLoss
 from model.methods.logistic import unit_rows
 from model.methods.mil import (
     BagMethod,
@@ -27,6 +28,7 @@ from model.methods.mil import (
     score_instances,
     segment_clips,
     segment_means,
+    segment_rows,
 )
 from model.training.session import FitSession
 
@@ -75,8 +77,11 @@ class DeepMIL(BagMethod[Score]):
         """Yield the ranking loss with the L2 penalty of each step."""
         segments = torch.from_numpy(self._segments(data)).to(session.device)
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+        clicks = ClickLoss(self, data)
+        frames = clicks.middle_frames(segment_rows(data.first_clip, self.num_segments))
         for abnormal, normal in draws:
-            scores = network(segments[np.concatenate([abnormal, normal])])
+            videos = np.concatenate([abnormal, normal])
+            scores = network(segments[videos])
             ranking = ranking_loss(
                 scores[: len(abnormal)],
                 scores[len(abnormal) :],
@@ -84,7 +89,8 @@ class DeepMIL(BagMethod[Score]):
                 sparsity=self.sparsity,
             )
             squares = [layer.weight.square().sum() for layer in network.linear_layers()]
-            yield ranking + self.weight_penalty * torch.stack(squares).sum()
+            penalty = self.weight_penalty * torch.stack(squares).sum()
+            yield ranking + penalty + clicks(scores, videos, frames[videos])
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return for each clip the mean score of the segments that it is in."""

@@ -1,5 +1,6 @@
 """Multiple-instance learning: bags of clips with one label each. Shared by the weak methods."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from model.device import training_seconds
 from model.features.load import FeatureSet
 from model.methods.base import Fitted, Material, Method
 from model.training.session import FitSession
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 LOG_EVERY = 20
 BATCH = 1 << 14
@@ -107,11 +110,21 @@ class BagMethod(Method, Generic[Net]):
     """Of the optimiser."""
     dropout: float = 0.6
     """Share of values dropped between the layers."""
+    clicks: bool = True
+    """Whether clicks (`@299`) are learnt from where labels have them."""
+    click_weight: float = 1.0
+    """Weight of their loss beside the method's own."""
+    click_width: float = 0.1
+    """Standard deviation of what a click stands for, as a share of the video's length."""
+    click_warmup: int = 50
+    """Steps before neighbours of a click that score nearly as high are taken as abnormal."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "steps", "bags")
+        self._require_at_least(0, "click_weight", "click_warmup")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require("click_width", 0 < self.click_width <= 1, "above 0, 1 at most")
         self._require_share("dropout")
 
     @abstractmethod
@@ -144,6 +157,7 @@ class BagMethod(Method, Generic[Net]):
             torch.manual_seed(session.seed)
             network = self.network(material.train.features.shape[1]).to(session.device)
             optimizer = self.optimizer(network)
+            self._tell_of_clicks(material.train)
             recent: list[Tensor] = []
             for step, loss in enumerate(self.losses(network, material.train, session), start=1):
                 optimizer.zero_grad(set_to_none=True)
@@ -159,6 +173,12 @@ class BagMethod(Method, Generic[Net]):
             parameters={name: value.detach().cpu().numpy() for name, value in weights.items()},
             result={"steps": self.steps},
         )
+
+    def _tell_of_clicks(self, data: FeatureSet) -> None:
+        count = sum(bool(label.clicks) for label in data.labels)
+        if count:
+            used = "are learnt from" if self.clicks else "are not used (clicks=off)"
+            logger.info("clicks in %d abnormal videos %s", count, used)
 
     def load_network(self, fitted: Fitted, dim: int, device: torch.device) -> Net:
         """Return the network that `fit` trained, ready to score features of `dim` values."""
@@ -186,6 +206,14 @@ def segment_clips(num_clips: int, num_segments: int) -> tuple[NDArray[np.int64],
     """
     bounds = np.arange(num_segments + 1) * num_clips // num_segments
     return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
+
+
+def segment_rows(first_clip: NDArray[np.int64], num_segments: int) -> NDArray[np.int64]:
+    """Return (V, S) the row of the clip in the middle of each segment of each video."""
+    counts = np.diff(first_clip)
+    bounds = [segment_clips(int(count), num_segments) for count in counts]
+    middles = np.array([(first + end - 1) // 2 for first, end in bounds])
+    return np.asarray(first_clip[:-1, None] + middles, np.int64)
 
 
 def segment_means(data: FeatureSet, num_segments: int) -> NDArray[np.float32]:

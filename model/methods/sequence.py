@@ -6,8 +6,8 @@ clips. To score, a network gets all clips of a video as they are.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass, fields
+from typing import ClassVar, Generic, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 import torch
@@ -18,7 +18,14 @@ from model.device import training_seconds
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material
-from model.methods.mil import BagMethod, draw_bags, segment_clips, segment_means
+from model.methods.clicks import ClickLoss
+from model.methods.mil import (
+    BagMethod,
+    draw_bags,
+    segment_clips,
+    segment_means,
+    segment_rows,
+)
 from model.training.session import FitSession
 
 MAX_CLIPS = 4096
@@ -52,7 +59,10 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "num_segments")
-        self._require_at_least(0, "weight_decay")
+        # weights of losses, margins and penalties, whatever a method has of them
+        kinds = get_type_hints(type(self))
+        numbers = [one.name for one in fields(self) if kinds[one.name] in (int, float)]
+        self._require_at_least(0, *numbers)
 
     @abstractmethod
     def loss(self, output: Out, num_abnormal: int) -> Tensor:
@@ -68,9 +78,13 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         """Yield the loss of each step."""
         instances = _Instances(data, self._length(data), averages=self.averages, seed=session.seed)
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+        clicks = ClickLoss(self, data)
         for abnormal, normal in draws:
-            inputs = instances.draw(np.concatenate([abnormal, normal]))
-            yield self.loss(network(inputs.to(session.device)), len(abnormal))
+            videos = np.concatenate([abnormal, normal])
+            inputs, rows = instances.draw(videos)
+            output = network(inputs.to(session.device))
+            own = self.loss(output, len(abnormal))
+            yield own + clicks(output.scores, videos, clicks.middle_frames(rows))
 
     def cpu_seconds(self, material: Material) -> float:
         """Return that of all steps."""
@@ -100,19 +114,21 @@ class _Instances:
 
     def __init__(self, data: FeatureSet, length: int, *, averages: bool, seed: int) -> None:
         self._means = segment_means(data, length) if averages else None
+        self._middles = segment_rows(data.first_clip, length)
         self._features = data.features
         self._first = data.first_clip
         self._length = length
         self._rng = np.random.default_rng((seed, 5))
 
-    def draw(self, videos: NDArray[np.int64]) -> Tensor:
-        """Return the instances of some videos."""
+    def draw(self, videos: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
+        """Return the instances of some videos, and (V, T) the row of the clip each stands for."""
         if self._means is not None:
-            return torch.from_numpy(self._means[videos])
+            return torch.from_numpy(self._means[videos]), self._middles[videos]
         counts = self._first[videos + 1] - self._first[videos]
         bounds = [segment_clips(int(count), self._length) for count in counts]
         clips = np.stack([self._rng.integers(first, end) for first, end in bounds])
-        return torch.from_numpy(self._features[self._first[videos][:, None] + clips])
+        rows = self._first[videos][:, None] + clips
+        return torch.from_numpy(self._features[rows]), rows
 
 
 def labels_of(scores: Tensor, num_abnormal: int) -> Tensor:
