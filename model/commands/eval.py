@@ -69,6 +69,7 @@ def eval_command(
     """
     from data.labels import read_labels
     from model.evaluation.evaluate import run_evaluation
+    from model.evaluation.snapshots import NAMES
     from model.experiments.seeds import evaluate_seeds
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
@@ -88,7 +89,7 @@ def eval_command(
         )
 
     run = run or newest_run(runs)
-    names = () if show_all else (*HEADLINE, *ADDED_MEASURES)
+    names = () if show_all else (*HEADLINE, *(f"auc_{name}" for name in NAMES), *ADDED_MEASURES)
     if is_seeds_folder(run):
         several = evaluate_seeds(run, evaluate)
         click.echo(json.dumps(several.to_dict()) if as_json else several.to_text(names))
@@ -105,6 +106,8 @@ def eval_command(
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'report':15} {report.report}")
+    if report.snapshots:
+        click.echo("\n" + "\n".join(report.snapshots.to_lines()))
     if report.released:
         click.echo(f"\n{report.released.to_markdown()}")
 

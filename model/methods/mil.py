@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -110,6 +111,11 @@ class BagMethod(Method, Generic[Net]):
     """Of the optimiser."""
     dropout: float = 0.6
     """Share of values dropped between the layers."""
+    held_out: float = 0.0
+    """Share of the training videos held out where the labels name no `val` ones: for choosing among
+    snapshots."""
+    snapshots: int = 0
+    """Times, evenly spread, that the training is kept as it is then; `feat eval` compares them."""
     clicks: bool = True
     """Whether clicks (`@299`) are learnt from where labels have them."""
     click_weight: float = 1.0
@@ -122,10 +128,16 @@ class BagMethod(Method, Generic[Net]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "steps", "bags")
-        self._require_at_least(0, "click_weight", "click_warmup")
+        self._require_at_least(0, "click_weight", "click_warmup", "snapshots")
+        self._require_share("held_out")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require("click_width", 0 < self.click_width <= 1, "above 0, 1 at most")
         self._require_share("dropout")
+
+    @property
+    def held_out_share(self) -> float:
+        """As the setting `held_out` says."""
+        return self.held_out
 
     @abstractmethod
     def network(self, dim: int) -> Net:
@@ -140,7 +152,7 @@ class BagMethod(Method, Generic[Net]):
         """Yield the loss of each step, computed with the weights as they are then."""
 
     def finish(self, network: Net, data: FeatureSet) -> None:
-        """Do what is left when the last step is done, with the training videos."""
+        """Do what is left before a network is kept, with the training videos."""
 
     def cpu_seconds(self, material: Material) -> float:
         """Return that of all steps, with bags of the mean length."""
@@ -167,12 +179,16 @@ class BagMethod(Method, Generic[Net]):
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
-            self.finish(network, material.train)
+                session.keep_snapshot(step, partial(self._learnt, network, material.train))
+            parameters = self._learnt(network, material.train)
+        return Fitted(parameters=parameters, result={"steps": self.steps})
+
+    def _learnt(self, network: Net, data: FeatureSet) -> dict[str, NDArray[Any]]:
+        self.finish(network, data)
+        network.train()
+        # a copy: on a CPU the arrays would go on changing with the network
         weights = network.state_dict()
-        return Fitted(
-            parameters={name: value.detach().cpu().numpy() for name, value in weights.items()},
-            result={"steps": self.steps},
-        )
+        return {name: value.detach().cpu().numpy().copy() for name, value in weights.items()}
 
     def _tell_of_clicks(self, data: FeatureSet) -> None:
         count = sum(bool(label.clicks) for label in data.labels)
