@@ -1,4 +1,4 @@
-"""The `feat` command: parse, call one function, print. The work is in the four packages."""
+"""The `feat` command: parse, call one function, print. The work is in the packages."""
 
 import contextlib
 import copy
@@ -50,8 +50,10 @@ _find_own_packages()
 
 from cache.commands.labels import check_command, stats_command
 from cache.commands.upkeep import cache_group
+from data.commands.config import config_command
 from data.commands.prepare import data_group
 from data.commands.sample import sample_command
+from data.configuration import load_configuration, name_variables
 from data.errors import FeatError
 from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
 from data.visible import VisibleStream, one_line, visible
@@ -64,7 +66,7 @@ from model.commands.import_run import import_run_command
 from model.commands.report import report_command
 from model.commands.runs import runs_group
 from model.commands.train import train_command
-from predict import predict_command
+from predict.commands import predict_command
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -116,7 +118,7 @@ class FeatGroup(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except click.ClickException as error:
-            error.message = visible(error.message)  # type: ignore[misc]
+            error.message = visible(error.message + _source_of(error))  # type: ignore[misc]
             raise
         except KeyboardInterrupt as stop:
             # 128 and the signal's number, as shells count
@@ -136,6 +138,17 @@ class FeatGroup(click.Group):
             ctx.exit(1)
 
 
+def _source_of(error: click.ClickException) -> str:
+    """Return where a wrong value was found, if that is not the command line."""
+    if not isinstance(error, click.BadParameter) or not error.ctx:
+        return ""
+    option, words = error.param, error.ctx.command_path.split()[1:]
+    if not isinstance(option, click.Option) or "feat.configuration" not in error.ctx.meta:
+        return ""
+    source = error.ctx.meta["feat.configuration"].source_of(words, error.ctx, option)
+    return "" if source in ("command line", "default") else f" (from {source})"
+
+
 def _message(error: Exception) -> str:
     if isinstance(error, FeatError):
         return str(error)
@@ -151,8 +164,13 @@ def _message(error: Exception) -> str:
 # color: click would drop escape sequences before they could be shown
 @click.group(cls=FeatGroup, context_settings={"help_option_names": ["-h", "--help"], "color": True})
 @click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
+@click.option(
+    "--config-file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Values for options.  [default: feat.toml in the current folder, if it is there]",
+)  # fmt: skip
 @click.version_option(package_name="feat")
-def cli(quiet: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool, config_file: Path | None) -> None:
     """Find abnormal events in videos: extract features once, share them, train, evaluate.
 
     \b
@@ -166,6 +184,7 @@ def cli(quiet: bool) -> None:
     logger.handlers.clear()
     logger.addHandler(StderrHandler())
     logger.propagate = False
+    ctx.meta["feat.configuration"] = load_configuration(ctx, cli, config_file)
 
 
 # they need the cache or the decoder, which data/ does not know
@@ -185,6 +204,7 @@ for _command in (
     predict_command,
     sample_command,
     doctor_command,
+    config_command,
     runs_group,
     weights_group,
     data_group,
@@ -192,6 +212,7 @@ for _command in (
 ):
     cli.add_command(_command)
 _add_debug_option(cli)
+name_variables(cli)
 
 
 def main() -> None:

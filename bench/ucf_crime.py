@@ -7,6 +7,7 @@ It is `feat data ucf-crime --weak --train-intervals` and `feat cache import --la
 then labels.csv reduced to the videos that have features. Frame labels of an abnormal video whose
 frame count nobody knows cannot be laid on its segments: it becomes a weak one (`?`).
 
+`clicks.csv` beside the cache is the same with the published clicks in the place of intervals.
 `folds/<seed>-<fold>.csv` beside the cache are for the categories: the abnormal videos with known
 frames, those of the official test part too, divided into three parts, each tested once; all others
 train.
@@ -20,6 +21,8 @@ from pathlib import Path
 from cache import FeatureCache
 from cache.exchange.foreign import ImportConfig
 from cache.exchange.importing import import_features, read_frame_counts
+from data.datasets.clicks import with_clicks
+from data.datasets.dataset_labels import DatasetLabels
 from data.datasets.ucf_crime import prepare_ucf_crime
 from data.labels import VideoLabel, write_labels
 from data.splits.divide import k_fold
@@ -51,12 +54,28 @@ def make_cache(source: Path, out: Path) -> FeatureCache:
         for label in kept
     ]
     write_labels(cache.labels_path, kept)
+    write_labels(out / "clicks.csv", clicked(kept, source / "ucf_glance_annotations.csv", counted))
     write_folds(kept, out / "folds")
     kinds = Counter((label.split, label.is_abnormal, label.is_weak) for label in kept)
     for (split, abnormal, weak), count in sorted(kinds.items()):
         kind = f"abnormal, {'frames unknown' if weak else 'frames known'}" if abnormal else "normal"
         print(f"{split}: {count} {kind}")
     return cache
+
+
+def clicked(labels: list[VideoLabel], path: Path, counted: dict[str, int]) -> list[VideoLabel]:
+    """Return the labels with clicks; none where nobody knows how many frames a video has."""
+    weak = [
+        replace(label, extent="unknown", intervals=())
+        if label.is_abnormal and label.split == "train"
+        else label
+        for label in labels
+    ]
+    rows = with_clicks(DatasetLabels(labels=weak), path).labels
+    return [
+        old if new.clicks and not counted[new.video] else new
+        for old, new in zip(weak, rows, strict=True)
+    ]
 
 
 def write_folds(labels: list[VideoLabel], folder: Path) -> None:

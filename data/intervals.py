@@ -5,20 +5,24 @@ Intervals are 0-based and half-open everywhere in this project: `(60, 180)` is f
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Interval = tuple[int, int]
 Intervals = tuple[Interval, ...]
 
 
-def intervals_from_frames(frame_labels: npt.ArrayLike) -> Intervals:
+def intervals_from_frames(frame_labels: "npt.ArrayLike") -> Intervals:
     """Return the runs of non-zero frames, in order and never touching.
 
     Args:
         frame_labels: `(T,)`, any dtype; every non-zero frame is abnormal.
     """
+    import numpy as np
+
     flags = np.asarray(frame_labels)
     if flags.ndim != 1:
         raise ValueError(f"frame labels must be (T,), not {flags.shape}")
@@ -26,12 +30,16 @@ def intervals_from_frames(frame_labels: npt.ArrayLike) -> Intervals:
     return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))
 
 
-def frames_from_intervals(intervals: Iterable[Interval], num_frames: int) -> npt.NDArray[np.uint8]:
+def frames_from_intervals(
+    intervals: Iterable[Interval], num_frames: int
+) -> "npt.NDArray[np.uint8]":
     """Return `(num_frames,)` uint8, 1 inside the intervals.
 
     Raises:
         ValueError: an interval is empty, negative, or ends after the last frame.
     """
+    import numpy as np
+
     labels = np.zeros(num_frames, dtype=np.uint8)
     for start, end in intervals:
         if not 0 <= start < end <= num_frames:

@@ -3,8 +3,9 @@
 Columns: `video` (path under the videos folder), `split` (train, val, test), `category`, `anomaly`
 and, if wanted, `scene`, `frames` and `seconds`. `anomaly` holds frames, 0-based and half-open:
 `60:180;200:221`, or times: `1.5s:3s;0:01:02-0:01:05.5`; empty for a normal video, `all` for the
-whole of one, `?` for abnormal somewhere, frames unknown. Which frames times stand for is known once
-the video was decoded: `VideoLabel.in_frames`. `frames` is how many frames the annotators saw, which
+whole of one, `?` for abnormal somewhere, frames unknown, `@70;@0:01:03` for clicks, one in each
+event, its bounds unknown. Which frames times stand for is known once the video was decoded:
+`VideoLabel.in_frames`. `frames` is how many frames the annotators saw, which
 tells a shifted or cut video, and `seconds` how long the video is.
 """
 
@@ -14,36 +15,37 @@ import io
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
-import numpy as np
-import numpy.typing as npt
-
+from data.anomaly import (
+    Extent,
+    FieldError,
+    anomaly_text,
+    check_intervals,
+    check_times,
+    parse_anomaly,
+)
 from data.errors import LabelsError
 from data.files import write_whole
 from data.intervals import Intervals, clip_intervals, frames_from_intervals, merge_intervals
 from data.names import nearest_names, video_name
-from data.times import TimeSpan, clock_text, frames_of_spans, parse_span
+from data.times import TimeSpan, clock_text, frames_of_spans
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Split = Literal["train", "val", "test"]
-Extent = Literal["normal", "intervals", "all", "unknown"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("video", "split", "category", "anomaly")
 OPTIONAL_COLUMNS = ("scene", "frames", "seconds")
-EXTENT_TEXT: dict[str, Extent] = {"": "normal", "all": "all", "?": "unknown"}
 MAX_PROBLEMS_SHOWN = 100
 MAX_NAMES_SHOWN = 5
 #: A player may show the length of a video in whole seconds, rounded up.
 END_SECONDS = 1.0
 
-_INTERVAL = re.compile(r"\s*([0-9]{1,12})\s*:\s*([0-9]{1,12})\s*")
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
-
-
-class FieldError(LabelsError, ValueError):
-    """A field of a label breaks a rule; the message tells found and expected, not where."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,10 @@ class VideoLabel:
         video: POSIX path relative to the videos folder, as `data.names.video_name` has it.
         split: the part this video belongs to.
         category: "" if none is given; a normal video may have one, as LAD's do.
-        extent: which frames are abnormal: none, those in `intervals` and `times`, all, or nobody
-            knows which.
-        intervals: frames, 0-based, half-open, ascending, not overlapping; for "intervals" only.
+        extent: which frames are abnormal: none, those in `intervals` and `times`, all, nobody
+            knows which, or of each event one frame is known, its click.
+        intervals: frames, 0-based, half-open, ascending, not overlapping; for "intervals", and for
+            "clicks", where each frame in them is one.
         times: the same in seconds, until `in_frames` tells which frames they are.
         scene: "" if not given; videos of one scene should not be divided over two splits.
         num_frames: frames of the video the label was made for; None if not given.
@@ -86,7 +89,7 @@ class VideoLabel:
         if self.extent not in get_args(Extent):
             raise FieldError(f"extent is '{self.extent}', expected one of {get_args(Extent)}")
         num_intervals = len(self.intervals) + len(self.times)
-        if (self.extent == "intervals") != bool(num_intervals):
+        if (self.extent in ("intervals", "clicks")) != bool(num_intervals):
             raise FieldError(f"extent '{self.extent}' with {num_intervals} intervals")
         check_intervals(self.intervals)
         check_times(self.times)
@@ -118,31 +121,35 @@ class VideoLabel:
     @property
     def is_weak(self) -> bool:
         """True if the video is abnormal somewhere but the frames are unknown."""
-        return self.extent == "unknown"
+        return self.extent in ("unknown", "clicks")
+
+    @property
+    def clicks(self) -> tuple[int, ...]:
+        """One frame of each event of a video whose frames are otherwise unknown, ascending."""
+        if self.extent != "clicks":
+            return ()
+        return tuple(frame for start, end in self.intervals for frame in range(start, end))
 
     @property
     def anomaly(self) -> str:
         """The text of the column `anomaly`."""
-        if self.extent == "intervals":
-            frames = (f"{start}:{end}" for start, end in self.intervals)
-            return ";".join([*frames, *(span.text for span in self.times)])
-        return next(text for text, extent in EXTENT_TEXT.items() if extent == self.extent)
+        return anomaly_text(self.extent, self.intervals, self.times)
 
-    def frame_labels(self, num_frames: int) -> npt.NDArray[np.uint8]:
+    def frame_labels(self, num_frames: int) -> "npt.NDArray[np.uint8]":
         """Return `(num_frames,)` uint8, 1 where a frame is abnormal.
 
         Raises:
-            LabelsError: the frames are unknown (`?`, or times that were not converted), or an
-                interval ends after the last frame.
+            LabelsError: the frames are unknown (`?`, clicks, or times that were not converted), or
+                an interval ends after the last frame.
         """
-        if self.extent == "unknown":
+        if self.is_weak:
             raise LabelsError(
-                f"{self.video}: anomaly is '?' (frames unknown), expected frame intervals, 'all' or"
-                " nothing; use a weakly supervised method or give the frames"
+                f"{self.video}: anomaly is '{self.anomaly:.80}' (frames unknown), expected frame"
+                " intervals, 'all' or nothing; use a weakly supervised method or give the frames"
             )
         self.require_frames()
         if self.extent == "all":
-            return np.ones(num_frames, dtype=np.uint8)
+            return frames_from_intervals([(0, num_frames)] if num_frames else [], num_frames)
         if self.intervals and self.intervals[-1][1] > num_frames:
             raise LabelsError(
                 f"{self.video}: anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]},"
@@ -162,7 +169,7 @@ class VideoLabel:
                 " `feat data convert --fps N` makes them, if the video's frame rate is constant"
             )
 
-    def in_frames(self, frame_seconds: npt.NDArray[np.float64]) -> "VideoLabel":
+    def in_frames(self, frame_seconds: "npt.NDArray[np.float64]") -> "VideoLabel":
         """Return this label with the frames that its times stand for; see `data.times`.
 
         Args:
@@ -212,80 +219,6 @@ def check_text(column: str, text: str) -> None:
         ord(char) < 32 or char in "\x7f\x85\u2028\u2029" for char in text
     ):
         raise FieldError(f"{column} is {text!r}, expected no control character or outer blank")
-
-
-def check_intervals(intervals: Intervals) -> None:
-    """Raise FieldError unless the intervals are non-empty, ascending and free of overlap."""
-    previous_end = 0
-    for start, end in intervals:
-        if start < 0 or end <= start:
-            raise FieldError(
-                f"interval {start}:{end} is empty, expected start < end (0-based, end excluded)"
-            )
-        if start < previous_end:
-            raise FieldError(
-                f"interval {start}:{end} begins before the one before it ends ({previous_end}),"
-                " expected ascending intervals without overlap"
-            )
-        previous_end = end
-
-
-def check_times(times: Sequence[TimeSpan]) -> None:
-    """Raise FieldError unless the times are ascending and free of overlap."""
-    for before, span in pairwise(times):
-        if span.start < before.end:
-            raise FieldError(
-                f"interval {span.text} begins before the one before it ends ({before.text}),"
-                " expected ascending intervals without overlap"
-            )
-
-
-def parse_anomaly(text: str) -> tuple[Extent, Intervals, tuple[TimeSpan, ...]]:
-    """Return what the text of the column `anomaly` says: extent, frames and times.
-
-    Raises:
-        FieldError: the text is none of the forms.
-    """
-    text = text.strip()
-    if text in EXTENT_TEXT:
-        return EXTENT_TEXT[text], (), ()
-    intervals: list[tuple[int, int]] = []
-    times: list[TimeSpan] = []
-    for part in text.split(";"):
-        if match := _INTERVAL.fullmatch(part):
-            intervals.append((int(match[1]), int(match[2])))
-            continue
-        try:
-            span = parse_span(part)
-        except ValueError as error:
-            raise FieldError(f"anomaly is '{text}': {error}") from error
-        if span is None:
-            raise FieldError(
-                f"anomaly is '{text}', expected frames like '60:180;200:221', times like '1.5s:3s'"
-                f" or '0:01:02-0:01:05.5', 'all', '?' or nothing{_hint(part.strip())}"
-            )
-        times.append(span)
-    check_intervals(tuple(intervals))
-    check_times(times)
-    return "intervals", tuple(intervals), tuple(times)
-
-
-def _hint(part: str) -> str:
-    """Return what may have happened to an interval that cannot be read, "" if that is unclear."""
-    if re.fullmatch(r"[0-9]+:[0-9]{2}:[0-9]{2}(\.[0-9]+)?( [AP]M)?|[0-9]+:[0-9]{2} [AP]M", part):
-        return (
-            f"; '{part}' is one time: a spreadsheet makes times of frames like 60:180, so give the"
-            " column the format text before you type, or write seconds like '60s:180s'"
-        )
-    if re.fullmatch(r"[0-9]+,[0-9]+ ?s?[-:][0-9]+,[0-9]+ ?s?", part):
-        return "; decimals need a point, not a comma"
-    if re.fullmatch(r"[0-9]+\.[0-9]+[-:][0-9]+(\.[0-9]+)?", part):
-        return "; seconds need an 's': '1.5s:3s'"
-    if re.fullmatch(r"[0-9]+ *[-\u2013] *[0-9]+", part):
-        return "; frames have a colon between them, seconds an 's': '60:180' or '60s-180s'"
-    if re.fullmatch(r"[0-9]{1,4}[-./ ]([A-Za-z]{3}|[0-9]{1,2})([-./ ][0-9]{1,4})?", part):
-        return "; it looks like a date: give the spreadsheet's column the format text"
-    return ""
 
 
 def read_labels(path: Path) -> list[VideoLabel]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from data.configuration import given_here
 from data.help_text import examples
 from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
@@ -167,7 +168,7 @@ def extract_command(
     from extract.runner import plan_extraction, run_extraction
 
     folder = place or videos_dir
-    if folder is None or (place and videos_dir):
+    if folder is None or (place and given_here("videos_dir")):
         raise click.UsageError("name the folder of videos once: feat extract DIR")
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key

@@ -191,7 +191,8 @@ def _parse(what: str, text: str, hint: Any) -> Any:
             parts = [part.strip() for part in text.split(",") if part.strip()]
             return [_parse(what, part, get_args(hint)[0]) for part in parts]
         if hint is bool:
-            return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
+            words = {"true": True, "yes": True, "on": True, "false": False, "no": False}
+            return {**words, "off": False}[text.lower()]
         return hint(text) if hint in (int, float) else text
     except (ValueError, KeyError):
         raise ConfigError(f"{what} is {text!r}, expected {_type_name(hint)}") from None

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cache import ClipTable, FeatureCache, FeatureRecord, SourceRecord
-from data.labels import VideoLabel, parse_anomaly, write_labels
+from data.anomaly import parse_anomaly
+from data.labels import VideoLabel, write_labels
 from model.methods.convlstm import ConvLSTMMethod
 
 RATE = 25.0

@@ -1,6 +1,7 @@
 import itertools
 import string
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.anomaly import FieldError, parse_anomaly
 from data.errors import LabelsError
 from data.intervals import frames_from_intervals, intervals_from_frames, merge_intervals
 from data.labels import (
-    FieldError,
     VideoLabel,
     name_problems,
-    parse_anomaly,
     read_labels,
     write_labels,
 )
@@ -293,7 +293,7 @@ def test_times_are_the_frames_that_appear_in_them(
     assert not converted.times
 
 
-@given(st.text("0123456789:.,-;s \u2013apm?ll", max_size=24))
+@given(st.text("0123456789:.,-;s@ \u2013apm?ll", max_size=24))
 @settings(deadline=None, max_examples=400)
 def test_any_anomaly_is_read_or_refused(text: str) -> None:
     try:
@@ -366,3 +366,39 @@ def test_merging_keeps_every_frame(spans: list[tuple[int, int]]) -> None:
     for start, end in intervals:
         frames[start:end] = 1
     assert merge_intervals(intervals) == intervals_from_frames(frames)
+
+
+def test_clicks_in_frames_and_in_seconds() -> None:
+    extent, intervals, times = parse_anomaly("@7; @8;@40")
+    label = VideoLabel(video="v", split="train", extent=extent, intervals=intervals, times=times)
+    assert (label.extent, label.clicks, label.anomaly) == ("clicks", (7, 8, 40), "@7;@8;@40")
+    assert label.is_weak
+    assert label.is_abnormal
+    with pytest.raises(LabelsError, match=r"v: anomaly is '@7;@8;@40' \(frames unknown\)"):
+        label.frame_labels(50)
+    assert label.clipped(20).clicks == (7, 8)
+    with pytest.raises(LabelsError, match="lies wholly after the last of its 5 frames"):
+        label.clipped(5)
+    with pytest.raises(FieldError, match="goes to frame 41, but frames is 30"):
+        replace(label, num_frames=30)
+    _, _, times = parse_anomaly("@0s;@1.05s;@0:03")
+    timed = VideoLabel(video="v", split="train", extent="clicks", times=times)
+    assert timed.anomaly == "@0s;@1.05s;@0:03"
+    # of ten frames a second the one that is shown then; the first also before it appears
+    assert timed.in_frames(at_rate(40, 10)).clicks == (0, 10, 30)
+    assert timed.in_frames(0.5 + at_rate(40, 10)).clicks == (0, 5, 25)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("60:80;@90", "expected intervals or clicks"),
+        ("@9;@7", "ascending"),
+        ("@1:75", "below 60"),
+        ("@", "expected frames like"),
+        ("@-3", "expected frames like"),
+    ],
+)
+def test_clicks_that_are_none(text: str, told: str) -> None:
+    with pytest.raises(FieldError, match=told):
+        parse_anomaly(text)

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import predict
 from cache import FeatureCache
 from cache.records import check_video_name
 from data.annotation import stats
@@ -25,6 +24,8 @@ from data.visible import from_cell, one_line, to_cell, visible
 from feat import FeatGroup, _add_debug_option, cli
 from model.evaluation.results import read_results, write_scores
 from model.measures.metrics import VideoResult
+from predict.scoring import with_own_ids
+from predict.sought import find_sought
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202egpj.exe\r\udcff"
 
@@ -125,10 +126,10 @@ def test_videos_to_predict_may_have_any_name(tmp_path: Path, monkeypatch) -> Non
     for name in raw:
         with open(name, "wb") as file:
             file.write(name)
-    sought = predict.find_sought([Path(os.fsdecode(name)) for name in raw])
+    sought = find_sought([Path(os.fsdecode(name)) for name in raw])
     assert not any(each.error for each in sought)
     assert [each.name for each in sought] == ["\\udcff.mp4", "two\\nlines.mp4", "\\x1bred.mp4"]
-    for name in predict._with_own_ids([[each] for each in sought]):
+    for name in with_own_ids([[each] for each in sought]):
         check_video_name(name)
 
 

@@ -355,7 +355,7 @@ def test_frames_of_one_kind_cannot_be_learnt_from(tmp_path, anomalies):
 @pytest.mark.parametrize(
     ("anomalies", "method", "needs", "able"),
     [
-        (["?", "?", "", ""], "convlstm", "frames that are known", "deepmil, ar-net, gmm, sparse, "),
+        (["?", "?", "", ""], "convlstm", "frames that are known", "deepmil, ar-net, rtfm, "),
         (["", "", ""], "convlstm", "frames that are known", "gmm, sparse, knn, autoencoder with"),
         (["", "", ""], "deepmil", "both abnormal and normal videos", "gmm, sparse, knn, "),
         (["3:9", "3:9"], "ar-net", "normal videos", "convlstm, logistic, shuffled, position with"),

@@ -317,7 +317,7 @@ def test_eval_and_predict_take_the_same_newest_run_whatever_its_method(home: Pat
 
 def test_nothing_asks_which_method_it_is() -> None:
     """Apart from what a method's own module does; what differs is asked of the method."""
-    modules = [*ROOT.glob("model/**/*.py"), ROOT / "predict.py", ROOT / "feat.py"]
+    modules = [*ROOT.glob("model/**/*.py"), *ROOT.glob("predict/*.py"), ROOT / "feat.py"]
     assert len(modules) > 50
     asking = [
         f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from data.configuration import given_here
+
 cache_option = click.option(
     "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
     help="The feature cache.",
@@ -34,9 +36,9 @@ def takes_cache(command: Callable[..., None]) -> Callable[..., None]:
     )  # fmt: skip
     @functools.wraps(command)
     def with_cache(place: Path | None, cache_dir: Path | None, **rest: Any) -> None:
-        if place and cache_dir:
+        if place and given_here("cache_dir"):
             raise click.UsageError("name the cache once: as CACHE or with --cache")
-        command(cache_dir=cache_dir or place or Path("features"), **rest)
+        command(cache_dir=place or cache_dir or Path("features"), **rest)
 
     return with_cache
 

@@ -56,7 +56,7 @@ def video_stats(
         abnormal: int | None = sum(end - start for start, end in label.intervals)
         if label.extent == "all":
             abnormal = total
-        elif label.extent == "unknown" or label.times:
+        elif label.is_weak or label.times:
             abnormal = None
         stats.append(VideoStats(label=label, num_frames=total, num_abnormal=abnormal))
     return stats

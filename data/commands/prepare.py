@@ -6,6 +6,7 @@ from pkgutil import resolve_name
 import click
 
 from data.commands.tools import consensus_command, convert_command, split_command
+from data.configuration import name_variables
 from data.datasets.registry import DATASETS
 from data.help_text import examples
 
@@ -23,6 +24,7 @@ class DataGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         command: click.Command = resolve_name(DATASETS[cmd_name])
         command.params += [option for option in self.params if option not in command.params]
+        name_variables(command, "data", cmd_name)
         return command
 
     def resolve_command(

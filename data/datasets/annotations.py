@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from data.array_pickle import load_array_pickle
 from data.errors import LabelsError
 from data.mat_file import read_mat_file
-from data.npy_file import read_npy_array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def read_array_pickle(path: Path) -> Mapping[str, Any]:
@@ -20,6 +18,8 @@ def read_array_pickle(path: Path) -> Mapping[str, Any]:
         LabelsError: the file is absent, damaged, no dict of names, or names anything but numpy
             arrays.
     """
+    from data.array_pickle import load_array_pickle
+
     try:
         content = load_array_pickle(path.read_bytes())
     except OSError as error:
@@ -33,12 +33,14 @@ def read_array_pickle(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def read_mat(path: Path, variable: str) -> npt.NDArray[Any]:
+def read_mat(path: Path, variable: str) -> "npt.NDArray[Any]":
     """Return one variable of a MATLAB file (version 4 to 7.2).
 
     Raises:
         LabelsError: the file is absent, damaged, version 7.3, or lacks the variable.
     """
+    import numpy as np
+
     if not path.is_file():
         raise LabelsError(f"{path}: no such file")
     try:
@@ -54,12 +56,14 @@ def read_mat(path: Path, variable: str) -> npt.NDArray[Any]:
     return np.asarray(content[variable])
 
 
-def read_npy(path: Path) -> npt.NDArray[Any]:
+def read_npy(path: Path) -> "npt.NDArray[Any]":
     """Return the array of a `.npy` file; pickled objects in it are refused.
 
     Raises:
         LabelsError: the file is absent, damaged, or holds objects.
     """
+    from data.npy_file import read_npy_array
+
     try:
         with path.open("rb") as file:
             return read_npy_array(file, path.stat().st_size, kinds="biuf")
@@ -67,7 +71,7 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
         raise LabelsError(f"{path}: not a readable array of numbers: {error}") from error
 
 
-def read_frame_mask(path: Path) -> npt.NDArray[Any]:
+def read_frame_mask(path: Path) -> "npt.NDArray[Any]":
     """Return `(T,)` from a `.npy` file of per-frame labels.
 
     Raises:

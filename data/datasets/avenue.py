@@ -10,10 +10,9 @@ abnormal if its mask in `<n>_label.mat` (variable `volLabel`, one mask a frame) 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
-import numpy as np
 
 from data.datasets.annotations import read_frame_mask, read_mat
 from data.datasets.command import (
@@ -36,6 +35,10 @@ from data.help_text import examples
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import VideoLabel
 from data.splits.divide import random_halves
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Convention = Literal["masks", "list"]
 PUBLISHED: Mapping[Convention, Mapping[str, int]] = {
@@ -153,8 +156,10 @@ def _numbered(names: Mapping[str, str]) -> dict[int, str]:
     return {int(name): video for name, video in names.items() if re.fullmatch("[0-9]+", name)}
 
 
-def _read_masks(root: Path) -> dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def _read_masks(root: Path) -> dict[int, "npt.NDArray[np.bool_]"]:
     """Return number -> (T,) bool: whether any pixel of the frame is abnormal."""
+    import numpy as np
+
     masks = {}
     for path in sorted(root.rglob("*_label.mat")):
         match = re.fullmatch("([0-9]+)_label", path.stem)
@@ -168,6 +173,8 @@ def _read_masks(root: Path) -> dict[int, np.ndarray[tuple[int], np.dtype[np.bool
 
 
 def _read_list(root: Path, sizes: Mapping[int, int]) -> dict[int, Intervals]:
+    import numpy as np
+
     path = first_existing(
         root,
         ("avenue.mat", "frame_labels_avenue.npy"),

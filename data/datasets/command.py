@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from data.datasets.clicks import with_clicks
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.labels import join_problems, write_labels
@@ -29,14 +30,24 @@ seed_option = click.option("--seed", type=int, default=0, show_default=True, hel
 partial_option = click.option(
     "--partial", is_flag=True, help="Write what is there even if counts differ from the published."
 )
+clicks_option = click.option(
+    "--clicks",
+    type=FILE,
+    help="One frame of each event of the training videos, a CSV of video-id,glance: labels '@299'"
+    " where no frames are marked.",
+)
 
 
-def write_dataset_labels(dataset: DatasetLabels, out: Path, *, partial: bool) -> None:
-    """Write the labels of a dataset and print how many there are.
+def write_dataset_labels(
+    dataset: DatasetLabels, out: Path, *, partial: bool, clicks: Path | None = None
+) -> None:
+    """Write the labels of a dataset, with clicks if given, and print how many there are.
 
     Raises:
-        LabelsError: problems were found and `partial` is not set.
+        LabelsError: problems were found and `partial` is not set; or the clicks cannot be read.
     """
+    if clicks:
+        dataset = with_clicks(dataset, clicks)
     if dataset.problems and not partial:
         raise LabelsError(join_problems([*dataset.problems, "nothing written; see --partial"]))
     for problem in dataset.problems:

@@ -6,11 +6,12 @@ from typing import Literal
 
 import click
 
+from data.anomaly import Extent
 from data.datasets.command import out_option, root_option, seed_option, write_dataset_labels
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.help_text import examples
-from data.labels import Extent, VideoLabel
+from data.labels import VideoLabel
 from data.splits.divide import k_fold
 from data.videos import find_videos
 

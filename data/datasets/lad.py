@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
+from data.anomaly import Extent
 from data.datasets.annotations import read_array_pickle, read_lines, read_mat
 from data.datasets.command import out_option, partial_option, root_option, write_dataset_labels
 from data.datasets.dataset_labels import (
@@ -29,7 +28,10 @@ from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, intervals_from_frames
-from data.labels import Extent, Split, VideoLabel
+from data.labels import Split, VideoLabel
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # The order is the authors' class index, the spelling theirs.
 CATEGORIES = (
@@ -60,7 +62,7 @@ PUBLISHED = {
 @dataclass(frozen=True, kw_only=True)
 class _Truth:
     category: str  # "" if no file tells
-    frames: npt.NDArray[Any] | None  # (T,) numbers; None if there is no label file
+    frames: "npt.NDArray[Any] | None"  # (T,) numbers; None if there is no label file
 
 
 def prepare_lad(root: Path) -> DatasetLabels:
@@ -150,6 +152,8 @@ def _category_by_number(path: Path, name: str, numbers: Mapping[str, Any]) -> st
     number = numbers.get(name)
     if number is None:
         return ""
+    import numpy as np
+
     try:
         index = int(np.asarray(number).item())
     except (TypeError, ValueError) as error:
@@ -184,7 +188,9 @@ def _category_in_path(path: Path) -> str:
     return next((part for part in path.parts[:-1] if part in CATEGORIES), "")
 
 
-def _one_row(path: Path, name: str, frames: object) -> npt.NDArray[Any]:
+def _one_row(path: Path, name: str, frames: object) -> "npt.NDArray[Any]":
+    import numpy as np
+
     array = np.asarray(frames)
     if array.dtype.kind not in "biuf" or array.ndim == 0 or array.size != max(array.shape):
         raise LabelsError(
@@ -194,7 +200,7 @@ def _one_row(path: Path, name: str, frames: object) -> npt.NDArray[Any]:
 
 
 def _read_extent(
-    name: str, frames: npt.NDArray[Any] | None
+    name: str, frames: "npt.NDArray[Any] | None"
 ) -> tuple[Extent, Intervals, int | None]:
     if frames is None or frames.size == 0:
         return ("normal" if is_normal_name(name) else "unknown"), (), None

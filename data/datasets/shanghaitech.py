@@ -11,10 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
-import numpy.typing as npt
 
 from data.datasets.annotations import read_frame_mask, read_lines
 from data.datasets.command import out_option, partial_option, root_option, write_dataset_labels
@@ -30,8 +29,11 @@ from data.help_text import examples
 from data.intervals import intervals_from_frames
 from data.labels import Split, VideoLabel
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 ShanghaiSplit = Literal["weak", "one-class"]
-Masks = Mapping[str, npt.NDArray[Any]]
+Masks = Mapping[str, "npt.NDArray[Any]"]
 PUBLISHED: Mapping[ShanghaiSplit, Mapping[str, int]] = {
     "weak": {
         "masks": 107,

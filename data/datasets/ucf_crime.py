@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import click
 
+from data.anomaly import Extent
 from data.datasets.annotations import read_lines
 from data.datasets.command import (
     FILE,
+    clicks_option,
     out_option,
     partial_option,
     root_option,
@@ -32,7 +34,7 @@ from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
-from data.labels import Extent, Split, VideoLabel
+from data.labels import Split, VideoLabel
 
 CATEGORIES = (
     "Abuse",
@@ -146,15 +148,21 @@ def prepare_ucf_crime(
     help="An abnormal training video without frame labels is abnormal somewhere ('?') instead of"
     " everywhere ('all', the paper's rule).",
 )
+@clicks_option
 @partial_option
 def ucf_crime_command(
-    root: Path, out: Path, train_intervals: Path | None, weak: bool, partial: bool
+    root: Path,
+    out: Path,
+    train_intervals: Path | None,
+    weak: bool,
+    partial: bool,
+    clicks: Path | None,
 ) -> None:
     """UCF-Crime: Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt."""
     dataset = prepare_ucf_crime(
         root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
     )
-    write_dataset_labels(dataset, out, partial=partial)
+    write_dataset_labels(dataset, out, partial=partial, clicks=clicks)
 
 
 def parse_annotation_line(path: Path, line: int, text: str) -> tuple[str, str, Intervals]:

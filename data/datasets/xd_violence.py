@@ -17,6 +17,7 @@ import click
 from data.datasets.annotations import read_lines
 from data.datasets.command import (
     FILE,
+    clicks_option,
     out_option,
     partial_option,
     root_option,
@@ -114,13 +115,19 @@ def prepare_xd_violence(
 @out_option
 @click.option("--train-list", type=FILE, help="Names of training videos, if not told by folder.")
 @click.option("--test-list", type=FILE, help="Names of test videos, if not told by folder.")
+@clicks_option
 @partial_option
 def xd_violence_command(
-    root: Path, out: Path, train_list: Path | None, test_list: Path | None, partial: bool
+    root: Path,
+    out: Path,
+    train_list: Path | None,
+    test_list: Path | None,
+    partial: bool,
+    clicks: Path | None,
 ) -> None:
     """XD-Violence: annotations.txt and the videos or lists of their names."""
     dataset = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
-    write_dataset_labels(dataset, out, partial=partial)
+    write_dataset_labels(dataset, out, partial=partial, clicks=clicks)
 
 
 def parse_name(name: str) -> list[str]:

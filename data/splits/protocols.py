@@ -16,7 +16,8 @@ def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> li
     """Return what a method of this supervision may see; test videos stay as they are.
 
     - "fully": frame labels reach training. Refused if some are unknown (`?`).
-    - "weakly": of an abnormal training or validation video only that it is abnormal (`?`).
+    - "weakly": of an abnormal training or validation video only that it is abnormal (`?`), and
+      its clicks.
     - "unsupervised": only normal videos to train and validate on; the abnormal ones are left out.
 
     Raises:
@@ -33,7 +34,7 @@ def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> li
     if supervision == "weakly":
         return [
             replace(label, extent="unknown", intervals=(), times=())
-            if label.is_abnormal and label.split != "test"
+            if label.is_abnormal and not label.is_weak and label.split != "test"
             else label
             for label in labels
         ]

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from data.help_text import examples
-from model.commands.options import FILE, FOLDER, Setup, json_option, smoothing_option, takes_setup
+from model.commands.options import (
+    FILE,
+    FOLDER,
+    RunFolder,
+    Setup,
+    json_option,
+    smoothing_option,
+    takes_setup,
+)
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     "feat eval --run runs/mine --cache shared/features --smoothing 0",
 )
 @click.command()
-@click.option("--run", type=FOLDER, help="The run folder.  [default: the newest in --runs]")
+@click.option("--run", type=RunFolder(), help="The run folder.  [default: the newest in --runs]")
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder of run folders."
 )
@@ -61,6 +69,7 @@ def eval_command(
     """
     from data.labels import read_labels
     from model.evaluation.evaluate import run_evaluation
+    from model.evaluation.snapshots import NAMES
     from model.experiments.seeds import evaluate_seeds
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
@@ -80,7 +89,7 @@ def eval_command(
         )
 
     run = run or newest_run(runs)
-    names = () if show_all else (*HEADLINE, *ADDED_MEASURES)
+    names = () if show_all else (*HEADLINE, *(f"auc_{name}" for name in NAMES), *ADDED_MEASURES)
     if is_seeds_folder(run):
         several = evaluate_seeds(run, evaluate)
         click.echo(json.dumps(several.to_dict()) if as_json else several.to_text(names))
@@ -97,6 +106,8 @@ def eval_command(
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'report':15} {report.report}")
+    if report.snapshots:
+        click.echo("\n" + "\n".join(report.snapshots.to_lines()))
     if report.released:
         click.echo(f"\n{report.released.to_markdown()}")
 

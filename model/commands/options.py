@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from cache.commands.options import config_option
 from data.process import use_threads
 from model.methods.registry import METHODS, PRESETS
+from model.runs.folder import CONFIG_NAME, SEEDS_NAME
 
 if TYPE_CHECKING:
     from cache import FeatureCache
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
+STARTED = (CONFIG_NAME, SEEDS_NAME)
+"""Files of which every run folder has one from its start."""
 
 
 class MethodName(click.ParamType[str]):
@@ -42,6 +45,22 @@ class MethodName(click.ParamType[str]):
     ) -> list[CompletionItem]:
         """Return the names that begin so."""
         return [CompletionItem(name) for name in METHODS if name.startswith(incomplete)]
+
+
+class RunFolder(click.Path):
+    """The path of a run folder; shells complete it to those in --runs."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the run folders whose path begins so, or leave it to the shell without any."""
+        runs = Path(ctx.params.get("runs") or "runs")
+        found = sorted({str(path.parent) for name in STARTED for path in runs.glob(f"*/{name}")})
+        items = [CompletionItem(path) for path in found if path.startswith(incomplete)]
+        return items or super().shell_complete(ctx, param, incomplete)
 
 
 class Names(click.ParamType[tuple[Any, ...]]):

@@ -6,7 +6,7 @@ from typing import cast
 import click
 
 from data.help_text import examples
-from model.commands.options import FILE, FOLDER
+from model.commands.options import FILE, FOLDER, RunFolder
 
 COMPARISON = Path("comparison.html")
 
@@ -17,7 +17,7 @@ COMPARISON = Path("comparison.html")
     "feat report runs/a runs/b       of two runs, and comparison.html",
 )
 @click.command()
-@click.argument("run", nargs=-1, type=FOLDER)
+@click.argument("run", nargs=-1, type=RunFolder())
 @click.option(
     "--runs", type=FOLDER, default=Path("runs"), show_default=True,
     help="Folder of run folders; without RUN its newest is taken.",

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from data.help_text import examples
-from model.commands.options import FOLDER, json_option
+from model.commands.options import FOLDER, RunFolder, json_option
 
 
 @examples("feat runs ls", "feat runs verify")
@@ -36,7 +36,7 @@ def ls_command(folder: Path, as_json: bool) -> None:
 
 @examples("feat runs verify", "feat runs verify runs/mine runs/five")
 @runs_group.command("verify")
-@click.argument("folders", metavar="[RUN]...", nargs=-1, type=FOLDER)
+@click.argument("folders", metavar="[RUN]...", nargs=-1, type=RunFolder())
 @click.pass_context
 def verify_command(ctx: click.Context, folders: tuple[Path, ...]) -> None:
     """Check that runs are as they were written, a line a run; exit 1 if one is damaged.

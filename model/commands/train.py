@@ -9,6 +9,7 @@ import click
 from data.help_text import examples
 from model.commands.options import (
     FOLDER,
+    RunFolder,
     Setup,
     json_option,
     labels_option,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     "same --out goes on with what is there.",
 )  # fmt: skip
 @click.option(
-    "--resume", "killed", type=FOLDER,
+    "--resume", "killed", type=RunFolder(),
     help="Go on with the killed training in this run folder, with its method, settings and labels. "
     "A method that keeps no state begins again; the result is the same.",
 )  # fmt: skip

@@ -13,11 +13,12 @@ from zipfile import BadZipFile
 from cache import FeatureCache
 from data.errors import ModelError
 from data.files import write_json, write_whole
-from data.labels import SPLITS, Split, VideoLabel, write_labels
+from data.labels import SPLITS, Split, VideoLabel, read_labels, write_labels
 from data.splits.protocols import Supervision
 from model.evaluation.released import CompatTable, WindowMethod, compare_with_released
 from model.evaluation.report import REPORT_NAME, write_report
 from model.evaluation.results import read_results, write_scores
+from model.evaluation.snapshots import ThreeNumbers, three_numbers
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import available_streams, drop_missing, named
 from model.features.load import FeatureSet
@@ -26,7 +27,14 @@ from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import RunInfo
-from model.runs.folder import EVAL_NAME, LABELS_NAME, MEASURES_NAME, labels_digest
+from model.runs.folder import (
+    EVAL_NAME,
+    LABELS_NAME,
+    MEASURES_NAME,
+    is_seeds_folder,
+    labels_digest,
+)
+from model.runs.snapshots import load_snapshots
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -50,6 +58,8 @@ class EvalReport:
     report: Path
     released: CompatTable | None = None
     """The authors' published evaluation beside this one, where it was asked for."""
+    snapshots: ThreeNumbers | None = None
+    """Of a run of one seed that kept some."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -63,6 +73,7 @@ class EvalReport:
             "labels_sha256": self.labels_sha256,
             "report": str(self.report),
             **({"released": self.released.to_dict()} if self.released else {}),
+            **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
         }
 
 
@@ -119,6 +130,20 @@ def run_evaluation(
     if used:
         protocol += f"; scores smoothed over {used:g} clips"
     table = _compare_released(trained, data) if released else None
+    kept = [] if is_seeds_folder(run) else load_snapshots(run)
+    numbers = (
+        three_numbers(
+            trained,
+            kept,
+            cache,
+            data,
+            read_labels(run / LABELS_NAME),
+            configs=options.configs,
+            smoothing=smoothing,
+        )
+        if kept
+        else None
+    )
     report = EvalReport(
         run=run,
         cache=cache.path,
@@ -129,6 +154,7 @@ def run_evaluation(
         metrics=metrics,
         report=folder / REPORT_NAME,
         released=table,
+        snapshots=numbers,
     )
     (folder / RELEASED_NAME).unlink(missing_ok=True)
     if table:

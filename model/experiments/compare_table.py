@@ -1,7 +1,7 @@
 """The table of a comparison: one row a method, as Markdown and CSV."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from data.files import write_rows
 from data.splits.protocols import Supervision
 from model.evaluation.released import markdown_table
+from model.evaluation.snapshots import NAMES
 from model.experiments.folder import FinishedRun
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.methods.base import Method
@@ -42,6 +43,8 @@ class Row:
     """Of the means of `WITH_INTERVAL`, over test videos and runs."""
     seconds: float
     """Mean time of a training."""
+    snapshots: dict[str, float | None] = field(default_factory=dict)
+    """Mean over the runs of the AUC of each of `evaluation.snapshots.NAMES`; none without any."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -56,7 +59,8 @@ class Row:
                 interval = self.intervals[name]
                 flat[f"{name}_low"] = interval.low if interval else None
                 flat[f"{name}_high"] = interval.high if interval else None
-        return {**flat, "auc_spread": self.auc_spread, "seconds": round(self.seconds, 2)}
+        kept = {f"auc_{name}": self.snapshots.get(name) for name in NAMES}
+        return {**flat, **kept, "auc_spread": self.auc_spread, "seconds": round(self.seconds, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ def make_row(method: Method, runs: Sequence[FinishedRun]) -> Row:
     """Return the line of one method from its runs."""
     values = {name: [run.measures[name] for run in runs] for name in SHOWN}
     aucs = [value for value in values["auc"] if value is not None]
+    kept = [run.measures["snapshots"] for run in runs if run.measures.get("snapshots")]
     return Row(
         method=method.name,
         supervision=method.supervision,
@@ -98,7 +103,13 @@ def make_row(method: Method, runs: Sequence[FinishedRun]) -> Row:
         auc_spread=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
         intervals=bootstrap_intervals([run.results for run in runs], measures=WITH_INTERVAL),
         seconds=float(np.mean([run.seconds for run in runs])),
+        snapshots={name: _mean_auc([one[name] for one in kept]) for name in NAMES if kept},
     )
+
+
+def _mean_auc(chosen: Sequence[Mapping[str, Any] | None]) -> float | None:
+    known = [float(one["auc"]) for one in chosen if one]
+    return float(np.mean(known)) if len(known) == len(chosen) else None
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -107,6 +118,8 @@ def to_markdown(comparison: Comparison) -> str:
     head = ["method", "supervision", "seeds"]
     for name in shown:
         head += [HEAD[name], f"{COVERAGE:.0%} interval"] if name in WITH_INTERVAL else [HEAD[name]]
+    has_snapshots = any(row.snapshots for row in comparison.rows)
+    head += [f"AUC {NAMES[name]}" for name in NAMES if has_snapshots]
     head += ["spread of AUC", "s"]
     lines = [head]
     for row in comparison.rows:
@@ -116,6 +129,7 @@ def to_markdown(comparison: Comparison) -> str:
             if name in WITH_INTERVAL:
                 interval = row.intervals[name]
                 cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
+        cells += [_number(row.snapshots.get(name)) for name in NAMES if has_snapshots]
         lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
     return (
         f"{markdown_table(lines, num_names=2)}\n\n"

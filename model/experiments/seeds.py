@@ -168,8 +168,9 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     """
     rows = []
     for seed, run in finished_seeds(folder).items():
-        values = evaluate(run).metrics.values
-        rows.append({"seed": seed, "run": str(run), **values})
+        report = evaluate(run)
+        kept = report.snapshots.aucs() if report.snapshots else {}
+        rows.append({"seed": seed, "run": str(run), **report.metrics.values, **kept})
     return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 

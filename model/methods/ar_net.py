@@ -23,12 +23,13 @@ from torch.nn import functional
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
-from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags
+from model.methods.clicks import ClickLoss
+from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags, score_instances
 from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class ARNet(BagMethod):
+class ARNet(BagMethod[Score]):
     """Scores clips so that a quarter of an abnormal video's are high, a normal one's alike."""
 
     name: ClassVar[str] = "ar-net"
@@ -68,6 +69,7 @@ class ARNet(BagMethod):
     def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the sum of both losses of each step."""
         inputs, all_bags = torch.from_numpy(data.features), bags_of(data.first_clip)
+        clicks = ClickLoss(self, data)
         rng = np.random.default_rng((session.seed, 5))
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
         for abnormal, normal in draws:
@@ -77,11 +79,13 @@ class ARNet(BagMethod):
             is_abnormal = torch.arange(len(mask), device=session.device) < len(abnormal)
             mil = dynamic_mil_loss(scores, mask, is_abnormal, divisor=self.divisor)
             center = center_loss(scores[~is_abnormal], mask[~is_abnormal])
-            yield mil + self.center_weight * center
+            videos, frames = np.concatenate([abnormal, normal]), clicks.middle_frames(bags.rows)
+            yield mil + self.center_weight * center + clicks(scores, videos, frames, mask)
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return the network's score of each clip."""
-        return ClipScores(slots=self.score_instances(fitted, data.features, device))
+        network = self.load_network(fitted, data.features.shape[1], device)
+        return ClipScores(slots=score_instances(network, data.features, device))
 
 
 def dynamic_mil_loss(scores: Tensor, mask: Tensor, is_abnormal: Tensor, *, divisor: int) -> Tensor:

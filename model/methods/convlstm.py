@@ -1,6 +1,6 @@
 """The ConvLSTM multi-task model of Wan et al. 2021 as a method: the network and its training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from model.network.config import NetworkConfig
 from model.network.multitask import AnomalyNetwork
 from model.network.scoring import predict_windows, score_clips
 from model.training.config import TrainConfig
-from model.training.fit import FitResult, Validation, fit_network
+from model.training.fit import FitResult, Validation, fit_network, network_parameters
 from model.training.session import FitSession
 from model.training.step import Trainer, make_window_data
 
@@ -101,7 +101,8 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
         with torch.random.fork_rng(used):  # the seeds set below are not the caller's business
             trainer, validation = prepare_fit(self, material, session)
             num_windows = trainer.num_windows
-            selected = fit_network(trainer, validation, session=session)
+            standard = standardizer_parameters(self._standardizer(material))
+            selected = fit_network(trainer, validation, session=_adding(standard, session))
             if validation:
                 session.show_selected(validation.results(selected.network), selected.best_step)
             del trainer, validation  # what they hold of a GPU
@@ -212,12 +213,13 @@ def prepare_fit(
     )
 
 
-def network_parameters(network: AnomalyNetwork) -> dict[str, NDArray[Any]]:
-    """Return the weights under the names of a checkpoint."""
-    return {
-        f"network.{name}": value.detach().cpu().numpy()
-        for name, value in network.state_dict().items()
-    }
+def _adding(parameters: Parameters, session: FitSession) -> FitSession:
+    """Return the session, with these parameters beside the weights in whatever it keeps."""
+
+    def keep(step: int, weights: Callable[[], Parameters]) -> None:
+        session.keep_snapshot(step, lambda: {**weights(), **parameters})
+
+    return replace(session, keep_snapshot=keep)
 
 
 def standardizer_parameters(standardizer: Standardizer) -> dict[str, NDArray[Any]]:

@@ -19,13 +19,22 @@ from torch import Tensor, nn
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
+from model.methods.clicks import ClickLoss
 from model.methods.logistic import unit_rows
-from model.methods.mil import BagMethod, Score, draw_bags
+from model.methods.mil import (
+    BagMethod,
+    Score,
+    draw_bags,
+    score_instances,
+    segment_clips,
+    segment_means,
+    segment_rows,
+)
 from model.training.session import FitSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepMIL(BagMethod):
+class DeepMIL(BagMethod[Score]):
     """Ranks the highest segment of abnormal videos above that of normal ones."""
 
     name: ClassVar[str] = "deepmil"
@@ -66,10 +75,13 @@ class DeepMIL(BagMethod):
 
     def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the ranking loss with the L2 penalty of each step."""
-        segments = torch.from_numpy(_segment_features(data, self.num_segments)).to(session.device)
+        segments = torch.from_numpy(self._segments(data)).to(session.device)
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
+        clicks = ClickLoss(self, data)
+        frames = clicks.middle_frames(segment_rows(data.first_clip, self.num_segments))
         for abnormal, normal in draws:
-            scores = network(segments[np.concatenate([abnormal, normal])])
+            videos = np.concatenate([abnormal, normal])
+            scores = network(segments[videos])
             ranking = ranking_loss(
                 scores[: len(abnormal)],
                 scores[len(abnormal) :],
@@ -77,19 +89,25 @@ class DeepMIL(BagMethod):
                 sparsity=self.sparsity,
             )
             squares = [layer.weight.square().sum() for layer in network.linear_layers()]
-            yield ranking + self.weight_penalty * torch.stack(squares).sum()
+            penalty = self.weight_penalty * torch.stack(squares).sum()
+            yield ranking + penalty + clicks(scores, videos, frames[videos])
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return for each clip the mean score of the segments that it is in."""
-        segments = _segment_features(data, self.num_segments)
+        segments = self._segments(data)
         rows = segments.reshape(-1, segments.shape[2])
-        scores = self.score_instances(fitted, rows, device).reshape(segments.shape[:2])
+        network = self.load_network(fitted, rows.shape[1], device)
+        scores = score_instances(network, rows, device).reshape(segments.shape[:2])
         parts = []
         for video, count in enumerate(np.diff(data.first_clip)):
             first, end = segment_clips(int(count), self.num_segments)
             member = (np.arange(count)[:, None] >= first) & (np.arange(count)[:, None] < end)
             parts.append((member @ scores[video]) / member.sum(axis=1))
         return ClipScores(slots=np.concatenate(parts))
+
+    def _segments(self, data: FeatureSet) -> NDArray[np.float32]:
+        """Return (V, S, D) mean features of each segment, of length 1."""
+        return unit_rows(segment_means(data, self.num_segments))
 
 
 def ranking_loss(abnormal: Tensor, normal: Tensor, *, smoothness: float, sparsity: float) -> Tensor:
@@ -105,27 +123,3 @@ def ranking_loss(abnormal: Tensor, normal: Tensor, *, smoothness: float, sparsit
     ranking = margins.relu().sum(dim=0).mean()
     differences = abnormal.diff(dim=1)
     return ranking + smoothness * differences.square().sum() + sparsity * abnormal.sum()
-
-
-def segment_clips(num_clips: int, num_segments: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return first clip and end of each segment; where clips are too few, segments share them.
-
-    5 clips, 3 segments:   0:1 1:3 3:5
-    2 clips, 4 segments:   0:1 0:1 1:2 1:2
-    """
-    bounds = np.arange(num_segments + 1) * num_clips // num_segments
-    return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
-
-
-def _segment_features(data: FeatureSet, num_segments: int) -> NDArray[np.float32]:
-    """Return (V, S, D) mean features of each segment, of length 1."""
-    segments = np.empty((len(data.labels), num_segments, data.features.shape[1]), np.float32)
-    for video in range(len(data.labels)):
-        features = data.features[data.rows(video)]
-        before = np.concatenate(
-            [np.zeros((1, features.shape[1])), np.cumsum(features, axis=0, dtype=np.float64)]
-        )
-        first, end = segment_clips(len(features), num_segments)
-        mean = (before[end] - before[first]) / (end - first)[:, None]
-        segments[video] = unit_rows(mean.astype(np.float32))
-    return segments

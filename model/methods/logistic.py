@@ -27,6 +27,6 @@ class Logistic(LinearMethod):
 
 
 def unit_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (N, D) features with rows of length 1; rows of zeros stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    """Return (..., D) features with rows of length 1; rows of zeros stay."""
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
     return np.asarray(features / np.maximum(norms, 1e-12), np.float32)

@@ -1,9 +1,11 @@
-"""Multiple-instance learning: bags of clips with one label each. Shared by DeepMIL and AR-Net."""
+"""Multiple-instance learning: bags of clips with one label each. Shared by the weak methods."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +20,13 @@ from model.features.load import FeatureSet
 from model.methods.base import Fitted, Material, Method
 from model.training.session import FitSession
 
+logger = logging.getLogger(f"feat.{__name__}")
+
 LOG_EVERY = 20
 BATCH = 1 << 14
 """Instances scored at once."""
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,7 @@ class Score(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BagMethod(Method):
+class BagMethod(Method, Generic[Net]):
     """A network that learns from whether each video is abnormal; which frames are is not seen."""
 
     supervision: ClassVar[Supervision] = "weakly"
@@ -105,24 +111,48 @@ class BagMethod(Method):
     """Of the optimiser."""
     dropout: float = 0.6
     """Share of values dropped between the layers."""
+    held_out: float = 0.0
+    """Share of the training videos held out where the labels name no `val` ones: for choosing among
+    snapshots."""
+    snapshots: int = 0
+    """Times, evenly spread, that the training is kept as it is then; `feat eval` compares them."""
+    clicks: bool = True
+    """Whether clicks (`@299`) are learnt from where labels have them."""
+    click_weight: float = 1.0
+    """Weight of their loss beside the method's own."""
+    click_width: float = 0.1
+    """Standard deviation of what a click stands for, as a share of the video's length."""
+    click_warmup: int = 50
+    """Steps before neighbours of a click that score nearly as high are taken as abnormal."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "steps", "bags")
+        self._require_at_least(0, "click_weight", "click_warmup", "snapshots")
+        self._require_share("held_out")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
+        self._require("click_width", 0 < self.click_width <= 1, "above 0, 1 at most")
         self._require_share("dropout")
 
+    @property
+    def held_out_share(self) -> float:
+        """As the setting `held_out` says."""
+        return self.held_out
+
     @abstractmethod
-    def network(self, dim: int) -> Score:
+    def network(self, dim: int) -> Net:
         """Return a fresh network for `dim` features."""
 
     @abstractmethod
-    def optimizer(self, network: Score) -> torch.optim.Optimizer:
+    def optimizer(self, network: Net) -> torch.optim.Optimizer:
         """Return the optimiser of its weights."""
 
     @abstractmethod
-    def losses(self, network: Score, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
+    def losses(self, network: Net, data: FeatureSet, session: FitSession) -> Iterator[Tensor]:
         """Yield the loss of each step, computed with the weights as they are then."""
+
+    def finish(self, network: Net, data: FeatureSet) -> None:
+        """Do what is left before a network is kept, with the training videos."""
 
     def cpu_seconds(self, material: Material) -> float:
         """Return that of all steps, with bags of the mean length."""
@@ -139,6 +169,7 @@ class BagMethod(Method):
             torch.manual_seed(session.seed)
             network = self.network(material.train.features.shape[1]).to(session.device)
             optimizer = self.optimizer(network)
+            self._tell_of_clicks(material.train)
             recent: list[Tensor] = []
             for step, loss in enumerate(self.losses(network, material.train, session), start=1):
                 optimizer.zero_grad(set_to_none=True)
@@ -148,20 +179,67 @@ class BagMethod(Method):
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
-        weights = network.state_dict()
-        return Fitted(
-            parameters={name: value.detach().cpu().numpy() for name, value in weights.items()},
-            result={"steps": self.steps},
-        )
+                session.keep_snapshot(step, partial(self._learnt, network, material.train))
+            parameters = self._learnt(network, material.train)
+        return Fitted(parameters=parameters, result={"steps": self.steps})
 
-    @torch.inference_mode()
-    def score_instances(
-        self, fitted: Fitted, inputs: NDArray[np.float32], device: torch.device
-    ) -> NDArray[np.float64]:
-        """Return (N,) scores in [0, 1] of (N, D) instances."""
-        network = self.network(inputs.shape[1])
+    def _learnt(self, network: Net, data: FeatureSet) -> dict[str, NDArray[Any]]:
+        self.finish(network, data)
+        network.train()
+        # a copy: on a CPU the arrays would go on changing with the network
+        weights = network.state_dict()
+        return {name: value.detach().cpu().numpy().copy() for name, value in weights.items()}
+
+    def _tell_of_clicks(self, data: FeatureSet) -> None:
+        count = sum(bool(label.clicks) for label in data.labels)
+        if count:
+            used = "are learnt from" if self.clicks else "are not used (clicks=off)"
+            logger.info("clicks in %d abnormal videos %s", count, used)
+
+    def load_network(self, fitted: Fitted, dim: int, device: torch.device) -> Net:
+        """Return the network that `fit` trained, ready to score features of `dim` values."""
+        network = self.network(dim)
         weights = {k: torch.from_numpy(np.array(v)) for k, v in fitted.parameters.items()}
         network.load_state_dict(weights)
         network.to(device).eval()
-        rows = torch.split(torch.from_numpy(inputs), BATCH)
-        return torch.cat([network(part.to(device)).double().cpu() for part in rows]).numpy()
+        return network
+
+
+@torch.inference_mode()
+def score_instances(
+    network: Score, inputs: NDArray[np.float32], device: torch.device
+) -> NDArray[np.float64]:
+    """Return (N,) scores in [0, 1] of (N, D) instances."""
+    rows = torch.split(torch.from_numpy(inputs), BATCH)
+    return torch.cat([network(part.to(device)).double().cpu() for part in rows]).numpy()
+
+
+def segment_clips(num_clips: int, num_segments: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return first clip and end of each segment; where clips are too few, segments share them.
+
+    5 clips, 3 segments:   0:1 1:3 3:5
+    2 clips, 4 segments:   0:1 0:1 1:2 1:2
+    """
+    bounds = np.arange(num_segments + 1) * num_clips // num_segments
+    return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
+
+
+def segment_rows(first_clip: NDArray[np.int64], num_segments: int) -> NDArray[np.int64]:
+    """Return (V, S) the row of the clip in the middle of each segment of each video."""
+    counts = np.diff(first_clip)
+    bounds = [segment_clips(int(count), num_segments) for count in counts]
+    middles = np.array([(first + end - 1) // 2 for first, end in bounds])
+    return np.asarray(first_clip[:-1, None] + middles, np.int64)
+
+
+def segment_means(data: FeatureSet, num_segments: int) -> NDArray[np.float32]:
+    """Return (V, S, D) the mean features of each segment."""
+    segments = np.empty((len(data.labels), num_segments, data.features.shape[1]), np.float32)
+    for video in range(len(data.labels)):
+        features = data.features[data.rows(video)]
+        before = np.concatenate(
+            [np.zeros((1, features.shape[1])), np.cumsum(features, axis=0, dtype=np.float64)]
+        )
+        first, end = segment_clips(len(features), num_segments)
+        segments[video] = (before[end] - before[first]) / (end - first)[:, None]
+    return segments

@@ -106,23 +106,26 @@ class Checkpoint:
         )
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint of a run folder; it appears only when it is whole."""
-    path = run / CHECKPOINT_NAME
+def save_checkpoint(run: Path, checkpoint: Checkpoint, *, name: str = "") -> None:
+    """Write the checkpoint of a folder, or one called `name`; it appears only when it is whole."""
+    path = run / (f"{name}.safetensors" if name else CHECKPOINT_NAME)
     write_arrays(path, KIND, checkpoint.info.to_dict(), checkpoint.parameters)
 
 
-def load_checkpoint(run: Path, *, advice: str = "run `feat train` again") -> Checkpoint:
-    """Read the checkpoint of a run folder.
+def load_checkpoint(
+    run: Path, *, name: str = "", advice: str = "run `feat train` again"
+) -> Checkpoint:
+    """Read the checkpoint of a run folder, or one called `name`.
 
     Args:
-        run: the run folder.
+        run: the folder.
+        name: of the file, without suffix; that of a run folder's by default.
         advice: what the user is to do where it cannot be read.
 
     Raises:
         ModelError: there is none, or the file is damaged, of an older build, or something else.
     """
-    path = run / CHECKPOINT_NAME
+    path = run / (f"{name}.safetensors" if name else CHECKPOINT_NAME)
     if not path.is_file():
         if (run / _OLD_METHOD_NAME).is_file():
             path = run / _OLD_METHOD_NAME

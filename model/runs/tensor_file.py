@@ -38,7 +38,7 @@ def write_arrays(
         ModelError: the file cannot be written.
     """
     text = json.dumps(described)
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays so
     entry = {"kind": kind, "described": text, "sha256": _digest(kind, text, plain)}
     content = save(plain, metadata={_METADATA: json.dumps(entry)})
     write_whole(path, content, one_writer=True, error=ModelError)

@@ -34,6 +34,7 @@ from model.runs.folder import (
     working_in,
     write_sums,
 )
+from model.runs.snapshots import SnapshotWriter
 from model.runs.state import StateFile, unreadable_state
 from model.training.session import FitSession, Row, SavedStateError
 
@@ -160,6 +161,7 @@ def run_training(
                 log=note,
                 saved=saved,
                 offer_state=state.offer,
+                keep_snapshot=SnapshotWriter(run, planned),
                 show_selected=events.add_selected,
             )
             try:

@@ -36,6 +36,8 @@ class TrainConfig(Settings):
     refit: bool = False
     """After selection, train anew on all training videos, the held out ones included, for as many
     steps as were best. Videos that the labels themselves name `val` stay out."""
+    snapshots: int = 0
+    """Times, evenly spread, that the training is kept as it is then; `feat eval` compares them."""
     precision: Precision = "float32"
     """Number format of the matrix products but those from state to state; bfloat16 is for GPUs."""
 
@@ -43,5 +45,6 @@ class TrainConfig(Settings):
         super().__post_init__()
         self._require_at_least(1, "steps", "eval_every", "batch_size")
         self._require_at_least(0, "patience", "weight_decay", "category_weight", "score_weight")
+        self._require_at_least(0, "snapshots")
         self._require("learning_rate", self.learning_rate > 0, "above 0")
         self._require_share("val_fraction")

@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.features.load import FeatureSet
@@ -116,7 +118,8 @@ def fit_network(
     Args:
         trainer: at its first step.
         validation: what to select by, or None.
-        session: takes the rows of the log and the states, and gives the one to go on from.
+        session: takes the rows of the log, the states and snapshots, and gives the state to go on
+            from.
 
     Raises:
         SavedStateError: the saved state is of another network.
@@ -134,6 +137,7 @@ def fit_network(
     window: list[LossTerms] = []
     while trainer.step < config.steps and not 0 < config.patience <= state.stale:
         window.append(trainer.train_step())
+        session.keep_snapshot(trainer.step, partial(network_parameters, trainer.network))
         if trainer.step % config.eval_every and trainer.step != config.steps:
             continue
         row = _mean_losses(window)
@@ -156,6 +160,14 @@ def fit_network(
         criterion=criterion,
         best=state.best,
     )
+
+
+def network_parameters(network: AnomalyNetwork) -> dict[str, NDArray[Any]]:
+    """Return a copy of the weights under the names of a checkpoint."""
+    return {
+        f"network.{name}": value.detach().cpu().numpy().copy()
+        for name, value in network.state_dict().items()
+    }
 
 
 def _saved(trainer: Trainer, state: FitState) -> SavedState:

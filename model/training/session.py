@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.measures.metrics import VideoResult
@@ -36,6 +37,10 @@ def _keep_nothing(make_state: Callable[[], SavedState]) -> None:
     pass
 
 
+def _keep_no_snapshot(step: int, parameters: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
+    pass
+
+
 def _show_nothing(results: Sequence[VideoResult], step: int) -> None:
     pass
 
@@ -51,6 +56,8 @@ class FitSession:
         saved: the state to go on from; None where the fit begins.
         offer_state: is offered the state between two steps and takes it now and then. A method
             that never offers one begins again after a kill, with the same result.
+        keep_snapshot: is offered what was learnt after each step, for `Method`s that have the
+            setting `snapshots`; keeps it where that says so.
         show_selected: takes the validation videos' results of the model that was selected, and
             its step, for the TensorBoard log.
     """
@@ -60,4 +67,7 @@ class FitSession:
     log: Callable[[Row], None] = _ignore_row
     saved: SavedState | None = None
     offer_state: Callable[[Callable[[], SavedState]], None] = _keep_nothing
+    keep_snapshot: Callable[[int, Callable[[], Mapping[str, NDArray[Any]]]], None] = (
+        _keep_no_snapshot
+    )
     show_selected: Callable[[Sequence[VideoResult], int], None] = _show_nothing

@@ -1,0 +1,154 @@
+"""The three numbers of a training: at its last step, chosen on validation, best on the test videos.
+
+The third is no result: it was chosen by what it is measured on, as most published ones were.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from cache import FeatureCache
+from cache.upkeep.summary import format_table
+from data.labels import VideoLabel
+from model.features.aligned import check_labels
+from model.features.load import FeatureSet
+from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
+from model.measures.metrics import VideoResult, frame_auc
+from model.measures.scores import video_results
+from model.methods.gather import DataOptions
+from model.runs.checkpoint import Checkpoint
+from model.runs.trained import TrainedRun
+
+NAMES = {
+    "last": "at the last step",
+    "chosen": "chosen on validation",
+    "best_on_test": "best on test: NOT a result",
+}
+"""The three, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenSnapshot:
+    """One of the snapshots and what it has on the test videos."""
+
+    step: int
+    auc: float
+    interval: Interval | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        interval = [self.interval.low, self.interval.high] if self.interval else None
+        return {"step": self.step, "auc": self.auc, "interval": interval}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeNumbers:
+    """Frame AUC of three snapshots of one training."""
+
+    count: int
+    """Snapshots that were looked at."""
+    last: ChosenSnapshot
+    chosen: ChosenSnapshot | None
+    chosen_by: str
+    """What chose, or why nothing did."""
+    best_on_test: ChosenSnapshot
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "count": self.count,
+            "chosen_by": self.chosen_by,
+            **{name: one.to_dict() if one else None for name, one in self._each()},
+        }
+
+    def aucs(self) -> dict[str, float | None]:
+        """Return the AUC of each, `auc_last` and so on."""
+        return {f"auc_{name}": one.auc if one else None for name, one in self._each()}
+
+    def to_lines(self) -> list[str]:
+        """Return a table for people."""
+        rows = []
+        for name, one in self._each():
+            if one is None:
+                rows.append([NAMES[name], "", "", "", self.chosen_by])
+                continue
+            interval = f"{one.interval.low:.4f} to {one.interval.high:.4f}" if one.interval else ""
+            how = f"by {self.chosen_by}" if name == "chosen" else ""
+            if name == "best_on_test":
+                how = f"the highest of {self.count} looks at the test videos"
+            rows.append([NAMES[name], f"{one.auc:.4f}", interval, str(one.step), how])
+        return format_table(["snapshots", "AUC", f"{COVERAGE:.0%} interval", "step", ""], rows, {3})
+
+    def _each(self) -> list[tuple[str, ChosenSnapshot | None]]:
+        return [("last", self.last), ("chosen", self.chosen), ("best_on_test", self.best_on_test)]
+
+
+def three_numbers(
+    trained: TrainedRun,
+    snapshots: Sequence[Checkpoint],
+    cache: FeatureCache,
+    data: FeatureSet,
+    labels: Sequence[VideoLabel],
+    *,
+    configs: Mapping[str, Mapping[str, Any]],
+    smoothing: float | None,
+) -> ThreeNumbers | None:
+    """Return the three numbers of a run of one seed; None where the videos have no AUC.
+
+    Args:
+        trained: the run.
+        snapshots: its own, at least one.
+        cache: holds the validation videos' features.
+        data: the videos to evaluate.
+        labels: those the run was trained with: what chooses are its validation videos, by the AUC
+            of their frames or, for a method that sees no frame labels, of whole videos.
+        configs: as of `TrainedRun.load_features`.
+        smoothing: as of `TrainedRun.score`.
+    """
+    watched = snapshots[0].info.val_videos
+    rows = check_labels(
+        cache,
+        [replace(row, split="val") for row in labels if row.video in watched],
+        allow_misaligned=True,
+        configs=DataOptions(configs=configs).configs,
+    )
+    held = trained.load_features(cache, rows, configs) if rows else None
+    by_frames = trained.info.method.supervision == "fully"
+    looks: list[ChosenSnapshot] = []
+    values: list[float | None] = []
+    for snapshot in snapshots:
+        one = replace(trained, checkpoints=(snapshot,))
+        results = video_results(one.score(data, smoothing=smoothing), data)
+        auc = frame_auc(results)[0]
+        if auc is None:
+            return None
+        step = int(snapshot.info.result["step"])
+        interval = bootstrap_intervals([results], measures=("auc",))["auc"]
+        looks.append(ChosenSnapshot(step=step, auc=auc, interval=interval))
+        if held is not None:
+            answer = video_results(one.score(held, smoothing=smoothing), held)
+            values.append(frame_auc(answer)[0] if by_frames else video_auc(answer, rows))
+    known = [value for value in values if value is not None]
+    is_chosen = bool(known) and len(known) == len(looks)
+    what = "frames" if by_frames else "videos"
+    none = "no validation videos: give some the split val, or set held_out (val_fraction)"
+    if held is not None and not is_chosen:
+        none = f"the {len(rows)} validation videos are of one kind"
+    return ThreeNumbers(
+        count=len(looks),
+        last=looks[-1],
+        chosen=looks[int(np.argmax(known))] if is_chosen else None,
+        chosen_by=f"the AUC of the {what} of {len(rows)} others" if is_chosen else none,
+        best_on_test=max(looks, key=lambda look: look.auc),
+    )
+
+
+def video_auc(results: Sequence[VideoResult], labels: Sequence[VideoLabel]) -> float | None:
+    """Return how well the highest score of a video tells abnormal ones; None for one kind only."""
+    kinds = [label.is_abnormal for label in labels]
+    if len(set(kinds)) < 2:
+        return None
+    return float(roc_auc_score(kinds, [result.scores.max() for result in results]))
