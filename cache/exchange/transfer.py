@@ -32,6 +32,7 @@ from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
 from data.labels import VideoLabel, read_labels, write_labels
 from data.names import video_name
+from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -90,7 +91,7 @@ def push_cache(
     entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
     keys_there = {entry.key for entry in entries}
-    for name in sorted(here):
+    for name in followed(sorted(here), "push: shards", total=len(here)):
         path = cache.shards_dir / name
         try:
             size = path.stat().st_size
@@ -157,7 +158,7 @@ def pull_cache(
                 advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pulled", conflicts)
-        for name in sorted(tables):
+        for name in followed(sorted(tables), "pull: shards", total=len(tables)):
             if all(cache.has(key) for key in tables[name].records):
                 report.already += 1
                 continue
