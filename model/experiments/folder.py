@@ -91,7 +91,7 @@ def choose_videos(
         FeatError: videos or streams are not in the cache.
     """
     available = available_streams(cache, [label.video for label in labels], terms.options.configs)
-    there = drop_missing(labels, available, skip_missing=terms.options.skip_missing)
+    there = drop_missing(labels, available, cache, skip_missing=terms.options.skip_missing)
     if not there:
         raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
     streams = terms.options.streams or choose_streams(
