@@ -185,17 +185,18 @@ def _write(
         partial = [temp_path(path.parent) for path in paths]
         for temporary, path in zip(partial, paths, strict=True):
             stack.enter_context(partial_file(temporary, target=path, error=DecodeError))
-        has_sound = source.kind == "file"
-        while True:
-            outputs = list(zip(partial, sounds if has_sound else [""] * len(sounds), strict=True))
-            run = _Run(source, outputs, graph, rate, size=size, pictures=pictures)
+        silent = [""] * len(sounds)
+        problem = ""
+        for tried in [sounds, silent] if source.kind == "file" else [silent]:
+            outputs = list(zip(partial, tried, strict=True))
+            before, run = problem, _Run(source, outputs, graph, rate, size=size, pictures=pictures)
             problem = run.to_end(num_frames)
             if not problem:
                 break
-            if not has_sound:
-                raise DecodeError(f"{source.video_id}: {problem}")
-            has_sound = False
-            logger.warning("%s: %s; trying without its sound", source.video_id, problem)
+        if problem:
+            raise DecodeError(f"{source.video_id}: {problem}")
+        if before:
+            logger.warning("%s: written without its sound: %s", source.video_id, before)
         for temporary, path in zip(partial, paths, strict=True):
             publish(temporary, path)
 

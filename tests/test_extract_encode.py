@@ -131,6 +131,20 @@ def test_the_sound_is_cut_with_the_frames(tmp_path: Path, out: Path) -> None:
     assert float(match[1]) == pytest.approx(1.0, abs=0.06)  # an AAC frame has 23 ms
 
 
+def test_sound_that_cannot_be_read_is_left_out_with_a_warning(
+    tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = make(tmp_path / "good.mkv", "-f", "lavfi", "-i", "sine", "-shortest", "-c:a", "mp2")
+    content = good.path.read_bytes()
+    assert content.count(b"A_MPEG/L2") == 1
+    bad = tmp_path / "bad.mkv"
+    bad.write_bytes(content.replace(b"A_MPEG/L2", b"A_XXXX/L2"))
+    check_cut(next(iter(find_videos(bad))), [(10, 20)], out)
+    (message,) = caplog.messages
+    assert message.startswith("bad.mkv: written without its sound: ffmpeg ")
+    assert "Audio" not in said_of(out / "10-20.mp4")
+
+
 def test_a_video_that_ends_too_early_leaves_no_file(tmp_path: Path, out: Path) -> None:
     source = make(tmp_path / "a.mp4", num=5)
     part = Part(path=out / "p.mp4", start_frame=2, end_frame=9, start_seconds=0, end_seconds=1)
