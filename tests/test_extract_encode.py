@@ -1,5 +1,6 @@
 """Parts cut out of videos, and videos with a picture below: frames, times and sound by ffmpeg."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -153,16 +154,33 @@ def test_a_video_that_ends_too_early_leaves_no_file(tmp_path: Path, out: Path) -
     assert not list(out.iterdir())
 
 
-def test_a_ffmpeg_without_h264_writes_mpeg4(tmp_path: Path, out: Path, monkeypatch) -> None:
-    source = make(tmp_path / "a.mp4", num=12)
-    script = tmp_path / "ffmpeg"
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in *encoder=lib*) exit 1;; esac\nexec "{find_ffmpeg()}" "$@"\n'
-    )
+def use_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Let feat run an ffmpeg that does something else in a case."""
+    script = folder / "ffmpeg"
+    script.write_text(f'#!/bin/sh\ncase "$*" in {case};; esac\nexec "{find_ffmpeg()}" "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("FEAT_FFMPEG", str(script))
+
+
+def test_a_ffmpeg_without_h264_writes_mpeg4(tmp_path: Path, out: Path, monkeypatch) -> None:
+    source = make(tmp_path / "a.mp4", num=12)
+    use_ffmpeg(tmp_path, monkeypatch, "*encoder=lib*) exit 1")
     check_cut(source, [(2, 9)], out)
     assert "Video: mpeg4" in said_of(out / "2-9.mp4")
+
+
+def test_a_ffmpeg_that_hangs_is_given_up_and_leaves_nothing(
+    tmp_path: Path, out: Path, monkeypatch
+) -> None:
+    source = make(tmp_path / "a.mp4", num=5)
+    part = part_of(source, 1, 3, out / "p.mp4")
+    use_ffmpeg(tmp_path, monkeypatch, "*enc_time_base*) echo $$ > $0.pid; sleep 100")
+    monkeypatch.setenv("FEAT_STALL_SECONDS", "0.5")
+    with pytest.raises(DecodeError, match=r"^a\.mp4: no frame came from ffmpeg for 0\.5 s"):
+        cut_parts(source, [part], EVERY)
+    assert not list(out.iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "ffmpeg.pid").read_text()), 0)
 
 
 def test_the_picture_stands_below_and_its_line_moves_with_time(tmp_path: Path, out: Path) -> None:
