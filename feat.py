@@ -55,7 +55,7 @@ from data.commands.prepare import data_group
 from data.commands.sample import sample_command
 from data.configuration import load_configuration, name_variables
 from data.errors import FeatError
-from data.process import TerminatedError, end_in_order_when_terminated, set_up_process
+from data.process import TerminatedError, end_in_order_when_stopped, set_up_process
 from data.visible import VisibleStream, one_line, visible
 from extract.commands import doctor_command, extract_command, preview_command, template_command
 from extract.weights.commands import weights_group
@@ -218,7 +218,7 @@ name_variables(cli)
 def main() -> None:
     """Entry point of the `feat` script."""
     set_up_process()
-    end_in_order_when_terminated()
+    end_in_order_when_stopped()
     cli(prog_name="feat")
 
 

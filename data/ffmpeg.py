@@ -99,6 +99,17 @@ def ffmpeg_version() -> str:
     return _version_of(find_ffmpeg())
 
 
+@lru_cache(maxsize=32)
+def has_encoder(binary: str, name: str) -> bool:
+    """Tell whether an ffmpeg has an encoder, such as `libx264`."""
+    command = [binary, "-hide_banner", "-h", f"encoder={name}"]
+    child = Child(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        return _read_briefly(child).startswith(f"Encoder {name} ")
+    finally:
+        child.end()
+
+
 def passthrough_options(version: str) -> dict[str, str]:
     """Return the output option that hands on every frame once, whatever its time stamp.
 

@@ -44,17 +44,31 @@ def set_up_process() -> None:
     _keep_freed_memory()
 
 
+class CancelledError(KeyboardInterrupt):
+    """This process was asked to end by SIGINT, as Ctrl-C does.
+
+    Python itself dies of a plain KeyboardInterrupt, whatever exit code was asked for, if one went
+    through code that an extension had it run, as PyTorch does while it is loaded.
+    """
+
+
 class TerminatedError(KeyboardInterrupt):
     """This process was asked to end by SIGTERM, as a batch system does: it ends as at Ctrl-C."""
 
 
-def end_in_order_when_terminated() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: claims, children and half-written files go."""
+def end_in_order_when_stopped() -> None:
+    """Let SIGINT and SIGTERM end this process in order: claims, children, half-written files go."""
 
-    def end(number: int, frame: object) -> None:
+    def cancel(number: int, frame: object) -> None:
+        raise CancelledError
+
+    def terminate(number: int, frame: object) -> None:
         raise TerminatedError
 
-    signal.signal(signal.SIGTERM, end)
+    # a shell lets its background commands ignore Ctrl-C
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, cancel)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 @contextmanager

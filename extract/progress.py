@@ -1,7 +1,6 @@
 """Progress of an extraction: bars on a terminal, a line a video elsewhere."""
 
 import logging
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -9,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data.progress import shows_bar
 from extract.report import VideoOutcome
 
 LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far it is
@@ -32,8 +32,7 @@ class ExtractProgress:
         self._last_line = self._started
         self._underway: dict[str, tuple[int, float]] = {}  # frames and bytes of each video
         self._bar: Progress | None = None
-        # a quiet run shows warnings only
-        if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        if shows_bar():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

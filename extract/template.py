@@ -4,9 +4,7 @@ It lives here because frames are counted by the decoder that extracts them: what
 of its length is often wrong.
 """
 
-import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +14,12 @@ from pathlib import Path
 
 from data.errors import FeatError
 from data.labels import NewRow, add_rows, labelled_videos
+from data.progress import followed
 from data.times import end_of_video
 from data.videos import VideoSource, find_videos, frame_paths
 from extract.decode.limits import Limits
 from extract.runner import name_sources
 from extract.worker import failed
-
-logger = logging.getLogger(f"feat.{__name__}")
 
 WRITE_SECONDS = 10.0  # of counting that a kill costs
 _READ_FRAMES = 64
@@ -82,18 +79,10 @@ def fill_template(videos_dir: Path, labels_file: Path) -> TemplateReport:
 
 def _count_all(sources: list[VideoSource], limits: Limits) -> Iterator[tuple[NewRow | None, str]]:
     """Yield each video's row, if there is one, and its problem; a bar shows how far it is."""
-    from rich.console import Console
-    from rich.progress import track
-
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         try:
-            yield from track(
-                pool.map(partial(_count, limits=limits), sources),
-                description="counting frames",
-                total=len(sources),
-                console=Console(stderr=True),
-                disable=not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)),
-            )
+            counted = pool.map(partial(_count, limits=limits), sources)
+            yield from followed(counted, "count frames: videos", total=len(sources))
         finally:
             pool.shutdown(cancel_futures=True)
 

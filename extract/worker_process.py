@@ -12,7 +12,7 @@ from itertools import chain
 from multiprocessing.connection import Connection
 
 from data.errors import CacheError
-from data.process import end_in_order_when_terminated, set_up_process
+from data.process import end_in_order_when_stopped, set_up_process
 from extract.pool import overlapping
 from extract.worker import VideoTask, use_device
 
@@ -20,7 +20,7 @@ from extract.worker import VideoTask, use_device
 def main() -> None:
     """Extract until there is no more, or the parent has gone."""
     set_up_process()
-    end_in_order_when_terminated()
+    end_in_order_when_stopped()
     use_device(sys.argv[2])
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         try:

@@ -16,6 +16,7 @@ logger = logging.getLogger(f"feat.{__name__}")
     "feat predict new.mp4",
     "feat predict clips/ --csv intervals.csv --vtt subtitles",
     "feat predict new.mp4 --run runs/mine --threshold 0.7 --plot pictures",
+    "feat predict new.mp4 --cut alarms --pad 2 --render shown",
 )
 @click.command("predict")
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -53,6 +54,18 @@ logger = logging.getLogger(f"feat.{__name__}")
     help="Folder for a picture of each video: its score over time and the frames at its peaks.",
 )  # fmt: skip
 @click.option(
+    "--cut", "cut_dir", type=FOLDER,
+    help="Folder for the abnormal intervals as videos of their own, with their sound.",
+)  # fmt: skip
+@click.option(
+    "--pad", "pad_seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    metavar="SECONDS", help="Cut so much more before and after each interval.",
+)  # fmt: skip
+@click.option(
+    "--render", "render_dir", type=FOLDER,
+    help="Folder for copies of the videos with the score over time below, and their sound.",
+)  # fmt: skip
+@click.option(
     "--rgb-weights", type=click.Path(path_type=Path, dir_okay=False),
     help="The checkpoint file that the run's features were made with, if it is not in the "
     "weights folder.",
@@ -78,6 +91,9 @@ def predict_command(
     scores_path: Path | None,
     vtt_dir: Path | None,
     plot_dir: Path | None,
+    cut_dir: Path | None,
+    pad_seconds: float,
+    render_dir: Path | None,
     rgb_weights: Path | None,
     flow_weights: Path | None,
     folder_fps: float,
@@ -100,6 +116,7 @@ def predict_command(
         run = newest_run(runs)
         logger.info("run: %s, the newest in %s", run, runs)
 
+    from extract.encode import Rate
     from predict.outputs import Outputs, report_json, report_lines, write_outputs
     from predict.scoring import ExtractOptions, run_prediction
     from predict.sought import find_sought
@@ -119,8 +136,16 @@ def predict_command(
             f"--scores {scores_path}: {len(sought)} videos need a folder, not a file"
         )
     config = run_prediction(sought, run, options, threshold=threshold)
-    outputs = Outputs(csv=csv_path, scores=scores_path, vtt=vtt_dir, plot=plot_dir)
-    write_outputs(sought, outputs, fps=config.decode.fps, folder_fps=folder_fps)
+    outputs = Outputs(
+        csv=csv_path,
+        scores=scores_path,
+        vtt=vtt_dir,
+        plot=plot_dir,
+        cut=cut_dir,
+        pad_seconds=pad_seconds,
+        render=render_dir,
+    )
+    write_outputs(sought, outputs, Rate(fps=config.decode.fps, folder=folder_fps))
     if as_json:
         click.echo(json.dumps(report_json(sought, run, keep_dir, csv_path)))
     else:

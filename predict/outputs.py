@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.files import write_rows, write_whole
 from extract.decode.stills import read_stills
+from extract.encode import Part, Rate, Strip, cut_parts, render_below, shown_size
 from model.prediction.prediction import VideoPrediction, highest_peaks
 from model.prediction.report import (
     INTERVAL_COLUMNS,
@@ -16,7 +19,7 @@ from model.prediction.report import (
     webvtt,
     write_frame_scores,
 )
-from model.prediction.timeline import MAX_STILLS, Still, draw_timeline
+from model.prediction.timeline import MAX_STILLS, Still, draw_strip, draw_timeline
 from model.runs.file_names import file_names
 from predict.sought import Sought, noting_failure
 
@@ -32,18 +35,27 @@ class Outputs:
         scores: a file ending in .csv for one video's frame scores, else a folder of such files.
         vtt: folder of WebVTT files.
         plot: folder of pictures.
+        cut: folder for the abnormal intervals of each video.
+        pad_seconds: that are cut out with an interval before and after it.
+        render: folder for videos with their scores below.
     """
 
     csv: Path | None = None
     scores: Path | None = None
     vtt: Path | None = None
     plot: Path | None = None
+    cut: Path | None = None
+    pad_seconds: float = 0.0
+    render: Path | None = None
 
 
-def write_outputs(
-    sought: Sequence[Sought], outputs: Outputs, *, fps: float | None, folder_fps: float
-) -> None:
+def write_outputs(sought: Sequence[Sought], outputs: Outputs, rate: Rate) -> None:
     """Write what was asked for of every video that has a prediction.
+
+    Args:
+        sought: the videos.
+        outputs: what was asked for.
+        rate: how the videos were sampled for their features.
 
     Raises:
         FeatError, OSError: it cannot be written.
@@ -51,7 +63,8 @@ def write_outputs(
     scores = outputs.scores
     as_file = scores is not None and scores.suffix == ".csv"
     scores_dir = scores.parent if scores and as_file else scores
-    for folder in (outputs.csv and outputs.csv.parent, scores_dir, outputs.vtt, outputs.plot):
+    folders = [outputs.csv and outputs.csv.parent, scores_dir, outputs.vtt, outputs.plot]
+    for folder in (*folders, outputs.cut, outputs.render):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
     done = [(each, each.prediction) for each in sought if each.prediction]
@@ -70,8 +83,18 @@ def write_outputs(
         if outputs.plot:
             with noting_failure(each):
                 path = outputs.plot / f"{stem}.png"
-                _draw(path, each, prediction, fps=fps, folder_fps=folder_fps)
+                _draw(path, each, prediction, rate)
                 each.written["plot"] = str(path)
+        if outputs.cut:
+            with noting_failure(each):
+                parts = _parts(outputs.cut / stem, prediction, outputs.pad_seconds)
+                cut_parts(each.source, parts, rate)
+                each.written["cut"] = [str(part.path) for part in parts]
+        if outputs.render:
+            with noting_failure(each):
+                path = outputs.render / f"{stem}.mp4"
+                _render(path, each, prediction, rate)
+                each.written["render"] = str(path)
 
 
 def _file_stems(sought: Sequence[Sought]) -> list[str]:
@@ -113,15 +136,49 @@ def report_lines(sought: Sequence[Sought]) -> list[str]:
     for each in sought:
         if each.prediction:
             lines += prediction_lines(each.name, each.prediction)
-            lines += [f"  written   {path}" for path in each.written.values()]
+            paths = [p if isinstance(p, list) else [p] for p in each.written.values()]
+            lines += [f"  written   {path}" for several in paths for path in several]
         if each.error:
             lines.append(f"{each.name}: failed: {each.error}")
     return lines
 
 
-def _draw(
-    path: Path, each: Sought, prediction: VideoPrediction, *, fps: float | None, folder_fps: float
-) -> None:
+def _parts(stem: Path, prediction: VideoPrediction, pad_seconds: float) -> list[Part]:
+    """Return the abnormal intervals with the frames that appear so long before and after them.
+
+    What a pad joins stays apart: a file an interval, named by its own frames.
+    """
+    edges = prediction.edges_seconds
+    parts = []
+    for span in prediction.intervals:
+        first = int(np.searchsorted(edges[:-1], span.start_seconds - pad_seconds))
+        last = int(np.searchsorted(edges[:-1], span.end_seconds + pad_seconds))
+        start, end = min(first, span.start_frame), max(last, span.end_frame)
+        parts.append(
+            Part(
+                path=stem.with_name(f"{stem.name}-{span.start_frame}-{span.end_frame}.mp4"),
+                start_frame=start,
+                end_frame=end,
+                start_seconds=float(edges[start]),
+                end_seconds=float(edges[end]),
+            )
+        )
+    return parts
+
+
+def _render(path: Path, each: Sought, prediction: VideoPrediction, rate: Rate) -> None:
+    """Write the video with its curve below."""
+    width, _ = shown_size(each.source, rate)
+    edges = prediction.edges_seconds
+    strip = Strip(
+        image=draw_strip(prediction, width),
+        start_seconds=float(edges[0]),
+        end_seconds=float(edges[-1]),
+    )
+    render_below(each.source, path, strip, rate, num_frames=len(prediction.scores))
+
+
+def _draw(path: Path, each: Sought, prediction: VideoPrediction, rate: Rate) -> None:
     """Draw the timeline with the frames at the highest peaks."""
     scores = prediction.scores
     # nearer to each other than this the pictures would show much the same
@@ -130,6 +187,8 @@ def _draw(
     )
     abnormal = [frame for frame in peaks if scores[frame] >= prediction.threshold]
     shown = abnormal or [max(peaks, key=lambda frame: scores[frame])]
-    images = read_stills(each.source, shown, height=STILL_PIXELS, fps=fps, folder_fps=folder_fps)
+    images = read_stills(
+        each.source, shown, height=STILL_PIXELS, fps=rate.fps, folder_fps=rate.folder
+    )
     stills = [Still(frame=f, image=image) for f, image in zip(shown, images, strict=True)]
     draw_timeline(path, each.name, prediction, stills)

@@ -24,7 +24,8 @@ class Sought:
         sha256: of its content; empty if that could not be read.
         cache: where its features are.
         error: what kept it from a prediction or a picture.
-        written: files about it alone, by option: `scores`, `vtt`, `plot`.
+        written: files about it alone, by option: `scores`, `vtt`, `plot`, `cut` (several),
+            `render`.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Sought:
     cache: "FeatureCache | None" = None
     prediction: "VideoPrediction | None" = None
     error: str = ""
-    written: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str | list[str]] = field(default_factory=dict)
 
 
 def find_sought(paths: Sequence[Path]) -> list[Sought]:

@@ -110,7 +110,7 @@ before = [os.environ.get(name) for name in ENVIRONMENT]
 import torch
 threads = torch.get_num_threads()
 import cache, data, extract, model, feat, predict
-for package in (cache, data, extract, model):
+for package in (cache, data, extract, model, predict):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 assert [os.environ.get(name) for name in ENVIRONMENT] == before
@@ -122,3 +122,30 @@ assert torch.get_num_threads() == threads
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_imports_leave_the_process_as_it_is() -> None:
     assert share_kept("let go", before=IMPORTS) < 0.05
+
+
+# as an extension does that has Python run text of its own; PyTorch while it is loaded
+STOPPED = """
+import ctypes, sys
+from data.process import end_in_order_when_stopped
+end_in_order_when_stopped()
+text = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+assert ctypes.pythonapi.PyRun_SimpleString(text.encode()) == -1
+sys.exit(130)
+"""
+
+
+def test_the_exit_code_of_ctrl_c_is_ours_wherever_it_came() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 130, done.stderr
+    assert "CancelledError" in done.stderr
+
+
+def test_a_command_in_the_background_goes_on_ignoring_ctrl_c() -> None:
+    code = (
+        "import os, signal; from data.process import end_in_order_when_stopped as prepare\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); prepare(); os.kill(os.getpid(), 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

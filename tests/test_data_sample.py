@@ -161,7 +161,8 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     assert contents(tmp_path) == {"holiday.mp4": b"mine"}
 
 
-def test_force_replaces_samples_and_leaves_other_files(tmp_path):
+def test_force_replaces_samples_and_leaves_other_files(tmp_path, caplog):
+    caplog.set_level("INFO", "feat")
     (tmp_path / "holiday.mp4").write_bytes(b"mine")
     for stale in ("sample_99.mp4", ".tmp-sample_01.mp4"):
         (tmp_path / stale).write_bytes(b"left over")
@@ -169,7 +170,7 @@ def test_force_replaces_samples_and_leaves_other_files(tmp_path):
     result = CliRunner().invoke(sample_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "6 videos" in result.stdout
-    assert "sample_06.mp4  val" in result.stderr
+    assert "sample_06.mp4  val" in caplog.text
     names = [f"sample_{i:02}.mp4" for i in range(1, 7)]
     assert sorted(os.listdir(tmp_path)) == ["holiday.mp4", "labels.csv", *names]
     assert (tmp_path / "holiday.mp4").read_bytes() == b"mine"

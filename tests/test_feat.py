@@ -100,3 +100,14 @@ def test_debug_shows_the_traceback_of_every_kind_of_error(error: Exception, mess
     assert result.exit_code == 1
     assert "in fail" in result.stderr
     assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_leaves_results_warnings_and_errors(tmp_path: Path, quiet: bool) -> None:
+    words = ["sample", str(tmp_path / "clips"), "--num-videos", "6", "--size", "48x48"]
+    made = CliRunner().invoke(cli, ["-q", *words] if quiet else words)
+    assert made.exit_code == 0
+    assert "6 videos" in made.stdout
+    assert ("sample_01.mp4" in made.stderr) != quiet
+    error = CliRunner().invoke(cli, ["-q", *words] if quiet else words)
+    assert error.stderr.startswith("error: ")

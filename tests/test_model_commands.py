@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from model_cache import demo_rows, make_cache
+from model_cache import add_video, demo_rows, make_cache
 
+from cache import FeatureCache
 from feat import cli
 from model.measures.table import HEADLINE
 from model.methods.registry import METHODS
@@ -242,3 +244,45 @@ def test_stage_two_runs_as_a_program_without_ffmpeg_or_videos(folder, trained):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_frames"] == 640
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train", "features: no feature cache here"),
+        ("train --cache mine", "mine/labels.csv: the cache holds no labels"),
+        ("train --cache mine --labels no.csv", "no.csv: no such labels file"),
+        ("compare --cache mine", "mine/labels.csv: the cache holds no labels"),
+        ("ablate --cache mine --labels no.csv", "no.csv: no such labels file"),
+        ("eval", "runs: no finished run there"),
+        ("eval --run x --labels no.csv", "no.csv: no such labels file"),
+        ("predict x.mp4", "runs: no finished run there"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_heavy_is_loaded(tmp_path, words, message) -> None:
+    FeatureCache.create(tmp_path / "mine")
+    code = (
+        "import sys; from feat import cli\n"
+        f"try: cli({words.split()}, prog_name='feat')\n"
+        "finally: assert 'torch' not in sys.modules, 'PyTorch was loaded'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_a_name_that_fits_no_video_comes_with_the_nearest(tmp_path) -> None:
+    cache = FeatureCache.create(tmp_path / "features")
+    for name in ("street/a.mp4", "street/b.mp4"):
+        add_video(cache, name, {"rgb": np.zeros((3, 4), np.float32)}, 48)
+    labels = tmp_path / "l.csv"
+    labels.write_text("video,split,category,anomaly\na.mp4,train,,\nstreet/b.mp4,test,,0:9\n")
+    done = CliRunner().invoke(
+        cli, ["train", "--cache", str(cache.path), "--labels", str(labels), "--method", "knn"]
+    )
+    assert done.exit_code == 1
+    assert "not in the cache: a.mp4 (did you mean street/a.mp4?); run" in done.stderr

@@ -275,12 +275,13 @@ def feat(command, *arguments: str, cwd: Path):
         os.chdir(before)
 
 
-def test_compare_prints_a_table_and_writes_its_digits(folder):
+def test_compare_prints_a_table_and_writes_its_digits(folder, caplog):
+    caplog.set_level("INFO", "feat")
     arguments = ["--methods", "position,knn", "--seeds", "2", "--csv", "table.csv"]
     done = feat(compare_command, *arguments, cwd=folder)
     assert done.exit_code == 0, done.output
     assert "| position | fully | 1 |" in done.stdout
-    assert "knn, seed 1: AUC " in done.stderr
+    assert "knn, seed 1: AUC " in caplog.text
     again = feat(compare_command, *arguments, "--json", cwd=folder)
     rows = json.loads(again.stdout)["rows"]
     with (folder / "table.csv").open(newline="") as file:

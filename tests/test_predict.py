@@ -15,6 +15,8 @@ from PIL import Image
 
 from cache import FeatureCache
 from data.videos import content_sha256, find_videos
+from extract.decode.config import DecodeConfig
+from extract.decode.open import open_video
 from feat import cli
 
 LABELS = """video,split,category,anomaly
@@ -147,6 +149,37 @@ def test_nothing_is_extracted_the_second_time_nor_are_weights_needed(
     assert again == {k: v for k, v in first["videos"][0].items() if k not in ("scores", "plot")}
     after = {path: path.stat().st_mtime_ns for path in (home / "features/shards").iterdir()}
     assert after == before
+
+
+def test_intervals_are_cut_out_and_the_curve_is_put_below(trained, predicted, tmp_path) -> None:
+    low = min(float(row["score"]) for row in rows(predicted[0] / "t.csv"))
+    done = feat(
+        *("predict", trained.videos / "t.mp4", "--run", trained.run),
+        *("--keep", predicted[0] / "features", "--threshold", low + 1e-5, "--pad", "0.2"),
+        *("--cut", tmp_path / "cut", "--render", tmp_path / "shown", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    (video,) = report(done)["videos"]
+    assert video["intervals"]
+    assert len(video["cut"]) == len(video["intervals"])
+    for span, path in zip(video["intervals"], video["cut"], strict=True):
+        start, end = span["start_frame"], span["end_frame"]
+        assert Path(path) == tmp_path / "cut" / f"t.mp4-{start}-{end}.mp4"
+        # 11 frames, 10 a second: two more on either side
+        assert _num_frames(Path(path)) == min(end + 2, 11) - max(start - 2, 0)
+    assert video["render"] == str(tmp_path / "shown" / "t.mp4.mp4")
+    assert _num_frames(Path(video["render"])) == 11
+    normal = feat(
+        *("predict", trained.videos / "t.mp4", "--run", trained.run, "--threshold", "1"),
+        *("--keep", predicted[0] / "features", "--cut", tmp_path / "none", "--json"),
+    )
+    assert report(normal)["videos"][0]["cut"] == []
+
+
+def _num_frames(path: Path) -> int:
+    (source,) = find_videos(path)
+    with open_video(source, DecodeConfig(size=16)) as video:
+        return len(video.read(100)[0])
 
 
 def test_text_names_intervals_peak_and_category(trained, predicted) -> None:

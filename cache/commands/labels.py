@@ -4,6 +4,7 @@ They live here because a cache knows of labels and labels know nothing of a cach
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ import click
 
 from cache.commands.options import config_option
 from data.help_text import examples
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 LABELS_FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -131,4 +134,4 @@ def stats_command(
         from data.annotation.stats_plots import plot_stats
 
         plot_stats(rows, plot, title=name)
-        click.echo(f"wrote {plot}", err=True)
+        logger.info("wrote %s", plot)

@@ -22,6 +22,7 @@ from cache.store import FeatureCache
 from cache.streams import FEATURES, THUMBNAILS, order_streams
 from data.errors import CacheError
 from data.files import new_file, write_whole
+from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -264,7 +265,8 @@ def _videos(
     cache: FeatureCache, chosen: Mapping[str, Mapping[str, JSON]], report: ExportReport
 ) -> Iterator[_Video]:
     """Yield the videos that have all streams, with the same clips in each."""
-    for name in cache.videos():
+    names = cache.videos()
+    for name in followed(names, "export: videos", total=len(names)):
         keys = [feature_key(cache.content(name), config) for config in chosen.values()]
         if not all(map(cache.has, keys)):
             report.left_out.append(name)

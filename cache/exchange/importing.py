@@ -31,6 +31,7 @@ from cache.store import FeatureCache
 from data.errors import CacheError
 from data.labels import join_problems, read_labels
 from data.names import video_name
+from data.progress import followed
 
 #: Numbers of the whole video that v-iashin/video_features writes beside its features.
 _SIDE_FILES = ("_fps", "_timestamps_ms")
@@ -212,7 +213,8 @@ def import_features(
     with Staging(cache) as staging:
         for stream in streams:
             records = read_records(stream, config, counts, rates, known, problems)
-            staging.take(_noting_names(records, known, fresh), problems)
+            shown = followed(records, "import: videos", total=len(stream.num_rows))
+            staging.take(_noting_names(shown, known, fresh), problems)
         staging.publish(problems)
     cache.set_names(fresh)
     report.videos, report.rows = len(staging.videos), staging.rows

@@ -23,6 +23,7 @@ from cache.store import FeatureCache
 from cache.streams import KINDS
 from data.errors import CacheError, ShardError
 from data.files import partial_file, publish, temp_path
+from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -106,7 +107,8 @@ def copy_records(
     chosen: Mapping[str, Mapping[str, JSON]],
 ) -> None:
     """Copy those chosen features that `target` lacks, every byte checked on the way."""
-    for name in sorted(source.shards()):
+    names = sorted(source.shards())
+    for name in followed(names, f"merge {source.path}: shards", total=len(names)):
         path = source.shards_dir / name
         try:
             table = read_table(path)

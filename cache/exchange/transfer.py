@@ -41,6 +41,7 @@ from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
 from data.labels import VideoLabel, read_labels, write_labels
 from data.names import video_name
+from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -106,7 +107,7 @@ def push_cache(
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
     keys_there = {entry.key for entry in entries}
     left_out: set[str] = set()
-    for name in sorted(here):
+    for name in followed(sorted(here), "push: shards", total=len(here)):
         path = cache.shards_dir / name
         try:
             size = path.stat().st_size
@@ -181,7 +182,7 @@ def pull_cache(
                 advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pulled", conflicts)
-        for name in sorted(tables):
+        for name in followed(sorted(tables), "pull: shards", total=len(tables)):
             if all(cache.has(key) for key in tables[name].records):
                 report.already += 1
                 continue

@@ -29,6 +29,7 @@ from cache.store import FeatureCache
 from cache.streams import KINDS
 from data.errors import CacheError, CheckerError, NewerLayoutError, ShardError, StorageError
 from data.files import TEMP_PREFIX, sync_folder
+from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -112,7 +113,8 @@ def _verify(cache: FeatureCache, report: VerifyReport, *, repair: bool) -> None:
         Hdf5Viewer() as viewer,
         ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool,
     ):
-        for result in pool.map(lambda name: _check_shard(cache, name), names):
+        checked = pool.map(lambda name: _check_shard(cache, name), names)
+        for result in followed(checked, "verify: shards", total=len(names)):
             if result is None:
                 continue  # compacted away in the meantime: its records are in another
             report.shards += 1

@@ -1,10 +1,13 @@
 """The command `feat sample`."""
 
+import logging
 from pathlib import Path
 
 import click
 
 from data.help_text import examples
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 
 def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
@@ -36,7 +39,7 @@ def sample_command(
 
     def report(label: VideoLabel) -> None:
         what = f"{label.category} {label.anomaly}" if label.is_abnormal else "normal"
-        click.echo(f"{label.video}  {label.split}  {label.num_frames} frames  {what}", err=True)
+        logger.info("%s  %s  %d frames  %s", label.video, label.split, label.num_frames, what)
 
     labels = make_samples(
         folder, num_videos=num_videos, seed=seed, size=size, force=force, on_video=report

@@ -34,6 +34,7 @@ class FFmpegProcess:
         log: FFmpegLog,
         feed_times: Callable[[bytes], None],
         stall_seconds: float,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Start ffmpeg.
 
@@ -43,6 +44,7 @@ class FFmpegProcess:
             log: fed with what ffmpeg says.
             feed_times: fed with the times of the frames.
             stall_seconds: see `Limits`.
+            pass_fds: more descriptors that the command line names.
         """
         self._video_id = video_id
         self._stall_seconds = stall_seconds
@@ -54,7 +56,7 @@ class FFmpegProcess:
                 command(writing),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(writing,),
+                pass_fds=(writing, *pass_fds),
             )
         except BaseException:
             self._times_pipe.close()

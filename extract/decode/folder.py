@@ -47,14 +47,30 @@ class FolderStream:
     info: StreamInfo
 
     def __init__(
-        self, source: VideoSource, config: DecodeConfig, *, folder_fps: float, limits: Limits
+        self,
+        source: VideoSource,
+        config: DecodeConfig,
+        *,
+        folder_fps: float,
+        limits: Limits,
+        shape: tuple[int, int] | None = None,
     ) -> None:
+        """Open the first image.
+
+        Args:
+            source: the folder.
+            config: size and sampling of the frames.
+            folder_fps: frame rate that it is taken to have.
+            limits: what it may cost.
+            shape: height and width of the frames, instead of what `config` says, for people.
+        """
         if not 0 < folder_fps <= 1000:
             raise ConfigError(f"folder_fps: found {folder_fps}, expected frames a second, to 1000")
         self._source = source
         self._config = config
         self._folder_fps = folder_fps
         self._limits = limits
+        self._shape = shape
         self._paths = frame_paths(source)
         self._expected = round(len(self._paths) * (config.fps or folder_fps) / folder_fps)
         if self._expected > limits.max_frames:
@@ -89,7 +105,8 @@ class FolderStream:
         """Return the next frames and their times; see `FrameStream.read`."""
         if max_frames < 1:
             raise ValueError(f"max_frames: found {max_frames}, expected 1 or more")
-        frames = np.empty((max_frames, self._config.size, self._config.size, 3), np.uint8)
+        shape = self._shape or (self._config.size, self._config.size)
+        frames = np.empty((max_frames, *shape, 3), np.uint8)
         count = 0
         for frame in itertools.islice(self._frames, max_frames):
             frames[count] = frame
@@ -163,11 +180,13 @@ class FolderStream:
                 f"{image.height} pixels, more than --max-pixels {self._limits.max_pixels} admits; "
                 "raise it, or make the images smaller"
             )
-        return fit_image(image, self._config)
+        return fit_image(image, self._config, self._shape)
 
 
-def fit_image(image: Image.Image, config: DecodeConfig) -> Frame:
-    """Return an image as the network's frame, (size, size, 3) uint8 RGB.
+def fit_image(
+    image: Image.Image, config: DecodeConfig, shape: tuple[int, int] | None = None
+) -> Frame:
+    """Return an image as the network's frame, (size, size, 3) uint8 RGB, or squashed to a shape.
 
     Transparency is dropped, 16-bit grey keeps its upper eight bits.
 
@@ -177,8 +196,8 @@ def fit_image(image: Image.Image, config: DecodeConfig) -> Frame:
     image = _to_eight_bits(ImageOps.exif_transpose(image))
     size = config.size
     pixels = np.asarray(image)
-    if config.resize == "squash":
-        fitted = scale_bicubic(pixels, size, size)
+    if shape or config.resize == "squash":
+        fitted = scale_bicubic(pixels, *(shape or (size, size)))
     else:
         scale = config.short_side / min(image.size)
         height, width = (max(size, round(side * scale)) for side in pixels.shape[:2])

@@ -79,13 +79,15 @@ def ablate_command(
     such as the losses where no video has a category or the method has one loss only, is named with
     the reason; the others are run.
     """
+    # what is missing is told before PyTorch is loaded
+    cache = setup.open_cache()
+    files = labels_files or (cache.labels_path,)
+    labels = [read_training_labels(path if labels_files else None, cache) for path in files]
+
     from model.experiments.ablate import run_ablation
     from model.methods.registry import choose_method
     from model.runs.file_names import file_names
 
-    cache = setup.open_cache()
-    files = labels_files or (cache.labels_path,)
-    labels = [read_training_labels(path if labels_files else None, cache) for path in files]
     parts = run_ablation(
         cache,
         dict(zip(file_names([path.stem for path in files]), labels, strict=True)),

@@ -65,14 +65,17 @@ def compare_command(
 
     A method that has no preset of that name takes its default.
     """
+    # what is missing is told before PyTorch is loaded
+    cache = setup.open_cache()
+    labels = read_training_labels(labels_file, cache)
+
     from model.experiments.compare import run_comparison
     from model.experiments.compare_table import to_markdown, write_csv
     from model.methods.registry import choose_methods
 
-    cache = setup.open_cache()
     comparison = run_comparison(
         cache,
-        read_training_labels(labels_file, cache),
+        labels,
         choose_methods(methods, preset, assignments),
         seeds=seeds,
         out=out,

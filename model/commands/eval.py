@@ -68,19 +68,24 @@ def eval_command(
     others, to see what they are worth to this run.
     """
     from data.labels import read_labels
+    from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
+
+    # what is missing is told before PyTorch is loaded
+    run = run or newest_run(runs)
+    named_labels = read_labels(labels_file) if labels_file else None
+
     from model.evaluation.evaluate import run_evaluation
     from model.evaluation.snapshots import NAMES
     from model.experiments.seeds import evaluate_seeds
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
-    from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
 
     def evaluate(run: Path) -> "EvalReport":
         cache = _cache_of(run, setup)
         return run_evaluation(
             run,
             cache,
-            read_labels(labels_file or run / LABELS_NAME),
+            read_labels(run / LABELS_NAME) if named_labels is None else named_labels,
             split=cast("Split", split),
             device=setup.device,
             options=setup.data_options(cache),
@@ -88,7 +93,6 @@ def eval_command(
             smoothing=smoothing,
         )
 
-    run = run or newest_run(runs)
     names = () if show_all else (*HEADLINE, *(f"auc_{name}" for name in NAMES), *ADDED_MEASURES)
     if is_seeds_folder(run):
         several = evaluate_seeds(run, evaluate)

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from data.labels import VideoLabel
     from model.experiments.folder import Terms
     from model.methods.gather import DataOptions
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -107,7 +110,7 @@ def show_run(*run: Any) -> None:
     """Tell of a finished run of an experiment: its names, its seed and its AUC."""
     *names, seed, auc = run
     found = "none" if auc is None else f"{auc:.3f}"
-    click.echo(f"{', '.join(names)}, seed {seed}: AUC {found}", err=True)
+    logger.info("%s, seed %d: AUC %s", ", ".join(names), seed, found)
 
 
 streams_option = click.option(

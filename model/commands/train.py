@@ -73,16 +73,22 @@ def train_command(
     """Train the ConvLSTM model, or any other method, from a feature cache alone."""
     from model.methods.registry import choose_method
 
-    chosen = _method_of(killed) if killed else choose_method(method, preset, assignments)
+    def choose() -> "Method":
+        return _method_of(killed) if killed else choose_method(method, preset, assignments)
+
     if help_settings:
-        click.echo(_settings_text(chosen))
+        click.echo(_settings_text(choose()))
         return
+    # what is missing is told before PyTorch is loaded
+    cache = setup.open_cache()
+    labels = [] if killed else read_training_labels(labels_file, cache)
+
     from model.experiments.seeds import resume_seeds, train_seeds
     from model.runs.folder import is_seeds_folder
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
 
-    cache = setup.open_cache()
+    chosen = choose()
     report: TrainReport | SeedsReport
     with TrainProgress(max_steps=chosen.num_steps) as progress:
         how: dict[str, Any] = {
@@ -94,7 +100,6 @@ def train_command(
             resume = resume_seeds if is_seeds_folder(killed) else resume_training
             report = resume(cache, killed, **how)
         else:
-            labels = read_training_labels(labels_file, cache)
             how |= {"runs": runs, "out": out}
             if seeds:
                 report = train_seeds(cache, labels, chosen, first=seed, count=seeds, **how)

@@ -284,7 +284,7 @@ def _choose_videos(
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")
     available = available_streams(cache, [label.video for label in wanted], options.configs)
-    wanted = drop_missing(wanted, available, skip_missing=options.skip_missing)
+    wanted = drop_missing(wanted, available, cache, skip_missing=options.skip_missing)
     wanted = check_labels(
         cache,
         wanted,

@@ -27,6 +27,7 @@ from model.measures.metrics import VideoResult
 from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.runs.folder import EVAL_NAME, LABELS_NAME, MEASURES_NAME
+from model.runs.progress import TrainProgress
 from model.runs.train import finish_training
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -90,7 +91,7 @@ def choose_videos(
         FeatError: videos or streams are not in the cache.
     """
     available = available_streams(cache, [label.video for label in labels], terms.options.configs)
-    there = drop_missing(labels, available, skip_missing=terms.options.skip_missing)
+    there = drop_missing(labels, available, cache, skip_missing=terms.options.skip_missing)
     if not there:
         raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
     streams = terms.options.streams or choose_streams(
@@ -193,9 +194,17 @@ def finish_run(
         terms: features, device and smoothing.
     """
     if not (run / DONE_NAME).is_file():
-        report = finish_training(
-            run, cache, labels, method, seed=seed, options=terms.options, device=terms.device
-        )
+        with TrainProgress(max_steps=method.num_steps) as progress:
+            report = finish_training(
+                run,
+                cache,
+                labels,
+                method,
+                seed=seed,
+                options=terms.options,
+                device=terms.device,
+                on_row=progress.show,
+            )
         run_evaluation(
             run,
             cache,

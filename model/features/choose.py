@@ -8,6 +8,7 @@ from cache import FeatureCache, feature_key
 from cache.streams import order_streams
 from data.errors import ModelError
 from data.labels import VideoLabel
+from data.names import nearest_names
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -81,18 +82,29 @@ def require_streams(available: Mapping[str, set[str]], streams: Sequence[str]) -
 
 
 def drop_missing(
-    labels: Sequence[VideoLabel], available: Mapping[str, set[str]], *, skip_missing: bool
+    labels: Sequence[VideoLabel],
+    available: Mapping[str, set[str]],
+    cache: FeatureCache,
+    *,
+    skip_missing: bool,
 ) -> list[VideoLabel]:
     """Return the labels of the videos that the cache holds.
+
+    Args:
+        labels: of all videos.
+        available: video -> streams that may be used.
+        cache: whose names may be meant by those that it lacks.
+        skip_missing: leave them out.
 
     Raises:
         ModelError: some are missing and `skip_missing` is not set.
     """
     missing = [label.video for label in labels if not available[label.video]]
     if missing and not skip_missing:
+        names = _with_nearest(missing, labels, cache)
         raise ModelError(
-            f"{len(missing)} of {len(labels)} labelled videos are not in the cache: "
-            f"{named(missing)}; run `feat extract`, remove their rows, or pass --skip-missing"
+            f"{len(missing)} of {len(labels)} labelled videos are not in the cache: {names}; run "
+            "`feat extract`, remove their rows, or pass --skip-missing"
         )
     if missing:
         logger.warning(
@@ -101,6 +113,16 @@ def drop_missing(
             named(missing),
         )
     return [label for label in labels if available[label.video]]
+
+
+def _with_nearest(missing: Sequence[str], labels: Sequence[VideoLabel], cache: FeatureCache) -> str:
+    """Return the first few names, each with the one that may be meant."""
+    unlabelled = set(cache.videos()) - {label.video for label in labels}
+    shown = []
+    for video in missing[:MAX_NAMED]:
+        near = nearest_names(video, unlabelled, count=1)
+        shown.append(f"{video} (did you mean {near[0]}?)" if near else video)
+    return named([*shown, *missing[MAX_NAMED:]])
 
 
 def named(videos: Sequence[str]) -> str:

@@ -71,7 +71,7 @@ def gather(
     visible = sorted(_visible(method, labels), key=lambda label: label.video)
     seen = [label for label in visible if label.split != "test"]
     available = available_streams(cache, [label.video for label in visible], options.configs)
-    seen = drop_missing(seen, available, skip_missing=options.skip_missing)
+    seen = drop_missing(seen, available, cache, skip_missing=options.skip_missing)
     require_streams({label.video: available[label.video] for label in seen}, options.streams)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
     aligned = check_labels(

@@ -53,6 +53,22 @@ def draw_timeline(
     figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
+def draw_strip(prediction: VideoPrediction, width: int) -> NDArray[np.uint8]:
+    """Return the curve from edge to edge, (H, width, 3) uint8 RGB, H even: to stand below a video.
+
+    Spans and threshold are drawn as in `draw_timeline`; the times are those of the video above.
+    """
+    height = max(48, width // 16 * 2)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    _draw_curve(axes, prediction)
+    axes.set_axis_off()
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return np.ascontiguousarray(pixels)
+
+
 def _draw_curve(axes: Axes, prediction: VideoPrediction) -> None:
     edges, scores, threshold = prediction.edges_seconds, prediction.scores, prediction.threshold
     for span in prediction.intervals:

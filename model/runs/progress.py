@@ -1,13 +1,14 @@
 """Progress of a training: a bar on a terminal, a line a look elsewhere."""
 
 import logging
-import sys
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data.progress import shows_bar
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -22,8 +23,8 @@ class TrainProgress:
         self._max_steps = max_steps
         self._stack = ExitStack()
         self._bar: Progress | None = None
-        # a quiet run shows warnings only; without steps there is nothing to draw a bar of
-        if max_steps and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        # without steps there is nothing to draw a bar of
+        if max_steps and shows_bar():
             self._bar = Progress(
                 TextColumn("train"),
                 BarColumn(),

@@ -1,0 +1,63 @@
+"""Progress of work in many pieces: a bar on a terminal, a line now and then elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Generator, Iterable, Iterator
+from typing import TypeVar
+
+logger = logging.getLogger(f"feat.{__name__}")
+
+PATIENCE_SECONDS = 3.0
+"""What takes less shows nothing."""
+LINE_SECONDS = 30.0
+"""Where there is no bar, so often a line is logged after the first."""
+
+T = TypeVar("T")
+
+
+def shows_bar() -> bool:
+    """Tell whether bars are wanted: on a terminal, unless warnings only are."""
+    return sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+
+
+def followed(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
+    """Yield items, and show how many of them were taken once that takes longer than a moment.
+
+    Args:
+        items: pieces of work, each done when the next one is asked for.
+        what: is done with what, for people: `verify shards`.
+        total: how many there are.
+    """
+    show = _bar(what, total) if shows_bar() else _lines(what, total)
+    next(show)
+    try:
+        for number, item in enumerate(items):
+            show.send(number)
+            yield item
+    finally:
+        show.close()
+
+
+def _bar(what: str, total: int) -> Generator[None, int, None]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    started = time.monotonic()
+    done = yield
+    while time.monotonic() - started < PATIENCE_SECONDS:
+        done = yield
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        while True:
+            bar.update(task, completed=done)
+            done = yield
+
+
+def _lines(what: str, total: int) -> Generator[None, int, None]:
+    due = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        done = yield
+        if time.monotonic() >= due:
+            logger.info("%s: %d of %d", what, done, total)
+            due = time.monotonic() + LINE_SECONDS
