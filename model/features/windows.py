@@ -144,7 +144,7 @@ def _nearest(covered: NDArray[np.int64], num_frames: int) -> NDArray[np.int64]:
 
 
 ABNORMAL_SHARE = 0.5
-"""Share of a batch's windows that hold an abnormal frame: 30 of 60 in Wan et al. 2021."""
+"""Share of a batch's windows that hold an abnormal frame. Wan et al. 2021 give the 60 alone."""
 
 
 class BalancedBatches:
