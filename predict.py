@@ -455,7 +455,7 @@ def _draw(
 ) -> None:
     """Draw the timeline with the frames at the highest peaks."""
     from extract.decode.stills import read_stills
-    from model.prediction.prediction import highest_peaks
+    from model.measures.peaks import highest_peaks
     from model.prediction.timeline import MAX_STILLS, Still, draw_timeline
 
     scores = prediction.scores
