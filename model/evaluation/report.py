@@ -21,6 +21,7 @@ from data.files import write_whole
 from data.intervals import intervals_from_frames
 from data.visible import visible
 from model.evaluation.released import NOTE, CompatTable
+from model.evaluation.why import far_videos, remarks
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
 from model.measures.metrics import THRESHOLD, VideoResult, confusion, frames_of
 from model.measures.registry import ADDED_MEASURES
@@ -52,6 +53,7 @@ def write_report(
     title: str,
     settings: Mapping[str, Any],
     videos: Path | None = None,
+    why: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` into `folder` and return its path.
 
@@ -62,13 +64,19 @@ def write_report(
         title: of the page.
         settings: of the run.
         videos: folder of the video files, which the page then plays where they are.
+        why: what `explain_videos` gave; None where an evaluation has none of it.
 
     Raises:
         FeatError: the file cannot be written.
     """
     names, counts = confusion(results)
     released = found.get("released")
-    script = (PAGE / "page.js").read_text(encoding="utf-8")
+    script = "".join((PAGE / name).read_text(encoding="utf-8") for name in ("page.js", "why.js"))
+    data = page_data(results, [_link(folder, videos, result.video) for result in results])
+    if why:
+        data["images"] = why["images"]
+        for video, card in zip(data["videos"], why["cards"], strict=True):
+            video["why"] = card
     content = _environment().get_template("report.html.j2").render(
         title=title,
         found=found,
@@ -87,8 +95,10 @@ def write_report(
         coverage=f"{COVERAGE:.0%}",
         draws=f"{NUM_RESAMPLES} draws"
         + (f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""),
-        data=page_data(results, [_link(folder, videos, result.video) for result in results]),
-        style=(PAGE / "page.css").read_text(encoding="utf-8"),
+        far=far_videos(why) if why else [False] * len(results),
+        remarks=remarks(why) if why else [],
+        data=data,
+        style="".join((PAGE / name).read_text("utf-8") for name in ("page.css", "why.css")),
         script=script,
         # no other script runs, whatever a name holds
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

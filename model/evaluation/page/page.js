@@ -157,6 +157,7 @@ function draw(video) {
   video.card.querySelector(".from").textContent = when(video, 0);
   video.card.querySelector(".to").textContent = when(video, video.frames);
   read(video, video.place, "peak at ");
+  showWhy(video);
 }
 
 /** Shows in a card what moves with the threshold. */
@@ -283,6 +284,7 @@ const kinds = {
   falseAlarms: ({ judged }) => judged.falseAlarms > 0,
   missed: ({ judged }) => judged.missed.length > 0,
   wrong: ({ card }) => Boolean(card.dataset.wrong),
+  far: ({ why }) => Boolean(why.far),
 };
 
 function arrange() {
