@@ -55,7 +55,8 @@ def explain_videos(
         reference: of the run; None if it has none.
 
     Returns:
-        `cards`, one for each video, and `images`, which they name by number: data URIs.
+        `cards`, one for each video; `images`, data URIs that they name by number; `is_full`:
+        there was no room for all.
     """
     images = _Images(cache)
     cards: list[dict[str, Any]] = [{}] * len(results)
@@ -79,7 +80,7 @@ def explain_videos(
                 data.features[clip], count=NUM_NEIGHBOURS, sha256=sha256
             )
         ]
-    return {"images": images.texts, "cards": cards, "images_left_out": images.left_out}
+    return {"images": images.texts, "cards": cards, "is_full": images.is_full}
 
 
 def far_videos(why: Mapping[str, Any]) -> list[bool]:
@@ -95,7 +96,7 @@ def remarks(why: Mapping[str, Any]) -> list[str]:
             f"{count} of {len(cards)} videos are far from the training videos: their scores may "
             "mean little."
         )
-    if why["images_left_out"]:
+    if why["is_full"]:
         shown = sum(bool(card["pictures"]) for card in cards)
         words.append(
             f"The page has room for pictures of the {shown} worst of {len(cards)} videos only."
@@ -129,9 +130,7 @@ def _pictures(result: VideoResult, sha256: str, images: "_Images") -> list[dict[
     for frame, what in _moments(result):
         shown = images.at(sha256, frame)
         if shown and len(found) < MAX_PICTURES:
-            score = round(float(result.scores[frame]), 4)
-            picture = {"frame": frame, "score": score, "what": what, "image": shown[1]}
-            found.setdefault(shown[0], picture)
+            found.setdefault(shown[0], {"frame": frame, "what": what, "image": shown[1]})
     return sorted(found.values(), key=lambda picture: int(picture["frame"]))
 
 
@@ -181,8 +180,7 @@ class _Images:
 
     def __init__(self, cache: FeatureCache) -> None:
         self.texts: list[str] = []
-        self.left_out = 0
-        """Asked for when there was no more room."""
+        self.is_full = False
         self._cache = cache
         self._numbers: dict[tuple[str, int], int] = {}
         self._room = PAGE_BYTES
@@ -195,7 +193,7 @@ class _Images:
             sha256: of the video's content.
             frame: of the video.
         """
-        found = self._thumbnails(sha256)
+        found = None if self.is_full else self._thumbnails(sha256)
         if found is None:
             return None
         clips, strings = found
@@ -205,8 +203,8 @@ class _Images:
             text = _data_uri(strings[clip])
             if not text:
                 return None
-            if len(text) > self._room:
-                self.left_out += 1
+            self.is_full = len(text) > self._room
+            if self.is_full:
                 return None
             self._room -= len(text)
             self._numbers[key] = len(self.texts)

@@ -25,13 +25,14 @@ function showWhy(video) {
 }
 
 /** Returns a picture that moves the reading point to its frame, and plays the video there. */
-function pictureButton(video, { frame, score, what, image }) {
-  const time = when(video, frame);
+function pictureButton(video, { frame, what, image }) {
+  const place = Math.floor(frame / stride);
+  const [time, score] = [when(video, frame), thresholds[video.points[place]].toFixed(2)];
   const button = element("button", { type: "button" },
-    picture(image, `${what}: score ${score.toFixed(2)} at ${time}`),
-    element("span", { ariaHidden: "true" }, element("b", {}, score.toFixed(2)), ` ${time}, ${what}`));
+    picture(image, `${what}: score ${score} at ${time}`),
+    element("span", { ariaHidden: "true" }, element("b", {}, score), ` ${time}, ${what}`));
   button.addEventListener("click", () => {
-    read(video, Math.floor(frame / stride));
+    read(video, place);
     play(video);
   });
   return button;
