@@ -244,3 +244,15 @@ def test_a_video_that_was_trained_on_is_not_held_against_itself(cache, tmp_path)
     seen = predict_video(load_run(run), cache, FAR)
     assert seen.seen
     assert seen.distance.median > 2
+
+
+@pytest.mark.realdata
+def test_of_real_videos_of_the_same_kind_few_are_far(shared_data):
+    """Every eighth clip and value of UCF-Crime's C3D features, 90 of 290 videos held out."""
+    with np.load(shared_data / "ucf_crime" / "c3d_fc6_32segments_fp16.npz") as held:
+        videos = np.stack([held[name][:32:8, ::8] for name in held.files]).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(videos))
+    reference = make_reference([made_features(videos[order[90:]])])
+    far = [reference.distance(one).is_far for one in videos[order[:90]]]
+    assert sum(far) <= 5
+    assert all(reference.distance(10 * one).is_far for one in videos[order[:90]])
