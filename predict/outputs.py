@@ -10,7 +10,8 @@ import numpy as np
 from data.files import write_rows, write_whole
 from extract.decode.stills import read_stills
 from extract.encode import Part, Rate, Strip, cut_parts, render_below, shown_size
-from model.prediction.prediction import VideoPrediction, highest_peaks
+from model.measures.peaks import highest_peaks
+from model.prediction.prediction import VideoPrediction
 from model.prediction.report import (
     INTERVAL_COLUMNS,
     interval_rows,

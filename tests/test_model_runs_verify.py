@@ -61,7 +61,10 @@ def test_sound_and_unfinished_runs_are_listed_wherever_they_lie(rgb_cache, tmp_p
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "config.json", "environment.json", "labels.csv", "metrics.jsonl"],
+    [
+        *("model.safetensors", "config.json", "environment.json", "labels.csv", "metrics.jsonl"),
+        "reference.safetensors",
+    ],
 )
 def test_one_changed_byte_of_any_file_is_told_in_one_line(rgb_cache, tmp_path, name):
     run = run_training(rgb_cache, demo_rows(), SMALLEST, out=tmp_path / "run").run
@@ -75,6 +78,14 @@ def test_one_changed_byte_of_any_file_is_told_in_one_line(rgb_cache, tmp_path, n
     assert f"remove the folder {run} and train again" in line
     (run / name).unlink()
     assert verify(run).exit_code == 1
+
+
+def test_a_run_of_an_earlier_build_has_no_reference_and_is_sound(rgb_cache, tmp_path):
+    run = run_training(rgb_cache, demo_rows(), choose_method("knn"), out=tmp_path / "run").run
+    sums = run / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:-1]))
+    (run / "reference.safetensors").unlink()
+    assert verify(run).stdout == f"{run}: sound\n"
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc/passwd", "ab  ../labels.csv", "\0\xff\n"])

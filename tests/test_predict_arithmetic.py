@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 from cache import ClipTable
 from data.ffmpeg import find_ffmpeg
 from extract.clips import clip_table
-from model.prediction.prediction import VideoPrediction, frame_edges, highest_peaks
+from model.measures.peaks import highest_peaks
+from model.prediction.prediction import VideoPrediction, frame_edges
 from model.prediction.report import prediction_json, prediction_lines, webvtt
 from model.prediction.timeline import clock
 

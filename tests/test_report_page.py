@@ -1,28 +1,37 @@
 """The page of an evaluation in a real browser: it counts as Python does, and can be worked with."""
 
 import base64
+import io
+import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
+from model_cache import add_video, demo_rows, label, make_cache, stream_config
 from pages import HOSTILE, SIZES, Opened, axe_violations, check_layout, made_results
+from PIL import Image
 
+from cache import FeatureCache, FeatureRecord
+from cache.streams import join_bytes
 from data.intervals import intervals_from_frames
 from feat import cli
 from model.evaluation import pages as pages_module
 from model.evaluation.comparison import EvaluatedRun, write_comparison
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.report import page_data, write_report
+from model.evaluation.results import read_results
+from model.evaluation.why import _moments, explain_videos, remarks
 from model.measures.detection import count_alarms
 from model.measures.metrics import VideoResult
 from model.measures.table import measure_all
 from model.methods.registry import choose_method
 from model.runs.train import run_training
+from model.runs.trained import load_run
 
 
 def write_page(folder: Path, results: list[VideoResult], **how) -> Path:
@@ -401,3 +410,259 @@ def test_everything_can_be_reached_by_keyboard(opened):
         ))  # fmt: skip
     assert {"threshold", "reset", "SUMMARY", "sort", "show", "category", "name"} <= reached
     assert {"plot", "plot playable"} <= reached
+
+
+# --- why: pictures, nearest training clips, what is far from them --------------------------------
+
+FOREIGN = "elsewhere/<i>far</i>.mp4"
+
+
+def add_thumbnails(cache: FeatureCache, video: str, kind: str = "WEBP") -> list[bytes]:
+    """Write a picture of one colour for each clip of a cached video, and return them."""
+    entry = cache.find(video, "rgb")
+    clips = cache.read_clips(entry.key)
+    pictures = []
+    for clip in range(len(clips)):
+        file = io.BytesIO()
+        Image.new("RGB", (64, 48), (20 * clip, len(video) % 256, 90)).save(file, kind)
+        pictures.append(file.getvalue())
+    features, bounds = join_bytes(pictures)
+    config = stream_config("thumbnails")
+    cache.write(
+        [
+            FeatureRecord(
+                stream="thumbnails", config=config, source=entry.source, kind="images",
+                features=features, bounds=bounds, clips=clips,
+            )
+        ]
+    )  # fmt: skip
+    return pictures
+
+
+class Explained:
+    """An evaluated run whose cache has pictures of all videos but one, and a foreign video."""
+
+    def __init__(self, folder: Path) -> None:
+        rows = [*demo_rows(), label(FOREIGN, "test")]
+        self.cache = make_cache(folder / "features", demo_rows())
+        odd = {s: np.random.default_rng(2).normal(4, 0.3, (10, 32)) for s in ("rgb", "flow")}
+        add_video(self.cache, FOREIGN, odd, 160)
+        self.pictures = {
+            row.video: add_thumbnails(self.cache, row.video, kind)
+            for row, kind in zip(rows, ["WEBP", "JPEG"] * 7, strict=False)
+            if row.video != "good/5.mp4"
+        }
+        self.run = run_training(
+            self.cache, rows, choose_method("logistic"), out=folder / "runs" / "r"
+        ).run
+        self.rows = rows
+        self.page = run_evaluation(self.run, self.cache, self.rows).report
+        self.why = json.loads((self.page.parent / "why.json").read_text())
+
+    def card(self, video: str) -> dict:
+        names = [result.video for result in read_results(self.page.parent)]
+        return self.why["cards"][names.index(video)]
+
+    def image(self, number: int) -> bytes:
+        return base64.b64decode(self.why["images"][number].split(",")[1])
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory, make_video) -> Explained:
+    folder = tmp_path_factory.mktemp("why")
+    explained = Explained(folder)
+    make_video(folder / "videos" / "bad" / "4.mp4", num_frames=160)
+    assert report(explained.run, "--videos", folder / "videos").exit_code == 0
+    return explained
+
+
+def test_pictures_are_those_of_the_peak_and_of_the_worst_errors(explained):
+    results = {result.video: result for result in read_results(explained.page.parent)}
+    for video, pictures in explained.pictures.items():
+        if video not in results:
+            continue
+        result, card = results[video], explained.card(video)
+        assert 1 <= len(card["pictures"]) <= 3
+        frames = [one["frame"] for one in card["pictures"]]
+        assert len({frame // 16 for frame in frames}) == len(frames)
+        assert frames == sorted(frames)
+        for one in card["pictures"]:
+            assert explained.image(one["image"]) == pictures[one["frame"] // 16]
+        assert max(result.scores[frames]) == result.scores.max()
+    assert explained.card("good/5.mp4")["pictures"] == []
+
+
+def test_the_worst_errors_are_among_the_moments():
+    scores = np.full(100, 0.2)
+    scores[10:20], scores[40:50], scores[70:80] = 0.9, 0.7, 0.8
+    labels = np.zeros(100, np.uint8)
+    labels[10:20] = labels[30:35] = 1
+    scores[32] = 0.1
+    found = _moments(VideoResult(video="a", scores=scores, labels=labels))
+    assert found[0][1] == "peak, labelled abnormal"
+    assert found[1:3] == [
+        (70, "highest of the frames labelled normal"),
+        (32, "lowest of the frames labelled abnormal"),
+    ]
+    weak = _moments(VideoResult(video="a", scores=scores, labels=None))
+    assert {what for _, what in weak} == {"peak"}
+    assert 10 <= weak[0][0] < 20
+    right = _moments(VideoResult(video="a", scores=labels * 0.9, labels=labels))
+    assert {what for _, what in right} <= {"peak, labelled abnormal", "peak, labelled normal"}
+
+
+def test_the_page_names_what_is_far_and_the_nearest_training_clips(explained):
+    assert [bool(card["far"]) for card in explained.why["cards"]] == [
+        result.video == FOREIGN for result in read_results(explained.page.parent)
+    ]
+    trained_on = {row.video for row in demo_rows() if row.split == "train"}
+    for card in explained.why["cards"]:
+        assert len({one["video"] for one in card["neighbours"]} & trained_on) == 3
+        distances = [one["distance"] for one in card["neighbours"]]
+        assert distances == sorted(distances)
+        for one in card["neighbours"]:
+            assert (
+                explained.image(one["image"])
+                == explained.pictures[one["video"]][one["frame"] // 16]
+            )
+            assert one["seconds"] == one["frame"] / 25
+    bad = explained.card("bad/4.mp4")["neighbours"]
+    assert [one["label"] for one in bad] == ["abnormal"] * 3
+    assert [one["label"] for one in explained.card("good/4.mp4")["neighbours"]] == ["normal"] * 3
+
+
+def test_few_pictures_are_those_of_the_worst_videos_and_the_page_says_so(explained, monkeypatch):
+    monkeypatch.setattr("model.evaluation.why.PAGE_BYTES", 900)
+    results = read_results(explained.page.parent)
+    results[2] = replace(results[2], scores=np.zeros(160))
+    results[3] = replace(results[3], scores=np.linspace(0.6, 1, 160))  # one long false alarm
+    trained = load_run(explained.run)
+    wanted = [row for row in explained.rows if row.split == "test"]
+    wanted.sort(key=lambda row: row.video)
+    data = trained.load_features(explained.cache, wanted)
+    why = explain_videos(results, data, explained.cache, trained.reference)
+    assert 0 < sum(map(len, why["images"])) <= 900
+    assert why["cards"][3]["pictures"]
+    assert why["is_full"]
+    assert "The page has room for pictures of the" in remarks(why)[1]
+
+
+def test_what_is_no_small_picture_is_left_out(explained, tmp_path):
+    cache = make_cache(tmp_path / "features", demo_rows())
+    entry = cache.find("bad/4.mp4", "rgb")
+    svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
+    features, bounds = join_bytes([svg, b"\xff\xd8\xff" + bytes(70_000)] * 5)
+    cache.write(
+        [
+            FeatureRecord(
+                stream="thumbnails", config=stream_config("thumbnails"), source=entry.source,
+                kind="images", features=features, bounds=bounds, clips=cache.read_clips(entry.key),
+            )
+        ]
+    )  # fmt: skip
+    run = tmp_path / "r"
+    shutil.copytree(explained.run, run)
+    page = run_evaluation(run, cache, demo_rows()).report
+    why = json.loads((page.parent / "why.json").read_text())
+    assert why["images"] == []
+
+
+def test_a_run_without_a_reference_shows_pictures_and_no_neighbours(explained, tmp_path):
+    run = tmp_path / "r"
+    shutil.copytree(explained.run, run)
+    (run / "reference.safetensors").unlink()
+    page = run_evaluation(run, explained.cache, explained.rows).report
+    why = json.loads((page.parent / "why.json").read_text())
+    assert all(card["neighbours"] == [] and card["far"] is None for card in why["cards"])
+    assert why["images"]
+    run_evaluation(run, explained.cache, explained.rows, pictures=False)
+    assert not (page.parent / "why.json").exists()
+    assert report(run).exit_code == 0
+    assert "Nearest" not in page.read_text().split("<script>")[0]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_a_card_shows_why(browser, explained, width, scheme):
+    opened = Opened(browser, explained.page, scheme=scheme)
+    page = opened.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.select_option("#sort", "name")
+    card = page.locator(".card", has=page.get_by_text("bad/4.mp4", exact=True).first).first
+    card.scroll_into_view_if_needed()
+    card.locator(".pictures img").first.wait_for()
+    told = explained.card("bad/4.mp4")
+    buttons = card.get_by_role("button")
+    assert buttons.count() == len(told["pictures"])
+    (result,) = [r for r in read_results(explained.page.parent) if r.video == "bad/4.mp4"]
+    for button, one in zip(buttons.all(), told["pictures"], strict=True):
+        what, score, time = re.fullmatch(
+            r"(.+): score (.+) at (.+) s", button.locator("img").get_attribute("alt")
+        ).groups()
+        assert (what, time) == (one["what"], f"{one['frame'] / 25:.2f}")
+        assert float(score) == pytest.approx(result.scores[one["frame"]], abs=0.011)
+    assert page.evaluate(
+        "[...document.querySelectorAll('.pictures img')].every((one) => one.naturalWidth === 64)"
+    )
+    near = card.locator(".near li")
+    assert near.count() == 3
+    first = told["neighbours"][0]
+    assert near.first.text_content() == (
+        f"{first['video']} {first['seconds']:.2f} s, {first['label']}, "
+        f"distance {first['distance']:.2f}"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for box in card.locator("button, img, li").all():
+        edges = box.bounding_box()
+        assert edges["x"] + edges["width"] <= width
+    if folder := os.environ.get("FEAT_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"why-{width}-{scheme}.png", full_page=True)
+    page.close()
+    assert opened.complaints == []
+    assert [url for url in opened.requests if not url.startswith("data:")] == [
+        explained.page.as_uri()
+    ]
+
+
+def test_a_picture_moves_the_reading_point_and_plays_the_video_there(browser, explained):
+    opened = Opened(browser, explained.page)
+    page = opened.page
+    card = page.locator(".card", has=page.get_by_role("slider", name="Score of bad/4.mp4"))
+    card.scroll_into_view_if_needed()
+    card.get_by_role("button").last.focus()
+    page.keyboard.press("Enter")
+    card.locator("video").wait_for()
+    frame, seconds = explained.card("bad/4.mp4")["pictures"][-1]["frame"], 0.0
+    while seconds < frame / 25:
+        page.wait_for_timeout(50)
+        seconds = page.evaluate("document.querySelector('video').currentTime")
+    quiet = page.locator(".card", has=page.get_by_role("slider", name="Score of good/4.mp4"))
+    quiet.get_by_role("button").last.click()
+    frame = explained.card("good/4.mp4")["pictures"][-1]["frame"]
+    assert quiet.locator(".plot").get_attribute("aria-valuenow") == str(frame)
+    assert quiet.locator(".read").text_content().startswith(f"frame {frame}, {frame / 25:.2f} s: ")
+    assert page.locator("video").count() == 1  # its file is not at hand
+    page.close()
+    assert opened.complaints == []
+
+
+def test_far_videos_are_marked_and_can_be_chosen(browser, explained):
+    opened = Opened(browser, explained.page)
+    page = opened.page
+    assert page.get_by_text("1 of 5 videos are far from the training videos").count() == 1
+    page.select_option("#show", "far")
+    assert opened.names() == [FOREIGN]
+    card = page.locator(".card:not([hidden])")
+    assert card.locator(".tag.far").text_content() == "far from the training videos"
+    card.locator(".why.bad").wait_for()
+    assert "100% of its clips are farther than" in card.locator(".why.bad").text_content()
+    assert page.locator(".card i").count() == 0
+    page.close()
+    assert opened.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_in_what_tells_why(browser, explained, scheme):
+    opened = Opened(browser, explained.page, scheme=scheme)
+    opened.page.locator(".near").first.wait_for()
+    assert axe_violations(opened) == []
+    opened.page.close()

@@ -19,6 +19,7 @@ from model.evaluation.released import CompatTable, WindowMethod, compare_with_re
 from model.evaluation.report import REPORT_NAME, write_report
 from model.evaluation.results import read_results, write_scores
 from model.evaluation.snapshots import ThreeNumbers, three_numbers
+from model.evaluation.why import WHY_NAME, explain_videos, far_videos, read_why
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import available_streams, drop_missing, named
 from model.features.load import FeatureSet
@@ -156,11 +157,23 @@ def run_evaluation(
         released=table,
         snapshots=numbers,
     )
-    (folder / RELEASED_NAME).unlink(missing_ok=True)
+    for name in (RELEASED_NAME, WHY_NAME):
+        (folder / name).unlink(missing_ok=True)
     if table:
         write_whole(folder / RELEASED_NAME, table.to_markdown())
     write_scores(folder, results)
     if pictures:
+        why = explain_videos(results, data, cache, trained.reference)
+        far = [r.video for r, is_far in zip(results, far_videos(why), strict=True) if is_far]
+        if far:
+            logger.warning(
+                "%d of %d videos are far from the training videos: their scores may mean little: "
+                "%s",
+                len(far),
+                len(results),
+                named(far),
+            )
+        write_json(folder / WHY_NAME, why)
         _write_page(folder, results, report.to_dict(), trained)
     # Last: an evaluation with measures is a whole one.
     write_json(folder / MEASURES_NAME, report.to_dict())
@@ -221,7 +234,15 @@ def _write_page(
 ) -> Path:
     title = f"{trained.path.name}: {found['split']} videos"
     settings = _settings_of(trained)
-    return write_report(folder, results, found, title=title, settings=settings, videos=videos)
+    return write_report(
+        folder,
+        results,
+        found,
+        title=title,
+        settings=settings,
+        videos=videos,
+        why=read_why(folder),
+    )
 
 
 def check_unseen(data: FeatureSet, trained: TrainedRun) -> None:

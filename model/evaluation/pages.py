@@ -30,9 +30,9 @@ NUM_QUANTILES = 150
 """Further thresholds, where the scores are: many models stay far below 0.5. All fit into a byte."""
 
 
-def render_page(template: str, script_name: str, **content: Any) -> str:
-    """Return a page of a template and its script, self-contained."""
-    parts = [(PAGE / name).read_text(encoding="utf-8") for name in ("common.js", script_name)]
+def render_page(template: str, *script_names: str, **content: Any) -> str:
+    """Return a page of a template and its scripts, self-contained."""
+    parts = [(PAGE / name).read_text(encoding="utf-8") for name in ("common.js", *script_names)]
     script = "\n".join(parts)
     environment = Environment(
         loader=FileSystemLoader(PAGE),

@@ -13,6 +13,7 @@ import numpy as np
 from data.files import write_whole
 from model.evaluation.pages import encode_curves, link_to, render_page
 from model.evaluation.released import NOTE, CompatTable
+from model.evaluation.why import far_videos, remarks
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
 from model.measures.metrics import THRESHOLD, VideoResult, confusion
 from model.measures.registry import ADDED_MEASURES
@@ -36,6 +37,7 @@ def write_report(
     title: str,
     settings: Mapping[str, Any],
     videos: Path | None = None,
+    why: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` into `folder` and return its path.
 
@@ -46,15 +48,22 @@ def write_report(
         title: of the page.
         settings: of the run.
         videos: folder of the video files, which the page then plays where they are.
+        why: what `explain_videos` gave; None where an evaluation has none of it.
 
     Raises:
         FeatError: the file cannot be written.
     """
     names, counts = confusion(results)
     released = found.get("released")
+    data = page_data(results, [link_to(folder, videos, result.video) for result in results])
+    if why:
+        data["images"] = why["images"]
+        for video, card in zip(data["videos"], why["cards"], strict=True):
+            video["why"] = card
     content = render_page(
         "report.html.j2",
         "page.js",
+        "why.js",
         title=title,
         found=found,
         figures=[
@@ -72,7 +81,9 @@ def write_report(
         coverage=f"{COVERAGE:.0%}",
         draws=f"{NUM_RESAMPLES} draws"
         + (f" ({NUM_RESAMPLES_ADDED} for {', '.join(ADDED_MEASURES)})" if ADDED_MEASURES else ""),
-        data=page_data(results, [link_to(folder, videos, result.video) for result in results]),
+        far=far_videos(why) if why else [False] * len(results),
+        remarks=remarks(why) if why else [],
+        data=data,
     )  # fmt: skip
     write_whole(folder / REPORT_NAME, content)
     return folder / REPORT_NAME

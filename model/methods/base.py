@@ -131,11 +131,18 @@ def clip_targets(data: FeatureSet) -> NDArray[np.float64]:
     Raises:
         LabelsError: a label is weak, or goes beyond its video's last frame.
     """
-    parts = [_video_targets(data, index, label) for index, label in enumerate(data.labels)]
+    parts = [video_targets(data, index, label) for index, label in enumerate(data.labels)]
     return np.concatenate(parts)
 
 
-def _video_targets(data: FeatureSet, index: int, label: VideoLabel) -> NDArray[np.float64]:
+def video_targets(data: FeatureSet, index: int, label: VideoLabel) -> NDArray[np.float64]:
+    """Return (S,) the same of one video's clips.
+
+    Args:
+        data: of several videos.
+        index: of the video among them.
+        label: of the video.
+    """
     rows = data.rows(index)
     if label.extent in ("normal", "all"):  # holds for imported videos without a frame count too
         return np.full(rows.stop - rows.start, float(label.is_abnormal))

@@ -10,6 +10,7 @@ from cache import ClipTable, FeatureCache
 from data.intervals import intervals_from_frames
 from data.labels import VideoLabel
 from model.measures.metrics import THRESHOLD
+from model.runs.reference import Distance
 from model.runs.trained import TrainedRun
 
 
@@ -44,6 +45,8 @@ class VideoPrediction:
     category_extents: Mapping[str, frozenset[bool]] = field(default_factory=dict)
     """Whether a category is one of abnormal videos (True), of normal ones, or of both; not of all
     need this be known."""
+    distance: Distance | None = None
+    """From the training videos; None if the run cannot tell."""
 
     @property
     def intervals(self) -> list[AbnormalInterval]:
@@ -112,6 +115,11 @@ def predict_video(
         seen=trained.has_seen(data.sha256[0]),
         probabilities=dict(zip(answer.categories, answer.probabilities()[0].tolist(), strict=True)),
         category_extents=trained.category_extents,
+        distance=(
+            trained.reference.distance(data.features, sha256=data.sha256[0])
+            if trained.reference
+            else None
+        ),
     )
 
 
@@ -137,30 +145,3 @@ def frame_edges(
     # broken files repeat or reverse times
     seconds = np.maximum.accumulate(seconds[first])
     return np.asarray(np.interp(np.arange(num_frames + 1), frames, seconds), np.float64)
-
-
-def highest_peaks(
-    scores: NDArray[np.float64], *, max_peaks: int, min_distance: int = 1
-) -> list[int]:
-    """Return the frames of the highest local maxima, in order of time.
-
-    A maximum that lasts several frames is named by its middle one. Of two that are nearer to
-    each other than `min_distance` frames the higher one stays, the earlier of equals.
-
-    Args:
-        scores: (T,), at least one.
-        max_peaks: frames returned at most; there is always one.
-        min_distance: frames between two of them, at least.
-    """
-    starts = np.flatnonzero(np.diff(scores, prepend=np.nan) != 0)
-    ends = np.append(starts[1:], len(scores))
-    heights = np.pad(scores[starts], 1, constant_values=-np.inf)
-    is_peak = (heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:])
-    middles = (starts + (ends - 1 - starts) // 2)[is_peak]
-    chosen: list[int] = []
-    for frame in middles[np.argsort(-scores[middles], kind="stable")].tolist():
-        if len(chosen) == max_peaks:
-            break
-        if all(abs(frame - other) >= min_distance for other in chosen):
-            chosen.append(frame)
-    return sorted(chosen)

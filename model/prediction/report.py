@@ -13,13 +13,14 @@ from model.prediction.prediction import VideoPrediction
 from model.prediction.timeline import clock
 
 INTERVAL_COLUMNS = (
-    "video", "start_seconds", "end_seconds", "start_frame", "end_frame", "peak", "category"
+    "video", "start_seconds", "end_seconds", "start_frame", "end_frame", "peak", "category",
+    "far_from_training",
 )  # fmt: skip
 
 
 def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
     """Return all but the scores of single frames, as JSON types."""
-    peak = prediction.peak_frame
+    peak, distance = prediction.peak_frame, prediction.distance
     return {
         "num_frames": len(prediction.scores),
         "frame_rate": round(prediction.frame_rate, 6),
@@ -38,6 +39,9 @@ def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
         "category": prediction.category,
         "probabilities": {k: _rounded(value) for k, value in prediction.probabilities.items()},
         "seen_in_training": prediction.seen,
+        "far_from_training": distance and distance.is_far,
+        "training_distance": distance and _rounded(distance.median),
+        "training_distance_limit": distance and _rounded(distance.limit),
     }
 
 
@@ -63,6 +67,8 @@ def prediction_lines(video: str, prediction: VideoPrediction) -> list[str]:
     elif prediction.probabilities:
         verdict = "abnormal" if spans else "normal"
         lines.append(f"  category  none: no {verdict} video that was trained on had one")
+    if prediction.distance and prediction.distance.is_far:
+        lines.append(f"  far       {prediction.distance.to_text()}; its scores may mean little")
     if prediction.partial:
         lines.append(f"  partial   {prediction.partial}")
     return lines
@@ -80,6 +86,8 @@ def write_frame_scores(path: Path, prediction: VideoPrediction) -> None:
 
 def interval_rows(video: str, prediction: VideoPrediction) -> list[dict[str, str]]:
     """Return a row for each abnormal interval, of `INTERVAL_COLUMNS`; none for a normal video."""
+    distance = prediction.distance
+    far = "" if distance is None else "yes" if distance.is_far else "no"
     return [
         {
             "video": video,
@@ -89,6 +97,7 @@ def interval_rows(video: str, prediction: VideoPrediction) -> list[dict[str, str
             "end_frame": str(span.end_frame),
             "peak": f"{span.peak:.6f}",
             "category": prediction.category,
+            "far_from_training": far,
         }
         for span in prediction.intervals
     ]

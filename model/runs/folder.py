@@ -1,8 +1,8 @@
 """Run folders: where they are, which is the newest, and who works in one.
 
 A run folder holds `environment.json`, `labels.csv` and `config.json`, in this order, from the start
-of its training, and `model.safetensors` and `SHA256SUMS` when it is finished. A folder of several
-seeds holds `seeds.json` and a run folder `seed-<n>` for each.
+of its training, and `reference.safetensors`, `model.safetensors` and `SHA256SUMS` when it is
+finished. A folder of several seeds holds `seeds.json` and a run folder `seed-<n>` for each.
 """
 
 import fcntl
@@ -26,9 +26,12 @@ MEASURES_NAME = "metrics.json"
 ENVIRONMENT_NAME = "environment.json"
 LABELS_NAME = "labels.csv"
 METRICS_NAME = "metrics.jsonl"
+REFERENCE_NAME = "reference.safetensors"
 SEEDS_NAME = "seeds.json"
 SUMS_NAME = "SHA256SUMS"
-SUMMED_NAMES = (CHECKPOINT_NAME, CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, METRICS_NAME)
+SUMMED_NAMES = (
+    CHECKPOINT_NAME, CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, METRICS_NAME, REFERENCE_NAME
+)  # fmt: skip
 
 
 def new_run_dir(runs: Path, *, name: str) -> Path:

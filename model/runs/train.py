@@ -34,6 +34,7 @@ from model.runs.folder import (
     working_in,
     write_sums,
 )
+from model.runs.reference import make_reference, write_reference
 from model.runs.snapshots import SnapshotWriter
 from model.runs.state import StateFile, unreadable_state
 from model.training.session import FitSession, Row, SavedStateError
@@ -181,6 +182,9 @@ def run_training(
         )
         if fitted.on_whole:
             info = _on_whole(info, material)
+        # those it was fitted to, and before the checkpoint, with which a run is finished
+        held_out = [material.val] if fitted.on_whole and material.val else []
+        write_reference(run, make_reference([material.train, *held_out]))
         save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
         seconds = round(time.monotonic() - started, 2)
         write_json(run / CONFIG_NAME, {**info.to_dict(), "seconds": seconds})

@@ -19,6 +19,7 @@ from model.measures.scores import VideoScores, mean_scores, spread_scores
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME, LABELS_NAME, SEEDS_NAME, is_seeds_folder
+from model.runs.reference import Reference, read_reference
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -59,6 +60,15 @@ class TrainedRun:
             name: frozenset(row.is_abnormal for row in known if row.category == name)
             for name in {row.category for row in known}
         }
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """Clips of the training videos, of several seeds' those of the first; None: not kept.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        return read_reference(run_folders(self.path)[0])
 
     def options(self, given: DataOptions) -> DataOptions:
         """Return options with the run's streams and configurations, unless others are given."""

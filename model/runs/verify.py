@@ -5,7 +5,13 @@ from pathlib import Path
 
 from data.errors import FeatError
 from model.runs.checkpoint import load_checkpoint
-from model.runs.folder import CHECKPOINT_NAME, SUMMED_NAMES, SUMS_NAME, file_digest
+from model.runs.folder import (
+    CHECKPOINT_NAME,
+    REFERENCE_NAME,
+    SUMMED_NAMES,
+    SUMS_NAME,
+    file_digest,
+)
 from model.runs.state import StateFile
 from model.runs.train import read_plan
 
@@ -48,7 +54,8 @@ def verify_run(run: Path) -> CheckedRun:
     if sums.is_file():
         lines = sums.read_text("utf-8", "replace").splitlines()
         recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        if tuple(recorded) != SUMMED_NAMES:
+        earlier = tuple(name for name in SUMMED_NAMES if name != REFERENCE_NAME)
+        if tuple(recorded) not in (SUMMED_NAMES, earlier):
             problems.append(f"{sums}: not as `feat train` wrote it; {again}")
         problems += [
             f"{run / name}: absent or changed since the training was finished; put the file back, "

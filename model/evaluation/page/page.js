@@ -60,6 +60,7 @@ function draw(video) {
   drawPlot(video, 112,
     svg("path", { class: "area", d: `${curve}V100H0Z` }), svg("path", { class: "curve", d: curve }),
     frameOfPlot(), video.threshold, video.lane);
+  showWhy(video);
 }
 
 /** Shows in a card what moves with the threshold. */
@@ -159,6 +160,7 @@ const kinds = {
   falseAlarms: ({ judged }) => judged.falseAlarms > 0,
   missed: ({ judged }) => judged.missed.length > 0,
   wrong: ({ card }) => Boolean(card.dataset.wrong),
+  far: ({ why }) => Boolean(why.far),
 };
 
 byId("threshold").max = thresholds.length - 1;
