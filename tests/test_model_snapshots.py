@@ -111,6 +111,9 @@ def test_without_validation_nothing_is_chosen_and_it_says_why(tmp_path):
     assert "chosen on validation" in said.stdout
     assert "no validation videos: give some the split val, or set held_out" in said.stdout
     assert "NOT a result" in said.stdout
+    page = (run / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "best on test: NOT a result" in page
+    assert "the highest of 2 looks at the test videos" in page
     held = choose_method("deepmil").changed({"steps": 4, "snapshots": 2, "held_out": 0.3})
     run = run_training(cache, rows, held, out=tmp_path / "held").run
     numbers = run_evaluation(run, cache, rows, pictures=False).snapshots

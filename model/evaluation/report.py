@@ -13,6 +13,7 @@ import numpy as np
 from data.files import write_whole
 from model.evaluation.pages import encode_curves, link_to, render_page
 from model.evaluation.released import NOTE, CompatTable
+from model.evaluation.snapshots import snapshot_rows
 from model.evaluation.why import far_videos, remarks
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
 from model.measures.metrics import THRESHOLD, VideoResult, confusion
@@ -77,6 +78,7 @@ def write_report(
         predicted=names,
         released=CompatTable(**released).rows() if released else None,
         released_note=NOTE,
+        snapshots=snapshot_rows(found["snapshots"]) if found.get("snapshots") else None,
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
         coverage=f"{COVERAGE:.0%}",
         draws=f"{NUM_RESAMPLES} draws"

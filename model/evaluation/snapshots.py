@@ -70,20 +70,27 @@ class ThreeNumbers:
 
     def to_lines(self) -> list[str]:
         """Return a table for people."""
-        rows = []
-        for name, one in self._each():
-            if one is None:
-                rows.append([NAMES[name], "", "", "", self.chosen_by])
-                continue
-            interval = f"{one.interval.low:.4f} to {one.interval.high:.4f}" if one.interval else ""
-            how = f"by {self.chosen_by}" if name == "chosen" else ""
-            if name == "best_on_test":
-                how = f"the highest of {self.count} looks at the test videos"
-            rows.append([NAMES[name], f"{one.auc:.4f}", interval, str(one.step), how])
-        return format_table(["snapshots", "AUC", f"{COVERAGE:.0%} interval", "step", ""], rows, {3})
+        head, *rows = snapshot_rows(self.to_dict())
+        return format_table(head, rows, {3})
 
     def _each(self) -> list[tuple[str, ChosenSnapshot | None]]:
         return [("last", self.last), ("chosen", self.chosen), ("best_on_test", self.best_on_test)]
+
+
+def snapshot_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """Return the head and the three lines of a table of what `ThreeNumbers.to_dict` gave."""
+    rows = [["snapshots", "AUC", f"{COVERAGE:.0%} interval", "step", "how"]]
+    for name, title in NAMES.items():
+        one = found[name]
+        if one is None:
+            rows.append([title, "", "", "", found["chosen_by"]])
+            continue
+        interval = " to ".join(f"{bound:.4f}" for bound in one["interval"] or ())
+        how = {"last": "", "chosen": f"by {found['chosen_by']}"}.get(
+            name, f"the highest of {found['count']} looks at the test videos"
+        )
+        rows.append([title, f"{one['auc']:.4f}", interval, str(one["step"]), how])
+    return rows
 
 
 def three_numbers(
