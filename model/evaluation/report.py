@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.files import write_whole
+from model.evaluation.compat import TITLES, CompatTable
 from model.evaluation.pages import encode_curves, link_to, render_page
-from model.evaluation.released import NOTE, CompatTable
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
 from model.measures.metrics import THRESHOLD, VideoResult, confusion
 from model.measures.registry import ADDED_MEASURES
@@ -51,7 +51,7 @@ def write_report(
         FeatError: the file cannot be written.
     """
     names, counts = confusion(results)
-    released = found.get("released")
+    compat = CompatTable(**found["compat"]) if "compat" in found else None
     content = render_page(
         "report.html.j2",
         "page.js",
@@ -66,8 +66,8 @@ def write_report(
         categories=sorted({result.category for result in results if result.category}),
         confusion=zip(names, counts.tolist(), strict=True),
         predicted=names,
-        released=CompatTable(**released).rows() if released else None,
-        released_note=NOTE,
+        compat=compat,
+        compat_title=TITLES[compat.name] if compat else "",
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
         coverage=f"{COVERAGE:.0%}",
         draws=f"{NUM_RESAMPLES} draws"
