@@ -1,6 +1,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -126,3 +127,39 @@ def test_ped2_as_published(shared_data: Path, tmp_path: Path) -> None:
     testing = [label for video, label in labels.items() if video.startswith("testing")]
     assert sum(frames[label.video] for label in testing) == 2010
     assert sum(int(label.frame_labels(frames[label.video]).sum()) for label in testing) == 1648
+
+
+@pytest.mark.realdata
+def test_the_weak_split_of_tevad_and_msad(shared_data: Path, tmp_path: Path) -> None:
+    """Their lists name the same clips; their labels are ours, one frame late at interval edges."""
+    out = tmp_path / "labels.csv"
+    arguments = ["ped2", "--root", str(shared_data / "ped2"), "--split", "weak", "--out", str(out)]
+    assert CliRunner().invoke(data_group, arguments).exit_code == 0
+    by_name = {
+        f"{'Test' if x.video.startswith('testing') else 'Train'}0{x.video[-2:]}": x
+        for x in read_labels(out)
+    }
+    weak = shared_data / "ped2/weak"
+    listed = {
+        split: [name.removesuffix("_i3d.npy") for name in (weak / file).read_text().split()]
+        for split, file in (("train", "ped2-i3d.list"), ("test", "ped2-i3d-test.list"))
+    }
+    for split, names in listed.items():
+        assert {name for name, x in by_name.items() if x.split == split} == set(names)
+    found = []
+    for name in listed["test"]:
+        frames = by_name[name].frame_labels(by_name[name].num_frames or 0)
+        found.append(np.pad(frames, (0, -len(frames) % 16), mode="edge"))
+    ours, theirs = np.concatenate(found), np.load(weak / "gt-ped2.npy")
+    assert (len(listed["train"]), len(listed["test"]), len(ours), len(theirs)) == (
+        10,
+        18,
+        3200,
+        3200,
+    )
+    assert (ours.sum(), theirs.sum(), (ours != theirs).sum()) == (908, 904, 8)
+
+
+def test_the_weak_split_by_number_in_both_layouts(archive: Path) -> None:
+    prepared = prepare_ucsd(archive, name="ped2", split="weak")
+    assert [x.split for x in prepared.labels] == ["test", "test", "test", "test", "train", "test"]

@@ -55,7 +55,7 @@ def run(cache, rows, theirs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(run, cache, rows):
-    return run_evaluation(run, cache, rows, released=True, pictures=False)
+    return run_evaluation(run, cache, rows, compat="released", pictures=False)
 
 
 def published_evaluation(network, cache, rows):
@@ -94,22 +94,22 @@ def published_evaluation(network, cache, rows):
 
 def test_all_shortcuts_together_are_the_published_evaluation(report, theirs, cache, rows):
     expected, num_frames = published_evaluation(theirs, cache, rows)
-    found = report.released
+    found = report.compat
     for name, value in expected.items():
         assert found.values["released"][name] == pytest.approx(value, abs=1e-4), name  # near ties
     assert found.num_frames["released"] == num_frames == 80 * 15
 
 
 def test_without_shortcuts_it_is_our_evaluation(report):
-    right = report.released.values["right"]
+    right = report.compat.values["right"]
     for name in ("auc", "ap", "auc_abnormal", "far"):
         assert right[name] == pytest.approx(report.metrics.values[name], abs=1e-12), name
     assert right["accuracy"] == pytest.approx(report.metrics.values["accuracy_video"])
-    assert report.released.num_frames["right"] == sum(LENGTHS)
+    assert report.compat.num_frames["right"] == sum(LENGTHS)
 
 
 def test_each_shortcut_changes_what_it_should(report):
-    frames = report.released.num_frames
+    frames = report.compat.num_frames
     assert frames["tails"] == sum(length // 16 * 16 for length in LENGTHS)
     clips = [-(-length // 16) for length in LENGTHS]
     blocks = [
@@ -117,7 +117,7 @@ def test_each_shortcut_changes_what_it_should(report):
         for length, count in zip(LENGTHS, clips, strict=True)
     ]
     assert frames["last_block"] == sum(blocks)
-    values = report.released.values
+    values = report.compat.values
     for name in NAMES:
         assert values[name] != values["right"], name
     same = {name: value for name, value in values["right"].items() if name != "accuracy"}
@@ -152,7 +152,7 @@ def test_the_table_is_written_shown_and_part_of_the_report(report, run, cache):
     head = table.splitlines()[0]
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["", *COLUMNS]
     page = (run / "eval" / "report.html").read_text()
-    assert "<summary>The authors' published evaluation</summary>" in page
+    assert "<summary>Evaluation as published with LAD</summary>" in page
     plain = CliRunner().invoke(cli, ["-q", "eval", "--run", str(run)])
     assert "scramble" not in plain.stdout
     assert not (run / "eval" / "released.md").exists()
@@ -162,7 +162,7 @@ def test_methods_without_windows_are_refused(tmp_path):
     cache = make_cache(tmp_path / "features", demo_rows())
     run = run_training(cache, demo_rows(), choose_method("logistic"), runs=tmp_path).run
     with pytest.raises(ModelError, match="which logistic does not have; leave --compat out"):
-        run_evaluation(run, cache, demo_rows(), released=True)
+        run_evaluation(run, cache, demo_rows(), compat="released")
 
 
 def test_other_models_can_be_compared_too(tmp_path):
@@ -174,9 +174,9 @@ def test_other_models_can_be_compared_too(tmp_path):
         hidden=4, head_widths=(8,), readout="each", score_activation="linear", steps=4, patience=0
     )
     run = run_training(cache, rows, method, runs=tmp_path).run
-    report = run_evaluation(run, cache, rows, released=True, pictures=False)
-    right, released = (report.released.values[name] for name in ("right", "released"))
+    report = run_evaluation(run, cache, rows, compat="released", pictures=False)
+    right, released = (report.compat.values[name] for name in ("right", "released"))
     assert right["auc"] == pytest.approx(report.metrics.values["auc"], abs=1e-12)
     assert released["auc"] is not None
-    assert report.released.num_frames["tails"] == 160 * 4  # the short video has no whole clip
-    assert report.released.num_frames["right"] == 160 * 4 + 9
+    assert report.compat.num_frames["tails"] == 160 * 4  # the short video has no whole clip
+    assert report.compat.num_frames["right"] == 160 * 4 + 9

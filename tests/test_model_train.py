@@ -382,7 +382,9 @@ def test_labels_of_one_kind_name_the_methods_that_can_use_them(
 
 def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     rows = [*demo_rows(), label("gone.mp4", "train")]
-    with pytest.raises(ModelError, match=r"gone\.mp4 \(did you mean [^)]*\); run `feat extract`, .* --skip-missing"):
+    with pytest.raises(
+        ModelError, match=r"gone\.mp4 \(did .*\); run `feat extract`, .* --skip-missing"
+    ):
         train(cache, rows, tmp_path)
     report = train(
         cache, rows, tmp_path, replace(QUICK, steps=1), options=DataOptions(skip_missing=True)

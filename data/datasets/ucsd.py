@@ -8,7 +8,7 @@ beside them). The list has one line a test clip, frames from 1 and the last one 
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import click
@@ -26,10 +26,12 @@ from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
-from data.splits.divide import random_halves
+from data.splits.divide import random_halves, with_splits
 from data.videos import find_videos, frame_paths
 
-UcsdSplit = Literal["halves", "official"]
+UcsdSplit = Literal["halves", "official", "weak"]
+WEAK_TRAIN = ((7, 8, 14, 15), (2, 6, 9, 10, 11, 12))
+"""Numbers of Ped2's training and test clips that the weak split of TEVAD and MSAD trains on."""
 LAYOUTS = (("Train", "Test"), ("training/frames", "testing/frames"))
 PUBLISHED: Mapping[str, Mapping[str, int]] = {
     # the dataset's README, and its lists as counted by hand
@@ -61,7 +63,8 @@ def prepare_ucsd(
         root: the folder with `Train` and `Test`, or `training` and `testing`.
         name: "ped1" or "ped2".
         split: "halves": half of the abnormal and half of the normal clips to train, drawn by
-            `seed` (the paper's section 5.1); "official": normal clips to train, the others to test.
+            `seed` (the paper's section 5.1); "official": normal clips to train, the others to test;
+            "weak", for Ped2: four normal and six abnormal clips to train, as in `WEAK_TRAIN`.
         seed: any integer; for "halves" only.
         list_path: the `.m` file, where it is not in one of the usual places.
 
@@ -97,6 +100,16 @@ def prepare_ucsd(
     }
     if split == "halves":
         labels = random_halves(labels, seed=seed)
+    elif split == "weak":
+        chosen = {
+            clip
+            for clips, numbers in zip((train, test), WEAK_TRAIN, strict=True)
+            for clip in clips
+            if int(re.sub("[^0-9]", "", PurePosixPath(clip).name) or 0) in numbers
+        }
+        labels = with_splits(
+            labels, {x.video: "train" if x.video in chosen else "test" for x in labels}
+        )
     return DatasetLabels(
         labels=labels,
         problems=tuple(count_problems(name, found, PUBLISHED[name])),
@@ -106,16 +119,23 @@ def prepare_ucsd(
 @examples(
     "feat data ped2 --root UCSDped2 --out labels.csv",
     "feat data ped2 --root UCSDped2 --split official --out official.csv",
+    "feat data ped2 --root UCSDped2 --split weak --out weak.csv",
 )
 @click.command()
 @root_option
 @out_option
-@halves_option
+@click.option(
+    "--split",
+    type=click.Choice(["halves", "official", "weak"]),
+    default="halves",
+    show_default=True,
+    help="halves: random halves, abnormal and normal each, as in the paper. official: normal videos"
+    " to train, the rest to test. weak: that of TEVAD and MSAD, 10 clips to train (6 abnormal), 18"
+    " to test.",
+)
 @seed_option
 @partial_option
-def ped2_command(
-    root: Path, out: Path, split: Literal["halves", "official"], seed: int, partial: bool
-) -> None:
+def ped2_command(root: Path, out: Path, split: UcsdSplit, seed: int, partial: bool) -> None:
     """UCSD Ped2: frame folders and UCSDped2.m."""
     write_dataset_labels(
         prepare_ucsd(root, name="ped2", split=split, seed=seed), out, partial=partial

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
 )
 @click.option(
-    "--compat", type=click.Choice(["released"]),
-    help="Also evaluate as the authors' published code does: what each of its shortcuts is worth.",
+    "--compat", type=click.Choice(["released", "rtfm"]),
+    help="Also evaluate as published code does, and show what each of its shortcuts is worth. "
+    "released: LAD's authors'. rtfm: RTFM's and those after it (UR-DMU, PEL4VAD, MGFN).",
 )  # fmt: skip
 @smoothing_option
 @click.option(
@@ -89,7 +90,7 @@ def eval_command(
             split=cast("Split", split),
             device=setup.device,
             options=setup.data_options(cache),
-            released=compat == "released" and not is_seeds_folder(run),
+            compat=None if is_seeds_folder(run) else compat,
             smoothing=smoothing,
         )
 
@@ -112,8 +113,8 @@ def eval_command(
     click.echo(f"{'report':15} {report.report}")
     if report.snapshots:
         click.echo("\n" + "\n".join(report.snapshots.to_lines()))
-    if report.released:
-        click.echo(f"\n{report.released.to_markdown()}")
+    if report.compat:
+        click.echo(f"\n{report.compat.to_markdown()}")
 
 
 def _cache_of(run: Path, setup: Setup) -> "FeatureCache":

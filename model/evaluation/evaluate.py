@@ -15,9 +15,11 @@ from data.errors import ModelError
 from data.files import write_json, write_whole
 from data.labels import SPLITS, Split, VideoLabel, read_labels, write_labels
 from data.splits.protocols import Supervision
-from model.evaluation.released import CompatTable, WindowMethod, compare_with_released
+from model.evaluation.compat import TITLES, CompatTable
+from model.evaluation.released import WindowMethod, compare_with_released
 from model.evaluation.report import REPORT_NAME, write_report
 from model.evaluation.results import read_results, write_scores
+from model.evaluation.rtfm import compare_with_rtfm
 from model.evaluation.snapshots import ThreeNumbers, three_numbers
 from model.evaluation.why import WHY_NAME, explain_videos, far_videos, read_why
 from model.features.aligned import check_labels, videos_without_frames
@@ -40,8 +42,6 @@ from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-RELEASED_NAME = "released.md"
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvalReport:
@@ -57,8 +57,8 @@ class EvalReport:
     """Of the labels evaluated with, as they lie in the folder."""
     metrics: AllMetrics
     report: Path
-    released: CompatTable | None = None
-    """The authors' published evaluation beside this one, where it was asked for."""
+    compat: CompatTable | None = None
+    """A published evaluation beside this one, where it was asked for."""
     snapshots: ThreeNumbers | None = None
     """Of a run of one seed that kept some."""
 
@@ -73,7 +73,7 @@ class EvalReport:
             "supervision": self.supervision,
             "labels_sha256": self.labels_sha256,
             "report": str(self.report),
-            **({"released": self.released.to_dict()} if self.released else {}),
+            **({"compat": self.compat.to_dict()} if self.compat else {}),
             **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
         }
 
@@ -87,7 +87,7 @@ def run_evaluation(
     device: str = "auto",
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     pictures: bool = True,
-    released: bool = False,
+    compat: str | None = None,
     smoothing: float | None = None,
 ) -> EvalReport:
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
@@ -102,7 +102,7 @@ def run_evaluation(
         options: what is let pass, and configurations to take instead of those trained on. The
             streams are those of the run.
         pictures: write `report.html`; without, measures and scores only.
-        released: evaluate as the authors' published code does, too, for comparison.
+        compat: evaluate as published code does, too, for comparison; one of `TITLES`.
         smoothing: of the frame scores, in clips; default: as the run was configured.
 
     Raises:
@@ -113,7 +113,7 @@ def run_evaluation(
     if not options.configs:
         trained.check_cache(cache)
     wanted = _choose_videos(cache, labels, split, trained.options(options))
-    if released:
+    if compat == "released":
         _require_windows(trained)
     data = trained.load_features(cache, wanted, options.configs)
     check_unseen(data, trained)
@@ -130,7 +130,7 @@ def run_evaluation(
     used = trained.smoothing if smoothing is None else smoothing
     if used:
         protocol += f"; scores smoothed over {used:g} clips"
-    table = _compare_released(trained, data) if released else None
+    table = _compare(compat, trained, data, results) if compat else None
     kept = [] if is_seeds_folder(run) else load_snapshots(run)
     numbers = (
         three_numbers(
@@ -154,13 +154,13 @@ def run_evaluation(
         labels_sha256=digest,
         metrics=metrics,
         report=folder / REPORT_NAME,
-        released=table,
+        compat=table,
         snapshots=numbers,
     )
-    for name in (RELEASED_NAME, WHY_NAME):
+    for name in (WHY_NAME, *(f"{name}.md" for name in TITLES)):
         (folder / name).unlink(missing_ok=True)
     if table:
-        write_whole(folder / RELEASED_NAME, table.to_markdown())
+        write_whole(folder / f"{table.name}.md", table.to_markdown())
     write_scores(folder, results)
     if pictures:
         why = explain_videos(results, data, cache, trained.reference)
@@ -333,7 +333,11 @@ def _require_windows(trained: TrainedRun) -> None:
         )
 
 
-def _compare_released(trained: TrainedRun, data: FeatureSet) -> CompatTable:
+def _compare(
+    compat: str, trained: TrainedRun, data: FeatureSet, results: Sequence[VideoResult]
+) -> CompatTable:
+    if compat != "released":
+        return compare_with_rtfm(results, data)
     (one,) = trained.checkpoints
     method = one.info.method
     assert isinstance(method, WindowMethod)

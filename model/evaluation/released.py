@@ -6,16 +6,16 @@ stays out: their choice of the checkpoint on the test set cannot be repeated wit
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
+from model.evaluation.compat import CompatTable, frame_measures
 from model.features.load import FeatureSet
 from model.features.windows import slot_bounds, spread_on_frames
-from model.measures.metrics import THRESHOLD, VideoResult, frame_auc, frames_of
+from model.measures.metrics import VideoResult
 from model.methods.base import Fitted
 
 PredictWindows = Callable[
@@ -41,9 +41,6 @@ class WindowMethod(Protocol):
         device: torch.device,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what `PredictWindows` does."""
-
-
-MEASURES = ("auc", "ap", "auc_abnormal", "far", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,41 +69,6 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompatTable:
-    """Measures of the right evaluation, of each shortcut alone, and of all of them together."""
-
-    values: dict[str, dict[str, float | None]]
-    """Column -> measure -> value; None where it is undefined."""
-    num_frames: dict[str, int]
-    """Column -> frames that count."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types."""
-        return {"values": self.values, "num_frames": self.num_frames}
-
-    def rows(self) -> list[list[str]]:
-        """Return the table as text, a head first: shortcuts as differences from the right value."""
-        lines = [["", *COLUMNS]]
-        for measure in MEASURES:
-            right = self.values["right"][measure]
-            cells = [measure]
-            for column in COLUMNS:
-                value = self.values[column][measure]
-                if value is None:
-                    cells.append("none")
-                elif column in ("right", "released") or right is None:
-                    cells.append(f"{value:.4f}")
-                else:
-                    cells.append(f"{value - right:+.4f}")
-            lines.append(cells)
-        return [*lines, ["frames", *(str(self.num_frames[column]) for column in COLUMNS)]]
-
-    def to_markdown(self) -> str:
-        """Return the table and how to read it."""
-        return f"{markdown_table(self.rows())}\n\n{NOTE}\n"
-
-
 NOTE = (
     "right: every frame once, mean over windows, category accuracy over videos; no column is "
     "smoothed. released: all six shortcuts of the authors' published evaluation. Between them each "
@@ -115,13 +77,6 @@ NOTE = (
     "highest score of the windows; last_block: frames behind the last multiple of K clips left "
     "out; per_window: accuracy over windows. Only the first column is a result."
 )
-
-
-def markdown_table(rows: Sequence[Sequence[str]], *, num_names: int = 1) -> str:
-    """Return a table, its head first; all columns but the first `num_names` stand to the right."""
-    head, *others = rows
-    rule = ["---"] * num_names + ["--:"] * (len(head) - num_names)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *others))
 
 
 def compare_with_released(
@@ -139,11 +94,15 @@ def compare_with_released(
     num_frames = {}
     for column, shortcuts in COLUMNS.items():
         videos = _score(predict, num_clips, data, shortcuts)
-        values[column] = _measure(videos, data, categories, per_window=shortcuts.per_window)
-        num_frames[column] = sum(
-            len(video.scores) for video in videos if not data.labels[video.index].is_weak
-        )
-    return CompatTable(values=values, num_frames=num_frames)
+        framed, are_abnormal = _framed(videos, data)
+        values[column] = {
+            **frame_measures(framed, are_abnormal),
+            "accuracy": _accuracy(videos, data, categories, shortcuts.per_window),
+        }
+        num_frames[column] = sum(len(result.scores) for result in framed)
+    return CompatTable(
+        name="released", note=NOTE, totals=("released",), values=values, num_frames=num_frames
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,32 +198,18 @@ def _frames(
     return frames[: starts[whole]] if shortcuts.last_block and whole < len(rows) else frames
 
 
-def _measure(
-    videos: Sequence[_Video], data: FeatureSet, categories: Sequence[str], *, per_window: bool
-) -> dict[str, float | None]:
-    framed: list[VideoResult] = []
-    of_abnormal: list[VideoResult] = []
-    of_normal: list[VideoResult] = []
+def _framed(videos: Sequence[_Video], data: FeatureSet) -> tuple[list[VideoResult], list[bool]]:
+    """Return the frames that count, and which videos are abnormal, by all of their frames."""
+    framed, are_abnormal = [], []
     for video in videos:
         label = data.labels[video.index]
         if label.is_weak:
             continue
-        # A video is abnormal by all of its frames, whatever part of them counts.
         truth = label.frame_labels(int(data.num_frames[video.index]))
-        seen = VideoResult(
-            video=label.video, scores=video.scores, labels=truth[: len(video.scores)]
-        )
-        framed.append(seen)
-        (of_abnormal if truth.any() else of_normal).append(seen)
-    labels, scores = frames_of(framed)
-    _, normal = frames_of(of_normal)
-    return {
-        "auc": frame_auc(framed)[0],
-        "ap": float(average_precision_score(labels, scores)) if labels.any() else None,
-        "auc_abnormal": frame_auc(of_abnormal)[0],
-        "far": float((normal >= THRESHOLD).mean()) if len(normal) else None,
-        "accuracy": _accuracy(videos, data, categories, per_window),
-    }
+        labels = truth[: len(video.scores)]
+        framed.append(VideoResult(video=label.video, scores=video.scores, labels=labels))
+        are_abnormal.append(bool(truth.any()))
+    return framed, are_abnormal
 
 
 def _accuracy(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.files import write_whole
+from model.evaluation.compat import TITLES, CompatTable
 from model.evaluation.pages import encode_curves, link_to, render_page
-from model.evaluation.released import NOTE, CompatTable
 from model.evaluation.snapshots import snapshot_rows
 from model.evaluation.why import far_videos, remarks
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
@@ -55,7 +55,7 @@ def write_report(
         FeatError: the file cannot be written.
     """
     names, counts = confusion(results)
-    released = found.get("released")
+    compat = CompatTable(**found["compat"]) if "compat" in found else None
     data = page_data(results, [link_to(folder, videos, result.video) for result in results])
     if why:
         data["images"] = why["images"]
@@ -76,8 +76,8 @@ def write_report(
         categories=sorted({result.category for result in results if result.category}),
         confusion=zip(names, counts.tolist(), strict=True),
         predicted=names,
-        released=CompatTable(**released).rows() if released else None,
-        released_note=NOTE,
+        compat=compat,
+        compat_title=TITLES[compat.name] if compat else "",
         snapshots=snapshot_rows(found["snapshots"]) if found.get("snapshots") else None,
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
         coverage=f"{COVERAGE:.0%}",

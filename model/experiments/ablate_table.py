@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.files import write_rows
-from model.evaluation.released import markdown_table
+from model.evaluation.compat import markdown_table
 from model.experiments.ablate_plan import BASE, Part
 from model.experiments.folder import Spread, spread_of
 from model.measures.metrics import VideoResult, confusion

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.files import write_rows
 from data.splits.protocols import Supervision
-from model.evaluation.released import markdown_table
+from model.evaluation.compat import markdown_table
 from model.evaluation.snapshots import NAMES
 from model.experiments.folder import FinishedRun
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
