@@ -457,7 +457,7 @@ def test_bounds_of_the_command_are_those_of_the_video_and_in_no_key(
     bounded = extract("--max-frames", "20", "--stall-seconds", "30")
     assert [each["video"] for each in bounded["failed"]] == ["40.mp4"]
     assert "more than 20 frames" in bounded["failed"][0]["error"]
-    (entry,) = FeatureCache(tmp_path / "features").entries()
+    entry = FeatureCache(tmp_path / "features").find("18.mp4", "rgb")
     assert entry.provenance["limits"]["max_frames"] == 20
     again = extract("--max-pixels", "5000")
     assert (again["done"], again["skipped"], again["failed"]) == (1, 1, [])
