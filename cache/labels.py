@@ -7,6 +7,7 @@ named and nothing is written.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ def merged_labels(parts: Sequence[LabelsFrom]) -> tuple[list[VideoLabel], list[s
     for where, labels in parts:
         for label in labels:
             first, before = merged.setdefault(label.video, (label, where))
+            if not first.source:
+                merged[label.video] = (replace(first, source=label.source), before)
             if first != label:
                 conflicts.append(
                     f"{where}: {label.video}: {_text(label)}, in {before}: {_text(first)}"
@@ -87,7 +90,10 @@ def _changes(
     else:
         refuse_conflicts(cache.path, "added to labels.csv", conflicts, advice=advice)
     before = {label.video: label for label in ours.labels}
-    return labels, sum(before.get(label.video) != label for label in labels)
+    return labels, sum(
+        before.get(label.video) != label or before[label.video].source != label.source
+        for label in labels
+    )
 
 
 def _text(label: VideoLabel) -> str:

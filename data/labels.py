@@ -1,7 +1,8 @@
 """`labels.csv`: which frames of which video are abnormal, and what each video is used for.
 
 Columns: `video` (path under the videos folder), `split` (train, val, test), `category`, `anomaly`
-and, if wanted, `scene`, `frames` and `seconds`. `anomaly` holds frames, 0-based and half-open:
+and, if wanted, `scene`, `frames`, `seconds` and `source` (who says so). `anomaly` holds frames,
+0-based and half-open:
 `60:180;200:221`, or times: `1.5s:3s;0:01:02-0:01:05.5`; empty for a normal video, `all` for the
 whole of one, `?` for abnormal somewhere, frames unknown, `@70;@0:01:03` for clicks, one in each
 event, its bounds unknown. Which frames times stand for is known once the video was decoded:
@@ -14,7 +15,7 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast, get_args
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("video", "split", "category", "anomaly")
-OPTIONAL_COLUMNS = ("scene", "frames", "seconds")
+OPTIONAL_COLUMNS = ("scene", "frames", "seconds", "source")
 MAX_PROBLEMS_SHOWN = 100
 MAX_NAMES_SHOWN = 5
 #: A player may show the length of a video in whole seconds, rounded up.
@@ -64,6 +65,7 @@ class VideoLabel:
         scene: "" if not given; videos of one scene should not be divided over two splits.
         num_frames: frames of the video the label was made for; None if not given.
         num_seconds: how long that video is; None if not given.
+        source: who or what file says so; "" if not given. Labels that say the same are equal.
 
     Raises:
         FieldError: a field breaks one of these rules.
@@ -78,13 +80,14 @@ class VideoLabel:
     scene: str = ""
     num_frames: int | None = None
     num_seconds: float | None = None
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "video", video_name(self.video))
         check_video_path(self.video)
         if self.split not in SPLITS:
             raise FieldError(f"split is '{self.split}', expected train, val or test")
-        for column in ("category", "scene"):
+        for column in ("category", "scene", "source"):
             check_text(column, getattr(self, column))
         if self.extent not in get_args(Extent):
             raise FieldError(f"extent is '{self.extent}', expected one of {get_args(Extent)}")
@@ -305,6 +308,7 @@ def _parse_row(columns: Sequence[str], cells: Sequence[str]) -> VideoLabel:
         scene=row.get("scene", ""),
         num_frames=_parse_frames(row.get("frames", "")),
         num_seconds=_parse_seconds(row.get("seconds", "")),
+        source=row.get("source", ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,8 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     from data.labels import read_labels, write_labels
 
     labels, agreements = consensus([read_labels(path) for path in annotators])
+    source = f"consensus of {', '.join(path.name for path in annotators)}"
+    labels = [replace(label, source=source) for label in labels]
     write_labels(out, labels)
     if as_json:
         click.echo(json.dumps({"labels": str(out), "videos": agreement_records(agreements)}))

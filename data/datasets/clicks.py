@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from data.datasets.dataset_labels import DatasetLabels, missing_problems
 from data.errors import LabelsError
 from data.intervals import merge_intervals
+from data.sources import source_of
 
 COLUMNS = ["video-id", "glance"]
 
@@ -63,10 +64,11 @@ def with_clicks(dataset: DatasetLabels, path: Path) -> DatasetLabels:
         "mend their names",
     )
     labels = []
+    source = source_of("clicks", path)
     for label in dataset.labels:
         frames = clicks.get(PurePosixPath(label.video).stem, ())
         if frames and label.extent in ("all", "unknown") and label.split != "test":
             spans = merge_intervals([(frame, frame + 1) for frame in frames])
-            label = replace(label, extent="clicks", intervals=spans)
+            label = replace(label, extent="clicks", intervals=spans, source=source)
         labels.append(label)
     return DatasetLabels(labels=labels, problems=(*dataset.problems, *problems))

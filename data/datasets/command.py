@@ -1,5 +1,6 @@
 """What the commands `feat data DATASET` have in common: options, and writing the labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -52,6 +53,8 @@ def write_dataset_labels(
         raise LabelsError(join_problems([*dataset.problems, "nothing written; see --partial"]))
     for problem in dataset.problems:
         click.echo(f"warning: {problem}", err=True)
-    write_labels(out, dataset.labels)
+    # of datasets whose labels are a file a video, the name has to do
+    name = click.get_current_context().info_name or ""
+    write_labels(out, [replace(row, source=row.source or name) for row in dataset.labels])
     click.echo(split_summary(dataset.labels))
     click.echo(f"{out}: {len(dataset.labels)} videos")

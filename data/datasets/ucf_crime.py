@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
+from data.sources import source_of
 
 CATEGORIES = (
     "Abuse",
@@ -109,10 +111,14 @@ def prepare_ucf_crime(
     video_of, problems = VideoNames(root, copies=EXTRA_FOLDER).locate(
         rows, lambda name: rows[name][2]
     )
-    labels = [
-        _label(video, *rows[name][:2], marked.get(name, ((), None)), train_frames)
-        for name, video in video_of.items()
-    ]
+    lists = {"train": source_of("ucf-crime", train_list), "test": source_of("ucf-crime", test_list)}
+    supplied = source_of("ucf-crime", train_intervals) if train_intervals else ""
+    labels = []
+    for name, video in video_of.items():
+        split, category, _ = rows[name]
+        label = _label(video, split, category, marked.get(name, ((), None)), train_frames)
+        is_supplied = split == "train" and label.extent == "intervals"
+        labels.append(replace(label, source=supplied if is_supplied else lists[split]))
     problems += missing_problems(
         "videos with supplied intervals that are in no official list",
         (name for name in marked if name not in rows),

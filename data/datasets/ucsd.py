@@ -8,6 +8,7 @@ beside them). The list has one line a test clip, frames from 1 and the last one 
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -26,6 +27,7 @@ from data.errors import LabelsError
 from data.help_text import examples
 from data.intervals import Intervals, merge_intervals
 from data.labels import Split, VideoLabel
+from data.sources import source_of
 from data.splits.divide import random_halves, with_splits
 from data.videos import find_videos, frame_paths
 
@@ -98,6 +100,8 @@ def prepare_ucsd(
         "test frames": sum(test.values()),
         "abnormal test frames": sum(end - start for spans in intervals for start, end in spans),
     }
+    source = source_of(name, list_path)
+    labels = [replace(label, source=source) for label in labels]
     if split == "halves":
         labels = random_halves(labels, seed=seed)
     elif split == "weak":

@@ -14,6 +14,7 @@ from cache import FeatureCache
 from data.errors import ModelError
 from data.files import write_json, write_whole
 from data.labels import SPLITS, Split, VideoLabel, read_labels, write_labels
+from data.sources import UNKNOWN, count_sources, sources_text
 from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
 from model.evaluation.released import WindowMethod, compare_with_released
@@ -55,6 +56,8 @@ class EvalReport:
     """What labels the run was trained with."""
     labels_sha256: str
     """Of the labels evaluated with, as they lie in the folder."""
+    label_sources: Mapping[str, Mapping[str, int]]
+    """Of the videos that the run has seen, and of those evaluated: kind and source -> videos."""
     metrics: AllMetrics
     report: Path
     compat: CompatTable | None = None
@@ -72,6 +75,7 @@ class EvalReport:
             "protocol": self.protocol,
             "supervision": self.supervision,
             "labels_sha256": self.labels_sha256,
+            "label_sources": self.label_sources,
             "report": str(self.report),
             **({"compat": self.compat.to_dict()} if self.compat else {}),
             **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
@@ -124,7 +128,11 @@ def run_evaluation(
     (folder / MEASURES_NAME).unlink(missing_ok=True)
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)
-    protocol = f"{describe_protocol(trained, split, len(results))}; {_split_words(labels, digest)}"
+    protocol = describe_protocol(trained, split, len(results))
+    sources = {"seen": dict(trained.info.label_sources), split: count_sources(data.labels)}
+    for part, counts in sources.items():
+        protocol += f"; {part} videos have {sources_text(counts) if counts else UNKNOWN}"
+    protocol += f"; {_split_words(labels, digest)}"
     if trained.info.labels_sha256 not in ("", digest):
         protocol += f", which are not those of the training ({trained.info.labels_sha256[:12]})"
     used = trained.smoothing if smoothing is None else smoothing
@@ -152,6 +160,7 @@ def run_evaluation(
         protocol=protocol,
         supervision=trained.info.method.supervision,
         labels_sha256=digest,
+        label_sources=sources,
         metrics=metrics,
         report=folder / REPORT_NAME,
         compat=table,

@@ -38,6 +38,8 @@ class RunInfo:
     """Path of the cache it was trained from, as it was then."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """How training went: steps, the step kept, validation measures."""
+    label_sources: Mapping[str, int] = field(default_factory=dict)
+    """Of the videos it has seen, as `data.sources.count_sources` tells them; none if unknown."""
 
     @property
     def seen_videos(self) -> dict[str, str]:
@@ -63,6 +65,7 @@ class RunInfo:
             "labels_sha256": self.labels_sha256,
             "cache": self.cache,
             "result": dict(self.result),
+            "label_sources": dict(self.label_sources),
         }
 
     @classmethod
@@ -88,6 +91,7 @@ class RunInfo:
             labels_sha256=str(values["labels_sha256"]),
             cache=str(values["cache"]),
             result=dict(values["result"]),
+            label_sources=dict(values.get("label_sources", {})),
         )
 
 

@@ -16,6 +16,7 @@ from data.errors import ModelError
 from data.files import explain_os_error, write_json
 from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
+from data.sources import count_sources
 from model.device import resolve_device
 from model.methods.base import Material, Method
 from model.methods.gather import DataOptions, gather
@@ -137,6 +138,9 @@ def run_training(
         val_videos=material.val.contents if material.val else {},
         labels_sha256="",
         cache=str(cache.path.resolve()),
+        label_sources=count_sources(
+            [*material.train.labels, *(material.val.labels if material.val else ())]
+        ),
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
     labels_sha256 = labels_digest(run)
@@ -330,7 +334,7 @@ def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
         raise ValueError("the run to go on with must be named")
     before = read_plan(out).to_dict()
     now = replace(planned, labels_sha256=labels_digest(out)).to_dict()
-    ignored = ("cache", "result")
+    ignored = ("cache", "result", "label_sources")
     changed = [name for name in now if name not in ignored and before[name] != now[name]]
     changed = ["labels" if name == "labels_sha256" else name for name in changed]
     if changed:

@@ -1,0 +1,34 @@
+"""Where labels come from: the column `source`, and how a run and a report tell it.
+
+Each row says it by itself, for one file often holds rows of several annotators, and rows outlive
+files: they are split, merged, and copied into caches and runs.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from data.labels import VideoLabel
+
+UNKNOWN = "unknown source"
+_KINDS = {"intervals": "intervals", "clicks": "clicks"}
+
+
+def source_of(dataset: str, path: Path) -> str:
+    """Return what the column `source` says of labels read from a file of a dataset."""
+    return f"{dataset} {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def count_sources(labels: Iterable[VideoLabel]) -> dict[str, int]:
+    """Return how many videos have labels of each kind and source, in the text's order."""
+    counts = Counter(
+        f"{_KINDS.get(label.extent, 'video labels')} of {label.source or UNKNOWN}"
+        for label in labels
+    )
+    return dict(sorted(counts.items()))
+
+
+def sources_text(counts: Mapping[str, int]) -> str:
+    """Return what `count_sources` gave in words."""
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
