@@ -15,6 +15,9 @@ import numpy as np
 #: The kind of what models read and what every shard of layout 1 holds.
 FEATURES = "features"
 
+#: The kind of the features of several crops of each frame, such as ten. A model chooses among them.
+CROPS = "crops"
+
 STREAM_ORDER = ("rgb", "flow")
 
 #: The stream of small pictures of a video, an image for each clip. They are no features: no model
@@ -85,10 +88,10 @@ class StreamKind:
             raise ValueError(f"{shape[0]} rows of features but {num_rows} of {self.rows}")
 
 
-#: Crops are features of several crops of each frame, such as ten. Images are encoded, one a clip.
+#: Images are encoded, one a clip.
 KINDS: dict[str, StreamKind] = {
     FEATURES: StreamKind(axes=("S", "D"), dtypes=("float32", "float16")),
-    "crops": StreamKind(axes=("S", "C", "D"), dtypes=("float32", "float16")),
+    CROPS: StreamKind(axes=("S", "C", "D"), dtypes=("float32", "float16")),
     "frames": StreamKind(axes=("T", "H", "W", "C"), dtypes=("uint8",), rows="frames"),
     "images": StreamKind(axes=("N",), dtypes=("uint8",), ragged=True),
 }

@@ -49,6 +49,11 @@ folder_fps_option = click.option(
     help=f"Which of {', '.join(BACKBONES)}, by comma.",
 )  # fmt: skip
 @resize_option
+@click.option(
+    "--crops", type=click.Choice(["1", "5", "10"]), default="1", show_default=True,
+    help="Crops of each clip: 5 are the centre and the corners of frames whose short side is "
+    "scaled to 256, 10 these and their mirrored ones, as RTFM's. Ten take ten times the space.",
+)  # fmt: skip
 @fps_option
 @folder_fps_option
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
@@ -129,6 +134,7 @@ def extract_command(
     cache_dir: Path,
     streams: str,
     resize: str,
+    crops: str,
     fps: float | None,
     folder_fps: float,
     clip_len: int,
@@ -173,6 +179,10 @@ def extract_command(
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key
         raise click.UsageError("--fps and --folder-fps exclude each other")
+    if crops != "1":
+        if given_here("resize"):
+            raise click.UsageError("--crops are cut from whole frames: leave --resize out")
+        resize = "short-side"
     # the default needs no look at the hardware, which would load torch
     first_device = "cpu" if precision == "float32" else list_devices(device)[0]
     config = ExtractConfig(
@@ -181,6 +191,7 @@ def extract_command(
         clip_len=clip_len,
         clip_stride=clip_stride or clip_len,
         precision=precision_for(first_device, precision),
+        crops=int(crops),
     )
     terms: dict[str, Any] = {
         "weights": {"rgb": rgb_weights, "flow": flow_weights},

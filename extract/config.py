@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cache import config_difference
+from cache.streams import CROPS, FEATURES
 from data.errors import ConfigError, FeatError
 from extract.backbones import BACKBONES
 from extract.decode.config import DecodeConfig
@@ -17,10 +18,12 @@ from extract.weights.resolve import Weights
 _Section = TypeVar("_Section", DecodeConfig, TVL1Config)
 
 DEFAULT_STREAMS = ("rgb", "flow")
+CROP_COUNTS = (1, 5, 10)
 
 # Raise one when the code behind it changes the values it produces: features made before and
 # after then carry different keys and cannot be mixed up. Networks have versions of their own.
 DECODE_VERSION = 1
+CROPS_VERSION = 1
 FLOW_VERSION = 3  # exact reciprocals and sums: one flow on every processor and GPU
 
 
@@ -40,6 +43,8 @@ class ExtractConfig:
         flow_clamp: flow is clamped to [-flow_clamp, flow_clamp] pixels, then divided by it
             (Carreira & Zisserman 2017, the authors' preprocessing).
         precision: arithmetic of the network, `float32`, `bfloat16` or `float16`.
+        crops: of each clip, of `CROP_COUNTS`; see `extract.crops`. More than one are cut from
+            frames that are decoded whole (`short-side`).
     """
 
     streams: tuple[str, ...] = DEFAULT_STREAMS
@@ -49,6 +54,7 @@ class ExtractConfig:
     tvl1: TVL1Config = field(default_factory=TVL1Config)
     flow_clamp: float = 20.0
     precision: str = "float32"
+    crops: int = 1
 
     def __post_init__(self) -> None:
         unknown = [stream for stream in self.streams if stream not in BACKBONES]
@@ -69,8 +75,29 @@ class ExtractConfig:
                 f"clip_stride: found {self.clip_stride}, expected 1 to clip_len={self.clip_len} "
                 "(a larger stride would leave frames without a feature)"
             )
+        self._check_crops()
         if self.flow_clamp <= 0:
             raise ConfigError(f"flow_clamp: found {self.flow_clamp}, expected a positive number")
+
+    def _check_crops(self) -> None:
+        if self.crops not in CROP_COUNTS:
+            known = ", ".join(map(str, CROP_COUNTS))
+            raise ConfigError(f"crops: found {self.crops}, expected one of {known}")
+        if (self.crops > 1) != (self.decode.resize == "short-side"):
+            raise ConfigError(
+                f"crops: found {self.crops} of frames of resize={self.decode.resize}, several are "
+                "cut from frames of resize=short-side, and these need several"
+            )
+        for stream in self.streams:
+            if self.crops > 1 and BACKBONES[stream].kind != FEATURES:
+                raise ConfigError(
+                    f"crops: found {self.crops}, {stream} fills a stream of "
+                    f"{BACKBONES[stream].kind}, which has none"
+                )
+
+    def kind(self, stream: str) -> str:
+        """Return the kind of array that a stream holds, one of `cache.streams.KINDS`."""
+        return CROPS if self.crops > 1 else BACKBONES[stream].kind
 
     def stream_config(self, stream: str, weights: Weights) -> dict[str, Any]:
         """Return what determines one stream's features, as JSON: the configuration in its key."""
@@ -81,6 +108,8 @@ class ExtractConfig:
             "network": {**BACKBONES[stream].identity, "precision": self.precision},
             "weights": {"kind": weights.kind, "name": weights.name, "digest": weights.digest},
         }
+        if self.crops > 1:
+            config["crops"] = {"count": self.crops, "version": CROPS_VERSION}
         if BACKBONES[stream].needs == "flow":
             config["flow"] = {
                 "name": "tvl1",
@@ -146,6 +175,7 @@ class ExtractConfig:
             clip_len=first["clips"]["clip_len"],
             clip_stride=first["clips"]["clip_stride"],
             precision=first["network"]["precision"],
+            crops=first["crops"]["count"] if "crops" in first else 1,
             **settings,
         )
 

@@ -29,6 +29,7 @@ from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.clips import Clip, iter_clips
 from extract.config import ExtractConfig
+from extract.crops import cut_crops
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.flow.gray_torch import rgb_to_gray_torch
@@ -46,6 +47,8 @@ BATCHES_PER_RELEASE = 64
 
 T = TypeVar("T")
 _StreamRows = tuple[Arrays, dict[str, float]]
+# clips of the same streams whose frames are of one shape
+_Kind = tuple[tuple[str, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,20 +85,23 @@ class Extractor:
             weights: of each stream.
             device: torch device of the networks and, on a GPU, of the flow.
             num_threads: CPU threads for decoding, and on a CPU for flow and networks.
-            batch: clips, of one or several videos, that the device computes together at most. On a
-                CPU those of a batch of 1 are computed by threads of their own.
+            batch: clips, of one or several videos, that the device computes together at most, of
+                several crops each crop. On a CPU those of a batch of 1 are computed by threads of
+                their own.
         """
         self.config = config
         self.device = torch.device(device)
         self.num_threads = num_threads
         self._on_gpu = self.device.type == "cuda"
-        self._merger: Merger[tuple[str, ...], _Uploading, _StreamRows] | None = None
+        self._batch = batch
+        together = max(1, batch // config.crops)
+        self._merger: Merger[_Kind, _Uploading, _StreamRows] | None = None
         if batch > 1 or self._on_gpu:
             start = partial(torch.cuda.set_device, self.device) if self._on_gpu else lambda: None
-            self._merger = Merger(self._rows_of_many, size=batch, start=start)
+            self._merger = Merger(self._rows_of_many, size=together, start=start)
             self._computed = 0.0
             # those that wait and those that are computed
-            self._clips_ahead = 2 * batch
+            self._clips_ahead = 2 * together
         else:
             self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="clips")
             self._clips_ahead = num_threads
@@ -224,7 +230,7 @@ class Extractor:
             frames = torch.empty(clip.frames.shape, dtype=torch.uint8, pin_memory=self._on_gpu)
             np.copyto(frames.numpy(), clip.frames)
             item = _Uploading(frames=frames, num_real=clip.num_real, since=since)
-            return [self._merger.submit(streams, video, item)]
+            return [self._merger.submit((streams, clip.frames.shape), video, item)]
         # flow first: it takes longest, and a long task left to the end keeps one core waiting
         on_flow = [stream for stream in streams if BACKBONES[stream].needs == "flow"]
         on_frames = [[stream] for stream in streams if BACKBONES[stream].needs == "frames"]
@@ -237,11 +243,11 @@ class Extractor:
         arrays, seconds = self._rows(streams, frames, [clip.num_real])
         return arrays, {stage: spent / self.num_threads for stage, spent in seconds.items()}
 
-    def _rows_of_many(self, streams: tuple[str, ...], clips: list[_Uploading]) -> list[_StreamRows]:
+    def _rows_of_many(self, kind: _Kind, clips: list[_Uploading]) -> list[_StreamRows]:
         """Return the rows of each clip, and its share of the seconds of their batch."""
         started = time.perf_counter()
-        first = clips[0].frames
-        frames = torch.empty((len(clips), *first.shape), dtype=torch.uint8, device=self.device)
+        streams, shape = kind
+        frames = torch.empty((len(clips), *shape), dtype=torch.uint8, device=self.device)
         for row, clip in zip(frames, clips, strict=True):
             row.copy_(clip.frames, non_blocking=True)
         arrays, seconds = self._rows(streams, frames, [clip.num_real for clip in clips])
@@ -327,6 +333,18 @@ class Extractor:
         return flow
 
     def _forward(self, stream: str, clips: Tensor) -> Tensor:
+        """Return the rows (B, ...) of clips (B, T, H, W, C), or (B, crops, ...) of their crops."""
+        count = self.config.crops
+        crops = cut_crops(clips, count, self.config.decode.size)
+        if count == 1:
+            return self._network_rows(stream, next(crops))
+        rows = []
+        while group := list(islice(crops, max(1, self._batch // len(clips)))):
+            found = self._network_rows(stream, torch.cat(group))
+            rows.append(found.view(len(group), len(clips), -1))
+        return torch.cat(rows).transpose(0, 1)
+
+    def _network_rows(self, stream: str, clips: Tensor) -> Tensor:
         """Return the rows (B, ...) of clips (B, T, H, W, C); see `extract.backbones.Network`."""
         rows = self.networks[stream](clips)
         expected = (len(clips), *BACKBONES[stream].shape), BACKBONES[stream].dtype

@@ -42,7 +42,7 @@ class Thumbnails:
     """
 
     def __init__(self, info: StreamInfo, config: DecodeConfig) -> None:
-        aspect = info.shown_aspect if config.resize == "squash" else 1.0
+        aspect = info.shown_aspect if config.shows_all else 1.0
         self._size = (
             max(1, round(LONGEST_SIDE * min(1.0, aspect))),
             max(1, round(LONGEST_SIDE / max(1.0, aspect))),

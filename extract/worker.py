@@ -277,7 +277,7 @@ class VideoTask:
         return [
             FeatureRecord(
                 stream=stream,
-                kind=BACKBONES[stream].kind,
+                kind=self.job.config.kind(stream),
                 config=self.job.configs[stream],
                 features=features.arrays[stream],
                 flow_stats=flow_stats if BACKBONES[stream].needs == "flow" else None,

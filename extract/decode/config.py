@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from data.errors import ConfigError
+from data.errors import ConfigError, DecodeError
 
-Resize = Literal["squash", "crop"]
+Resize = Literal["squash", "crop", "short-side"]
 
 # Kinetics networks were trained on 224-pixel crops of frames whose short side is 256
 # (Carreira & Zisserman 2017, section 3).
 _SHORT_SIDE = 256 / 224
+# Frames of any shape are kept whole; what nobody films would take gigabytes.
+_MAX_ASPECT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +20,10 @@ class DecodeConfig:
 
     Attributes:
         resize: `squash` scales the whole frame to a square (Wan et al. 2021); `crop` scales the
-            short side to 256/224 of `size` and takes the centre (Kinetics). Both go by stored
-            pixels: a sample aspect ratio is not applied.
-        size: width and height of the result, pixels.
+            short side to 256/224 of `size` and takes the centre (Kinetics); `short-side` scales
+            alike and keeps the whole frame, for several crops. All go by stored pixels: a sample
+            aspect ratio is not applied.
+        size: width and height of what a network gets, pixels: of the frames, or of crops of them.
         fps: None delivers every coded frame once; a number resamples to so many a second.
     """
 
@@ -30,7 +33,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         if self.resize not in get_args(Resize):
-            raise ConfigError(f"resize: found {self.resize!r}, expected squash or crop")
+            raise ConfigError(f"resize: found {self.resize!r}, expected squash, crop or short-side")
         if self.size < 1:
             raise ConfigError(f"size: found {self.size}, expected a positive number of pixels")
         if self.fps is not None and not 0 < self.fps <= 1000:
@@ -38,5 +41,32 @@ class DecodeConfig:
 
     @property
     def short_side(self) -> int:
-        """Pixels of the short side before the centre is cropped."""
+        """Pixels of the short side before crops are cut."""
         return round(self.size * _SHORT_SIDE)
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether a frame shows the whole picture, if not in its proportions."""
+        return self.resize != "crop"
+
+    def frame_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the frames of a video, pixels.
+
+        The long side of `short-side` is cut to a whole number, as by torchvision's `Resize`.
+
+        Args:
+            height: of the picture as it is shown, upright.
+            width: of the same.
+
+        Raises:
+            DecodeError: the picture is so narrow that its frames would be huge.
+        """
+        if self.resize != "short-side":
+            return self.size, self.size
+        short = min(height, width)
+        if max(height, width) > _MAX_ASPECT * short:
+            raise DecodeError(
+                f"pictures of {width}x{height} pixels: for crops the long side may be "
+                f"{_MAX_ASPECT} times the short one at most; extract it with --crops 1"
+            )
+        return int(self.short_side * height / short), int(self.short_side * width / short)

@@ -21,6 +21,7 @@ _ROTATION = re.compile(r"^ +(?:Display Matrix|displaymatrix): rotation of (-?\d{
 _TIME_BASE = re.compile(
     r"config in time_base: (\d{1,10})/(\d{1,10}), frame_rate: (\d{1,10})/(\d{1,10})$"
 )
+_FRAME_SIZE = re.compile(r"n: *0 .*? s:(\d{1,9})x(\d{1,9}) ")
 # `[h264 @ 0x55d] [error] text`; there may be two contexts, and none for ffmpeg's own messages
 _PREFIX = re.compile(r"^((?:\[[^\]]* @ [^\]]*\] )*)\[([a-z]+)\] (.*)$")
 _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
@@ -39,6 +40,7 @@ class FFmpegLog:
     Attributes:
         secret: the word that marks what ffmpeg itself says.
         time_base: seconds of one tick of the frames' times; 0 if not told yet.
+        first_size: width and height of the first frame as it is shown, pixels; None if not told.
         errors: the first few messages of level error and above, oldest first.
         num_errors: how many there were.
     """
@@ -46,6 +48,7 @@ class FFmpegLog:
     def __init__(self, secret: str) -> None:
         self.secret = secret
         self.time_base = Fraction(0)
+        self.first_size: tuple[int, int] | None = None
         self.errors: list[str] = []
         self.num_errors = 0
         self._rest = b""
@@ -79,6 +82,8 @@ class FFmpegLog:
                 ticks, seconds, frames, per = (int(number) for number in base.groups())
                 self.time_base = Fraction(ticks, seconds or 1)
                 self._filter_rate = Fraction(frames, per or 1)
+            elif size := _FRAME_SIZE.match(text):
+                self.first_size = (int(size[1]), int(size[2]))
         elif level == "info" and not context and not self.time_base:
             self._feed_header(text)
 

@@ -79,6 +79,7 @@ class FolderStream:
                 "--max-frames or divide the folder"
             )
         self._pts = array("d")
+        self._size: tuple[int, int] | None = None
         self._broken: list[str] = []
         self.info, self._last = self._open_first()
         self._frames = self._sample()
@@ -105,8 +106,7 @@ class FolderStream:
         """Return the next frames and their times; see `FrameStream.read`."""
         if max_frames < 1:
             raise ValueError(f"max_frames: found {max_frames}, expected 1 or more")
-        shape = self._shape or (self._config.size, self._config.size)
-        frames = np.empty((max_frames, *shape, 3), np.uint8)
+        frames = np.empty((max_frames, *self._last.shape), np.uint8)
         count = 0
         for frame in itertools.islice(self._frames, max_frames):
             frames[count] = frame
@@ -180,24 +180,36 @@ class FolderStream:
                 f"{image.height} pixels, more than --max-pixels {self._limits.max_pixels} admits; "
                 "raise it, or make the images smaller"
             )
-        return fit_image(image, self._config, self._shape)
+        shape = self._shape or (self._size if self._config.shows_all else None)
+        try:
+            fitted = fit_image(image, self._config, shape)
+        except DecodeError as error:
+            raise DecodeError(f"{self._source.video_id}: {path.name}: {error}") from error
+        self._size = fitted.shape[0], fitted.shape[1]
+        return fitted
 
 
 def fit_image(
     image: Image.Image, config: DecodeConfig, shape: tuple[int, int] | None = None
 ) -> Frame:
-    """Return an image as the network's frame, (size, size, 3) uint8 RGB, or squashed to a shape.
+    """Return an image as a frame, (H, W, 3) uint8 RGB; H and W are `DecodeConfig.frame_size`.
 
     Transparency is dropped, 16-bit grey keeps its upper eight bits.
 
+    Args:
+        image: the image.
+        config: how it is scaled.
+        shape: height and width to squash it to, such as those of the frames before it.
+
     Raises:
+        DecodeError: see `DecodeConfig.frame_size`.
         ValueError: the pixels are floating-point or exceed 16 bits.
     """
     image = _to_eight_bits(ImageOps.exif_transpose(image))
     size = config.size
     pixels = np.asarray(image)
-    if shape or config.resize == "squash":
-        fitted = scale_bicubic(pixels, *(shape or (size, size)))
+    if shape or config.shows_all:
+        fitted = scale_bicubic(pixels, *(shape or config.frame_size(*pixels.shape[:2])))
     else:
         scale = config.short_side / min(image.size)
         height, width = (max(size, round(side * scale)) for side in pixels.shape[:2])

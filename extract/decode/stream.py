@@ -65,7 +65,8 @@ class FrameStream(Protocol):
         """Return the next frames and their times.
 
         Returns:
-            (n, size, size, 3) uint8 RGB and (n,) float64 seconds since the start of the file.
+            (n, H, W, 3) uint8 RGB, H and W those of `DecodeConfig.frame_size`, and (n,) float64
+            seconds since the start of the file.
             n is `max_frames` except at the end, where it is what is left, then 0.
 
         Raises:

@@ -53,7 +53,6 @@ class FFmpegStream:
         self._source = source
         self._config = config
         self._limits = limits
-        self._shape = (config.size, config.size, 3)
         self._pts = array("d")
         self._partial = ""
         self._finished = False
@@ -73,6 +72,7 @@ class FFmpegStream:
             stall_seconds=self._limits.stall_seconds,
         )
         try:
+            self._shape = (*self._frame_size(), 3)
             self._first = self._fill(1)
             if len(self._first) == 0:
                 self._finish()
@@ -134,6 +134,16 @@ class FFmpegStream:
         target = memoryview(cast("Buffer", frames)).cast("B")
         filled += self._process.read_into(target[filled:])
         return frames[: filled // int(np.prod(self._shape))]
+
+    def _frame_size(self) -> tuple[int, int]:
+        """Return height and width of the frames, which may hang on the picture's."""
+        if self._config.resize == "short-side":
+            self._process.read_until(lambda: bool(self._log.first_size))
+        width, height = self._log.first_size or (1, 1)  # no size told: no frame comes
+        try:
+            return self._config.frame_size(height, width)
+        except DecodeError as error:
+            raise DecodeError(f"{self._source.video_id}: {error}") from error
 
     def _read_info(self) -> StreamInfo:
         """Return the stream's description, once the first frame has come."""
@@ -290,6 +300,11 @@ def _graph(config: DecodeConfig, secret: str, times_fd: int) -> str:
         filters.append(printing(DECODED, times_fd))
     if config.resize == "squash":
         filters.append(f"scale={config.size}:{config.size}:flags={SCALE_FLAGS}")
+    elif config.resize == "short-side":
+        # `DecodeConfig.frame_size` in ffmpeg's words. A frame of another size on the way becomes
+        # one of the first one's: ffmpeg scales what it writes to that.
+        sides = (f"'trunc({config.short_side}*{side}/min(iw,ih))'" for side in ("iw", "ih"))
+        filters.append(f"scale={':'.join(sides)}:flags={SCALE_FLAGS}")
     else:
         short = f"{config.short_side}:{config.short_side}"
         filters.append(f"scale={short}:force_original_aspect_ratio=increase:flags={SCALE_FLAGS}")
