@@ -24,14 +24,13 @@ from data.ffmpeg import ffmpeg_version, find_ffmpeg, has_encoder, passthrough_op
 from data.files import partial_file, publish, temp_path
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
-from extract.decode.ffmpeg_log import FFmpegLog
+from extract.decode.ffmpeg_log import LOG_OPTIONS, FFmpegLog
 from extract.decode.ffmpeg_process import FFmpegProcess
 from extract.decode.folder import FolderStream
-from extract.decode.formats import DEMUXERS
 from extract.decode.frame_times import DECODED, DELIVERED, FrameTimes, printing
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
-from extract.decode.video import SCALE_FLAGS
+from extract.decode.video import SCALE_FLAGS, source_options
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -275,15 +274,15 @@ class _Run:
         encoder = find_encoder()
         command = [
             find_ffmpeg(),
-            *("-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", "repeat+level+info"),
+            *LOG_OPTIONS,
+            "-y",
         ]
         head = [printing(DECODED, 1)]
         if frames_fd is None:
             command += [
-                *("-format_whitelist", ",".join(DEMUXERS), "-protocol_whitelist", "file"),
-                *("-max_pixels", str(self._limits.max_pixels), "-dump_separator", self._log.secret),
                 # frames that change in size would have the graph built anew, and counted from 0
-                *("-reinit_filter", "0", "-i", f"file:{self._source.path}"),
+                *("-reinit_filter", "0"),
+                *source_options(self._source, self._limits, self._log.secret),
             ]
             if self._rate.fps is not None:
                 head.append(f"fps={self._rate.fps}")

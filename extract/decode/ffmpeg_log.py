@@ -24,6 +24,9 @@ _TIME_BASE = re.compile(
 _FRAME_SIZE = re.compile(r"n: *0 .*? s:(\d{1,9})x(\d{1,9}) ")
 # `[h264 @ 0x55d] [error] text`; there may be two contexts, and none for ffmpeg's own messages
 _PREFIX = re.compile(r"^((?:\[[^\]]* @ [^\]]*\] )*)\[([a-z]+)\] (.*)$")
+LOG_OPTIONS = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info")
+"""With which ffmpeg writes what `FFmpegLog` reads."""
+
 _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
 # Says that something failed, not what: worth quoting only where nothing better was said.
 _VAGUE = ("Error ", "Conversion failed", "Exiting", "Could not ", "Failed to ", "Terminating")
@@ -60,7 +63,7 @@ class FFmpegLog:
         self._filter_rate = Fraction(0)
 
     def feed(self, data: bytes) -> None:
-        """Take in what was written under `-loglevel level+info`."""
+        """Take in what was written under `LOG_OPTIONS`."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _MAX_LINE:
             lines.append(self._rest)

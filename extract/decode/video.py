@@ -15,7 +15,7 @@ from data.errors import DecodeError
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
-from extract.decode.ffmpeg_log import FFmpegLog
+from extract.decode.ffmpeg_log import LOG_OPTIONS, FFmpegLog
 from extract.decode.ffmpeg_process import FFmpegProcess
 from extract.decode.formats import DEMUXERS
 from extract.decode.frame_times import DECODED, DELIVERED, FrameTimes, printing
@@ -278,19 +278,32 @@ def _command(
     ((passthrough, value),) = passthrough_options(ffmpeg_version()).items()
     return [
         find_ffmpeg(),
-        *("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"),
+        *LOG_OPTIONS,
         *("-max_alloc", str(max(limits.max_pixels * _MAX_PIXEL_BYTES, _MIN_ALLOC))),
         *filter_threads,
         *num_threads,
-        *("-format_whitelist", ",".join(DEMUXERS), "-protocol_whitelist", "file"),
-        *("-max_pixels", str(limits.max_pixels), "-dump_separator", secret),
-        # `file:` keeps colons, dashes and percent signs in names from meaning anything
-        *("-i", f"file:{source.path}"),
+        *source_options(source, limits, secret),
         *("-filter_complex", _graph(config, secret, times_fd), "-map", "[frames]"),
         # Of two equal times the muxer would complain as of an error, so each packet gets its own;
         # a filter would count anew when the frames change in size.
         *("-bsf:v", "setts=ts=N", f"-{passthrough}", value),
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
+    ]
+
+
+def source_options(source: VideoSource, limits: Limits, secret: str) -> list[str]:
+    """Return ffmpeg's options that open a video, whoever made it, and no other file.
+
+    Args:
+        source: a video file.
+        limits: on pixels.
+        secret: see `FFmpegLog`.
+    """
+    return [
+        *("-format_whitelist", ",".join(DEMUXERS), "-protocol_whitelist", "file"),
+        *("-max_pixels", str(limits.max_pixels), "-dump_separator", secret),
+        # `file:` keeps colons, dashes and percent signs in names from meaning anything
+        *("-i", f"file:{source.path}"),
     ]
 
 
