@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 from cache import FeatureCache
 from data.errors import ModelError
 from data.files import write_json, write_whole
-from data.labels import SPLITS, Split, VideoLabel, read_labels, write_labels
+from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.sources import UNKNOWN, count_sources, sources_text
 from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
@@ -35,10 +35,8 @@ from model.runs.folder import (
     EVAL_NAME,
     LABELS_NAME,
     MEASURES_NAME,
-    is_seeds_folder,
     labels_digest,
 )
-from model.runs.snapshots import load_snapshots
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -139,20 +137,6 @@ def run_evaluation(
     if used:
         protocol += f"; scores smoothed over {used:g} clips"
     table = _compare(compat, trained, data, results) if compat else None
-    kept = [] if is_seeds_folder(run) else load_snapshots(run)
-    numbers = (
-        three_numbers(
-            trained,
-            kept,
-            cache,
-            data,
-            read_labels(run / LABELS_NAME),
-            configs=options.configs,
-            smoothing=smoothing,
-        )
-        if kept
-        else None
-    )
     report = EvalReport(
         run=run,
         cache=cache.path,
@@ -164,7 +148,7 @@ def run_evaluation(
         metrics=metrics,
         report=folder / REPORT_NAME,
         compat=table,
-        snapshots=numbers,
+        snapshots=three_numbers(trained, cache, data, configs=options.configs, smoothing=smoothing),
     )
     for name in (WHY_NAME, *(f"{name}.md" for name in TITLES)):
         (folder / name).unlink(missing_ok=True)

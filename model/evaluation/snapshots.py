@@ -12,14 +12,14 @@ from sklearn.metrics import roc_auc_score
 
 from cache import FeatureCache
 from cache.upkeep.summary import format_table
-from data.labels import VideoLabel
+from data.labels import VideoLabel, read_labels
 from model.features.aligned import check_labels
 from model.features.load import FeatureSet
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.measures.metrics import VideoResult, frame_auc
 from model.measures.scores import video_results
-from model.methods.gather import DataOptions
-from model.runs.checkpoint import Checkpoint
+from model.runs.folder import LABELS_NAME
+from model.runs.snapshots import load_snapshots
 from model.runs.trained import TrainedRun
 
 NAMES = {
@@ -95,32 +95,34 @@ def snapshot_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 def three_numbers(
     trained: TrainedRun,
-    snapshots: Sequence[Checkpoint],
     cache: FeatureCache,
     data: FeatureSet,
-    labels: Sequence[VideoLabel],
     *,
     configs: Mapping[str, Mapping[str, Any]],
     smoothing: float | None,
 ) -> ThreeNumbers | None:
-    """Return the three numbers of a run of one seed; None where the videos have no AUC.
+    """Return the three numbers of a run; None without snapshots, or where videos have no AUC.
+
+    What chooses are the run's validation videos with its own labels, by the AUC of their frames or,
+    for a method that sees no frame labels, of whole videos.
 
     Args:
-        trained: the run.
-        snapshots: its own, at least one.
+        trained: the run; a folder of several seeds has no snapshots of its own.
         cache: holds the validation videos' features.
         data: the videos to evaluate.
-        labels: those the run was trained with: what chooses are its validation videos, by the AUC
-            of their frames or, for a method that sees no frame labels, of whole videos.
         configs: as of `TrainedRun.load_features`.
         smoothing: as of `TrainedRun.score`.
     """
+    snapshots = load_snapshots(trained.path)
+    if not snapshots:
+        return None
     watched = snapshots[0].info.val_videos
+    labels = read_labels(trained.path / LABELS_NAME)
     rows = check_labels(
         cache,
         [replace(row, split="val") for row in labels if row.video in watched],
         allow_misaligned=True,
-        configs=DataOptions(configs=configs).configs,
+        configs=configs,
     )
     held = trained.load_features(cache, rows, configs) if rows else None
     by_frames = trained.info.method.supervision == "fully"

@@ -11,7 +11,7 @@ from data.files import write_rows
 from data.splits.protocols import Supervision
 from model.evaluation.compat import markdown_table
 from model.evaluation.snapshots import NAMES
-from model.experiments.folder import FinishedRun
+from model.experiments.folder import FinishedRun, spread_of
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.methods.base import Method
 
@@ -108,8 +108,8 @@ def make_row(method: Method, runs: Sequence[FinishedRun]) -> Row:
 
 
 def _mean_auc(chosen: Sequence[Mapping[str, Any] | None]) -> float | None:
-    known = [float(one["auc"]) for one in chosen if one]
-    return float(np.mean(known)) if len(known) == len(chosen) else None
+    spread = spread_of([one["auc"] if one else None for one in chosen])
+    return spread.mean if spread else None
 
 
 def to_markdown(comparison: Comparison) -> str:

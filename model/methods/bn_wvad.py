@@ -38,6 +38,12 @@ class BNOutput(NamedTuple):
     distances: tuple[Tensor, Tensor]
     """(V, T) from the statistics of either layer."""
 
+    @property
+    def product(self) -> Tensor:
+        """(V, T) the score before its map to [0, 1]."""
+        first, second = self.distances
+        return (first + second) * self.raw
+
 
 @dataclass(frozen=True, kw_only=True)
 class BNWVAD(SequenceMethod[BNOutput]):
@@ -85,7 +91,7 @@ class BNWVAD(SequenceMethod[BNOutput]):
         network.eval()
         device = next(network.parameters()).device
         products = [
-            network.product(torch.from_numpy(data.features[data.rows(video)])[None].to(device))[0]
+            network(torch.from_numpy(data.features[data.rows(video)])[None].to(device)).product[0]
             for video, label in enumerate(data.labels)
             if not label.is_abnormal
         ]
@@ -144,12 +150,6 @@ class _Network(nn.Module):
         x, first = self.first(self.embedding(x))
         x, second = self.second(x)
         raw = self.last(x).squeeze(-1).sigmoid()
-        product = (first + second) * raw
-        return BNOutput(product / (product + self.middle), raw, (first, second))
-
-    def product(self, x: Tensor) -> Tensor:
-        """Return (V, T) the score before its map to [0, 1]."""
-        output = self(x)
-        first, second = output.distances
-        product: Tensor = (first + second) * output.raw
-        return product
+        output = BNOutput(raw, raw, (first, second))
+        product = output.product
+        return output._replace(scores=product / (product + self.middle))

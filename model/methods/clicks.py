@@ -5,6 +5,7 @@ to a click whose scores are nearly the click's are mined as abnormal, too. Any m
 scores the instances of bags can add the loss to its own.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from model.features.load import FeatureSet
 
 if TYPE_CHECKING:
     from model.methods.mil import BagMethod
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 MINED_SHARE = 0.9
 """Of a click's score that a neighbour needs to be mined."""
@@ -32,8 +35,12 @@ class ClickLoss:
             method: whose settings count.
             data: the training videos.
         """
-        clicks = [label.clicks if method.clicks else () for label in data.labels]
-        self.num_videos = sum(map(bool, clicks))
+        clicks = [label.clicks for label in data.labels]
+        count = sum(map(bool, clicks))
+        if count:
+            used = "are learnt from" if method.clicks else "are not used (clicks=off)"
+            logger.info("clicks in %d abnormal videos %s", count, used)
+        self._is_used = count > 0 and method.clicks
         self._method = method
         self._normal = np.array([not label.is_abnormal for label in data.labels])
         self._frames = np.zeros((len(clicks), max(1, *map(len, clicks))), np.float32)
@@ -65,7 +72,7 @@ class ClickLoss:
             mask: (V, T) False for padding.
         """
         self._step += 1
-        if not self.num_videos:
+        if not self._is_used:
             return scores.new_zeros(())
 
         def on_device(array: NDArray[np.generic]) -> Tensor:

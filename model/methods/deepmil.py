@@ -25,6 +25,7 @@ from model.methods.mil import (
     BagMethod,
     Score,
     draw_bags,
+    middle_rows,
     score_instances,
     segment_clips,
     segment_means,
@@ -78,7 +79,8 @@ class DeepMIL(BagMethod[Score]):
         segments = torch.from_numpy(self._segments(data)).to(session.device)
         draws = draw_bags(data.labels, each=self.bags, steps=self.steps, seed=session.seed)
         clicks = ClickLoss(self, data)
-        frames = clicks.middle_frames(segment_rows(data.first_clip, self.num_segments))
+        rows = middle_rows(*segment_rows(data.first_clip, self.num_segments))
+        frames = clicks.middle_frames(rows)
         for abnormal, normal in draws:
             videos = np.concatenate([abnormal, normal])
             scores = network(segments[videos])

@@ -1,6 +1,5 @@
 """Multiple-instance learning: bags of clips with one label each. Shared by the weak methods."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from model.device import training_seconds
 from model.features.load import FeatureSet
 from model.methods.base import Fitted, Material, Method
 from model.training.session import FitSession
-
-logger = logging.getLogger(f"feat.{__name__}")
 
 LOG_EVERY = 20
 BATCH = 1 << 14
@@ -169,7 +166,6 @@ class BagMethod(Method, Generic[Net]):
             torch.manual_seed(session.seed)
             network = self.network(material.train.features.shape[1]).to(session.device)
             optimizer = self.optimizer(network)
-            self._tell_of_clicks(material.train)
             recent: list[Tensor] = []
             for step, loss in enumerate(self.losses(network, material.train, session), start=1):
                 optimizer.zero_grad(set_to_none=True)
@@ -189,12 +185,6 @@ class BagMethod(Method, Generic[Net]):
         # a copy: on a CPU the arrays would go on changing with the network
         weights = network.state_dict()
         return {name: value.detach().cpu().numpy().copy() for name, value in weights.items()}
-
-    def _tell_of_clicks(self, data: FeatureSet) -> None:
-        count = sum(bool(label.clicks) for label in data.labels)
-        if count:
-            used = "are learnt from" if self.clicks else "are not used (clicks=off)"
-            logger.info("clicks in %d abnormal videos %s", count, used)
 
     def load_network(self, fitted: Fitted, dim: int, device: torch.device) -> Net:
         """Return the network that `fit` trained, ready to score features of `dim` values."""
@@ -224,12 +214,18 @@ def segment_clips(num_clips: int, num_segments: int) -> tuple[NDArray[np.int64],
     return bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)
 
 
-def segment_rows(first_clip: NDArray[np.int64], num_segments: int) -> NDArray[np.int64]:
-    """Return (V, S) the row of the clip in the middle of each segment of each video."""
-    counts = np.diff(first_clip)
-    bounds = [segment_clips(int(count), num_segments) for count in counts]
-    middles = np.array([(first + end - 1) // 2 for first, end in bounds])
-    return np.asarray(first_clip[:-1, None] + middles, np.int64)
+def segment_rows(
+    first_clip: NDArray[np.int64], num_segments: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (V, S) the first row of each segment of each video, and the row after its last."""
+    bounds = [segment_clips(int(count), num_segments) for count in np.diff(first_clip)]
+    first, end = (np.array(edges) + first_clip[:-1, None] for edges in zip(*bounds, strict=True))
+    return first, end
+
+
+def middle_rows(first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the row of the clip in the middle of each segment of `segment_rows`."""
+    return (first + end - 1) // 2
 
 
 def segment_means(data: FeatureSet, num_segments: int) -> NDArray[np.float32]:

@@ -19,13 +19,7 @@ from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material
 from model.methods.clicks import ClickLoss
-from model.methods.mil import (
-    BagMethod,
-    draw_bags,
-    segment_clips,
-    segment_means,
-    segment_rows,
-)
+from model.methods.mil import BagMethod, draw_bags, middle_rows, segment_means, segment_rows
 from model.training.session import FitSession
 
 MAX_CLIPS = 4096
@@ -114,20 +108,16 @@ class _Instances:
 
     def __init__(self, data: FeatureSet, length: int, *, averages: bool, seed: int) -> None:
         self._means = segment_means(data, length) if averages else None
-        self._middles = segment_rows(data.first_clip, length)
+        self._bounds = segment_rows(data.first_clip, length)
         self._features = data.features
-        self._first = data.first_clip
-        self._length = length
         self._rng = np.random.default_rng((seed, 5))
 
     def draw(self, videos: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the instances of some videos, and (V, T) the row of the clip each stands for."""
+        first, end = (edges[videos] for edges in self._bounds)
         if self._means is not None:
-            return torch.from_numpy(self._means[videos]), self._middles[videos]
-        counts = self._first[videos + 1] - self._first[videos]
-        bounds = [segment_clips(int(count), self._length) for count in counts]
-        clips = np.stack([self._rng.integers(first, end) for first, end in bounds])
-        rows = self._first[videos][:, None] + clips
+            return torch.from_numpy(self._means[videos]), middle_rows(first, end)
+        rows = self._rng.integers(first, end)
         return torch.from_numpy(self._features[rows]), rows
 
 

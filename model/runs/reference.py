@@ -178,29 +178,25 @@ def make_reference(parts: Sequence[FeatureSet]) -> Reference:
     fitted = Standardizer.fit(parts[0].features)
     standardizer = Standardizer(mean=fitted.mean, std=fitted.std, limit=MAX_DEVIATIONS)
     quota = _quota(np.concatenate([np.diff(part.first_clip) for part in parts]))
+    # each video with those of its rows that are kept
     picked = [
-        part.first_clip[v] + _spread(int(part.first_clip[v + 1] - part.first_clip[v]), quota)
+        (part, v, part.first_clip[v] + _spread(int(np.diff(part.first_clip)[v]), quota))
         for part in parts
         for v in range(len(part.labels))
     ]
-    owner = [(part, v) for part in parts for v in range(len(part.labels))]
-    rows = [(part, kept) for (part, _), kept in zip(owner, picked, strict=True)]
     clips = np.concatenate(
-        [np.rint(standardizer.apply(part.features[kept]) / STEP) for part, kept in rows]
+        [np.rint(standardizer.apply(part.features[kept]) / STEP) for part, _, kept in picked]
     ).astype(np.int8)
-    video = np.repeat(np.arange(len(picked)), [len(kept) for kept in picked])
+    video = np.repeat(np.arange(len(picked)), [len(kept) for *_, kept in picked])
     return Reference(
         videos=tuple(label.video for part in parts for label in part.labels),
         sha256=tuple(sha for part in parts for sha in part.sha256),
         frame_rate=np.concatenate([part.frame_rate for part in parts]),
         video=video,
-        start_frame=np.concatenate([part.start_frame[kept] for part, kept in rows]),
-        end_frame=np.concatenate([part.end_frame[kept] for part, kept in rows]),
+        start_frame=np.concatenate([part.start_frame[kept] for part, _, kept in picked]),
+        end_frame=np.concatenate([part.end_frame[kept] for part, _, kept in picked]),
         abnormal=np.concatenate(
-            [
-                _abnormal_shares(part, v)[kept - part.first_clip[v]]
-                for (part, v), kept in zip(owner, picked, strict=True)
-            ]
+            [_abnormal_shares(part, v)[kept - part.first_clip[v]] for part, v, kept in picked]
         ),
         clips=clips,
         standardizer=standardizer,
