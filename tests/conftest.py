@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 # As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+# A shell that starts the tests in the background has them, and all their children, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes longest, and before it the two files that compile the kernels of flow and network: as
 # the last one it would keep one core busy, and the others waiting.
