@@ -383,7 +383,7 @@ def _tell_transfer(ctx: click.Context, report: Any, verb: str, as_json: bool) ->
     else:
         click.echo(
             f"{report.shards} shards ({human_size(report.nbytes)}) {verb}, {report.already} were "
-            f"there, {report.names} files of names, {report.labels} labels"
+            f"there, {report.labels} labels"
         )
         _tell_left_out(report.thumbnails_left_out)
     _exit_if_damaged(ctx, report.damaged)
