@@ -1,5 +1,7 @@
 """How large the pages of very many videos are, and how soon headless Chromium shows them.
 
+The report is measured with pictures as well, as many as a page has room for.
+
 Open: from asking for the file until the first score curves are drawn and every control works.
 CPU: what the page's process has used by then, which other work on the machine changes less.
 Slider and sorting: until the page is laid out again. Each is the middle of several rounds.
@@ -8,16 +10,20 @@ Run: python -m bench.bench_report [--videos N] [--frames N] [--rounds N]
 """
 
 import argparse
+import base64
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.chromium import open_chromium, why_no_chromium
+from extract.thumbnails import encode
 from model.evaluation.comparison import EvaluatedRun, write_comparison
 from model.evaluation.report import write_report
+from model.evaluation.why import MAX_PICTURES, NUM_NEIGHBOURS, PAGE_BYTES
 from model.measures.metrics import VideoResult
 from model.measures.table import measure_all
 
@@ -55,6 +61,40 @@ def draw_results(num_videos: int, num_frames: int, seed: int) -> list[VideoResul
     return results
 
 
+def draw_why(results: list[VideoResult]) -> dict[str, Any]:
+    """Return pictures and nearest clips of the videos, the first ones until the page is full."""
+    draw = np.random.default_rng(2)
+    images: list[str] = []
+    room, cards = PAGE_BYTES, []
+    for result in results:
+        numbers = []
+        for _ in range(MAX_PICTURES + NUM_NEIGHBOURS):
+            # about as smooth as a camera's picture: 3 to 4 kB
+            coarse = draw.integers(256, size=(30, 40, 3), dtype=np.uint8)
+            picture = np.kron(coarse, np.ones((3, 4, 1), np.uint8))
+            text = "data:image/jpeg;base64," + base64.b64encode(encode(picture, (160, 90))).decode()
+            if len(text) > room:
+                break
+            room -= len(text)
+            numbers.append(len(images))
+            images.append(text)
+        peak = int(result.scores.argmax())
+        near = {"video": result.video, "frame": 0, "seconds": 0.0, "label": "normal"}
+        cards.append(
+            {
+                "pictures": [
+                    {"frame": peak, "what": "peak", "image": number}
+                    for number in numbers[:MAX_PICTURES]
+                ],
+                "neighbours": [
+                    {**near, "distance": 0.5, "image": number} for number in numbers[MAX_PICTURES:]
+                ],
+                "far": None,
+            }
+        )
+    return {"images": images, "cards": cards, "is_full": len(numbers) <= NUM_NEIGHBOURS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=1000)
@@ -70,6 +110,13 @@ def main() -> None:
         begun = time.process_time()
         pages = {"report": write_report(folder, runs[0], found, title="drawn", settings={})}
         written = [time.process_time() - begun]
+        why = draw_why(runs[0])
+        (folder / "pictures").mkdir()
+        begun = time.process_time()
+        pages[f"report with {len(why['images'])} pictures"] = write_report(
+            folder / "pictures", runs[0], found, title="drawn", settings={}, why=why
+        )
+        written.append(time.process_time() - begun)
         compared = [
             EvaluatedRun(path=Path(name), name=name, protocol="drawn", results=results)
             for name, results in zip(("first", "second"), runs, strict=True)
@@ -92,13 +139,13 @@ def main() -> None:
                 opened = time.perf_counter() - begun
                 metrics = session.send("Performance.getMetrics")["metrics"]
                 (busy,) = (each["value"] for each in metrics if each["name"] == "ProcessTime")
-                step = page.evaluate(STEP) if name == "report" else float("nan")
+                step = page.evaluate(STEP) if name.startswith("report") else float("nan")
                 rows.append((opened, busy, step, page.evaluate(SORT)))
                 count = page.evaluate("document.querySelectorAll('*').length")
                 page.close()
             middle = [statistics.median(column) for column in zip(*rows, strict=True)]
             opened, busy, step, sort = middle
-            stepped = f"{step:.0f}" if name == "report" else ""
+            stepped = f"{step:.0f}" if name.startswith("report") else ""
             print(
                 f"| {name} | {seconds:.1f} | {path.stat().st_size / 1e6:.1f} | {count} | "
                 f"{opened:.2f} | {busy:.2f} | {stepped} | {sort:.0f} |"
