@@ -4,6 +4,8 @@ import logging
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Timer
 from typing import TypeVar
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -37,6 +39,22 @@ def followed(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:
             yield item
     finally:
         show.close()
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Log what is being done if that takes longer than a moment; for what has no pieces to count.
+
+    Args:
+        what: is done, for people: `compiling the kernels`.
+    """
+    timer = Timer(PATIENCE_SECONDS, logger.info, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _bar(what: str, total: int) -> Generator[None, int, None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data import progress
-from data.progress import followed
+from data.progress import announced, followed
 
 ROOT = Path(__file__).parents[1]
 SLOW = """
@@ -43,6 +43,17 @@ def test_what_takes_long_says_how_far_it_is_but_not_at_every_piece(said) -> None
 def test_what_is_done_in_a_moment_says_nothing(said) -> None:
     assert list(followed(range(1000), "x", total=1000)) == list(range(1000))
     assert not said.messages
+
+
+def test_what_has_no_pieces_is_named_once_if_it_takes_long(said) -> None:
+    with announced("compiling"):
+        pass
+    with announced("loading"):
+        time.sleep(0.2)
+    with pytest.raises(OSError, match="disk"), announced("writing"):
+        raise OSError("disk")
+    time.sleep(0.1)
+    assert said.messages == ["loading"]
 
 
 def test_an_error_and_a_stop_pass_through(said) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import LabelsError
-from data.mat_file import read_mat_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,6 +39,8 @@ def read_mat(path: Path, variable: str) -> "npt.NDArray[Any]":
         LabelsError: the file is absent, damaged, version 7.3, or lacks the variable.
     """
     import numpy as np
+
+    from data.mat_file import read_mat_file  # a process and its pipes: of no use to --help
 
     if not path.is_file():
         raise LabelsError(f"{path}: no such file")

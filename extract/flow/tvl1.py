@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from data.progress import announced
 from extract.kernels.choice import use_kernels
 
 # The kernels are imported where they are used: numba takes half a second, which a program that
@@ -138,7 +139,8 @@ def compile_kernels() -> None:
     """
     if use_kernels():
         frame = np.zeros((2, MIN_SIDE, MIN_SIDE, 3), np.uint8)
-        tvl1_flow(rgb_to_gray(frame))
+        with announced("compiling the kernels of the optical flow, for the first time here"):
+            tvl1_flow(rgb_to_gray(frame))
 
 
 class _Buffers:
