@@ -31,4 +31,8 @@ def count_sources(labels: Iterable[VideoLabel]) -> dict[str, int]:
 
 def sources_text(counts: Mapping[str, int]) -> str:
     """Return what `count_sources` gave in words."""
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
+    sources: dict[str, list[str]] = {}
+    for what, count in counts.items():
+        kind, _, source = what.partition(" of ")
+        sources.setdefault(source, []).append(f"{count} {kind}")
+    return ", ".join(f"{' and '.join(kinds)} of {source}" for source, kinds in sources.items())
