@@ -279,7 +279,6 @@ def _command(
     return [
         find_ffmpeg(),
         *LOG_OPTIONS,
-        *("-max_alloc", str(max(limits.max_pixels * _MAX_PIXEL_BYTES, _MIN_ALLOC))),
         *filter_threads,
         *num_threads,
         *source_options(source, limits, secret),
@@ -296,10 +295,11 @@ def source_options(source: VideoSource, limits: Limits, secret: str) -> list[str
 
     Args:
         source: a video file.
-        limits: on pixels.
+        limits: on pixels, and so on memory.
         secret: see `FFmpegLog`.
     """
     return [
+        *("-max_alloc", str(max(limits.max_pixels * _MAX_PIXEL_BYTES, _MIN_ALLOC))),
         *("-format_whitelist", ",".join(DEMUXERS), "-protocol_whitelist", "file"),
         *("-max_pixels", str(limits.max_pixels), "-dump_separator", secret),
         # `file:` keeps colons, dashes and percent signs in names from meaning anything
