@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from model_cache import add_video, clip_table, demo_rows, label, make_cache, stream_config
+from sklearn.linear_model import Lasso
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional
 
@@ -27,6 +28,7 @@ from model.methods.gmm import GaussianMixtureMethod
 from model.methods.knn import NearestNeighbourMethod
 from model.methods.mil import bags_of, draw_bags
 from model.methods.registry import METHODS, choose_method
+from model.methods.srnn import StackedRNN
 from model.runs.checkpoint import KIND, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME
 from model.runs.tensor_file import read_arrays, write_arrays
@@ -40,10 +42,12 @@ QUICK = {
     "ur-dmu": {"steps": 40, "learning_rate": 3e-4, "bags": 4},
     "bn-wvad": {"steps": 40, "learning_rate": 3e-4, "bags": 4},
     "pel4vad": {"steps": 60, "learning_rate": 1e-3},
+    "srnn": {"steps": 20},
 }
-WEAK = sorted(QUICK)
+WEAK = sorted(QUICK.keys() - {"srnn"})
 """They learn from bags."""
-FOUND = ["gmm", "sparse", "knn", "autoencoder", "logistic"]
+NOVELTY = ["gmm", "sparse", "srnn", "knn", "autoencoder"]
+FOUND = [*NOVELTY, "logistic"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -200,11 +204,11 @@ def test_weakly_supervised_methods_do_not_see_frames(name, cache):
             np.testing.assert_array_equal(array, other[key])
 
 
-@pytest.mark.parametrize("name", ["gmm", "sparse", "knn", "autoencoder"])
+@pytest.mark.parametrize("name", NOVELTY)
 def test_unsupervised_methods_see_normal_videos_only(name, cache):
     rows = demo_rows()
     fewer = [row for row in rows if row.split == "test" or not row.is_abnormal]
-    method = choose_method(name)
+    method = quick(name)
     first, other = [fit(method, cache, r).parameters for r in (rows, fewer)]
     for key, array in first.items():
         np.testing.assert_array_equal(array, other[key])
@@ -335,19 +339,65 @@ def test_batches_hold_both_kinds_and_no_video_twice():
 def test_mixture_density_is_that_of_scikit_learn():
     inputs = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     method = GaussianMixtureMethod(num_gaussians=3)
-    model = method.fit_model(inputs, 0)
+    videos = np.zeros(len(inputs), np.int64)
+    model = method.fit_model(inputs, videos, 0)
     floor = 0.01 * float(inputs.var(axis=0).mean())
     own = GaussianMixture(
         3, covariance_type="diag", reg_covar=floor, random_state=0, max_iter=200
     ).fit(inputs.astype(np.float64))
     expected = -own.score_samples(inputs.astype(np.float64))
-    np.testing.assert_allclose(method.distance(model, inputs), expected, rtol=1e-6)
+    np.testing.assert_allclose(method.distance(model, inputs, videos), expected, rtol=1e-6)
+
+
+def test_many_layers_of_the_stacked_rnn_give_the_code_that_scikit_learn_gives():
+    """Of each clip alone, and of a clip that its predecessor's code draws to itself."""
+    rng = np.random.default_rng(0)
+    atoms, clips = rng.normal(size=(12, 20)), rng.normal(size=(3, 12))
+    method = StackedRNN(layers=3000, sparsity=0.5, coherence=2.0, alike=30.0)
+    found = method.codes(torch.tensor(clips)[None], torch.tensor(atoms))[0].numpy()
+    before = np.zeros(20)
+    for t, clip in enumerate(clips):
+        likeness = np.exp(-np.square(clip - clips[t - 1]).sum() / 30.0) if t else 0.0
+        pull = np.sqrt(2.0 * likeness)
+        lasso = Lasso(0.5 / 32, fit_intercept=False, max_iter=100_000, tol=1e-10)
+        lasso.fit(np.vstack([atoms, pull * np.eye(20)]), np.concatenate([clip, pull * before]))
+        np.testing.assert_allclose(found[t], lasso.coef_, atol=1e-5)
+        before = lasso.coef_
+    assert 0 < np.count_nonzero(np.abs(found) > 1e-9) < found.size
+
+
+def test_the_stacked_rnn_remembers_no_other_video():
+    rng = np.random.default_rng(0)
+    clips, videos = rng.normal(size=(9, 4)).astype(np.float32), np.repeat([0, 1, 4], [2, 3, 4])
+    method = StackedRNN(num_atoms=6, steps=30, coherence=1.0)
+    model = method.fit_model(clips, videos, 0)
+    whole = method.distance(model, clips, videos)
+    alone = [method.distance(model, clips[videos == v], videos[videos == v]) for v in (0, 1, 4)]
+    np.testing.assert_allclose(whole, np.concatenate(alone))
+    assert np.linalg.norm(model["atoms"], axis=0).max() < 1 + 1e-5
+    joined = method.distance(model, clips, np.zeros(9, np.int64))
+    assert (joined[:2] == whole[:2]).all()
+    assert (joined[2:] != whole[2:]).any()
+
+
+def test_the_stacked_rnn_learns_to_rebuild_what_it_saw():
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(3, 20))
+    normal = (rng.exponential(size=(300, 3)) @ basis).astype(np.float32)
+    videos = np.repeat(np.arange(10), 30)
+    longer = StackedRNN(num_atoms=20, steps=60)
+    untrained, trained = (
+        method.distance(method.fit_model(normal, videos, 0), normal, videos).mean()
+        for method in (longer.changed({"steps": 1}), longer)
+    )
+    assert trained < 0.7 * untrained
 
 
 def test_neighbours_by_hand():
     method = NearestNeighbourMethod(num_neighbours=2)
-    model = method.fit_model(np.array([[0.0], [1.0], [5.0]], np.float32), 0)
-    found = method.distance(model, np.array([[2.0], [6.0]], np.float32))
+    videos = np.zeros(3, np.int64)
+    model = method.fit_model(np.array([[0.0], [1.0], [5.0]], np.float32), videos, 0)
+    found = method.distance(model, np.array([[2.0], [6.0]], np.float32), videos[:2])
     np.testing.assert_allclose(found, [1.5, 3.0])
 
 
@@ -356,8 +406,8 @@ def test_novelty_scores_are_calibrated_on_videos_not_fitted_to(tmp_path):
     rows = [label(f"g{i}.mp4", "train") for i in range(30)]
     rows += [label(f"t{i}.mp4", "test") for i in range(10)]
     cache = make_cache(tmp_path / "features", rows, streams={"rgb": 16})
-    for name in ("gmm", "sparse", "knn", "autoencoder"):
-        method = choose_method(name)
+    for name in NOVELTY:
+        method = quick(name)
         fitted = fit(method, cache, rows)
         data = load_features(cache, rows[30:], streams=["rgb"])
         scores = score(method, fitted, data)
@@ -390,7 +440,7 @@ def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"flow-magnitude"}))
 def test_a_seed_says_it_all(name, cache):
-    short = {name: {"steps": 3} for name in WEAK} | {"convlstm": {"steps": 2, "hidden": 4}}
+    short = {name: {"steps": 3} for name in QUICK} | {"convlstm": {"steps": 2, "hidden": 4}}
     method, material = gather(choose_method(name).changed(short.get(name, {})), cache, demo_rows())
     before = torch.random.get_rng_state()
     first, again, other = (

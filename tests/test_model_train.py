@@ -356,8 +356,13 @@ def test_frames_of_one_kind_cannot_be_learnt_from(tmp_path, anomalies):
     ("anomalies", "method", "needs", "able"),
     [
         (["?", "?", "", ""], "convlstm", "frames that are known", "deepmil, ar-net, rtfm, "),
-        (["", "", ""], "convlstm", "frames that are known", "gmm, sparse, knn, autoencoder with"),
-        (["", "", ""], "deepmil", "both abnormal and normal videos", "gmm, sparse, knn, "),
+        (
+            ["", "", ""],
+            "convlstm",
+            "frames that are known",
+            "gmm, sparse, srnn, knn, autoencoder with",
+        ),
+        (["", "", ""], "deepmil", "both abnormal and normal videos", "gmm, sparse, srnn, knn, "),
         (["3:9", "3:9"], "ar-net", "normal videos", "convlstm, logistic, shuffled, position with"),
         (["3:9", "?"], "knn", "normal videos", "convlstm, logistic, shuffled, position with"),
         (["?", "?"], "position", "frames that are known", ""),

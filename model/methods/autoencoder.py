@@ -33,7 +33,9 @@ class AutoEncoder(NoveltyMethod):
         self._require_at_least(1, "rounds")
         self._require("widths", bool(self.widths) and min(self.widths) >= 1, "widths >= 1")
 
-    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
+    def fit_model(
+        self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> dict[str, NDArray[Any]]:
         """Train with Adam on inputs brought to a common scale."""
         scale = np.array([max(float(inputs.std()), 1e-12)])
         network = MLPRegressor(
@@ -49,7 +51,9 @@ class AutoEncoder(NoveltyMethod):
         biases = {f"b.{layer}": array for layer, array in enumerate(network.intercepts_)}
         return {"scale": scale, **weights, **biases}
 
-    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def distance(
+        self, model: Parameters, inputs: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Return the length of the difference of output and input."""
         values = target = inputs / model["scale"]
         last = len(self.widths)

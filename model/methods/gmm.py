@@ -29,7 +29,9 @@ class GaussianMixtureMethod(NoveltyMethod):
         super().__post_init__()
         self._require_at_least(1, "num_gaussians")
 
-    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
+    def fit_model(
+        self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> dict[str, NDArray[Any]]:
         """Fit by expectation maximisation from k-means."""
         count = max(min(self.num_gaussians, len(inputs) // 10), 1)
         # A floor of a hundredth of the mean variance: no Gaussian may shrink onto a still video.
@@ -46,7 +48,9 @@ class GaussianMixtureMethod(NoveltyMethod):
             "variances": mixture.covariances_,
         }
 
-    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def distance(
+        self, model: Parameters, inputs: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Return the negative log-likelihood."""
         mixture = GaussianMixture(len(model["weights"]), covariance_type="diag")
         mixture.weights_, mixture.means_ = model["weights"], model["means"]

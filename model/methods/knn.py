@@ -24,11 +24,15 @@ class NearestNeighbourMethod(NoveltyMethod):
         super().__post_init__()
         self._require_at_least(1, "num_neighbours")
 
-    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
+    def fit_model(
+        self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> dict[str, NDArray[Any]]:
         """Keep the clips."""
         return {"clips": inputs}
 
-    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def distance(
+        self, model: Parameters, inputs: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Return the mean distance to the nearest ones."""
         clips = model["clips"]
         search = NearestNeighbors(n_neighbors=min(self.num_neighbours, len(clips))).fit(clips)

@@ -43,12 +43,19 @@ class NoveltyMethod(Method):
         self._require_at_least(1, "num_components")
 
     @abstractmethod
-    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
-        """Learn from (n, d) reduced features of normal clips."""
+    def fit_model(
+        self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> dict[str, NDArray[Any]]:
+        """Learn from (n, d) reduced features of normal clips, and the (n,) videos they are of."""
 
     @abstractmethod
-    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (n,) how far (n, d) reduced features are from normal; of any range."""
+    def distance(
+        self, model: Parameters, inputs: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return (n,) how far (n, d) reduced features are from normal; of any range.
+
+        The clips of a video, (n,) `videos`, stand together and in order, here as in `fit_model`.
+        """
 
     def fit(self, material: Material, session: FitSession) -> Fitted:
         """Learn what is normal and which distances are."""
@@ -58,7 +65,9 @@ class NoveltyMethod(Method):
             raise ModelError(f"{len(features)} clips of normal training videos, at least 3 needed")
         standardizer = Standardizer.fit(features)
         reduced, axes = _reduce(standardizer.apply(features), self.num_components, seed)
-        center, scale = self._calibrate(reduced, material.train.video_of, seed)
+        videos = material.train.video_of
+        center, scale = self._calibrate(reduced, videos, seed)
+        model = self.fit_model(reduced, videos, seed)
         return Fitted(
             parameters={
                 "mean": standardizer.mean,
@@ -66,7 +75,7 @@ class NoveltyMethod(Method):
                 "axes": axes,
                 "center": np.array([center]),
                 "scale": np.array([scale]),
-                **{f"model.{name}": array for name, array in self.fit_model(reduced, seed).items()},
+                **{f"model.{name}": array for name, array in model.items()},
             }
         )
 
@@ -75,7 +84,7 @@ class NoveltyMethod(Method):
         parameters = fitted.parameters
         standardizer = Standardizer(mean=parameters["mean"], std=parameters["std"])
         reduced = standardizer.apply(data.features) @ parameters["axes"]
-        distance = self.distance(_model_part(parameters), reduced)
+        distance = self.distance(_model_part(parameters), reduced, data.video_of)
         # The arc tangent never reaches its limits, so that far and farther stay apart.
         turned = np.arctan((distance - parameters["center"]) / parameters["scale"])
         return ClipScores(slots=np.asarray(0.5 + turned / np.pi, np.float64))
@@ -91,8 +100,9 @@ class NoveltyMethod(Method):
         if not count or (~left_out).sum() < 3:
             logger.warning("too few normal videos to measure the scale of the scores on others")
             left_out = np.zeros(len(videos), bool)
-        model = self.fit_model(reduced[~left_out], seed)
-        measured = self.distance(model, reduced[left_out if left_out.any() else ~left_out])
+        model = self.fit_model(reduced[~left_out], videos[~left_out], seed)
+        others = left_out if left_out.any() else ~left_out
+        measured = self.distance(model, reduced[others], videos[others])
         center, median = np.quantile(measured, [ALARM_QUANTILE, 0.5])
         return float(center), max(float(center - median), 1e-9 * max(abs(float(center)), 1.0))
 

@@ -20,6 +20,7 @@ METHODS = {
     "pel4vad": "model.methods.pel4vad:PEL4VAD",
     "gmm": "model.methods.gmm:GaussianMixtureMethod",
     "sparse": "model.methods.sparse:SparseCoding",
+    "srnn": "model.methods.srnn:StackedRNN",
     "knn": "model.methods.knn:NearestNeighbourMethod",
     "autoencoder": "model.methods.autoencoder:AutoEncoder",
     "logistic": "model.methods.logistic:Logistic",

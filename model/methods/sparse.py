@@ -33,7 +33,9 @@ class SparseCoding(NoveltyMethod):
         super().__post_init__()
         self._require_at_least(1, "num_atoms", "num_nonzero", "rounds")
 
-    def fit_model(self, inputs: NDArray[np.float32], seed: int) -> dict[str, NDArray[Any]]:
+    def fit_model(
+        self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
+    ) -> dict[str, NDArray[Any]]:
         """Learn the dictionary."""
         count = max(min(self.num_atoms, len(inputs) // 2), 1)
         learner = MiniBatchDictionaryLearning(
@@ -52,7 +54,9 @@ class SparseCoding(NoveltyMethod):
             learner.fit(inputs.astype(np.float64) / scale)
         return {"atoms": learner.components_}
 
-    def distance(self, model: Parameters, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    def distance(
+        self, model: Parameters, inputs: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Return the length of what the atoms leave."""
         atoms = model["atoms"]
         wide = inputs.astype(np.float64)
