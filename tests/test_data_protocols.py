@@ -46,6 +46,19 @@ def test_unsupervised_training_sees_normal_videos_only() -> None:
         apply_protocol(MIXED[:2], "unsupervised")
 
 
+def test_video_labels_as_frame_labels_reach_training_only() -> None:
+    rows = [
+        *apply_protocol(MIXED, "weakly"),
+        row("h", extent="clicks", intervals=((4, 5),), source="Ann"),
+    ]
+    expected = ["all", "all", "", "all", "", "1:3", "", "all"]
+    whole = apply_protocol(rows, "video")
+    assert [x.anomaly for x in whole] == expected
+    assert [x.anomaly for x in apply_protocol([*MIXED, rows[-1]], "video")] == expected
+    assert (whole[0].num_frames, whole[-1].source) == (5, "video label of Ann")
+    assert apply_protocol(whole, "fully") == whole
+
+
 def lad_like(per_kind: dict[bool, int], categories: tuple[str, ...]) -> list[VideoLabel]:
     return [
         row(f"{name}/{kind}{i}", extent="all" if kind else "normal", category=name)

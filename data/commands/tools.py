@@ -13,7 +13,7 @@ from data.help_text import examples
 if TYPE_CHECKING:
     from data.annotation.convert import Format
     from data.labels import Split, VideoLabel
-    from data.splits.protocols import Supervision
+    from data.splits.protocols import Protocol
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -51,11 +51,12 @@ FORMAT = click.Choice(["labels", "ucf", "masks", "npy", "activitynet"])
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["fully", "weakly", "unsupervised"]),
+    type=click.Choice(["fully", "weakly", "video", "unsupervised"]),
     default="fully",
     show_default=True,
-    help="fully: frame labels reach training. weakly: video labels only ('?'). unsupervised: normal"
-    " training videos only.",
+    help="fully: frame labels reach training. weakly: video labels only ('?'). video: video labels"
+    " taken for frame labels, every frame of an abnormal training video is abnormal. unsupervised:"
+    " normal training videos only.",
 )
 @click.option(
     "--val",
@@ -80,7 +81,7 @@ def split_command(
     folds: int,
     fold: int,
     per_category: int,
-    protocol: "Supervision",
+    protocol: "Protocol",
     val: float | None,
     seed: int,
     videos: Path | None,

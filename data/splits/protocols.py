@@ -10,20 +10,23 @@ from data.labels import VideoLabel, join_problems
 from data.splits.divide import shuffled_groups, with_splits
 
 Supervision = Literal["fully", "weakly", "unsupervised"]
+Protocol = Supervision | Literal["video"]
 
 
-def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> list[VideoLabel]:
-    """Return what a method of this supervision may see; test videos stay as they are.
+def apply_protocol(labels: Sequence[VideoLabel], protocol: Protocol) -> list[VideoLabel]:
+    """Return what a method may see under this protocol; test videos stay as they are.
 
     - "fully": frame labels reach training. Refused if some are unknown (`?`).
     - "weakly": of an abnormal training or validation video only that it is abnormal (`?`), and
       its clicks.
     - "unsupervised": only normal videos to train and validate on; the abnormal ones are left out.
+    - "video": every frame of an abnormal training or validation video is taken to be abnormal. The
+      paper's row of UCF-Crime, whose training videos have no frame labels, is trained so.
 
     Raises:
         LabelsError: "fully" with frames unknown, or no video to train on is left.
     """
-    if supervision == "fully":
+    if protocol == "fully":
         weak = [label.video for label in labels if label.is_weak and label.split != "test"]
         if weak:
             raise LabelsError(
@@ -31,13 +34,23 @@ def apply_protocol(labels: Sequence[VideoLabel], supervision: Supervision) -> li
                 " fully supervised training needs them: label them, or use --protocol weakly"
             )
         return list(labels)
-    if supervision == "weakly":
+    if protocol == "weakly":
         return [
             replace(label, extent="unknown", intervals=(), times=())
             if label.is_abnormal and not label.is_weak and label.split != "test"
             else label
             for label in labels
         ]
+    if protocol == "video":
+        return [
+            replace(
+                label, extent="all", intervals=(), times=(),
+                source=f"video label of {label.source}" if label.source else "",
+            )
+            if label.is_abnormal and label.extent != "all" and label.split != "test"
+            else label
+            for label in labels
+        ]  # fmt: skip
     kept = [label for label in labels if label.split == "test" or not label.is_abnormal]
     if not any(label.split == "train" for label in kept):
         raise LabelsError("no normal video to train on; unsupervised methods need some")
