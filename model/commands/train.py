@@ -11,6 +11,7 @@ from model.commands.options import (
     FOLDER,
     RunFolder,
     Setup,
+    alarm_options,
     json_option,
     labels_option,
     method_option,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     help="Go on with the killed training in this run folder, with its method, settings and labels. "
     "A method that keeps no state begins again; the result is the same.",
 )  # fmt: skip
+@alarm_options
 @json_option
 @takes_setup(of_run=False)
 def train_command(
@@ -68,6 +70,8 @@ def train_command(
     seed: int,
     seeds: int | None,
     killed: Path | None,
+    false_alarms: float,
+    n_of_m: tuple[int, int],
     as_json: bool,
 ) -> None:
     """Train the ConvLSTM model, or any other method, from a feature cache alone."""
@@ -84,6 +88,7 @@ def train_command(
     labels = [] if killed else read_training_labels(labels_file, cache)
 
     from model.experiments.seeds import resume_seeds, train_seeds
+    from model.measures.budget import AlarmRule
     from model.runs.folder import is_seeds_folder
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
@@ -95,6 +100,7 @@ def train_command(
             "options": setup.data_options(cache),
             "device": setup.device,
             "on_row": progress.show,
+            "alarms": AlarmRule(per_hour=false_alarms, needs=n_of_m[0], of=n_of_m[1]),
         }
         if killed:
             resume = resume_seeds if is_seeds_folder(killed) else resume_training

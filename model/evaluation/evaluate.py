@@ -35,6 +35,7 @@ from model.runs.folder import (
     labels_digest,
 )
 from model.runs.snapshots import load_snapshots
+from model.runs.threshold import StoredThreshold
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -56,6 +57,8 @@ class EvalReport:
     """Of the labels evaluated with, as they lie in the folder."""
     metrics: AllMetrics
     report: Path
+    threshold: StoredThreshold | None
+    """The one that was fitted for the run, if it fits the smoothing evaluated with."""
     released: CompatTable | None = None
     """The authors' published evaluation beside this one, where it was asked for."""
     snapshots: ThreeNumbers | None = None
@@ -72,6 +75,7 @@ class EvalReport:
             "supervision": self.supervision,
             "labels_sha256": self.labels_sha256,
             "report": str(self.report),
+            "threshold": self.threshold.to_dict() if self.threshold else None,
             **({"released": self.released.to_dict()} if self.released else {}),
             **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
         }
@@ -117,7 +121,10 @@ def run_evaluation(
     data = trained.load_features(cache, wanted, options.configs)
     check_unseen(data, trained)
     results = video_results(trained.score(data, smoothing=smoothing), data)
-    metrics = measure_all(results, trained.categories)
+    threshold = trained.threshold_at(smoothing)
+    metrics = measure_all(
+        results, trained.categories, threshold=threshold.value if threshold else None
+    )
     folder = evaluation_folder(run, split)
     folder.mkdir(exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
@@ -129,6 +136,8 @@ def run_evaluation(
     used = trained.smoothing if smoothing is None else smoothing
     if used:
         protocol += f"; scores smoothed over {used:g} clips"
+    if threshold and threshold.rule.of > 1:
+        protocol += f"; scores that {threshold.rule.needs} of {threshold.rule.of} clips reach"
     table = _compare_released(trained, data) if released else None
     kept = [] if is_seeds_folder(run) else load_snapshots(run)
     numbers = (
@@ -152,6 +161,7 @@ def run_evaluation(
         supervision=trained.info.method.supervision,
         labels_sha256=digest,
         metrics=metrics,
+        threshold=threshold,
         report=folder / REPORT_NAME,
         released=table,
         snapshots=numbers,

@@ -19,6 +19,7 @@ from model.measures.scores import VideoScores, mean_scores, spread_scores
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME, LABELS_NAME, SEEDS_NAME, is_seeds_folder
+from model.runs.threshold import StoredThreshold, apply_rule, read_threshold
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -45,6 +46,19 @@ class TrainedRun:
     def smoothing(self) -> float:
         """As the method is configured: standard deviation in clips."""
         return self.info.method.smoothing
+
+    @cached_property
+    def threshold(self) -> StoredThreshold | None:
+        """The one fitted for it; None: no threshold was fitted.
+
+        Raises:
+            ModelError: its file is damaged.
+        """
+        return read_threshold(self.path)
+
+    def threshold_at(self, smoothing: float | None) -> StoredThreshold | None:
+        """Return its threshold if that was fitted to scores of this smoothing; None: its own."""
+        return self.threshold if smoothing in (None, self.smoothing) else None
 
     @cached_property
     def category_extents(self) -> Mapping[str, frozenset[bool]]:
@@ -102,6 +116,9 @@ class TrainedRun:
     def score(self, data: FeatureSet, *, smoothing: float | None = None) -> VideoScores:
         """Return the scores of every frame, and the categories; of several models the mean.
 
+        Where an alarm needs N of M clips the scores are those of `nth_highest`, so that whatever
+        looks for alarms compares them with the threshold alone.
+
         Args:
             data: of `load_features`.
             smoothing: standard deviation in clips; default: as the method is configured.
@@ -109,6 +126,14 @@ class TrainedRun:
         Raises:
             ModelError: a checkpoint's parameters do not fit its method.
         """
+        answer, stored = self.score_clips_alone(data, smoothing), self.threshold_at(smoothing)
+        if stored is None:
+            return answer
+        firsts = [data.start_frame[data.rows(video)] for video in range(len(data.labels))]
+        return replace(answer, frames=apply_rule(answer.frames, firsts, stored.rule))
+
+    def score_clips_alone(self, data: FeatureSet, smoothing: float | None = None) -> VideoScores:
+        """Return the scores as of `score`, before N of M clips are asked for."""
         answers = []
         for one in self.checkpoints:
             method = one.info.method
