@@ -3,6 +3,7 @@
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,6 @@ from click.shell_completion import CompletionItem
 
 from cache.commands.options import config_option
 from data.process import use_threads
-from model.measures.budget import MAX_OF
 from model.methods.registry import METHODS, PRESETS
 from model.runs.folder import CONFIG_NAME, SEEDS_NAME
 
@@ -76,10 +76,10 @@ class NOfM(click.ParamType[tuple[int, int]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
         """Return the two numbers."""
-        needs, _, of = str(value).partition("/")
-        if needs.isdecimal() and of.isdecimal() and 1 <= int(needs) <= int(of) <= MAX_OF:
-            return int(needs), int(of)
-        self.fail(f"{value!r} is no N/M with 1 <= N <= M <= {MAX_OF}, such as 2/3", param, ctx)
+        found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})", str(value))
+        if found and 1 <= int(found[1]) <= int(found[2]):
+            return int(found[1]), int(found[2])
+        self.fail(f"{value!r} is no N/M with 1 <= N <= M <= 99, such as 2/3", param, ctx)
 
 
 class Names(click.ParamType[tuple[Any, ...]]):
