@@ -65,6 +65,7 @@ from model.commands.eval import eval_command
 from model.commands.import_run import import_run_command
 from model.commands.report import report_command
 from model.commands.runs import runs_group
+from model.commands.threshold import threshold_command
 from model.commands.train import train_command
 from predict.commands import predict_command
 
@@ -196,6 +197,7 @@ for _command in (
     extract_command,
     preview_command,
     train_command,
+    threshold_command,
     eval_command,
     report_command,
     compare_command,

@@ -34,8 +34,9 @@ logger = logging.getLogger(f"feat.{__name__}")
     help="The cache that keeps features which --cache lacks, for the next time.",
 )  # fmt: skip
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True,
-    help="Frames with this score or more are abnormal.",
+    "--threshold", type=click.FloatRange(0, 1),
+    help="Frames with this score or more are abnormal.  [default: the one fitted for the run, "
+    "else 0.5]",
 )  # fmt: skip
 @click.option(
     "--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path),
@@ -86,7 +87,7 @@ def predict_command(
     runs: Path,
     cache_dir: Path | None,
     keep_dir: Path,
-    threshold: float,
+    threshold: float | None,
     csv_path: Path | None,
     scores_path: Path | None,
     vtt_dir: Path | None,
@@ -107,6 +108,7 @@ def predict_command(
     the run's were, which the run folder records, and kept apart from those one trains on and
     shares; what either cache holds already is not done again.
     Of a run of several seeds (`feat train --seeds`) the scores are the mean of theirs.
+    `feat threshold` fits the threshold to a budget of false alarms.
     Frames count from 0 and the end of an interval is not in it. Exit code 1 if a video failed or
     could be decoded in part only.
     """

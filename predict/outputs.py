@@ -141,6 +141,9 @@ def report_lines(sought: Sequence[Sought]) -> list[str]:
             lines += [f"  written   {path}" for several in paths for path in several]
         if each.error:
             lines.append(f"{each.name}: failed: {each.error}")
+    used = next((each.prediction for each in sought if each.prediction), None)
+    if used:
+        lines.append(f"threshold {used.threshold:g}, {used.threshold_means}")
     return lines
 
 

@@ -41,9 +41,15 @@ class ExtractOptions:
 
 
 def run_prediction(
-    sought: Sequence[Sought], run: Path, options: ExtractOptions, *, threshold: float
+    sought: Sequence[Sought], run: Path, options: ExtractOptions, *, threshold: float | None
 ) -> ExtractConfig:
     """Give every video its prediction, or the error that kept it from one.
+
+    Args:
+        sought: the videos.
+        run: a finished run of any method, or of several seeds.
+        options: how features are made that no cache holds.
+        threshold: of an abnormal frame; None: the run's own.
 
     Returns:
         How the features were made.

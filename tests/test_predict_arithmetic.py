@@ -31,6 +31,7 @@ def prediction(
         scores=scores,
         edges_seconds=np.arange(len(scores) + 1) / rate,
         threshold=threshold,
+        threshold_means="as given",
         frame_rate=rate,
         partial="",
         seen=False,

@@ -80,6 +80,7 @@ def eval_command(
     from model.experiments.seeds import evaluate_seeds
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
+    from model.runs.threshold import threshold_words
 
     def evaluate(run: Path) -> "EvalReport":
         cache = _cache_of(run, setup)
@@ -110,6 +111,7 @@ def eval_command(
     counts = report.metrics.counts
     click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
+    click.echo(f"{'threshold':15} {threshold_words(report.threshold)}")
     click.echo(f"{'report':15} {report.report}")
     if report.snapshots:
         click.echo("\n" + "\n".join(report.snapshots.to_lines()))

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -66,6 +67,21 @@ class RunFolder(click.Path):
         return items or super().shell_complete(ctx, param, incomplete)
 
 
+class NOfM(click.ParamType[tuple[int, int]]):
+    """N of M successive clips, as 2/3."""
+
+    name = "N/M"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return the two numbers."""
+        found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})", str(value))
+        if found and 1 <= int(found[1]) <= int(found[2]):
+            return int(found[1]), int(found[2])
+        self.fail(f"{value!r} is no N/M with 1 <= N <= M <= 99, such as 2/3", param, ctx)
+
+
 class Names(click.ParamType[tuple[Any, ...]]):
     """Several values with commas between them, each of one type."""
 
@@ -104,6 +120,19 @@ smoothing_option = click.option(
     "--smoothing", type=click.FloatRange(0, 100),
     help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
 )  # fmt: skip
+
+
+def alarm_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take what a threshold is fitted for."""
+    budget = click.option(
+        "--false-alarms", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+        help="Fit the threshold for so many false alarms an hour, on held-out normal videos.",
+    )  # fmt: skip
+    clips = click.option(
+        "--n-of-m", type=NOfM(), default="1/1", show_default=True,
+        help="N of M successive clips must reach the threshold for an alarm.",
+    )  # fmt: skip
+    return budget(clips(command))
 
 
 def show_run(*run: Any) -> None:

@@ -11,6 +11,7 @@ from model.commands.options import (
     FOLDER,
     RunFolder,
     Setup,
+    alarm_options,
     json_option,
     labels_option,
     method_option,
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--resume", "killed", type=RunFolder(),
-    help="Go on with the killed training in this run folder, with its method, settings and labels. "
+    help="Go on with the killed training in this run folder, with its method, settings, labels and "
+    "budget of false alarms. "
     "A method that keeps no state begins again; the result is the same.",
 )  # fmt: skip
+@alarm_options
 @json_option
 @takes_setup(of_run=False)
 def train_command(
@@ -68,6 +71,8 @@ def train_command(
     seed: int,
     seeds: int | None,
     killed: Path | None,
+    false_alarms: float,
+    n_of_m: tuple[int, int],
     as_json: bool,
 ) -> None:
     """Train the ConvLSTM model, or any other method, from a feature cache alone."""
@@ -84,6 +89,7 @@ def train_command(
     labels = [] if killed else read_training_labels(labels_file, cache)
 
     from model.experiments.seeds import resume_seeds, train_seeds
+    from model.measures.budget import AlarmRule
     from model.runs.folder import is_seeds_folder
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
@@ -100,7 +106,9 @@ def train_command(
             resume = resume_seeds if is_seeds_folder(killed) else resume_training
             report = resume(cache, killed, **how)
         else:
-            how |= {"runs": runs, "out": out}
+            needs, of = n_of_m
+            alarms = AlarmRule(per_hour=false_alarms, needs=needs, of=of)
+            how |= {"runs": runs, "out": out, "alarms": alarms}
             if seeds:
                 report = train_seeds(cache, labels, chosen, first=seed, count=seeds, **how)
             else:

@@ -37,6 +37,7 @@ from model.runs.folder import (
     MEASURES_NAME,
     labels_digest,
 )
+from model.runs.threshold import StoredThreshold
 from model.runs.trained import TrainedRun, load_run
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -58,6 +59,8 @@ class EvalReport:
     """Of the videos that the run has seen, and of those evaluated: kind and source -> videos."""
     metrics: AllMetrics
     report: Path
+    threshold: StoredThreshold | None
+    """The one that was fitted for the run, if it fits the smoothing evaluated with."""
     compat: CompatTable | None = None
     """A published evaluation beside this one, where it was asked for."""
     snapshots: ThreeNumbers | None = None
@@ -75,6 +78,7 @@ class EvalReport:
             "labels_sha256": self.labels_sha256,
             "label_sources": self.label_sources,
             "report": str(self.report),
+            "threshold": self.threshold.to_dict() if self.threshold else None,
             **({"compat": self.compat.to_dict()} if self.compat else {}),
             **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
         }
@@ -120,7 +124,10 @@ def run_evaluation(
     data = trained.load_features(cache, wanted, options.configs)
     check_unseen(data, trained)
     results = video_results(trained.score(data, smoothing=smoothing), data)
-    metrics = measure_all(results, trained.categories)
+    threshold = trained.threshold_at(smoothing)
+    metrics = measure_all(
+        results, trained.categories, threshold=threshold.value if threshold else None
+    )
     folder = evaluation_folder(run, split)
     folder.mkdir(exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
@@ -136,6 +143,8 @@ def run_evaluation(
     used = trained.smoothing if smoothing is None else smoothing
     if used:
         protocol += f"; scores smoothed over {used:g} clips"
+    if threshold and threshold.rule.of > 1:
+        protocol += f"; scores that {threshold.rule.needs} of {threshold.rule.of} clips reach"
     table = _compare(compat, trained, data, results) if compat else None
     report = EvalReport(
         run=run,
@@ -146,6 +155,7 @@ def run_evaluation(
         labels_sha256=digest,
         label_sources=sources,
         metrics=metrics,
+        threshold=threshold,
         report=folder / REPORT_NAME,
         compat=table,
         snapshots=three_numbers(trained, cache, data, configs=options.configs, smoothing=smoothing),

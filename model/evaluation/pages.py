@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.intervals import intervals_from_frames
 from data.visible import visible
-from model.measures.metrics import VideoResult, frames_of
+from model.measures.metrics import THRESHOLD, VideoResult, frames_of
 
 PAGE = Path(__file__).parent / "page"
 MAX_POINTS = 4_000_000
@@ -52,7 +52,7 @@ def render_page(template: str, *script_names: str, **content: Any) -> str:
 
 
 def encode_curves(
-    runs: Sequence[Sequence[VideoResult]], links: Sequence[str]
+    runs: Sequence[Sequence[VideoResult]], links: Sequence[str], threshold: float = THRESHOLD
 ) -> tuple[dict[str, Any], list[dict[str, list[int]]]]:
     """Return the videos with their scores, and each run's frames by threshold, as JSON types.
 
@@ -63,12 +63,13 @@ def encode_curves(
     Args:
         runs: for each run its results, of the same V videos with the same frames and labels.
         links: (V,) addresses of the video files, relative to the page; empty where there is none.
+        threshold: one more that the page must know exactly.
     """
     every = np.concatenate([result.scores for run in runs for result in run])
     sample = every[:: 1 + len(every) // 1_000_000]  # quantiles of all would take seconds
     shares = np.linspace(0, 1, NUM_QUANTILES)
     thresholds = np.unique(
-        [*(np.arange(NUM_STEPS + 1) / NUM_STEPS), *np.quantile(sample, shares).round(4)]
+        [threshold, *(np.arange(NUM_STEPS + 1) / NUM_STEPS), *np.quantile(sample, shares).round(4)]
     )
     stride = -(-len(every) // MAX_POINTS)
     points = [

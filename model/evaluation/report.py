@@ -55,8 +55,11 @@ def write_report(
         FeatError: the file cannot be written.
     """
     names, counts = confusion(results)
+    stored = found.get("threshold")
+    start = float(stored["threshold"]) if stored else THRESHOLD
     compat = CompatTable(**found["compat"]) if "compat" in found else None
-    data = page_data(results, [link_to(folder, videos, result.video) for result in results])
+    links = [link_to(folder, videos, result.video) for result in results]
+    data = page_data(results, links, start)
     if why:
         data["images"] = why["images"]
         for video, card in zip(data["videos"], why["cards"], strict=True):
@@ -68,8 +71,10 @@ def write_report(
         title=title,
         found=found,
         figures=[
-            {"label": label, **_measure(name, found, digits=3)} for name, label in FIGURES.items()
+            {"label": label, **_figure(name, found, is_fitted=bool(stored))}
+            for name, label in FIGURES.items()
         ],
+        start=f"{start:g}",
         measures=[_measure(name, found) for name in found["intervals"]],
         counts={name: found[name] for name in found if name.startswith("num_")},
         results=results,
@@ -91,15 +96,18 @@ def write_report(
     return folder / REPORT_NAME
 
 
-def page_data(results: Sequence[VideoResult], links: Sequence[str]) -> dict[str, Any]:
+def page_data(
+    results: Sequence[VideoResult], links: Sequence[str], threshold: float = THRESHOLD
+) -> dict[str, Any]:
     """Return what the page computes with, as JSON types.
 
     Args:
         results: of V videos.
         links: (V,) addresses of the video files, relative to the page; empty where there is none.
+        threshold: at which the page's slider starts.
     """
-    data, (counts,) = encode_curves([results], links)
-    start = int(np.searchsorted(data["thresholds"], THRESHOLD))
+    data, (counts,) = encode_curves([results], links, threshold)
+    start = int(np.searchsorted(data["thresholds"], threshold))
     return {**data, **counts, "start": start}
 
 
@@ -112,8 +120,14 @@ def format_measure(name: str, value: float, *, digits: int = 4, sign: str = "") 
         digits: behind the point, if it is a share.
         sign: "+" to write that of a positive difference.
     """
-    hourly = name == "far_per_hour"  # as page.js writes it
+    hourly = name.startswith("far_per_hour")  # as page.js writes it
     return f"{value:{sign}.{(1 if abs(value) < 100 else 0) if hourly else digits}f}"
+
+
+def _figure(name: str, found: Mapping[str, Any], *, is_fitted: bool) -> dict[str, str]:
+    """Return a measure at the threshold that the page starts at, under its plain name."""
+    own = f"{name}_fitted" if is_fitted and name == "far_per_hour" else name
+    return {**_measure(own, found, digits=3), "name": name}
 
 
 def _measure(name: str, found: Mapping[str, Any], *, digits: int = 4) -> dict[str, str]:

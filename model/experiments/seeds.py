@@ -7,7 +7,7 @@ are kept, a killed one goes on from where it was.
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,18 @@ from data.errors import ConfigError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels
 from model.experiments.folder import Spread, begin_folder, spread_of
+from model.measures.budget import AlarmRule, NoThresholdError
 from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
-from model.runs.folder import LABELS_NAME, SEEDS_NAME, new_run_dir, working_in
+from model.runs.folder import LABELS_NAME, SEEDS_NAME, is_seeds_folder, new_run_dir, working_in
+from model.runs.threshold import (
+    NormalVideo,
+    StoredThreshold,
+    mean_of_seeds,
+    read_held_out,
+    store_threshold,
+)
 from model.runs.train import finish_training
 from model.runs.trained import finished_seeds, load_run, read_terms
 
@@ -87,6 +95,7 @@ def train_seeds(
     runs: Path = Path("runs"),
     out: Path | None = None,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    alarms: AlarmRule = AlarmRule(),  # noqa: B008 - frozen
     **how: Any,
 ) -> SeedsReport:
     """Train what the folder does not hold yet of several runs and report what they measured.
@@ -100,6 +109,7 @@ def train_seeds(
         runs: folder for a new folder of runs, unless `out` names that.
         out: the folder; what was finished in it is kept.
         options: which features and labels are used.
+        alarms: what the thresholds are fitted for: each seed's, and that of the mean of them all.
         how: as of `run_training`: device, on_row.
 
     Raises:
@@ -110,12 +120,18 @@ def train_seeds(
         logger.warning("%s draws nothing: its seeds all give the same run", method.name)
     name = f"{method.name}-seeds-{first}-to-{first + count - 1}"
     folder = out or new_run_dir(runs, name=name)
-    _open_seeds(folder, labels, _terms(method, options, first, count))
+    _open_seeds(folder, labels, _terms(method, options, alarms, first, count))
     with working_in(folder, go_on=f"`feat train --resume {folder}`"):
         for seed in range(first, first + count):
             logger.info("seed %d of %d to %d", seed, first, first + count - 1)
             run = folder / f"seed-{seed}"
-            finish_training(run, cache, labels, method, seed=seed, options=options, **how)
+            finish_training(
+                run, cache, labels, method, seed=seed, options=options, alarms=alarms, **how
+            )
+        try:
+            logger.info("mean of all seeds: %s", _fit_together(folder, alarms).to_text())
+        except NoThresholdError as error:
+            logger.info("mean of all seeds: no threshold was fitted: %s", error)
     rows = [
         {"seed": one.info.seed, "run": str(folder / f"seed-{one.info.seed}"), **one.info.result}
         for one in load_run(folder).checkpoints
@@ -141,6 +157,7 @@ def resume_seeds(
         runs=folder.parent,
         out=folder,
         options=replace(options, streams=tuple(held["streams"]), configs=held["configs"]),
+        alarms=AlarmRule(**held["alarms"]),
         **how,
     )
 
@@ -174,7 +191,43 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 
-def _terms(method: Method, options: DataOptions, first: int, count: int) -> dict[str, Any]:
+def fit_thresholds(run: Path, rule: AlarmRule) -> StoredThreshold:
+    """Fit and store the threshold of a run, or of each of several seeds and of their mean.
+
+    Returns:
+        That of the run, or of the mean.
+
+    Raises:
+        NoThresholdError: the scores of held-out normal videos give none.
+        ModelError: a training is not finished, or has kept no such scores.
+    """
+    if not is_seeds_folder(run):
+        with working_in(run, go_on="the same command"):
+            return store_threshold(run, _held_out(run), rule)
+    with working_in(run, go_on="the same command"):
+        for seed in finished_seeds(run).values():
+            store_threshold(seed, _held_out(seed), rule)
+        return _fit_together(run, rule)
+
+
+def _fit_together(folder: Path, rule: AlarmRule) -> StoredThreshold:
+    """Fit the threshold of the mean; seeds that have learnt from a video have no say on it."""
+    held = [_held_out(run) for run in finished_seeds(folder).values()]
+    return store_threshold(folder, mean_of_seeds(held), rule)
+
+
+def _held_out(run: Path) -> list[NormalVideo]:
+    held = read_held_out(run)
+    if held is None:
+        raise NoThresholdError(
+            f"{run}: holds no scores of held-out normal videos; train again with this build"
+        )
+    return held
+
+
+def _terms(
+    method: Method, options: DataOptions, alarms: AlarmRule, first: int, count: int
+) -> dict[str, Any]:
     """Return what the runs have in common, as it comes back from JSON."""
     plain: dict[str, Any] = json.loads(
         json.dumps(
@@ -183,6 +236,7 @@ def _terms(method: Method, options: DataOptions, first: int, count: int) -> dict
                 "settings": method.to_dict(),
                 "streams": list(options.streams),
                 "configs": {name: dict(config) for name, config in options.configs.items()},
+                "alarms": asdict(alarms),
                 "first": first,
                 "count": count,
             }

@@ -46,6 +46,8 @@ MEASURES = (
     "far",
     "far_per_hour",
     "missed_events",
+    "far_per_hour_fitted",
+    "missed_events_fitted",
     "accuracy_video",
     "accuracy_window",
     "auc_category",
@@ -79,6 +81,7 @@ def bootstrap_intervals(
     measures: Sequence[str] = MEASURES,
     categories: Sequence[str] = (),
     tables: Sequence[DetectionTables] | None = None,
+    threshold: float | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval | None]:
@@ -89,6 +92,7 @@ def bootstrap_intervals(
         measures: of `MEASURES`, or `category_measure` of a category.
         categories: those that the model knows.
         tables: the detections of each run, if they are known already.
+        threshold: the one fitted for the runs; None leaves its measures undefined.
         num_resamples: draws; those in which a measure is undefined are left out of its interval.
         seed: of the draws.
     """
@@ -98,7 +102,7 @@ def bootstrap_intervals(
     total = np.zeros((num_resamples, len(measures)))
     for place, run in enumerate(runs):
         often = picked[:, place, None]
-        table = _Table.of(run, categories=categories)
+        table = _Table.of(run, categories=categories, threshold=threshold)
         drawn = table.draws(weights, measures, tables[place] if tables else None)
         total += np.where(often > 0, often * drawn, 0.0)
     means = total / len(runs)
@@ -196,7 +200,13 @@ class _Table:
     """For the detections and the videos' own AUCs, which are found only when asked for."""
 
     @classmethod
-    def of(cls, results: Sequence[VideoResult], *, categories: Sequence[str] = ()) -> "_Table":
+    def of(
+        cls,
+        results: Sequence[VideoResult],
+        *,
+        categories: Sequence[str] = (),
+        threshold: float | None = None,
+    ) -> "_Table":
         frames = rank_frames(results)
         is_normal = np.array([r.labels is not None and not r.is_abnormal for r in results])
         named = np.array([bool(r.category and r.predicted) for r in results])
@@ -213,6 +223,7 @@ class _Table:
             },
             counts={
                 **count_alarms(results).shares(),
+                **fitted_shares(results, threshold),
                 "far": (is_normal * alarms, is_normal * [float(len(r.scores)) for r in results]),
                 "accuracy_video": (named * np.array(hits, dtype=float), named.astype(float)),
                 "accuracy_window": (
@@ -283,6 +294,18 @@ class _Table:
     def _category_auc(self, category: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         own = self.of_category[category]
         return self.pairs.auc(weights * own, weights * (own | self.is_normal))
+
+
+def fitted_shares(
+    results: Sequence[VideoResult], threshold: float | None
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return the shares of alarms at a fitted threshold, (V,) each; of nothing without one."""
+    nothing = np.zeros(len(results))
+    shares = count_alarms(results, threshold or THRESHOLD).shares()
+    return {
+        f"{name}_fitted": share if threshold else (nothing, nothing)
+        for name, share in shares.items()
+    }
 
 
 def detection_measures(

@@ -17,6 +17,7 @@ from model.measures.bootstrap import (
     bootstrap_intervals,
     category_measure,
     detection_measures,
+    fitted_shares,
     function_interval,
 )
 from model.measures.detection import count_alarms, detection_tables
@@ -30,7 +31,14 @@ from model.measures.metrics import (
 from model.measures.ranking import latency_aware_precision, rank_frames, ratio
 from model.measures.registry import added_measures
 
-HEADLINE = ("auc", "ap", "accuracy_video", "far_per_hour")
+HEADLINE = (
+    "auc",
+    "ap",
+    "accuracy_video",
+    "far_per_hour",
+    "far_per_hour_fitted",
+    "missed_events_fitted",
+)
 """What `feat eval` prints first."""
 MEANINGS = {
     "auc": "area under the ROC curve, all frames together (micro)",
@@ -41,6 +49,8 @@ MEANINGS = {
     "far_per_hour": "runs of frames that score 0.5 or more without an abnormal one, in an "
     "hour of normal frames",
     "missed_events": "share of the labelled intervals in which no frame scores 0.5 or more",
+    "far_per_hour_fitted": "the same at the threshold that was fitted for the run",
+    "missed_events_fitted": "share of the labelled intervals that the fitted threshold misses",
     "accuracy_video": "share of the videos whose category was found",
     "accuracy_window": "share of the windows whose category was found; long videos weigh more",
     "auc_category": "mean over categories: their abnormal videos against all normal videos",
@@ -88,12 +98,15 @@ class AllMetrics(Metrics):
         }
 
 
-def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> AllMetrics:
+def measure_all(
+    results: Sequence[VideoResult], categories: Sequence[str], *, threshold: float | None = None
+) -> AllMetrics:
     """Return every measure of a set of videos, each over all of its frames.
 
     Those of `compute_metrics`, and
 
-    - `far_per_hour`, `missed_events`: see `AlarmCounts`, at the threshold 0.5.
+    - `far_per_hour`, `missed_events`: see `AlarmCounts`, at the threshold 0.5; with
+      `_fitted` behind their names at the one fitted for the run.
     - `auc_category`: mean over the categories of abnormal videos of `category_aucs`.
     - `latency_ap`: see `latency_aware_precision`.
     - `ap_iou_0.1` to `ap_iou_0.5` and their mean: see `DetectionTable`; `map_iou_...`: the same
@@ -103,6 +116,7 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
     Args:
         results: one for each video.
         categories: those the model knows.
+        threshold: the one fitted for the run, if one was.
     """
     simple = compute_metrics(results, categories)
     by_category = category_aucs(results)
@@ -112,16 +126,20 @@ def measure_all(results: Sequence[VideoResult], categories: Sequence[str]) -> Al
     together = rank_frames(results, max_bins=None, as_one=True)
     found["latency_ap"] = float(latency_aware_precision(together, np.ones((1, 1)))[0])
     found["auc_category"] = float(np.mean([*by_category.values()])) if by_category else np.nan
-    for name, (part, whole) in count_alarms(results).shares().items():
+    shares = {**count_alarms(results).shares(), **fitted_shares(results, threshold)}
+    for name, (part, whole) in shares.items():
         found[name] = float(ratio(part.sum(keepdims=True), whole.sum(keepdims=True))[0])
     values, reasons = dict(simple.values), dict(simple.reasons)
-    for name in ("far_per_hour", "missed_events", "auc_category", "latency_ap", *DETECTION):
+    for name in (*shares, "auc_category", "latency_ap", *DETECTION):
         values[name] = found[name] if np.isfinite(found[name]) else None
         if values[name] is None:
-            reasons[name] = _reason(name, results, categories)
+            is_fitted = threshold or not name.endswith("_fitted")
+            reasons[name] = (
+                _reason(name, results, categories) if is_fitted else "no threshold was fitted"
+            )
     names = [*MEASURES, *(category_measure(category) for category in by_category)]
     intervals = bootstrap_intervals(
-        [results], measures=names, categories=categories, tables=[tables]
+        [results], measures=names, categories=categories, tables=[tables], threshold=threshold
     )
     for name, function in added_measures().items():
         value = function(results, categories)
@@ -184,7 +202,7 @@ def _value_text(value: float, interval: Interval | None) -> str:
 
 
 def _reason(name: str, results: Sequence[VideoResult], categories: Sequence[str]) -> str:
-    if name == "far_per_hour":
+    if name.startswith("far_per_hour"):
         return "no normal frame of a video whose frame rate is known"
     if not any(result.is_abnormal for result in results):
         return "no abnormal frame"

@@ -54,6 +54,8 @@ class Fitted:
     """How the fit went, as JSON types: steps, validation measures."""
     on_whole: bool = False
     """Whether the parameters were fitted to `Material.whole` in the end."""
+    before_whole: Parameters = field(default_factory=dict)
+    """Then those from before, which had not seen the videos held out."""
 
 
 @dataclass(frozen=True, kw_only=True)

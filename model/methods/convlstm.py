@@ -107,6 +107,7 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
                 session.show_selected(validation.results(selected.network), selected.best_step)
             del trainer, validation  # what they hold of a GPU
             whole = material.whole() if self.refit and material.whole else None
+            before = {**network_parameters(selected.network), **standard} if whole else {}
             if whole:
                 selected = self._refit(whole, session, selected)
         last = whole or material
@@ -117,6 +118,7 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
             },
             categories=last.categories,
             on_whole=whole is not None,
+            before_whole=before,
             result={
                 "num_windows": num_windows,
                 "steps": selected.steps,

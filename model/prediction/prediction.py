@@ -11,6 +11,7 @@ from data.intervals import intervals_from_frames
 from data.labels import VideoLabel
 from model.measures.metrics import THRESHOLD
 from model.runs.reference import Distance
+from model.runs.threshold import threshold_words
 from model.runs.trained import TrainedRun
 
 
@@ -35,6 +36,8 @@ class VideoPrediction:
     edges_seconds: NDArray[np.float64]
     """(T + 1,): when each frame is first shown, then when the last one ends; never descending."""
     threshold: float
+    threshold_means: str
+    """What it was fitted for, or that it was not."""
     frame_rate: float
     partial: str
     """Why decoding stopped early, empty if it did not."""
@@ -84,7 +87,7 @@ class VideoPrediction:
 
 
 def predict_video(
-    trained: TrainedRun, cache: FeatureCache, video: str, *, threshold: float = THRESHOLD
+    trained: TrainedRun, cache: FeatureCache, video: str, *, threshold: float | None = None
 ) -> VideoPrediction:
     """Return what a run says of one video.
 
@@ -92,14 +95,18 @@ def predict_video(
         trained: of one seed or several.
         cache: holds the features it wants.
         video: name or sha256 of the video in the cache.
-        threshold: of an abnormal frame.
+        threshold: of an abnormal frame; default: the one fitted for the run, else 0.5.
 
     Raises:
         CacheError: the features are not there, or not of the configuration trained on.
         ModelError: the features are not numbers, or not those of the model's clips.
     """
     data = trained.load_features(cache, [VideoLabel(video=video, split="test", extent="unknown")])
-    answer = trained.score(data)
+    answer, own = trained.score(data), trained.threshold
+    means = own.stands_for() if own else "no threshold was fitted"
+    if threshold is not None:
+        means = f"as given; the run's own is {threshold_words(own)}"
+    usual = own.value if own else THRESHOLD
     stream = trained.info.streams[0]
     entry = cache.find(video, stream.name, stream.config)
     return VideoPrediction(
@@ -109,7 +116,8 @@ def predict_video(
             int(data.num_frames[0]),
             cache.read_frame_seconds(entry.key),
         ),
-        threshold=threshold,
+        threshold=usual if threshold is None else threshold,
+        threshold_means=means,
         frame_rate=float(data.frame_rate[0]),
         partial=entry.source.partial,
         seen=trained.has_seen(data.sha256[0]),

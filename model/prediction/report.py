@@ -27,6 +27,7 @@ def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
         "seconds": _rounded(prediction.edges_seconds[-1] - prediction.edges_seconds[0]),
         "partial": prediction.partial,
         "threshold": prediction.threshold,
+        "threshold_means": prediction.threshold_means,
         "intervals": [
             {name: round(value, 6) for name, value in asdict(span).items()}
             for span in prediction.intervals

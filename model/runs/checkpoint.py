@@ -1,12 +1,13 @@
 """Checkpoints: one file with what a method learnt and all that made it, whatever the method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.errors import FeatError, ModelError
 from model.features.load import StreamFeatures
+from model.measures.budget import AlarmRule
 from model.methods.base import Fitted, Method, Parameters
 from model.methods.registry import choose_method
 from model.runs.folder import CHECKPOINT_NAME
@@ -40,6 +41,8 @@ class RunInfo:
     """How training went: steps, the step kept, validation measures."""
     label_sources: Mapping[str, int] = field(default_factory=dict)
     """Of the videos it has seen, as `data.sources.count_sources` tells them; none if unknown."""
+    alarms: AlarmRule = field(default_factory=AlarmRule)
+    """What the threshold is fitted for when the training is finished."""
 
     @property
     def seen_videos(self) -> dict[str, str]:
@@ -66,6 +69,7 @@ class RunInfo:
             "cache": self.cache,
             "result": dict(self.result),
             "label_sources": dict(self.label_sources),
+            "alarms": asdict(self.alarms),
         }
 
     @classmethod
@@ -92,6 +96,7 @@ class RunInfo:
             cache=str(values["cache"]),
             result=dict(values["result"]),
             label_sources=dict(values.get("label_sources", {})),
+            alarms=AlarmRule(**values.get("alarms", {})),
         )
 
 

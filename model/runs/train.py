@@ -18,7 +18,9 @@ from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
 from data.sources import count_sources
 from model.device import resolve_device
-from model.methods.base import Material, Method
+from model.measures.budget import AlarmRule, NoThresholdError
+from model.measures.scores import spread_scores
+from model.methods.base import Fitted, Material, Method
 from model.methods.gather import DataOptions, gather
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint, save_checkpoint
 from model.runs.environment import environment
@@ -38,6 +40,13 @@ from model.runs.folder import (
 from model.runs.reference import make_reference, write_reference
 from model.runs.snapshots import SnapshotWriter
 from model.runs.state import StateFile, unreadable_state
+from model.runs.threshold import (
+    StoredThreshold,
+    normal_videos,
+    read_threshold,
+    store_threshold,
+    threshold_words,
+)
 from model.training.session import FitSession, Row, SavedStateError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -51,6 +60,9 @@ class TrainReport:
     info: RunInfo
     seconds: float
     """That it took. Not in the checkpoint: the same seed leaves the same file."""
+    threshold: StoredThreshold | None = None
+    no_threshold: str = ""
+    """Why none was fitted, if that is known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -66,6 +78,7 @@ class TrainReport:
             "num_train_videos": len(self.info.train_videos),
             "num_val_videos": self.num_val_videos,
             "seconds": self.seconds,
+            "threshold": self.threshold.to_dict() if self.threshold else None,
         }
 
     @property
@@ -74,7 +87,7 @@ class TrainReport:
         return len(self.info.val_videos) or int(self.info.result.get("refit_from", 0))
 
     def to_text(self) -> str:
-        """Return two lines for people."""
+        """Return three lines for people."""
         result = self.info.result
         kind = self.info.method.supervision
         words = kind if kind == "unsupervised" else f"{kind} supervised"
@@ -87,7 +100,9 @@ class TrainReport:
         if "best_step" in result:
             parts.append(f"step {result['best_step']} of {result['steps']}")
         parts.append(f"{self.seconds:.0f} s")
-        return f"{', '.join(parts)}\nrun: {self.run}"
+        told = threshold_words(None) + (f": {self.no_threshold}" if self.no_threshold else "")
+        told = self.threshold.to_text() if self.threshold else f"threshold {told}"
+        return f"{', '.join(parts)}\n{told}\nrun: {self.run}"
 
 
 def run_training(
@@ -102,6 +117,7 @@ def run_training(
     device: str = "auto",
     resume: bool = False,
     save_seconds: float = 10.0,
+    alarms: AlarmRule = AlarmRule(),  # noqa: B008 - frozen
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> TrainReport:
     """Fit a method to the `train` videos and leave it in a run folder.
@@ -118,6 +134,7 @@ def run_training(
         device: `auto` takes a GPU if there is one and the training is worth starting it.
         resume: go on with the killed training in `out`; the result is that of no kill.
         save_seconds: at least so long between two savings of what a resumed training needs.
+        alarms: what the run's threshold is fitted for, on the normal ones of the videos held out.
         on_row: called with every row of `metrics.jsonl`.
 
     Raises:
@@ -141,6 +158,7 @@ def run_training(
         label_sources=count_sources(
             [*material.train.labels, *(material.val.labels if material.val else ())]
         ),
+        alarms=alarms,
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
     labels_sha256 = labels_digest(run)
@@ -189,12 +207,19 @@ def run_training(
         # those it was fitted to, and before the checkpoint, with which a run is finished
         held_out = [material.val] if fitted.on_whole and material.val else []
         write_reference(run, make_reference([material.train, *held_out]))
+        threshold = _fit_threshold(run, method, fitted, material, target, alarms)
         save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
         seconds = round(time.monotonic() - started, 2)
         write_json(run / CONFIG_NAME, {**info.to_dict(), "seconds": seconds})
         write_sums(run)
         state.remove()
-    return TrainReport(run=run, info=info, seconds=seconds)
+    return TrainReport(
+        run=run,
+        info=info,
+        seconds=seconds,
+        threshold=threshold if isinstance(threshold, StoredThreshold) else None,
+        no_threshold=threshold if isinstance(threshold, str) else "",
+    )
 
 
 def resume_training(
@@ -204,7 +229,7 @@ def resume_training(
 
     Args:
         cache: the one it was started with.
-        run: the run folder.
+        run: the run folder, which also says what its threshold is fitted for.
         options: what is let pass; the streams and configurations are those of the run.
         how: as of `run_training`: device, on_row.
 
@@ -223,6 +248,7 @@ def resume_training(
         read_labels(run / LABELS_NAME),
         planned.method,
         seed=planned.seed,
+        alarms=planned.alarms,
         runs=run.parent,
         out=run,
         options=replace(
@@ -243,6 +269,7 @@ def finish_training(
     *,
     seed: int,
     options: DataOptions,
+    alarms: AlarmRule = AlarmRule(),  # noqa: B008 - frozen
     **how: Any,
 ) -> TrainReport:
     """Return what the training in a folder did; it is begun or gone on with if need be.
@@ -254,18 +281,20 @@ def finish_training(
         method: with its settings.
         seed: of the training.
         options: which features and labels are used.
+        alarms: what its threshold is fitted for.
         how: as of `run_training`: device, on_row.
     """
     if (run / CHECKPOINT_NAME).is_file():
         advice = f"remove the folder {run} and run the same command again"
         info = load_checkpoint(run, advice=advice).info
-        return TrainReport(run=run, info=info, seconds=_seconds_of(run))
+        return TrainReport(
+            run=run, info=info, seconds=_seconds_of(run), threshold=read_threshold(run)
+        )
     if (run / CONFIG_NAME).is_file():
         logger.info("%s: left unfinished, going on with it", run)
         return resume_training(cache, run, options=options, **how)
-    return run_training(
-        cache, labels, method, seed=seed, runs=run.parent, out=run, options=options, **how
-    )
+    how |= {"runs": run.parent, "out": run, "options": options, "alarms": alarms}
+    return run_training(cache, labels, method, seed=seed, **how)
 
 
 def _begin(
@@ -291,6 +320,31 @@ def _begin(
     write_labels(run / LABELS_NAME, labels)
     write_json(run / CONFIG_NAME, replace(planned, labels_sha256=labels_digest(run)).to_dict())
     return run
+
+
+def _fit_threshold(
+    run: Path,
+    method: Method,
+    fitted: Fitted,
+    material: Material,
+    device: torch.device,
+    rule: AlarmRule,
+) -> StoredThreshold | str:
+    """Fit and store a run's threshold; return it, or why there is none.
+
+    Where the method was fitted to the videos held out in the end, their scores are those of what
+    it had learnt without them.
+    """
+    held = []
+    if material.val and any(not label.is_abnormal for label in material.val.labels):
+        unseen = replace(fitted, parameters=fitted.before_whole or fitted.parameters)
+        scores = method.score(unseen, material.val, device)
+        answer = spread_scores(scores, material.val, smoothing=method.smoothing)
+        held = normal_videos(answer, material.val)
+    try:
+        return store_threshold(run, held, rule)
+    except NoThresholdError as error:
+        return str(error)
 
 
 def _on_whole(info: RunInfo, material: Material) -> RunInfo:

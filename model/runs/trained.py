@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel, read_labels
 from model.device import resolve_device
 from model.features.load import FeatureSet, load_features
+from model.measures.budget import AlarmRule
 from model.measures.scores import VideoScores, mean_scores, spread_scores
 from model.methods.gather import DataOptions
 from model.runs.checkpoint import Checkpoint, RunInfo, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME, LABELS_NAME, SEEDS_NAME, is_seeds_folder
 from model.runs.reference import Reference, read_reference
+from model.runs.threshold import StoredThreshold, apply_rule, read_threshold
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -46,6 +48,19 @@ class TrainedRun:
     def smoothing(self) -> float:
         """As the method is configured: standard deviation in clips."""
         return self.info.method.smoothing
+
+    @cached_property
+    def threshold(self) -> StoredThreshold | None:
+        """The one fitted for it; None: no threshold was fitted.
+
+        Raises:
+            ModelError: its file is damaged.
+        """
+        return read_threshold(self.path)
+
+    def threshold_at(self, smoothing: float | None) -> StoredThreshold | None:
+        """Return its threshold if that was fitted to scores of this smoothing; None: its own."""
+        return self.threshold if smoothing in (None, self.smoothing) else None
 
     @cached_property
     def category_extents(self) -> Mapping[str, frozenset[bool]]:
@@ -112,6 +127,9 @@ class TrainedRun:
     def score(self, data: FeatureSet, *, smoothing: float | None = None) -> VideoScores:
         """Return the scores of every frame, and the categories; of several models the mean.
 
+        Where an alarm needs N of M clips the scores are those of `nth_highest`, so that whatever
+        looks for alarms compares them with the threshold alone.
+
         Args:
             data: of `load_features`.
             smoothing: standard deviation in clips; default: as the method is configured.
@@ -119,6 +137,14 @@ class TrainedRun:
         Raises:
             ModelError: a checkpoint's parameters do not fit its method.
         """
+        answer, stored = self.score_clips_alone(data, smoothing), self.threshold_at(smoothing)
+        if stored is None:
+            return answer
+        firsts = [data.start_frame[data.rows(video)] for video in range(len(data.labels))]
+        return replace(answer, frames=apply_rule(answer.frames, firsts, stored.rule))
+
+    def score_clips_alone(self, data: FeatureSet, smoothing: float | None = None) -> VideoScores:
+        """Return the scores as of `score`, before N of M clips are asked for."""
         answers = []
         for one in self.checkpoints:
             method = one.info.method
@@ -217,7 +243,8 @@ def read_terms(folder: Path) -> dict[str, Any]:
     """Return what the runs of a folder of several seeds have in common.
 
     Returns:
-        `method`, `settings`, `streams` and `configs` as JSON has them, `first` (seed), `count`.
+        `method`, `settings`, `streams` and `configs` as JSON has them, `first` (seed), `count`,
+        and `alarms`, what the thresholds are fitted for.
 
     Raises:
         ModelError: it is no such folder.
@@ -226,7 +253,8 @@ def read_terms(folder: Path) -> dict[str, Any]:
     names = ("method", "settings", "streams", "configs", "first", "count")
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
-        return {name: held[name] for name in names}
+        alarms = asdict(AlarmRule(**held.get("alarms", {})))
+        return {**{name: held[name] for name in names}, "alarms": alarms}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path}: not a folder of several seeds: {type(error).__name__}: {error}; train anew "

@@ -13,6 +13,7 @@ from model.runs.folder import (
     file_digest,
 )
 from model.runs.state import StateFile
+from model.runs.threshold import check_threshold
 from model.runs.train import read_plan
 
 
@@ -37,8 +38,9 @@ class CheckedRun:
 def verify_run(run: Path) -> CheckedRun:
     """Compare a run's files with the digests that were written with them.
 
-    The checkpoint and what a killed training goes on from carry their own. Those of the other files
-    are in `SHA256SUMS`, which a run that was imported, or made by an earlier build, does not have.
+    The checkpoint, held-out scores and what a killed training goes on from carry their own, and a
+    threshold is fitted to these scores anew. Those of the other files are in `SHA256SUMS`, which a
+    run that was imported, or made by an earlier build, does not have.
     """
     again = f"remove the folder {run} and train again"
     problems = []
@@ -46,6 +48,7 @@ def verify_run(run: Path) -> CheckedRun:
     try:
         if finished or sums.is_file():
             load_checkpoint(run, advice=again)
+            check_threshold(run)
         else:
             read_plan(run)
             StateFile(run, save_seconds=0).read()

@@ -139,7 +139,7 @@ function setThreshold(next) {
   if (total.hours) {
     const figure = byId("figure-far_per_hour");
     figure.querySelector("strong").textContent = anHour;
-    // the interval is known at 0.5 only
+    // the interval is known where the slider starts only
     figure.querySelector(".interval").textContent = level === data.start ? known : `at ${value}`;
   }
   markThreshold();

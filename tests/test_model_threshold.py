@@ -1,0 +1,154 @@
+"""The threshold of a run: fitted in training, fitted anew, and used by eval, predict and report."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from model_cache import SMALLEST, label, make_cache
+
+from feat import cli
+from model.experiments.seeds import train_seeds
+from model.measures.budget import AlarmRule
+from model.prediction.prediction import predict_video
+from model.runs.threshold import read_held_out, read_threshold
+from model.runs.train import run_training
+from model.runs.trained import load_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FRAMES = 2500  # 100 s
+
+
+@pytest.fixture(scope="module")
+def rows():
+    span = "500:900"
+    return [
+        label(f"{kind}/{index}.mp4", split, span if kind == "bad" else "")
+        for kind in ("bad", "good")
+        for index, split in enumerate(["train"] * 3 + ["val"] * 3 + ["test"] * 2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def cache(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hours") / "features"
+    return make_cache(folder, rows, num_frames=FRAMES, streams={"rgb": 16})
+
+
+def feat(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_a_run_keeps_its_threshold_and_every_command_uses_it(cache, rows, tmp_path):
+    report = run_training(cache, rows, SMALLEST, out=tmp_path / "run")
+    stored = report.threshold
+    assert stored is not None
+    assert stored == read_threshold(report.run)
+    assert (stored.num_videos, stored.fitted.hours) == (3, pytest.approx(300 / 3600))
+    # 0.083 h of normal video show no less than 36 an hour
+    assert stored.fitted.claimed_per_hour == pytest.approx(35.9, abs=0.1)
+    assert "can show no less than 36 an hour, not the 1 asked for" in report.to_text()
+
+    evaluated = feat("eval", "--run", report.run)
+    assert evaluated.exit_code == 0, evaluated.output
+    assert f"{stored.value:g}, fitted for 36 false alarms an hour" in evaluated.stdout
+    found = json.loads((report.run / "eval" / "metrics.json").read_text())
+    assert found["threshold"] == stored.to_dict()
+    assert found["far_per_hour_fitted"] is not None
+    page = (report.run / "eval" / "report.html").read_text()
+    assert f"back to {stored.value:g}" in page
+    start = int(re.search(r'"start": ?(\d+)', page)[1])
+    assert json.loads(re.search(r'"thresholds": ?(\[[^]]*\])', page)[1])[start] == stored.value
+
+    trained = load_run(report.run)
+    own = predict_video(trained, cache, "bad/6.mp4")
+    given = predict_video(trained, cache, "bad/6.mp4", threshold=0.25)
+    assert (own.threshold, own.threshold_means) == (stored.value, stored.stands_for())
+    assert given.threshold == 0.25
+    assert given.threshold_means.startswith(f"as given; the run's own is {stored.value:g}")
+
+
+def test_another_budget_and_n_of_m_are_fitted_without_the_cache(cache, rows, tmp_path):
+    run = run_training(cache, rows, SMALLEST, out=tmp_path / "run").run
+    plain = load_run(run)
+    data = plain.load_features(cache, [row for row in rows if row.split == "test"])
+    before = plain.score(data).frames
+    told = feat("threshold", run, "--false-alarms", "50", "--n-of-m", "3/3", "--json")
+    assert told.exit_code == 0, told.output
+    stored = read_threshold(run)
+    assert stored.rule == AlarmRule(per_hour=50, needs=3, of=3)
+    assert json.loads(told.stdout)["threshold"] == stored.value
+    after = load_run(run).score(data).frames
+    # three of three clips around: the scores can only fall
+    assert all((new <= old).all() for new, old in zip(after, before, strict=True))
+    assert any((new < old).any() for new, old in zip(after, before, strict=True))
+    assert feat("runs", "verify", run).exit_code == 0
+    path = run / "threshold.json"
+    path.write_text(path.read_text().replace(f"{stored.value}", "0.123"))
+    damaged = feat("runs", "verify", run)
+    assert damaged.exit_code == 1
+    assert "not what the scores in held-out.safetensors give" in damaged.stdout
+    assert feat("threshold", run, "--n-of-m", "3/2").exit_code == 2
+
+
+def test_a_refit_is_measured_by_what_had_not_seen_the_videos(cache, rows, tmp_path):
+    none_val = [replace(row, split="train") if row.split == "val" else row for row in rows]
+    once = SMALLEST.changed({"val_fraction": 0.5, "refit": False})
+    alone = run_training(cache, none_val, once, out=tmp_path / "once")
+    again = run_training(cache, none_val, once.changed({"refit": True}), out=tmp_path / "again")
+    one, other = read_held_out(alone.run), read_held_out(again.run)
+    assert [video.video for video in one] == [video.video for video in other]
+    for first, second in zip(one, other, strict=True):
+        assert first.scores.tolist() == second.scores.tolist()
+
+
+def test_several_seeds_have_one_threshold_of_their_mean(cache, rows, tmp_path):
+    folder = train_seeds(cache, rows, SMALLEST, count=2, out=tmp_path / "two").run
+    trained = load_run(folder)
+    assert trained.threshold is not None
+    held = trained.load_features(cache, [row for row in rows if row.split == "val"])
+    scores = trained.score_clips_alone(held).frames
+    for video in read_held_out(folder):
+        index = [row.video for row in held.labels].index(video.video)
+        assert video.scores.tolist() == pytest.approx(scores[index].tolist())
+
+
+def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path):
+    few = [row for row in rows if row.video not in ("good/4.mp4", "good/5.mp4")]
+    report = run_training(cache, few, SMALLEST, out=tmp_path / "run")
+    assert report.threshold is None
+    assert "threshold 0.5, no threshold was fitted: 1.7 minutes" in report.to_text()
+    assert "0.5, no threshold was fitted" in feat("eval", "--run", report.run).stdout
+    assert predict_video(load_run(report.run), cache, "bad/6.mp4").threshold == 0.5
+    refused = feat("threshold", report.run)
+    assert refused.exit_code == 1
+    assert "1.7 minutes of held-out normal video, at least 3 are needed" in refused.stderr
+
+
+def test_a_killed_training_goes_on_with_the_budget_it_was_begun_with(cache, rows, tmp_path):
+    rule = AlarmRule(per_hour=50, needs=2, of=3)
+
+    def die(row):
+        raise KilledError
+
+    for folder, train in (
+        ("one", lambda out: run_training(cache, rows, SMALLEST, out=out, alarms=rule, on_row=die)),
+        (
+            "two",
+            lambda out: train_seeds(
+                cache, rows, SMALLEST, count=2, out=out, alarms=rule, on_row=die
+            ),
+        ),
+    ):
+        out = tmp_path / folder
+        with pytest.raises(KilledError):
+            train(out)
+        arguments = ["train", "--resume", out, "--cache", cache.path]
+        assert feat(*arguments).exit_code == 0
+        assert read_threshold(out).rule == rule
+    assert read_threshold(tmp_path / "two/seed-1").rule == rule
+
+
+class KilledError(Exception):
+    """Ends a training."""
