@@ -23,13 +23,15 @@ from feat import cli
 from model.evaluation import pages as pages_module
 from model.evaluation.comparison import EvaluatedRun, write_comparison
 from model.evaluation.evaluate import run_evaluation
-from model.evaluation.report import page_data, write_report
+from model.evaluation.report import format_measure, page_data, write_report
 from model.evaluation.results import read_results
 from model.evaluation.why import _moments, explain_videos, remarks
+from model.measures.budget import AlarmRule, fit_threshold
 from model.measures.detection import count_alarms
 from model.measures.metrics import VideoResult
 from model.measures.table import measure_all
 from model.methods.registry import choose_method
+from model.runs.threshold import StoredThreshold
 from model.runs.train import run_training
 from model.runs.trained import load_run
 
@@ -215,6 +217,33 @@ def test_the_page_counts_as_python_does(opened, results):
             if result.labels is not None:
                 wrong = ((result.scores >= threshold) != result.labels).mean()
                 assert video["wrong"] == pytest.approx(wrong)
+
+
+def test_the_page_starts_at_the_threshold_that_was_fitted(browser, results, tmp_path):
+    """One that no score has and that is no round number; its figures are Python's there."""
+    threshold = 0.43217
+    stored = StoredThreshold(
+        rule=AlarmRule(per_hour=50.0),
+        fitted=fit_threshold([np.full(25 * 600, threshold - 1e-9)], [25.0], 50.0),
+        num_videos=1,
+    )
+    stored = replace(stored, fitted=replace(stored.fitted, threshold=threshold))
+    measures = measure_all(results, ("fall", "run"), threshold=threshold).to_dict()
+    found = {**measures, "protocol": "by hand", "threshold": stored.to_dict()}
+    opened = Opened(browser, write_report(tmp_path, results, found, title="made", settings={}))
+    page = opened.page
+    assert page.evaluate("thresholds[level]") == threshold
+    assert page.inner_text("#totals") == expected_totals(results, threshold)
+    assert page.inner_text("#totals") != expected_totals(results, 0.5)
+    hourly = page.inner_text("#figure-far_per_hour strong")
+    assert hourly == format_measure("far_per_hour", measures["far_per_hour_fitted"])
+    interval = page.inner_text("#figure-far_per_hour .interval")
+    opened.set(3)
+    assert page.inner_text("#figure-far_per_hour .interval") != interval
+    page.click("#reset")
+    assert page.inner_text("#figure-far_per_hour .interval") == interval
+    assert opened.complaints == []
+    page.close()
 
 
 def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_path, monkeypatch):
