@@ -188,8 +188,11 @@ def test_the_settings_of_every_method_are_listed_with_their_meaning(tmp_path, me
     """Without a cache, and each one can be set as it stands there."""
     done = feat("train", "--method", method, "--help-settings", cwd=tmp_path)
     assert done.exit_code == 0, done.stderr
-    head, *lines = done.stdout.splitlines()
-    assert head == f"{method}: feat train --method {method} --set name=value"
+    about, head, *lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"{method} \((fully supervised|weakly supervised|unsupervised)\): [A-Z].*\.", about
+    )
+    assert head.startswith(f"feat train --method {method} --set name=value; presets: default")
     shown = [line.split()[0] for line in lines]
     assert "smoothing" in [text.partition("=")[0] for text in shown]
     for line, text in zip(lines, shown, strict=True):

@@ -118,10 +118,16 @@ def _method_of(killed: Path) -> "Method":
 
 
 def _settings_text(method: "Method") -> str:
-    """Return a line for each setting: name, type, value and meaning."""
+    """Return what the method is, and a line for each setting: name, value, meaning and type."""
     from model.settings import describe_settings
 
     rows = describe_settings(method)
+    kind = "" if method.supervision == "unsupervised" else " supervised"
+    (about, *_) = (type(method).__doc__ or "").splitlines()
+    head = [
+        f"{method.name} ({method.supervision}{kind}): {about}",
+        f"feat train --method {method.name} --set name=value; presets: {', '.join(method.presets)}",
+    ]
     names = max(len(row.name) + len(row.value) for row in rows) + 1
     lines = [f"{f'{row.name}={row.value}':{names}}  {row.meaning} ({row.kind})" for row in rows]
-    return "\n".join([f"{method.name}: feat train --method {method.name} --set name=value", *lines])
+    return "\n".join([*head, *lines])
