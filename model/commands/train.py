@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 @click.option(
     "--help-settings", is_flag=True, help="List the settings of the method and preset, and exit."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed."
+)
 @click.option(
     "--seeds", type=click.IntRange(min=1),
     help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "
@@ -70,7 +72,10 @@ def train_command(
     killed: Path | None,
     as_json: bool,
 ) -> None:
-    """Train the ConvLSTM model, or any other method, from a feature cache alone."""
+    """Stage 2: train the ConvLSTM or another method.
+
+    It needs a feature cache with labels.csv, and no video. A run folder is written.
+    """
     from model.methods.registry import choose_method
 
     def choose() -> "Method":
