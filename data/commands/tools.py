@@ -163,7 +163,7 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
 @click.argument("target", type=ANY)
 @click.option(
     "--from", "source_format", type=FORMAT, default="labels", show_default=True,
-    help="Of SOURCE. labels: labels.csv. masks: a folder of one .npy a video. npy: one array.",
+    help="Format of SOURCE. masks: a folder of one .npy a video. npy: one array for all videos.",
 )  # fmt: skip
 @click.option(
     "--to", "target_format", type=FORMAT, default="labels", show_default=True,
