@@ -163,10 +163,10 @@ def extract_command(
 ) -> None:
     """Stage 1: compute the features of videos and fill the cache.
 
-    A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both.
-    DIR holds videos or folders of frames; a labels.csv in it is added to the cache's. What the
-    cache holds already is not done again. Exit code 1 if a video failed or could be decoded in
-    part only; the others are finished all the same.
+    A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both. DIR
+    holds videos or folders of frames, or is one video; a labels.csv in it is added to the cache's.
+    What the cache holds already is not done again. Exit code 1 if a video failed or could be
+    decoded in part only; the others are finished all the same.
 
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
@@ -251,9 +251,9 @@ def preview_command(
 ) -> None:  # fmt: skip
     """Draw what the networks get of one clip of a video.
 
-    Its frames, its flow and the flow's magnitude; with the RGB weights at hand also what the
-    network takes the clip for: it names the action if preprocessing is right. The flow's colour is
-    its direction, as the wheel beside it shows.
+    The picture shows its frames, its flow and the flow's magnitude; with the RGB weights at hand
+    also what the network takes the clip for: it names the action if preprocessing is right. The
+    flow's colour is its direction, as the wheel beside it shows.
     """
     from data.videos import find_videos
     from extract.config import ExtractConfig

@@ -54,8 +54,8 @@ def check_command(
 ) -> None:
     """Check that labels fit the features in a cache.
 
-    Lengths, missing videos, leaks between the parts, balance. Exit code 1 if there is an error,
-    that is, something that makes training wrong.
+    What is checked: lengths, missing videos, leaks between the parts, balance. Exit code 1 if there
+    is an error, that is, something that makes training wrong.
     """
     from cache.configs import choose_configs
     from cache.facts import video_facts

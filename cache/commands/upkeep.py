@@ -152,7 +152,7 @@ def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
 def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_json: bool) -> None:
     """Remove what killed or broken-off commands left behind.
 
-    Unfinished files, checkpoints of videos in the making, and claims.
+    These are unfinished files, checkpoints of videos in the making, and claims.
     """
     from cache.store import FeatureCache
     from cache.upkeep.gc import collect_garbage
@@ -195,9 +195,9 @@ def rm_command(
 ) -> None:
     """Remove features for good.
 
-    Those of each VIDEO (name or sha256), or, with --config or --stream alone, of all videos.
-    Nothing is asked. Names that then stand for no features go too. labels.csv stays as it is: take
-    the rows of removed videos out of it, or feat train will miss them.
+    They are those of each VIDEO (name or sha256), or, with --config or --stream alone, of all
+    videos. Nothing is asked. Names that then stand for no features go too. labels.csv stays as it
+    is: take the rows of removed videos out of it, or feat train will miss them.
     """
     from cache.store import FeatureCache
     from cache.upkeep.remove import remove_features

@@ -166,7 +166,7 @@ def ucf_crime_command(
 ) -> None:
     """UCF-Crime: the two text files of its authors.
 
-    Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt.
+    These are Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt.
     """
     dataset = prepare_ucf_crime(
         root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
