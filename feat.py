@@ -112,6 +112,10 @@ class FeatGroup(click.Group):
         with contextlib.redirect_stdout(VisibleStream(sys.stdout)):  # type: ignore[type-var]
             return super().main(*args, **kwargs)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which one comes to need the commands."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; raise only what click itself knows how to show."""
         try:
@@ -194,6 +198,7 @@ data_group.add_command(stats_command)
 data_group.add_command(template_command)
 
 for _command in (
+    sample_command,
     extract_command,
     preview_command,
     train_command,
@@ -202,15 +207,14 @@ for _command in (
     report_command,
     compare_command,
     ablate_command,
-    import_run_command,
     predict_command,
-    sample_command,
-    doctor_command,
-    config_command,
-    runs_group,
-    weights_group,
     data_group,
     cache_group,
+    runs_group,
+    weights_group,
+    import_run_command,
+    doctor_command,
+    config_command,
 ):
     cli.add_command(_command)
 _add_debug_option(cli)

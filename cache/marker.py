@@ -24,7 +24,7 @@ def check_marker(root: Path) -> None:
     except FileNotFoundError:
         raise CacheError(
             f"{root}: no feature cache here (no {MARKER}); make one with feat extract, "
-            "or name another with --cache"
+            "or name another folder"
         ) from None
     except NotADirectoryError:
         raise CacheError(f"{root}: a file, expected the folder of a feature cache") from None

@@ -56,8 +56,11 @@ folder_fps_option = click.option(
 )  # fmt: skip
 @fps_option
 @folder_fps_option
-@click.option("--clip-len", type=int, default=16, show_default=True, help="Frames a clip.")
-@click.option("--clip-stride", type=int, help="Frames between clips; default: the clip length.")
+@click.option("--clip-len", type=int, default=16, show_default=True, help="Frames in a clip.")
+@click.option(
+    "--clip-stride", type=int,
+    help="Frames from the start of a clip to that of the next.  [default: --clip-len]",
+)  # fmt: skip
 @click.option(
     "--rgb-weights", default="auto", show_default=True, help="auto, or a checkpoint file."
 )
@@ -92,8 +95,8 @@ folder_fps_option = click.option(
 )  # fmt: skip
 @click.option(
     "--max-pixels", type=click.IntRange(min=1), default=Limits.max_pixels, show_default=True,
-    help="Refuse a video or an image with larger frames; takes memory. This and the bounds below "
-    "change no feature and are in no key.",
+    help="Refuse a video or an image whose frames have more pixels: they take memory. This and the "
+    "two bounds below change no feature.",
 )  # fmt: skip
 @click.option(
     "--max-frames", type=click.IntRange(min=1), default=Limits.max_frames, show_default=True,
@@ -158,11 +161,12 @@ def extract_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Stage 1: decode videos, compute TV-L1 flow and I3D features, fill the cache.
+    """Stage 1: compute the features of videos and fill the cache.
 
-    DIR holds videos or folders of frames; a labels.csv in it is added to the cache's. What the
-    cache holds already is not done again. Exit code 1 if a video failed or could be decoded in
-    part only; the others are finished all the same.
+    A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both. DIR
+    holds videos or folders of frames, or is one video; a labels.csv in it is added to the cache's.
+    What the cache holds already is not done again. Exit code 1 if a video failed or could be
+    decoded in part only; the others are finished all the same.
 
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
@@ -245,10 +249,11 @@ def preview_command(
     video: Path, at_seconds: float, out: Path | None, resize: str, fps: float | None,
     folder_fps: float,
 ) -> None:  # fmt: skip
-    """Draw what the networks get of VIDEO: one clip's frames, its flow and the flow's magnitude.
+    """Draw what the networks get of one clip of a video.
 
-    With the RGB weights at hand also what the network takes the clip for: it names the action if
-    preprocessing is right. The flow's colour is its direction, as the wheel beside it shows.
+    The picture shows its frames, its flow and the flow's magnitude; with the RGB weights at hand
+    also what the network takes the clip for: it names the action if preprocessing is right. The
+    flow's colour is its direction, as the wheel beside it shows.
     """
     from data.videos import find_videos
     from extract.config import ExtractConfig
@@ -285,10 +290,10 @@ def preview_command(
 def doctor_command(
     ctx: click.Context, cache_dir: Path | None, offline: bool, as_json: bool
 ) -> None:
-    """Tell whether all is there that feat needs, and what to do about what is not.
+    """Check that all is there that feat needs.
 
     Versions, ffmpeg, GPU, weights, cache, disk space and network: a line each, which begins with
-    ok, warn or fail. Exit code 1 if one fails. Nothing is changed or fetched.
+    ok, warn or fail and says what to do. Exit code 1 if one fails. Nothing is changed or fetched.
     """
     from extract.doctor import run_checks
     from extract.weights.fetch import RGB_URL
@@ -314,10 +319,10 @@ def doctor_command(
     help="The labels file to write or add to.  [default: labels.csv in the videos' folder]",
 )  # fmt: skip
 def template_command(videos_dir: Path, labels_file: Path | None) -> None:
-    """Write a labels.csv with every video, its frames and seconds, to be filled in.
+    """Write a labels.csv with every video, to be filled in.
 
-    Rows that are there stay as they are; only missing videos are added. Frames are counted by
-    decoding. Exit code 1 if a video could not be read, or in part only.
+    Rows that are there stay as they are; only missing videos are added. Their frames are
+    counted by decoding. Exit code 1 if a video could not be read, or in part only.
     """
     from data.visible import one_line
     from extract.template import fill_template

@@ -102,9 +102,10 @@ def predict_command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Score videos with a trained run: abnormal intervals, peak, category.
+    """Find what is abnormal in any videos with a trained run.
 
-    VIDEOS are video files, folders of frames or folders of videos. Their features are made as
+    Abnormal intervals, the highest score and a category are printed of each. VIDEOS are video
+    files, folders of frames or folders of videos. Their features are made as
     the run's were, which the run folder records, and kept apart from those one trains on and
     shares; what either cache holds already is not done again.
     Of a run of several seeds (`feat train --seeds`) the scores are the mean of theirs.

@@ -28,7 +28,9 @@ def cache(tmp_path) -> FeatureCache:
 
 
 def test_missing_cache_is_named_with_the_next_step(tmp_path) -> None:
-    with pytest.raises(CacheError, match=r"nowhere: no feature cache here.*feat extract"):
+    with pytest.raises(
+        CacheError, match=r"nowhere: no feature cache here.*feat extract, or name another folder"
+    ):
         FeatureCache(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
     with pytest.raises(CacheError, match="a file, expected the folder"):

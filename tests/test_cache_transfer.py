@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -502,6 +503,23 @@ def test_commands(cache, tmp_path) -> None:
     assert same(cache, FeatureCache(tmp_path / "new"))
     bad = CliRunner().invoke(cache_group, ["pull", url, "--option", "x"])
     assert bad.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sftp://host/there", "sftp needs paramiko: pip install paramiko"),
+        ("https://host/there", "https needs aiohttp: pip install aiohttp"),
+        ("gs://bucket/there", "gs fails: .*gcsfs"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(url, message, monkeypatch) -> None:
+    for package in ("paramiko", "aiohttp", "gcsfs"):
+        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    for module in ("sftp", "http", "gcsfs"):
+        monkeypatch.delitem(sys.modules, f"fsspec.implementations.{module}", raising=False)
+    with pytest.raises(CacheError, match=message):
+        Remote(url)
 
 
 def test_unknown_protocols_are_an_error() -> None:

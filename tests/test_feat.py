@@ -42,6 +42,18 @@ def test_every_help_ends_with_two_examples_that_can_be_typed(path: tuple[str, ..
         _parse(line)
 
 
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_and_option_says_what_it_is(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+    if isinstance(command, click.Group):
+        found = CliRunner().invoke(cli, [*path[1:], "--help"]).stdout
+        listed = found.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+        assert len(listed) == len(command.list_commands(click.Context(command)))
+        assert [line for line in listed if line.endswith("...")] == []
+
+
 def _parse(line: str) -> None:
     """Check a command line but for whether the files in it exist."""
     words = shlex.split(line)

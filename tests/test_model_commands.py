@@ -64,6 +64,23 @@ def test_train_then_eval_need_no_arguments_but_the_cache(folder, trained):
     assert (folder / report).is_file()
 
 
+def test_the_files_of_a_run_are_those_of_the_page_about_evaluation(folder, trained, monkeypatch):
+    assert feat("eval", cwd=folder).exit_code == 0
+    (run,) = (path for path in (folder / "runs").iterdir() if path.name in trained.stdout)
+    page = (ROOT / "docs" / "EVALUATION.md").read_text("utf-8")
+    for path in (path for path in run.rglob("*") if path.is_file()):
+        inner, *deeper = path.relative_to(run).parts
+        named = f"{inner}/" if inner == "tensorboard" else "/".join([inner, *deeper])
+        assert f"`{re.sub(r'scores/.*csv', 'scores/<video>.csv', named)}`" in page, path
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "npz" in text)
+    monkeypatch.chdir(run)
+    exec(code, found := {})
+    rows = (run / "eval" / "videos.csv").read_text("utf-8").splitlines()[1:]
+    assert {name: len(part) for name, part in found["scores"].items()} == {
+        row.split(",")[0]: int(row.split(",")[1]) for row in rows
+    }
+
+
 def test_eval_prints_the_main_figures_with_their_columns_and_all_of_them_if_asked(folder, trained):
     values = json.loads(feat("eval", "--json", cwd=folder).stdout)
 
@@ -188,8 +205,11 @@ def test_the_settings_of_every_method_are_listed_with_their_meaning(tmp_path, me
     """Without a cache, and each one can be set as it stands there."""
     done = feat("train", "--method", method, "--help-settings", cwd=tmp_path)
     assert done.exit_code == 0, done.stderr
-    head, *lines = done.stdout.splitlines()
-    assert head == f"{method}: feat train --method {method} --set name=value"
+    about, head, *lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        rf"{method} \((fully supervised|weakly supervised|unsupervised)\): [A-Z].*\.", about
+    )
+    assert head.startswith(f"feat train --method {method} --set name=value; presets: default")
     shown = [line.split()[0] for line in lines]
     assert "smoothing" in [text.partition("=")[0] for text in shown]
     for line, text in zip(lines, shown, strict=True):

@@ -38,7 +38,10 @@ labels_option = click.option(
     help="The feature cache to check them against.",
 )
 @config_option
-@click.option("--category", "categories", multiple=True, help="A known category. Repeatable.")
+@click.option(
+    "--category", "categories", multiple=True,
+    help="Warn of every category but this one. Repeatable.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def check_command(
@@ -49,9 +52,10 @@ def check_command(
     categories: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check labels against the cached features: lengths, missing videos, leaks, balance.
+    """Check that labels fit the features in a cache.
 
-    Exits with 1 if there is an error, that is, something that makes training wrong.
+    What is checked: lengths, missing videos, leaks between the parts, balance. Exit code 1 if there
+    is an error, that is, something that makes training wrong.
     """
     from cache.configs import choose_configs
     from cache.facts import video_facts
@@ -94,6 +98,7 @@ def check_command(
     type=click.Choice(["text", "csv", "markdown"]),
     default="text",
     show_default=True,
+    help="How to print the table.",
 )
 def stats_command(
     labels_file: Path | None,
@@ -102,7 +107,7 @@ def stats_command(
     plot: Path | None,
     form: Literal["text", "csv", "markdown"],
 ) -> None:
-    """Count videos, frames and protocols, and draw the shares of abnormal frames."""
+    """Count videos and frames, and draw how many are abnormal."""
     from data.annotation import stats
     from data.labels import read_labels
 

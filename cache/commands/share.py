@@ -38,9 +38,10 @@ def merge_command(
     latest_names: bool,
     as_json: bool,
 ) -> None:
-    """Add what the caches SRC hold to DST, which is made if need be; refuse contradictions.
+    """Add what some caches hold to another.
 
-    With --config, of that stream only the features of that configuration.
+    DST is made if need be. Contradictions are refused. With --config, of that stream only the
+    features of that configuration.
     """
     from cache.configs import choose_among, list_configs
     from cache.exchange.merge import merge_caches
@@ -73,7 +74,10 @@ def merge_command(
 @click.argument("b", metavar="B", type=path_argument)
 @json_option
 def diff_command(a: Path, b: Path, as_json: bool) -> None:
-    """Compare the caches A and B: what each lacks, the cosine of what both have."""
+    """Compare two caches.
+
+    What each lacks is listed, and of what both have the cosine.
+    """
     from cache.exchange.compare import diff_caches
     from cache.store import FeatureCache
 
@@ -129,7 +133,10 @@ def export_command(
     thumbnails: bool,
     as_json: bool,
 ) -> None:
-    """Write features as other people's code reads them, streams side by side."""
+    """Write features as other people's code reads them.
+
+    The streams of a video stand side by side in its rows.
+    """
     from cache.configs import choose_configs
     from cache.exchange.exporting import export_npy, export_parquet
     from cache.store import FeatureCache
@@ -179,7 +186,9 @@ def export_command(
     show_default=True,
     help="Keep the mean of several crops of a frame, or all, as a stream that models do not read.",
 )
-@click.option("--clip-len", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--clip-len", type=click.IntRange(1), default=16, show_default=True, help="Frames in a clip."
+)
 @click.option(
     "--clip-stride",
     type=click.IntRange(1),
@@ -215,9 +224,10 @@ def import_command(
     allow_mixed: bool,
     as_json: bool,
 ) -> None:
-    """Take in features somebody else made: .npy, .npz, .h5, .csv, .txt, or folders.
+    """Take in features somebody else made.
 
-    Says in a line what it takes them for. Nothing is written unless everything fits. What
+    They are .npy, .npz, .h5, .csv or .txt files, or folders of them. What they are taken for is
+    said in a line. Nothing is written unless everything fits. What
     `feat cache export` wrote comes back as it was, and needs no option.
     """
     from cache.exchange.foreign import ImportConfig
@@ -306,9 +316,10 @@ def push_command(
     latest_names: bool,
     as_json: bool,
 ) -> None:
-    """Send to URL what it lacks: a path, sftp://user@host/path, s3://bucket/path, ...
+    """Send what another place lacks to it.
 
-    Thumbnails, the small pictures of each clip, stay here unless --thumbnails is given.
+    URL is a path, sftp://user@host/path or s3://bucket/path. Thumbnails, the small pictures of each
+    clip, stay here unless --thumbnails is given.
     """
     from cache.exchange.remote import Remote
     from cache.exchange.transfer import push_cache
@@ -349,7 +360,11 @@ def pull_command(
     latest_names: bool,
     as_json: bool,
 ) -> None:
-    """Fetch from URL what the cache lacks; it is made if need be. https:// works too."""
+    """Fetch what the cache lacks from another place.
+
+    URL is a path, sftp://user@host/path, s3://bucket/path or https://host/path. The cache is made
+    if need be.
+    """
     from cache.exchange.remote import Remote
     from cache.exchange.transfer import pull_cache
     from cache.store import FeatureCache

@@ -57,7 +57,10 @@ def ls_command(cache_dir: Path, as_json: bool) -> None:
 @click.argument("video", required=False)
 @json_option
 def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
-    """Tell all about one VIDEO (name or sha256), or about the whole cache."""
+    """Tell all about one video or the whole cache.
+
+    VIDEO is a name or a sha256.
+    """
     from cache.store import FeatureCache
     from cache.upkeep.summary import describe_cache, describe_video, format_tree
 
@@ -80,7 +83,10 @@ def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: bool) -> None:
-    """Read everything in CACHE again, say what is wrong, exit 1 if anything is."""
+    """Read every byte again and say what is damaged.
+
+    Exit code 1 if anything is.
+    """
     from cache.store import FeatureCache
     from cache.upkeep.summary import human_size
     from cache.upkeep.verify import verify_cache
@@ -112,7 +118,7 @@ def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: b
 )  # fmt: skip
 @json_option
 def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
-    """Pack the small shards of CACHE into larger ones and drop second copies."""
+    """Pack small shards into larger ones and drop second copies."""
     from cache.store import FeatureCache
     from cache.upkeep.compact import compact_cache
     from cache.upkeep.summary import human_size
@@ -144,7 +150,10 @@ def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @json_option
 def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove unfinished files, checkpoints and claims of dead workers from CACHE."""
+    """Remove what killed or broken-off commands left behind.
+
+    These are unfinished files, checkpoints of videos in the making, and claims.
+    """
     from cache.store import FeatureCache
     from cache.upkeep.gc import collect_garbage
     from cache.upkeep.summary import human_size
@@ -184,10 +193,11 @@ def rm_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Remove features for good: those of each VIDEO (name or sha256), or of all videos.
+    """Remove features for good.
 
-    Asks nothing. Names that then stand for no features go too. labels.csv stays as it is: take
-    the rows of removed videos out of it, or feat train will miss them.
+    They are those of each VIDEO (name or sha256), or, with --config or --stream alone, of all
+    videos. Nothing is asked. Names that then stand for no features go too. labels.csv stays as it
+    is: take the rows of removed videos out of it, or feat train will miss them.
     """
     from cache.store import FeatureCache
     from cache.upkeep.remove import remove_features

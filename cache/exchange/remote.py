@@ -291,10 +291,9 @@ class Remote:
             except (PermissionError, FileNotFoundError, NotImplementedError) as error:
                 raise self._failure(what, error) from error
             except ImportError as error:
-                package = _PACKAGES.get(self.protocol, "its fsspec package")
-                raise CacheError(
-                    f"{self.url}: {self.protocol} needs {package}: pip install 'feat[remote]'"
-                ) from error
+                package = _PACKAGES.get(self.protocol)
+                advice = f"needs {package}: pip install {package}" if package else f"fails: {error}"
+                raise CacheError(f"{self.url}: {self.protocol} {advice}") from error
             except self._errors as error:
                 self._fs = None
                 if attempt == MAX_TRIES - 1 or _is_final(error):

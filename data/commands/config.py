@@ -36,7 +36,7 @@ class CommandWords(click.ParamType[str]):
 @click.argument("command", nargs=-1, type=CommandWords())
 @click.pass_context
 def config_command(ctx: click.Context, command: tuple[str, ...]) -> None:
-    """Show the value of each option of COMMAND, and where it comes from.
+    """Show each option's value and where it comes from.
 
     Without COMMAND: what is set for any command, and the variables that are no option's. The
     command line counts before FEAT_* variables, these before feat.toml in the current folder or

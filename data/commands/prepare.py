@@ -40,7 +40,10 @@ class DataGroup(click.Group):
 @examples("feat data template --videos clips/", "feat data check --labels clips/labels.csv")
 @click.group(name="data", cls=DataGroup)
 def data_group() -> None:
-    """Labels and splits: from a dataset's own files to a checked labels.csv."""
+    """Make, convert, divide and check labels.csv.
+
+    The commands called like a dataset make it from the files that the dataset's authors publish.
+    """
 
 
 for _command in (split_command, consensus_command, convert_command):

@@ -38,10 +38,14 @@ FORMAT = click.Choice(["labels", "ucf", "masks", "npy", "activitynet"])
     " videos. folds: k-fold, stratified. lad: a fixed number of abnormal and normal test videos"
     " of each category.",
 )
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option(
-    "--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Test on it, from 0."
-)
+    "--folds", type=click.IntRange(min=2), default=5, show_default=True,
+    help="Divide the videos into so many parts.",
+)  # fmt: skip
+@click.option(
+    "--fold", type=click.IntRange(min=0), default=0, show_default=True,
+    help="The part to test on, counted from 0.",
+)  # fmt: skip
 @click.option(
     "--per-category",
     type=click.IntRange(min=1),
@@ -87,9 +91,10 @@ def split_command(
     videos: Path | None,
     ignore_scenes: bool,
 ) -> None:
-    """Divide videos into train, val and test, and check that the parts share nothing.
+    """Divide videos into train, val and test.
 
-    Videos of one scene (column scene) and copies of one video stay together.
+    It is checked that the parts share nothing. Videos of one scene (column scene) and copies of one
+    video stay together.
     """
     from data.labels import read_labels, write_labels
     from data.splits import divide as splits
@@ -132,9 +137,10 @@ def split_command(
 @click.option("--out", type=OUT_FILE, required=True, help="The labels file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the agreement as one JSON object.")
 def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Make one labels file from those of several annotators, as LAD was labelled.
+    """Unite the labels files of several annotators.
 
-    The frames' labels are averaged and binarised at 0.5; agreement is printed for each video.
+    As LAD was labelled: the frames' labels are averaged and binarised at 0.5; agreement is printed
+    for each video.
     """
     from data.annotation.consensus import agreement_records, agreement_table, consensus
     from data.labels import read_labels, write_labels
@@ -156,8 +162,14 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
 @click.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=ANY)
-@click.option("--from", "source_format", type=FORMAT, default="labels", show_default=True)
-@click.option("--to", "target_format", type=FORMAT, default="labels", show_default=True)
+@click.option(
+    "--from", "source_format", type=FORMAT, default="labels", show_default=True,
+    help="Format of SOURCE. masks: a folder of one .npy a video. npy: one array for all videos.",
+)  # fmt: skip
+@click.option(
+    "--to", "target_format", type=FORMAT, default="labels", show_default=True,
+    help="Format of TARGET.",
+)  # fmt: skip
 @click.option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
@@ -178,7 +190,11 @@ def convert_command(
     fps: float | None,
     like: Path | None,
 ) -> None:
-    """Convert between labels.csv, UCF-Crime's text, frame masks and ActivityNet's JSON."""
+    """Convert labels.csv into other formats and back.
+
+    The formats are UCF-Crime's text, masks of frames, one array of all videos, and ActivityNet's
+    JSON.
+    """
     from data.annotation.convert import read_format, write_format
     from data.labels import read_labels
 

@@ -76,10 +76,14 @@ def prepare_folders(
 @click.option(
     "--normal", multiple=True, required=True, help="A class of normal videos. Repeatable."
 )
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option(
-    "--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Test on it, from 0."
-)
+    "--folds", type=click.IntRange(min=2), default=5, show_default=True,
+    help="Divide the videos into so many parts.",
+)  # fmt: skip
+@click.option(
+    "--fold", type=click.IntRange(min=0), default=0, show_default=True,
+    help="The part to test on, counted from 0.",
+)  # fmt: skip
 @click.option(
     "--weak", is_flag=True, help="Abnormal somewhere ('?') instead of everywhere ('all')."
 )
@@ -87,7 +91,7 @@ def prepare_folders(
 def folders_command(
     root: Path, out: Path, normal: tuple[str, ...], folds: int, fold: int, weak: bool, seed: int
 ) -> None:
-    """Class folders: the folder's name is the category of every video in it."""
+    """Class folders: a folder's name is its videos' category."""
     if fold >= folds:
         raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
     dataset = prepare_folders(

@@ -109,7 +109,7 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Datase
 def shanghaitech_command(
     root: Path, out: Path, split: Literal["weak", "one-class"], partial: bool
 ) -> None:
-    """ShanghaiTech Campus: test_frame_mask/*.npy and the lists of the 238/199 split."""
+    """ShanghaiTech Campus: test_frame_mask/*.npy and two lists."""
     write_dataset_labels(prepare_shanghaitech(root, split=split), out, partial=partial)
 
 

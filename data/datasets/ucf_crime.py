@@ -164,7 +164,10 @@ def ucf_crime_command(
     partial: bool,
     clicks: Path | None,
 ) -> None:
-    """UCF-Crime: Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt."""
+    """UCF-Crime: the two text files of its authors.
+
+    These are Anomaly_Train.txt and Temporal_Anomaly_Annotation.txt.
+    """
     dataset = prepare_ucf_crime(
         root, train_intervals=train_intervals, train_frames="unknown" if weak else "all"
     )

@@ -125,7 +125,7 @@ def xd_violence_command(
     partial: bool,
     clicks: Path | None,
 ) -> None:
-    """XD-Violence: annotations.txt and the videos or lists of their names."""
+    """XD-Violence: annotations.txt and the videos or their lists."""
     dataset = prepare_xd_violence(root, train_list=train_list, test_list=test_list)
     write_dataset_labels(dataset, out, partial=partial, clicks=clicks)
 

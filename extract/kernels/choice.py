@@ -2,7 +2,7 @@
 
 `FEAT_KERNELS=0` turns the kernels off, for an installation without numba or to see whether they
 are the cause of something. Features of both ways have the same key: they differ by rounding, as
-those of two processors do (docs/CACHE.md, "With a team").
+those of two processors do (docs/CACHE.md, "Machines that differ").
 """
 
 import functools

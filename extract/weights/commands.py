@@ -25,10 +25,10 @@ def weights_group() -> None:
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
-    """Get the published Kinetics-400 networks, check their digests, and convert them.
+    """Get the published Kinetics-400 networks.
 
-    They go to $FEAT_WEIGHTS, by default the user's cache folder. `feat extract` does the same by
-    itself the first time.
+    Their digests are checked. They go to $FEAT_WEIGHTS, by default the user's cache folder. `feat
+    extract` does the same by itself the first time.
     """
     from extract.weights.listing import fetch_weights, listing_text
 
@@ -40,7 +40,7 @@ def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
 @weights_group.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def ls_command(as_json: bool) -> None:
-    """List the weights that are there, and where those of both streams are looked for.
+    """List the weights, and where missing ones are looked for.
 
     Of each file: stream, kind, digest, origin. Of a stream that is missing: how to get it.
     """

@@ -35,7 +35,8 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 )  # fmt: skip
 @click.option(
     "--what", type=Names(click.Choice(PARTS)), default=",".join(PARTS), show_default=True,
-    help="Streams, losses, K, lambda2, confusion matrix.",
+    help="table4: streams. table5: losses. figure5: K, the clips of a window. figure6: lambda2, "
+    "the weight of the scores' loss. figure7: confusion matrix.",
 )  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True,
@@ -73,11 +74,11 @@ def ablate_command(
     smoothing: float | None,
     as_json: bool,
 ) -> None:
-    """Run the paper's ablations on a cache: a table of each (Markdown, CSV), a picture of figures.
+    """Run the paper's ablations on your data: tables and pictures.
 
-    The base of all variants is the method with its preset and settings. A part that cannot be run,
-    such as the losses where no video has a category or the method has one loss only, is named with
-    the reason; the others are run.
+    Tables are Markdown and CSV, pictures PNG. The base of all variants is the method with its
+    preset and settings. A part that cannot be run, such as the losses where no video has a category
+    or the method has one loss only, is named with the reason; the others are run.
     """
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()

@@ -29,8 +29,8 @@ DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse
 @labels_option
 @click.option(
     "--methods", type=Names(MethodName()), default=DEFAULT_METHODS, show_default=True,
-    help="Names as for feat train --method, with commas; also flow-magnitude, where the cache has "
-    "flow that was extracted here.",
+    help="Any that feat train --method takes, with commas; flow-magnitude needs flow that was "
+    "extracted here.",
 )  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True,
@@ -61,9 +61,9 @@ def compare_command(
     csv_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Train and test several methods on one cache and split; print one table (Markdown).
+    """Train and test several methods on the same videos: one table.
 
-    A method that has no preset of that name takes its default.
+    The table is printed as Markdown. A method that has no preset of that name takes its default.
     """
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()

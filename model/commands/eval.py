@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     "--labels", "labels_file", type=FILE, help="[default: those the run was trained with]"
 )
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
-)
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
+    help="The part of the videos to measure.",
+)  # fmt: skip
 @click.option(
     "--compat", type=click.Choice(["released", "rtfm"]),
     help="Also evaluate as published code does, and show what each of its shortcuts is worth. "
@@ -61,7 +62,7 @@ def eval_command(
     show_all: bool,
     as_json: bool,
 ) -> None:
-    """Score the test videos with a trained run; write measures, scores and report.html.
+    """Measure a trained run on the test videos; write report.html.
 
     The main measures are printed, each with a 95 % interval over the test videos and what it is.
 

@@ -41,7 +41,7 @@ def import_run_command(
     labels_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a run folder of a CHECKPOINT of the authors' published code (LAD2000).
+    """Make a run of a checkpoint of the LAD2000 authors' code.
 
     feat eval and feat predict then take it like any other.
     """

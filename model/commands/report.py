@@ -23,8 +23,9 @@ COMPARISON = Path("comparison.html")
     help="Folder of run folders; without RUN its newest is taken.",
 )  # fmt: skip
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True
-)
+    "--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True,
+    help="The part that was evaluated.",
+)  # fmt: skip
 @click.option(
     "--videos", type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the video files: a click on a curve plays the video there.",
@@ -36,10 +37,11 @@ COMPARISON = Path("comparison.html")
 def report_command(
     run: tuple[Path, ...], runs: Path, split: str, videos: Path | None, out: Path | None
 ) -> None:
-    """Write report.html of evaluated runs again, with videos to play.
+    """Write report.html again, with videos to play.
 
-    The page is one file that needs no network. It refers to the videos where they lie beside it,
-    and holds none of them. Several runs get one more page, which compares them with the first.
+    RUN is a folder that feat eval has evaluated. The page is one file that needs no network. It
+    refers to the videos where they lie beside it, and holds none of them. Several runs get one more
+    page, which compares them with the first.
     """
     from data.labels import Split
     from model.evaluation.comparison import read_runs, write_comparison

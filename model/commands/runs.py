@@ -20,10 +20,11 @@ def runs_group() -> None:
 @click.argument("folder", metavar="[RUNS]", default=Path("runs"), type=FOLDER)
 @json_option
 def ls_command(folder: Path, as_json: bool) -> None:
-    """List the runs in RUNS, newest first: method, data, and figures if they were evaluated.
+    """List the runs, newest first.
 
-    Several seeds, a comparison or an ablation are one line, from the least to the greatest.
-    AUC and AP are those of the test videos.  [default: runs]
+    They come with method, data, and figures if they were evaluated. Several seeds, a comparison or
+    an ablation are one line, from the least to the greatest. AUC and AP are those of the test
+    videos.  [default: runs]
     """
     from model.runs.listing import list_runs, runs_table
 
@@ -39,9 +40,10 @@ def ls_command(folder: Path, as_json: bool) -> None:
 @click.argument("folders", metavar="[RUN]...", nargs=-1, type=RunFolder())
 @click.pass_context
 def verify_command(ctx: click.Context, folders: tuple[Path, ...]) -> None:
-    """Check that runs are as they were written, a line a run; exit 1 if one is damaged.
+    """Check that runs are as they were written.
 
-    RUN is a run folder or one that holds runs, such as a comparison's.  [default: runs]
+    Prints a line a run; exit code 1 if one is damaged. RUN is a run folder or one that holds runs,
+    such as a comparison's.  [default: runs]
     """
     from model.runs.folder import find_runs
     from model.runs.verify import verify_run

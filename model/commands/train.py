@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 @click.option(
     "--help-settings", is_flag=True, help="List the settings of the method and preset, and exit."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed."
+)
 @click.option(
     "--seeds", type=click.IntRange(min=1),
     help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "
@@ -75,7 +77,10 @@ def train_command(
     n_of_m: tuple[int, int],
     as_json: bool,
 ) -> None:
-    """Train the ConvLSTM model, or any other method, from a feature cache alone."""
+    """Stage 2: train the ConvLSTM or another method.
+
+    It needs a feature cache with labels.csv, and no video. A run folder is written.
+    """
     from model.methods.registry import choose_method
 
     def choose() -> "Method":
@@ -126,10 +131,16 @@ def _method_of(killed: Path) -> "Method":
 
 
 def _settings_text(method: "Method") -> str:
-    """Return a line for each setting: name, type, value and meaning."""
+    """Return what the method is, and a line for each setting: name, value, meaning and type."""
     from model.settings import describe_settings
 
     rows = describe_settings(method)
+    kind = "" if method.supervision == "unsupervised" else " supervised"
+    (about, *_) = (type(method).__doc__ or "").splitlines()
+    head = [
+        f"{method.name} ({method.supervision}{kind}): {about}",
+        f"feat train --method {method.name} --set name=value; presets: {', '.join(method.presets)}",
+    ]
     names = max(len(row.name) + len(row.value) for row in rows) + 1
     lines = [f"{f'{row.name}={row.value}':{names}}  {row.meaning} ({row.kind})" for row in rows]
-    return "\n".join([f"{method.name}: feat train --method {method.name} --set name=value", *lines])
+    return "\n".join([*head, *lines])

@@ -120,7 +120,7 @@ def _is_installed() -> bool:
     """Return whether there is a TensorBoard to write for; if not, tell so once."""
     found = find_spec("tensorboard") is not None
     if not found:
-        logger.info("no TensorBoard log is kept: install it with pip install 'feat[tensorboard]'")
+        logger.info("no TensorBoard log is kept: pip install tensorboard, if you want one")
     return found
 
 
