@@ -1,4 +1,5 @@
 import json
+import pickle
 import string
 import tempfile
 from pathlib import Path
@@ -200,3 +201,39 @@ def test_shanghaitechs_masks_survive_every_format(shared_data: Path, tmp_path: P
         assert read_format(tmp_path / kind, kind, like=labels) == labels
     for file in source.glob("*.npy"):
         np.testing.assert_array_equal(np.load(tmp_path / "masks" / file.name), np.load(file))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_boxes_become_frames(tmp_path: Path, protocol: int) -> None:
+    """A sample stands for the frames up to the next one; those far apart leave a gap."""
+    rows = {
+        "Abuse001": [[f"a/Abuse001/image_{n:04d}.jpg", 1, 2, 30, 40] for n in (17, 33, 33, 97)],
+        "Abuse002": [["b\\image_0001.jpg", 1.5, 2.0, 3.0, 4.0]],
+        "Calm": [],
+    }
+    path = tmp_path / "boxes.pkl"
+    path.write_bytes(pickle.dumps(rows, protocol=protocol))
+    out = tmp_path / "labels.csv"
+    arguments = ["convert", str(path), str(out), "--from", "boxes", "--split", "train"]
+    result = CliRunner().invoke(data_group, arguments)
+    assert result.exit_code == 0, result.output
+    assert [(x.video, x.split, x.anomaly) for x in read_labels(out)] == [
+        ("Abuse001", "train", "16:48;96:112"),
+        ("Abuse002", "train", "0:1"),
+        ("Calm", "train", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows", [{"v": [[3, 4]]}, {"v": 7}, {"v": [["no number"]]}, {"v": [["0"]]}]
+)
+def test_boxes_of_another_form_are_refused(tmp_path: Path, rows: object) -> None:
+    path = tmp_path / "boxes.pkl"
+    path.write_bytes(pickle.dumps(rows))
+    if rows == {"v": [[3, 4]]}:  # an image may be named by its number alone
+        assert read_format(path, "boxes")[0].anomaly == "2:3"
+        return
+    with pytest.raises(LabelsError, match=r"boxes\.pkl: v: .*expected rows of an image's path"):
+        read_format(path, "boxes")
+    with pytest.raises(LabelsError, match="boxes are only read"):
+        write_format(tmp_path / "out.pkl", [], "boxes")

@@ -2,7 +2,9 @@
 
 Every annotator marks frames as abnormal (1) or normal (0); the marks of a frame are averaged and
 binarised at 0.5. Agreement is told as Fleiss' kappa over frames (Fleiss 1971) and as the distance
-of each annotator's boundaries from those of the consensus.
+of each annotator's boundaries from those of the consensus. Who only clicked into a video's events,
+or says no more than that it is abnormal, has no say on its frames; clicks are compared with what
+the others agree on.
 """
 
 from collections.abc import Sequence
@@ -30,6 +32,11 @@ class Agreement:
         start_deviation: mean distance in frames of the annotators' starts from the nearest start
             of the consensus; NaN where nobody or the consensus has none.
         end_deviation: the same for the ends.
+        votes: annotators who marked its frames; the numbers above are about them.
+        clicks: frames that others clicked.
+        clicks_inside: those of them that are abnormal by the consensus.
+        events: intervals of the consensus.
+        events_clicked: those of them with a click.
     """
 
     video: str
@@ -38,6 +45,11 @@ class Agreement:
     same: float
     start_deviation: float
     end_deviation: float
+    votes: int
+    clicks: int
+    clicks_inside: int
+    events: int
+    events_clicked: int
 
 
 def consensus(
@@ -49,11 +61,13 @@ def consensus(
     way a mean of exactly 0.5 goes, and a missed anomaly costs more than a frame too many.
 
     Args:
-        annotators: one list of labels each, of the same videos. Frames must be known (no `?`).
+        annotators: one list of labels each, of the same videos. Where nobody marked the frames, the
+            label is that of the first one who clicked, else the first one's.
 
     Raises:
         LabelsError: fewer than two annotators, or they differ in videos, splits, categories or
-            numbers of frames, or a video's length cannot be told.
+            numbers of frames, or a video's length cannot be told; or a video is normal by all who
+            marked its frames, and abnormal by somebody else.
     """
     if len(annotators) < 2:
         raise LabelsError(f"{len(annotators)} annotator given, expected at least two")
@@ -93,22 +107,42 @@ def _agree(group: Sequence[VideoLabel]) -> tuple[VideoLabel, Agreement]:
                 f"{first.video}: {name} is {' and '.join(sorted(map(repr, values)))},"
                 " expected the same of every annotator"
             )
-    marks = np.stack([label.frame_labels(_length(group)) for label in group])  # (N, T)
-    voted = (2 * marks.sum(axis=0) >= len(group)).astype(np.uint8)  # (T,)
+    length, voters = _length(group), [label for label in group if not label.is_weak]
+    clicks = sorted({frame for label in group for frame in label.clicks})
+    if not voters:
+        label = next((label for label in group if label.clicks), first)
+        nan = float("nan")
+        return replace(label, num_frames=length), Agreement(
+            video=first.video, num_frames=length, kappa=nan, same=nan, start_deviation=nan,
+            end_deviation=nan, votes=0, clicks=len(clicks), clicks_inside=0, events=0,
+            events_clicked=0,
+        )  # fmt: skip
+    marks = np.stack([label.frame_labels(length) for label in voters])  # (N, T)
+    voted = (2 * marks.sum(axis=0) >= len(voters)).astype(np.uint8)  # (T,)
     intervals = intervals_from_frames(voted)
+    if len(voters) < len(group) and not intervals:
+        raise LabelsError(
+            f"{first.video}: normal in all frames that were marked, but somebody calls it abnormal"
+            " ('?' or clicks); mend one of the files"
+        )
     label = replace(
-        first,
+        voters[0],
         extent="intervals" if intervals else "normal",
         intervals=intervals,
-        num_frames=marks.shape[1],
+        num_frames=length,
     )
     return label, Agreement(
         video=first.video,
-        num_frames=marks.shape[1],
+        num_frames=length,
         kappa=fleiss_kappa(marks),
         same=float((marks == marks[0]).all(axis=0).mean()),
-        start_deviation=_deviation(group, label, end=False),
-        end_deviation=_deviation(group, label, end=True),
+        start_deviation=_deviation(voters, label, end=False),
+        end_deviation=_deviation(voters, label, end=True),
+        votes=len(voters),
+        clicks=len(clicks),
+        clicks_inside=sum(frame < length and bool(voted[frame]) for frame in clicks),
+        events=len(intervals),
+        events_clicked=sum(any(a <= frame < b for frame in clicks) for a, b in intervals),
     )
 
 
@@ -130,6 +164,8 @@ def _length(group: Sequence[VideoLabel]) -> int:
 def fleiss_kappa(marks: npt.NDArray[np.uint8]) -> float:
     """Return Fleiss' kappa of `(N, T)` marks 0 or 1: N annotators, T frames; NaN if undefined."""
     num_annotators, num_frames = marks.shape
+    if num_annotators < 2:
+        return float("nan")
     abnormal = marks.sum(axis=0, dtype=np.float64)  # (T,)
     counts = np.stack([num_annotators - abnormal, abnormal])  # (2, T)
     pairs = num_annotators * (num_annotators - 1)
@@ -166,9 +202,12 @@ def agreement_records(agreements: Sequence[Agreement]) -> list[dict[str, str | f
 def agreement_table(agreements: Sequence[Agreement]) -> str:
     """Return the agreements as aligned text, the mean over videos in the last line."""
     width = max(len("mean"), *(len(row.video) for row in agreements))
-    lines = [f"{'video':<{width}}  frames  kappa   same  start    end"]
+    lines = [f"{'video':<{width}}  frames  kappa   same  start    end  votes  clicks inside"]
     for row in agreements:
-        lines.append(f"{row.video:<{width}}  {row.num_frames:>6}  {_numbers(row)}")
+        cells = _cells([row.kappa, row.same, row.start_deviation, row.end_deviation])
+        clicks = f"{row.clicks_inside} of {row.clicks}" if row.clicks and row.votes else ""
+        line = f"{row.video:<{width}}  {row.num_frames:>6}  {cells}  {row.votes:>5}  {clicks}"
+        lines.append(line.rstrip())
     means = [
         float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
         for values in (
@@ -177,23 +216,19 @@ def agreement_table(agreements: Sequence[Agreement]) -> str:
         )
     ]
     total = sum(row.num_frames for row in agreements)
-    mean = Agreement(
-        video="mean",
-        num_frames=total,
-        kappa=means[0],
-        same=means[1],
-        start_deviation=means[2],
-        end_deviation=means[3],
+    lines.append(f"{'mean':<{width}}  {total:>6}  {_cells(means)}")
+    clicks, inside, events, clicked = (
+        sum(getattr(row, name) for row in agreements if row.votes)
+        for name in ("clicks", "clicks_inside", "events", "events_clicked")
     )
-    lines.append(f"{'mean':<{width}}  {total:>6}  {_numbers(mean)}")
+    if clicks:
+        lines.append(f"clicks: {inside} of {clicks} inside, in {clicked} of {events} intervals")
     return "\n".join(lines)
 
 
-def _numbers(row: Agreement) -> str:
-    cells = (
-        (row.kappa, "5.2f"),
-        (row.same, "5.3f"),
-        (row.start_deviation, "5.1f"),
-        (row.end_deviation, "5.1f"),
+def _cells(values: Sequence[float]) -> str:
+    """Return kappa, share and the two distances, as wide as their headings."""
+    return "  ".join(
+        "    -" if np.isnan(value) else f"{value:{form}}"
+        for value, form in zip(values, ("5.2f", "5.3f", "5.1f", "5.1f"), strict=True)
     )
-    return "  ".join("    -" if np.isnan(value) else f"{value:{form}}" for value, form in cells)

@@ -4,9 +4,11 @@
 - "masks": a folder of `<video>.npy`, one number a frame, as ShanghaiTech's.
 - "npy": one array for all videos, one after the other; only a labels file tells where each begins.
 - "activitynet": JSON with `database`, in which a video has segments in seconds.
+- "boxes": a pickle of video -> rows (path of an image, x1, y1, x2, y2), as the published boxes in
+  UCF-Crime's videos (UCFCrime_BoundingBox_Annotation). Only read: they become frames.
 
-Frames survive a round trip in each of them. What a format has no place for (split, category of a
-normal video, scene) is taken from a labels file like it, if one is given.
+Frames survive a round trip in each of the others. What a format has no place for (split, category
+of a normal video, scene) is taken from a labels file like it, if one is given.
 """
 
 import json
@@ -14,13 +16,14 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from data.datasets.annotations import read_frame_mask, read_lines
+from data.datasets.annotations import read_array_pickle, read_frame_mask, read_lines
 from data.datasets.ucf_crime import parse_annotation_line
 from data.errors import LabelsError
 from data.files import new_file, write_whole
@@ -35,7 +38,7 @@ from data.labels import (
 )
 from data.videos import VIDEO_SUFFIXES
 
-Format = Literal["labels", "ucf", "masks", "npy", "activitynet"]
+Format = Literal["labels", "ucf", "masks", "npy", "activitynet", "boxes"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 NO_CATEGORY = "Anomaly"  # what is written for an abnormal video without a category
 SUBSETS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
@@ -70,6 +73,7 @@ def read_format(
         "ucf": lambda: _read_ucf(path, split),
         "masks": lambda: _read_masks(path, split),
         "activitynet": lambda: _read_activitynet(path, split, fps),
+        "boxes": lambda: _read_boxes(path, split),
     }
     labels = readers[kind]()
     return labels if like is None else _take_over(path, labels, like)
@@ -90,6 +94,8 @@ def write_format(
         LabelsError: a label has unknown frames (`?`), or the format needs the number of frames
             or the frame rate and it is not known.
     """
+    if kind == "boxes":
+        raise LabelsError(f"{path}: boxes are only read: labels do not say where in a frame")
     if kind == "labels":
         write_labels(path, labels)
         return
@@ -235,6 +241,36 @@ def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel
             )
         )
         start = end
+    return labels
+
+
+# Boxes
+
+
+def _read_boxes(path: Path, split: Split) -> list[VideoLabel]:
+    """Return the frames with a box as abnormal ones; each stands for those up to the next sample.
+
+    Boxes are drawn in every 16th frame or so: the smallest distance of two is how many a box
+    stands for. Image numbers count from 1.
+    """
+    labels, problems = [], []
+    for video, rows in read_array_pickle(path).items():
+        try:
+            names = [PurePosixPath(str(row[0]).replace("\\", "/")).stem for row in rows]
+            frames = sorted({int(re.findall("[0-9]+", name)[-1]) - 1 for name in names})
+            if frames and frames[0] < 0:
+                raise ValueError("an image of number 0, expected numbers from 1")
+        except (TypeError, IndexError, KeyError, ValueError) as error:
+            problems.append(
+                f"{path}: {video}: {type(error).__name__}: {error}; expected rows of an image's "
+                "path with its number and a box"
+            )
+            continue
+        step = min((b - a for a, b in pairwise(frames)), default=1)
+        spans = merge_intervals([(frame, frame + step) for frame in frames])
+        labels.append(_label(str(video), split, "", spans))
+    if problems:
+        raise LabelsError(join_problems(problems))
     return labels
 
 

@@ -19,7 +19,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 OUT_FILE = click.Path(dir_okay=False, path_type=Path)
-FORMAT = click.Choice(["labels", "ucf", "masks", "npy", "activitynet"])
+FORMATS = ["labels", "ucf", "masks", "npy", "activitynet"]
 
 
 @examples(
@@ -140,7 +140,8 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     """Unite the labels files of several annotators.
 
     As LAD was labelled: the frames' labels are averaged and binarised at 0.5; agreement is printed
-    for each video.
+    for each video. Clicks and '?' have no vote on frames; clicks are compared with what the others
+    agree on.
     """
     from data.annotation.consensus import agreement_records, agreement_table, consensus
     from data.labels import read_labels, write_labels
@@ -163,11 +164,13 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=ANY)
 @click.option(
-    "--from", "source_format", type=FORMAT, default="labels", show_default=True,
-    help="Format of SOURCE. masks: a folder of one .npy a video. npy: one array for all videos.",
+    "--from", "source_format", type=click.Choice([*FORMATS, "boxes"]), default="labels",
+    show_default=True,
+    help="Format of SOURCE. masks: a folder of one .npy a video. npy: one array for all videos. "
+    "boxes: a pickle of the boxes in each video.",
 )  # fmt: skip
 @click.option(
-    "--to", "target_format", type=FORMAT, default="labels", show_default=True,
+    "--to", "target_format", type=click.Choice(FORMATS), default="labels", show_default=True,
     help="Format of TARGET.",
 )  # fmt: skip
 @click.option(
