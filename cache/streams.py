@@ -15,8 +15,11 @@ import numpy as np
 #: The kind of what models read and what every shard of layout 1 holds.
 FEATURES = "features"
 
-#: The kind of the features of several crops of each frame, such as ten. A model chooses among them.
+#: The kind of the features of several crops of each frame, such as ten.
 CROPS = "crops"
+
+#: What models read: of crops their mean.
+MODEL_KINDS = (FEATURES, CROPS)
 
 STREAM_ORDER = ("rgb", "flow")
 
