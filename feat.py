@@ -90,11 +90,11 @@ class StderrHandler(logging.Handler):
     """Writes messages to what stderr is now, so that a progress bar can stand below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message; what it tells of, such as a video's name, begins no line."""
+        """Print one message; what it tells of, a video's name or an error, begins no line."""
         shown = copy.copy(record)
         if isinstance(record.args, tuple):
             shown.args = tuple(
-                one_line(str(value)) if isinstance(value, str | Path) else value
+                one_line(str(value)) if isinstance(value, str | Path | BaseException) else value
                 for value in record.args
             )
         click.echo(visible(self.format(shown)), err=True)

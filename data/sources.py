@@ -34,5 +34,5 @@ def sources_text(counts: Mapping[str, int]) -> str:
     sources: dict[str, list[str]] = {}
     for what, count in counts.items():
         kind, _, source = what.partition(" of ")
-        sources.setdefault(source, []).append(f"{count} {kind}")
+        sources.setdefault(source, []).append(f"{count} with {kind}")
     return ", ".join(f"{' and '.join(kinds)} of {source}" for source, kinds in sources.items())

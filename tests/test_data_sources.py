@@ -53,11 +53,16 @@ def test_a_run_and_its_report_tell_the_sources(tmp_path):
     unknown = {"intervals of unknown source": 2, "video labels of unknown source": 2}
     metrics = json.loads((run / "eval/metrics.json").read_text())
     assert metrics["label_sources"] == {"seen": seen, "test": unknown}
-    assert "seen videos have 4 intervals and 4 video labels of Ann & Bob 2024;" in report.protocol
-    assert "test videos have 2 intervals and 2 video labels of unknown source" in report.protocol
+    assert (
+        "seen videos: 4 with intervals and 4 with video labels of Ann & Bob 2024;"
+        in report.protocol
+    )
+    assert (
+        "test videos: 2 with intervals and 2 with video labels of unknown source" in report.protocol
+    )
     page = (run / "eval/report.html").read_text()
-    assert "4 intervals and 4 video labels of Ann &amp; Bob 2024" in page
-    assert "2 intervals and 2 video labels of unknown source" in page
+    assert "4 with intervals and 4 with video labels of Ann &amp; Bob 2024" in page
+    assert "2 with intervals and 2 with video labels of unknown source" in page
 
 
 def test_a_source_is_added_to_a_cache_and_contradicts_nothing(tmp_path):

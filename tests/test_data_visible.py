@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from data.errors import CacheError
 from data.files import write_rows
 from data.labels import VideoLabel
 from data.visible import from_cell, one_line, to_cell, visible
-from feat import FeatGroup, _add_debug_option, cli
+from feat import FeatGroup, StderrHandler, _add_debug_option, cli
 from model.evaluation.results import read_results, write_scores
 from model.measures.metrics import VideoResult
 from predict.scoring import with_own_ids
@@ -188,3 +189,9 @@ def test_results_hold_no_formula_and_are_read_back(tmp_path: Path) -> None:
     again = read_results(tmp_path)
     assert [result.video for result in again] == names
     assert {(result.category, result.predicted) for result in again} == {("-x", "+1+1")}
+
+
+def test_an_error_that_a_message_tells_of_begins_no_line(capsys) -> None:
+    told = {"msg": "%s: %s, trying again", "args": ("s3://x", OSError("lost\nand found"))}
+    StderrHandler().emit(logging.makeLogRecord(told))
+    assert capsys.readouterr().err == "s3://x: lost\\nand found, trying again\n"

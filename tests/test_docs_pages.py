@@ -17,6 +17,7 @@ from model_cache import demo_rows, make_cache
 from data.errors import WeightsError
 from extract.weights.resolve import resolve_weights
 from feat import cli
+from model.methods.registry import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Words that files of a cache begin with, and the command that a reader of EXTEND.md writes.
@@ -166,6 +167,11 @@ def unknown_words(line: str) -> list[str]:
 def test_the_commands_and_options_of_a_page_are_there(page: Path) -> None:
     problems = {line: unknown_words(line) for line in feat_commands(page)}
     assert {line: words for line, words in problems.items() if words} == {}
+
+
+def test_the_table_of_methods_has_every_method() -> None:
+    page = (ROOT / "docs" / "EXPERIMENTS.md").read_text(encoding="utf-8")
+    assert [name for name in METHODS if not re.search(rf"^\| .*`{name}`.* \|", page, re.M)] == []
 
 
 def test_a_command_or_option_that_is_gone_is_found() -> None:

@@ -136,7 +136,7 @@ def run_evaluation(
     protocol = describe_protocol(trained, split, len(results))
     sources = {"seen": dict(trained.info.label_sources), split: count_sources(data.labels)}
     for part, counts in sources.items():
-        protocol += f"; {part} videos have {sources_text(counts) if counts else UNKNOWN}"
+        protocol += f"; {part} videos: {sources_text(counts) if counts else UNKNOWN}"
     protocol += f"; {_split_words(labels, digest)}"
     if trained.info.labels_sha256 not in ("", digest):
         protocol += f", which are not those of the training ({trained.info.labels_sha256[:12]})"
