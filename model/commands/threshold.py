@@ -20,7 +20,7 @@ from model.commands.options import FOLDER, RunFolder, alarm_options, json_option
 def threshold_command(
     run: Path | None, runs: Path, false_alarms: float, n_of_m: tuple[int, int], as_json: bool
 ) -> None:
-    """Fit the threshold of a trained run anew, for another budget of false alarms.
+    """Fit a run's threshold for a budget of false alarms.
 
     From the scores of held-out normal videos that the run has kept: nothing is trained or scored.
     `feat predict` uses the threshold from then on; `feat eval` measures with it when it is run
