@@ -1,7 +1,9 @@
 """`feat extract`, `preview`, `doctor`; `feat data template`, which counts frames as they do."""
 
+import functools
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,40 @@ folder_fps_option = click.option(
     "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
     help="Frame rate of folders of images, for the times of clips.",
 )  # fmt: skip
+
+
+_LIMITS = (
+    click.option(
+        "--stall-seconds", type=POSITIVE, envvar="FEAT_STALL_SECONDS", default=60.0,
+        show_default=True, help="Give a video up when no frame of it has come for so long.",
+    ),
+    click.option(
+        "--max-pixels", type=click.IntRange(min=1), default=Limits.max_pixels, show_default=True,
+        help="Refuse a video or an image whose frames have more pixels: they take memory. This and "
+        "the two bounds below change no feature.",
+    ),
+    click.option(
+        "--max-frames", type=click.IntRange(min=1), default=Limits.max_frames, show_default=True,
+        help="Refuse a video with more frames.",
+    ),
+    click.option(
+        "--max-seconds", type=POSITIVE, default=Limits.max_seconds, show_default=True,
+        help="Refuse a video whose last frame is further from the first, by their times.",
+    ),
+)  # fmt: skip
+
+
+def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take what one video may cost, and hand it on as `limits`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **values: Any) -> None:
+        limits = Limits(**{field.name: values.pop(field.name) for field in fields(Limits)})
+        command(*args, limits=limits, **values)
+
+    for option in reversed(_LIMITS):
+        run = option(run)
+    return run
 
 
 @examples(
@@ -89,23 +125,7 @@ folder_fps_option = click.option(
     help="Clips, of one or of several videos, that are computed together at most; default: 64 with "
     "a GPU, halved where its memory does not suffice, else 1.",
 )  # fmt: skip
-@click.option(
-    "--stall-seconds", type=POSITIVE, envvar="FEAT_STALL_SECONDS", default=60.0, show_default=True,
-    help="Give a video up when no frame of it has come for so long.",
-)  # fmt: skip
-@click.option(
-    "--max-pixels", type=click.IntRange(min=1), default=Limits.max_pixels, show_default=True,
-    help="Refuse a video or an image whose frames have more pixels: they take memory. This and the "
-    "two bounds below change no feature.",
-)  # fmt: skip
-@click.option(
-    "--max-frames", type=click.IntRange(min=1), default=Limits.max_frames, show_default=True,
-    help="Refuse a video with more frames.",
-)  # fmt: skip
-@click.option(
-    "--max-seconds", type=POSITIVE, default=Limits.max_seconds, show_default=True,
-    help="Refuse a video whose last frame is further from the first, by their times.",
-)  # fmt: skip
+@takes_limits
 @click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
 @click.option(
     "--prefix", default="", metavar="NAME/",
@@ -149,10 +169,7 @@ def extract_command(
     workers: int | None,
     threads: int | None,
     batch: int | None,
-    stall_seconds: float,
-    max_pixels: int,
-    max_frames: int,
-    max_seconds: float,
+    limits: Limits,
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
@@ -215,12 +232,7 @@ def extract_command(
         config,
         resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
         folder_fps=folder_fps,
-        limits=Limits(
-            max_pixels=max_pixels,
-            max_frames=max_frames,
-            max_seconds=max_seconds,
-            stall_seconds=stall_seconds,
-        ),
+        limits=limits,
         **terms,
     )
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
@@ -245,9 +257,10 @@ def extract_command(
 @resize_option
 @fps_option
 @folder_fps_option
+@takes_limits
 def preview_command(
     video: Path, at_seconds: float, out: Path | None, resize: str, fps: float | None,
-    folder_fps: float,
+    folder_fps: float, limits: Limits,
 ) -> None:  # fmt: skip
     """Draw what the networks get of one clip of a video.
 
@@ -274,6 +287,7 @@ def preview_command(
         ExtractConfig(decode=DecodeConfig(resize=resize, fps=fps)),  # type: ignore[arg-type]
         rgb=read_entry(rgb) if rgb else None,
         folder_fps=folder_fps,
+        limits=limits,
     )
     click.echo("\n".join([*lines, f"written: {path}"]))
 
@@ -318,7 +332,8 @@ def doctor_command(
     "--labels", "labels_file", type=click.Path(path_type=Path, dir_okay=False),
     help="The labels file to write or add to.  [default: labels.csv in the videos' folder]",
 )  # fmt: skip
-def template_command(videos_dir: Path, labels_file: Path | None) -> None:
+@takes_limits
+def template_command(videos_dir: Path, labels_file: Path | None, limits: Limits) -> None:
     """Write a labels.csv with every video, to be filled in.
 
     Rows that are there stay as they are; only missing videos are added. Their frames are
@@ -328,7 +343,7 @@ def template_command(videos_dir: Path, labels_file: Path | None) -> None:
     from extract.template import fill_template
 
     path = labels_file or videos_dir / "labels.csv"
-    report = fill_template(videos_dir, path)
+    report = fill_template(videos_dir, path, limits)
     for video, why in report.problems.items():
         click.echo(one_line(f"{video}: {why}"), err=True)
     todo = "; fill in split and anomaly, then run `feat extract`" if report.added else ""

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -79,25 +79,27 @@ class Strip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
-    """How a video was sampled for its features.
+class Reading:
+    """How a video was read for its features, and is to be read again.
 
     Attributes:
         fps: what it was resampled to; None for every frame.
         folder: frame rate that a folder of images is taken to have.
+        limits: what the video may cost.
     """
 
     fps: float | None
     folder: float
+    limits: Limits = field(default_factory=Limits)
 
 
-def cut_parts(source: VideoSource, parts: Sequence[Part], rate: Rate) -> None:
+def cut_parts(source: VideoSource, parts: Sequence[Part], reading: Reading) -> None:
     """Write parts of a video as files of their own, with its sound.
 
     Raises:
         DecodeError: the video cannot be decoded, or not so far; or ffmpeg cannot write the files.
     """
-    width, height = shown_size(source, rate, least=0)
+    width, height = shown_size(source, reading, least=0)
     for first in range(0, len(parts), _AT_ONCE):
         several = parts[first : first + _AT_ONCE]
         graph = f"split={len(several)}{''.join(f'[p{n}]' for n in range(len(several)))}"
@@ -109,20 +111,20 @@ def cut_parts(source: VideoSource, parts: Sequence[Part], rate: Rate) -> None:
             for part in several
         ]
         _write(
-            source, [part.path for part in several], graph, sounds, rate, size=(width, height),
+            source, [part.path for part in several], graph, sounds, reading, size=(width, height),
             num_frames=max(part.end_frame for part in several),
         )  # fmt: skip
 
 
 def render_below(
-    source: VideoSource, path: Path, strip: Strip, rate: Rate, *, num_frames: int
+    source: VideoSource, path: Path, strip: Strip, reading: Reading, *, num_frames: int
 ) -> None:
     """Write a video of `num_frames` frames with a picture below it, and its sound, as MP4.
 
     Raises:
         DecodeError: as `cut_parts`.
     """
-    width, height = shown_size(source, rate)
+    width, height = shown_size(source, reading)
     rows = len(strip.image)
     assert strip.image.shape[1] == width
     seconds = max(strip.end_seconds - strip.start_seconds, 1e-6)
@@ -136,21 +138,23 @@ def render_below(
             f"[both][2:v]overlay=x='clip({place},0,{width - 2})':y={height},settb=1/{_TICKS}[o0]"
         )
         _write(
-            source, [path], graph, ["anull"], rate, size=(width, height), num_frames=num_frames,
+            source, [path], graph, ["anull"], reading, size=(width, height), num_frames=num_frames,
             pictures=(below, line),
         )  # fmt: skip
 
 
-def shown_size(source: VideoSource, rate: Rate, *, least: int = _LEAST_WIDTH) -> tuple[int, int]:
+def shown_size(
+    source: VideoSource, reading: Reading, *, least: int = _LEAST_WIDTH
+) -> tuple[int, int]:
     """Return width and height of the frames as a player shows them, even as encoders want them.
 
     Args:
         source: the video.
-        rate: how it was sampled.
+        reading: how it was read.
         least: narrower frames are enlarged to it.
     """
-    config = DecodeConfig(size=16, fps=rate.fps)
-    with open_video(source, config, folder_fps=rate.folder) as stream:
+    config = DecodeConfig(size=16, fps=reading.fps)
+    with open_video(source, config, folder_fps=reading.folder, limits=reading.limits) as stream:
         info = stream.info
     width, height = info.width, info.height
     if info.rotation in (90, 270):
@@ -173,7 +177,7 @@ def _write(
     paths: Sequence[Path],
     graph: str,
     sounds: Sequence[str],
-    rate: Rate,
+    reading: Reading,
     *,
     size: tuple[int, int],
     num_frames: int,
@@ -188,7 +192,10 @@ def _write(
         problem = ""
         for tried in [sounds, silent] if source.kind == "file" else [silent]:
             outputs = list(zip(partial, tried, strict=True))
-            before, run = problem, _Run(source, outputs, graph, rate, size=size, pictures=pictures)
+            before, run = (
+                problem,
+                _Run(source, outputs, graph, reading, size=size, pictures=pictures),
+            )
             problem = run.to_end(num_frames)
             if not problem:
                 break
@@ -208,7 +215,7 @@ class _Run:
         source: VideoSource,
         outputs: Sequence[tuple[Path, str]],
         graph: str,
-        rate: Rate,
+        reading: Reading,
         *,
         size: tuple[int, int],
         pictures: Sequence[Path],
@@ -219,13 +226,13 @@ class _Run:
             source: the video.
             outputs: each file and the filters of its sound; "" for none.
             graph: filters from the frames to `[o0]`, `[o1]` and so on.
-            rate: how the video was sampled.
+            reading: how the video was read.
             size: width and height of the frames that the graph gets.
             pictures: PNG files that are the graph's `[1:v]`, `[2:v]` and so on.
         """
-        self._source, self._outputs, self._graph, self._rate = source, outputs, graph, rate
+        self._source, self._outputs, self._graph, self._reading = source, outputs, graph, reading
         self._size, self._pictures = size, pictures
-        self._limits = Limits()
+        self._limits = reading.limits
         self._log = FFmpegLog(f"feat{secrets.token_hex(16)}")
         self._times = FrameTimes()
         self._num_frames = 0
@@ -284,12 +291,12 @@ class _Run:
                 *("-reinit_filter", "0"),
                 *source_options(self._source, self._limits, self._log.secret),
             ]
-            if self._rate.fps is not None:
-                head.append(f"fps={self._rate.fps}")
+            if self._reading.fps is not None:
+                head.append(f"fps={self._reading.fps}")
         else:
             command += [
                 *("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}"),
-                *("-framerate", str(self._rate.fps or self._rate.folder)),
+                *("-framerate", str(self._reading.fps or self._reading.folder)),
                 *("-protocol_whitelist", "pipe", "-i", f"pipe:{frames_fd}"),
             ]
         for picture in self._pictures:
@@ -312,9 +319,9 @@ class _Run:
         """Let a thread write the images of a folder to a pipe, and give its reading end."""
         reading, writing = os.pipe()
         width, height = self._size
-        config = DecodeConfig(fps=self._rate.fps)
+        config = DecodeConfig(fps=self._reading.fps)
         stream = FolderStream(
-            self._source, config, folder_fps=self._rate.folder, limits=self._limits,
+            self._source, config, folder_fps=self._reading.folder, limits=self._limits,
             shape=(height, width),
         )  # fmt: skip
 

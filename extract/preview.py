@@ -15,6 +15,7 @@ from data.files import new_file
 from data.videos import VideoSource
 from extract.clips import Clip, iter_clips
 from extract.config import ExtractConfig
+from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.flow.tvl1 import rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_torch
@@ -44,6 +45,7 @@ def preview_clip(
     *,
     rgb: Weights | None,
     folder_fps: float = 25.0,
+    limits: Limits | None = None,
 ) -> list[str]:
     """Draw the clip that holds the frame shown at a time; return what there is to say of it.
 
@@ -54,12 +56,13 @@ def preview_clip(
         config: how clips are made.
         rgb: weights of the RGB network; None: no classes.
         folder_fps: frame rate that a folder of images is taken to have.
+        limits: what the video may cost; None for the defaults.
 
     Raises:
         DecodeError: the video cannot be decoded, or ends before that time.
         WeightsError: the weights are damaged.
     """
-    clip, times = read_clip(source, at_seconds, config, folder_fps=folder_fps)
+    clip, times = read_clip(source, at_seconds, config, folder_fps=folder_fps, limits=limits)
     frames = clip.frames[:-1]
     flow = clip_flow(clip, config)
     last = clip.start_frame + clip.num_real - 1
@@ -82,14 +85,19 @@ def preview_clip(
 
 
 def read_clip(
-    source: VideoSource, at_seconds: float, config: ExtractConfig, *, folder_fps: float
+    source: VideoSource,
+    at_seconds: float,
+    config: ExtractConfig,
+    *,
+    folder_fps: float,
+    limits: Limits | None = None,
 ) -> tuple[Clip, NDArray[np.float64]]:
     """Return the first clip with the frame that is shown at a time, and its frames' times.
 
     Raises:
         DecodeError: as of `preview_clip`.
     """
-    with open_video(source, config.decode, folder_fps=folder_fps) as stream:
+    with open_video(source, config.decode, folder_fps=folder_fps, limits=limits) as stream:
         for clip in iter_clips(stream, clip_len=config.clip_len, clip_stride=config.clip_stride):
             end = clip.start_frame + clip.num_real
             times = stream.pts_seconds[clip.start_frame : end]

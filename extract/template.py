@@ -40,19 +40,22 @@ class TemplateReport:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def fill_template(videos_dir: Path, labels_file: Path) -> TemplateReport:
+def fill_template(
+    videos_dir: Path, labels_file: Path, limits: Limits | None = None
+) -> TemplateReport:
     """Add a row for every video that the labels file lacks; what is in it stays as it is.
 
     Args:
         videos_dir: folder of videos.
         labels_file: made if it is not there.
+        limits: what each video may cost; None for the defaults.
 
     Raises:
         FeatError: there are no videos, FEAT_STALL_SECONDS is no number, or the file cannot be read
             or written.
     """
     report = TemplateReport()
-    limits = Limits()  # of which FEAT_STALL_SECONDS may be wrong
+    limits = limits or Limits()  # of which FEAT_STALL_SECONDS may be wrong
     found = find_videos(videos_dir, unreadable=report.problems)
     sources, unusable = name_sources(found, "")
     report.problems |= {video.video_id: video.error for video in unusable}

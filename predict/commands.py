@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from data.help_text import examples
+from extract.commands import takes_limits
+from extract.decode.limits import Limits
 from model.commands.options import FOLDER, RunFolder
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -78,6 +80,7 @@ logger = logging.getLogger(f"feat.{__name__}")
     "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
     help="Frame rate of folders of images.",
 )  # fmt: skip
+@takes_limits
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -98,6 +101,7 @@ def predict_command(
     rgb_weights: Path | None,
     flow_weights: Path | None,
     folder_fps: float,
+    limits: Limits,
     device: str,
     threads: int | None,
     as_json: bool,
@@ -119,7 +123,7 @@ def predict_command(
         run = newest_run(runs)
         logger.info("run: %s, the newest in %s", run, runs)
 
-    from extract.encode import Rate
+    from extract.encode import Reading
     from predict.outputs import Outputs, report_json, report_lines, write_outputs
     from predict.scoring import ExtractOptions, run_prediction
     from predict.sought import find_sought
@@ -130,6 +134,7 @@ def predict_command(
         device=device,
         threads=threads,
         folder_fps=folder_fps,
+        limits=limits,
         rgb_weights=rgb_weights,
         flow_weights=flow_weights,
     )
@@ -148,7 +153,7 @@ def predict_command(
         pad_seconds=pad_seconds,
         render=render_dir,
     )
-    write_outputs(sought, outputs, Rate(fps=config.decode.fps, folder=folder_fps))
+    write_outputs(sought, outputs, Reading(fps=config.decode.fps, folder=folder_fps, limits=limits))
     if as_json:
         click.echo(json.dumps(report_json(sought, run, keep_dir, csv_path)))
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.files import write_rows, write_whole
 from extract.decode.stills import read_stills
-from extract.encode import Part, Rate, Strip, cut_parts, render_below, shown_size
+from extract.encode import Part, Reading, Strip, cut_parts, render_below, shown_size
 from model.measures.peaks import highest_peaks
 from model.prediction.prediction import VideoPrediction
 from model.prediction.report import (
@@ -50,13 +50,13 @@ class Outputs:
     render: Path | None = None
 
 
-def write_outputs(sought: Sequence[Sought], outputs: Outputs, rate: Rate) -> None:
+def write_outputs(sought: Sequence[Sought], outputs: Outputs, reading: Reading) -> None:
     """Write what was asked for of every video that has a prediction.
 
     Args:
         sought: the videos.
         outputs: what was asked for.
-        rate: how the videos were sampled for their features.
+        reading: how the videos were read for their features.
 
     Raises:
         FeatError, OSError: it cannot be written.
@@ -84,17 +84,17 @@ def write_outputs(sought: Sequence[Sought], outputs: Outputs, rate: Rate) -> Non
         if outputs.plot:
             with noting_failure(each):
                 path = outputs.plot / f"{stem}.png"
-                _draw(path, each, prediction, rate)
+                _draw(path, each, prediction, reading)
                 each.written["plot"] = str(path)
         if outputs.cut:
             with noting_failure(each):
                 parts = _parts(outputs.cut / stem, prediction, outputs.pad_seconds)
-                cut_parts(each.source, parts, rate)
+                cut_parts(each.source, parts, reading)
                 each.written["cut"] = [str(part.path) for part in parts]
         if outputs.render:
             with noting_failure(each):
                 path = outputs.render / f"{stem}.mp4"
-                _render(path, each, prediction, rate)
+                _render(path, each, prediction, reading)
                 each.written["render"] = str(path)
 
 
@@ -170,19 +170,19 @@ def _parts(stem: Path, prediction: VideoPrediction, pad_seconds: float) -> list[
     return parts
 
 
-def _render(path: Path, each: Sought, prediction: VideoPrediction, rate: Rate) -> None:
+def _render(path: Path, each: Sought, prediction: VideoPrediction, reading: Reading) -> None:
     """Write the video with its curve below."""
-    width, _ = shown_size(each.source, rate)
+    width, _ = shown_size(each.source, reading)
     edges = prediction.edges_seconds
     strip = Strip(
         image=draw_strip(prediction, width),
         start_seconds=float(edges[0]),
         end_seconds=float(edges[-1]),
     )
-    render_below(each.source, path, strip, rate, num_frames=len(prediction.scores))
+    render_below(each.source, path, strip, reading, num_frames=len(prediction.scores))
 
 
-def _draw(path: Path, each: Sought, prediction: VideoPrediction, rate: Rate) -> None:
+def _draw(path: Path, each: Sought, prediction: VideoPrediction, reading: Reading) -> None:
     """Draw the timeline with the frames at the highest peaks."""
     scores = prediction.scores
     # nearer to each other than this the pictures would show much the same
@@ -192,7 +192,12 @@ def _draw(path: Path, each: Sought, prediction: VideoPrediction, rate: Rate) -> 
     abnormal = [frame for frame in peaks if scores[frame] >= prediction.threshold]
     shown = abnormal or [max(peaks, key=lambda frame: scores[frame])]
     images = read_stills(
-        each.source, shown, height=STILL_PIXELS, fps=rate.fps, folder_fps=rate.folder
+        each.source,
+        shown,
+        height=STILL_PIXELS,
+        fps=reading.fps,
+        folder_fps=reading.folder,
+        limits=reading.limits,
     )
     stills = [Still(frame=f, image=image) for f, image in zip(shown, images, strict=True)]
     draw_timeline(path, each.name, prediction, stills)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from data.videos import content_sha256, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig, recorded_weights
+from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.i3d.precision import precision_for
 from extract.runner import extract_videos
@@ -36,6 +37,7 @@ class ExtractOptions:
     device: str = "auto"
     threads: int | None = None
     folder_fps: float = 25.0
+    limits: Limits = field(default_factory=Limits)
     rgb_weights: Path | None = None
     flow_weights: Path | None = None
 
@@ -140,6 +142,7 @@ def _extract_missing(
         weights,
         resources=Resources(device=options.device, threads=options.threads),
         folder_fps=options.folder_fps,
+        limits=options.limits,
     ):
         for each in by_id[result.video_id]:
             each.error, each.cache = result.error, keep

@@ -14,9 +14,9 @@ from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource, find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
-from extract.encode import Part, Rate, Strip, cut_parts, render_below, shown_size
+from extract.encode import Part, Reading, Strip, cut_parts, render_below, shown_size
 
-EVERY = Rate(fps=None, folder=10.0)
+EVERY = Reading(fps=None, folder=10.0)
 # every frame is of one gray, lighter by 7 than the one before
 RAMP = "color=black:size=64x48:rate=10,format=yuv420p,geq=lum='16+7*N':cb=128:cr=128"
 
@@ -31,7 +31,7 @@ def make(path: Path, *options: str, video: str = RAMP, num: int = 30):
     return source
 
 
-def decoded(source: VideoSource, rate: Rate = EVERY, size: int = 32):
+def decoded(source: VideoSource, rate: Reading = EVERY, size: int = 32):
     """Return frames and times as the features were made from them."""
     with open_video(source, DecodeConfig(size=size, fps=rate.fps), folder_fps=rate.folder) as video:
         blocks = []
@@ -41,7 +41,7 @@ def decoded(source: VideoSource, rate: Rate = EVERY, size: int = 32):
         return np.concatenate(blocks), video.pts_seconds
 
 
-def part_of(source: VideoSource, start: int, end: int, path: Path, rate: Rate = EVERY) -> Part:
+def part_of(source: VideoSource, start: int, end: int, path: Path, rate: Reading = EVERY) -> Part:
     times = np.append(decoded(source, rate)[1], 1e6)
     return Part(path=path, start_frame=start, end_frame=end,
                 start_seconds=times[start], end_seconds=times[end])  # fmt: skip
@@ -88,7 +88,7 @@ def test_frames_of_a_variable_rate_keep_their_times(tmp_path: Path, out: Path) -
 
 def test_frames_are_counted_as_they_were_resampled(tmp_path: Path, out: Path) -> None:
     source = make(tmp_path / "a.mp4")
-    check_cut(source, [(3, 9)], out, Rate(fps=4.0, folder=10.0))
+    check_cut(source, [(3, 9)], out, Reading(fps=4.0, folder=10.0))
 
 
 def test_frames_that_change_in_size_are_counted_on(tmp_path: Path, out: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_ffmpeg_that_hangs_is_given_up_and_leaves_nothing(
     use_ffmpeg(tmp_path, monkeypatch, "*enc_time_base*) echo $$ > $0.pid; sleep 100")
     monkeypatch.setenv("FEAT_STALL_SECONDS", "0.5")
     with pytest.raises(DecodeError, match=r"^a\.mp4: no frame came from ffmpeg for 0\.5 s"):
-        cut_parts(source, [part], EVERY)
+        cut_parts(source, [part], Reading(fps=None, folder=10.0))
     assert not list(out.iterdir())
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "ffmpeg.pid").read_text()), 0)

@@ -100,6 +100,20 @@ def test_a_stall_time_that_is_none_is_told_once(
 ) -> None:
     monkeypatch.setenv("FEAT_STALL_SECONDS", "soon")
     result = template(videos)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.count("FEAT_STALL_SECONDS") == 1
     assert not (videos / "labels.csv").exists()
+
+
+def test_what_a_video_may_cost_is_that_of_an_extraction(videos: Path) -> None:
+    """Also where a clip is drawn."""
+    result = template(videos, "--max-frames", "14")
+    assert result.exit_code == 1
+    assert result.stderr.count("more than") == 1
+    assert "b, c.mp4: more than 14 frames" in result.stderr
+    assert labelled_videos(videos / "labels.csv") == {"a/x.mp4", "frames", "one.mp4"}
+    arguments = ["preview", str(videos / "b, c.mp4"), "--max-pixels", "100"]
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(videos / "b.png")])
+    assert result.exit_code == 1
+    assert "more than --max-pixels 100" in result.stderr
+    assert not (videos / "b.png").exists()

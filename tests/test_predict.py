@@ -176,6 +176,19 @@ def test_intervals_are_cut_out_and_the_curve_is_put_below(trained, predicted, tm
     assert report(normal)["videos"][0]["cut"] == []
 
 
+def test_what_a_video_may_cost_is_that_of_an_extraction(trained, predicted, tmp_path) -> None:
+    """In the extraction, and in what is written of a video whose features are there."""
+    arguments = ["predict", trained.videos / "t.mp4", "--run", trained.run, "--max-pixels", "100"]
+    refused = feat(*arguments, "--keep", tmp_path / "features", "--json")
+    assert refused.exit_code == 1
+    (failed,) = report(refused)["failed"]
+    assert "more than --max-pixels 100" in failed["error"]
+    there = feat(*arguments, "--keep", predicted[0] / "features", "--render", tmp_path / "shown")
+    assert there.exit_code == 1
+    assert "more than --max-pixels 100" in there.stdout + there.stderr
+    assert not list((tmp_path / "shown").iterdir())
+
+
 def _num_frames(path: Path) -> int:
     (source,) = find_videos(path)
     with open_video(source, DecodeConfig(size=16)) as video:

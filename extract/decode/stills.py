@@ -9,6 +9,7 @@ from PIL import Image
 from data.errors import DecodeError
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
+from extract.decode.limits import Limits
 from extract.decode.open import open_video
 from extract.decode.stream import StreamInfo
 
@@ -22,6 +23,7 @@ def read_stills(
     height: int,
     fps: float | None = None,
     folder_fps: float = 25.0,
+    limits: Limits | None = None,
 ) -> list[NDArray[np.uint8]]:
     """Return some frames of a video, (height, W, 3) uint8 RGB each, W by the video's proportions.
 
@@ -34,6 +36,7 @@ def read_stills(
         height: of the pictures, pixels.
         fps: what the video is resampled to; None for every frame.
         folder_fps: frame rate that a folder of images is taken to have.
+        limits: what the video may cost; None for the defaults.
 
     Raises:
         DecodeError: the video cannot be decoded, or not so far.
@@ -41,7 +44,7 @@ def read_stills(
     wanted = dict.fromkeys(frames)
     found: dict[int, NDArray[np.uint8]] = {}
     config = DecodeConfig(size=height, fps=fps)
-    with open_video(source, config, folder_fps=folder_fps) as stream:
+    with open_video(source, config, folder_fps=folder_fps, limits=limits) as stream:
         start = 0
         while len(found) < len(wanted):
             block, _ = stream.read(_READ_FRAMES)
