@@ -18,6 +18,7 @@ from cache import FeatureCache
 from cache.shard.hdf5_view import Hdf5Viewer
 from data.ffmpeg import find_ffmpeg
 from data.process import ENVIRONMENT
+from extract.decode.config import DecodeConfig
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -86,6 +87,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of 64 instead of 224 pixels: where features go is tested, not what they are."""
+    monkeypatch.setitem(DecodeConfig.__init__.__kwdefaults__, "size", 64)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from data.errors import ConfigError
 from data.videos import VideoSource
 from extract.backbones import BACKBONES, Backbone
 from extract.config import ExtractConfig, recorded_weights
+from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
 from extract.devices import Resources
 from extract.flow.tvl1 import TVL1Config
@@ -34,9 +35,9 @@ class Drawn:
     shape: tuple[int, ...]
     function: Callable[[torch.Tensor], torch.Tensor]
     kind: str = "features"
+    sizes: range = range(64, 225)
     identity = {"name": "drawn", "version": 3, "layer": "only"}  # noqa: RUF012
     clip_lens = range(16, 17)
-    sizes = range(224, 225)
     dtype = "float32"
 
     def find_weights(self, choices: Any, *, present: Any = (), recorded: Any = None) -> Weights:
@@ -55,7 +56,8 @@ HALVES = Drawn(
     lambda clips: torch.stack([part.float().mean(dim=(1, 2, 3)) for part in clips.chunk(2, 3)], 1),
     kind="crops",
 )
-TVL1 = TVL1Config(num_warps=1, outer_iterations=1)
+SMALL = DecodeConfig(size=64)
+TVL1 = TVL1Config(num_scales=2, num_warps=1, outer_iterations=1, inner_iterations=3)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def config(registered: None) -> ExtractConfig:
-    return ExtractConfig(streams=("colour", "motion", "halves"), tvl1=TVL1)
+    return ExtractConfig(streams=("colour", "motion", "halves"), decode=SMALL, tvl1=TVL1)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +124,14 @@ def test_what_was_recorded_of_a_new_backbone_is_read_back(
     assert recorded_weights("motion", configs["motion"]).digest == "0" * 64
 
 
-def test_a_clip_that_a_backbone_does_not_take_is_refused(config: ExtractConfig) -> None:
+def test_a_clip_that_a_backbone_does_not_take_is_refused(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match=r"clip_len: found 32, colour takes 16$"):
         replace(config, clip_len=32)
     with pytest.raises(ConfigError, match=r"clip_len: found 7, rgb takes 8 or more$"):
         ExtractConfig(clip_len=7, clip_stride=7)
+    monkeypatch.setitem(BACKBONES, "colour", replace(COLOUR, sizes=range(224, 225)))  # type: ignore[misc]
     with pytest.raises(ConfigError, match=r"size: found 112, colour takes 224$"):
         replace(config, decode=replace(config.decode, size=112))
 

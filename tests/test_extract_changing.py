@@ -12,7 +12,7 @@ import pytest
 import torch
 from file_modes import as_a_user
 from PIL import Image
-from test_extract_backbones import COLOUR, CPU
+from test_extract_backbones import COLOUR, CPU, SMALL
 
 import extract.worker
 from cache import FeatureCache
@@ -66,7 +66,7 @@ def extract_while(
     patch.setitem(BACKBONES, "tint", replace(TINT, function=network))  # type: ignore[misc]
     extract.worker._extractors.clear()
     cache = videos.parent / "features"
-    config = ExtractConfig(streams=("tint",))
+    config = ExtractConfig(streams=("tint",), decode=SMALL)
     report = run_extraction(videos, cache, config, resources=CPU)
     assert done
     return report, FeatureCache(cache)
@@ -139,10 +139,10 @@ def test_what_cannot_be_read_fails_alone(videos: Path, make_video: Callable[...,
         import sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}]
         from pathlib import Path
-        from test_extract_changing import BACKBONES, TINT, CPU, ExtractConfig, run_extraction
+        from test_extract_changing import BACKBONES, TINT, CPU, SMALL, ExtractConfig, run_extraction
         BACKBONES["tint"] = TINT
         cache = Path({str(videos.parent / "features")!r})
-        config = ExtractConfig(streams=("tint",))
+        config = ExtractConfig(streams=("tint",), decode=SMALL)
         report = run_extraction(Path({str(videos)!r}), cache, config, resources=CPU)
         assert report.done == 1, report
         for each in report.failed:

@@ -1,6 +1,7 @@
 """I3D: TensorFlow's padding, the published network's outputs, and the fast version of it."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -171,16 +172,23 @@ def test_prepared_float32_gives_the_published_features(
     assert logits.norm().item() == pytest.approx(47.3646, rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def plain_and_prepared() -> tuple[I3D, Callable[[torch.Tensor], torch.Tensor]]:
+    state = made_up_state("flow")
+    prepared = prepare_network(state, "flow", device="cpu", precision="float32")
+    prepared(torch.zeros(2, 2, 16, 32, 32))
+    return I3D.from_state_dict(state, "flow"), prepared
+
+
 @pytest.mark.parametrize(
     "size",
     [(1, 16, 64, 64), (3, 8, 32, 64), (1, 17, 57, 35)],
 )
-def test_prepared_equals_plain_for_any_size_and_layout(size: tuple[int, ...]) -> None:
+def test_prepared_equals_plain_for_any_size_and_layout(
+    plain_and_prepared: tuple[I3D, Callable[[torch.Tensor], torch.Tensor]], size: tuple[int, ...]
+) -> None:
     """One prepared network for all sizes: layouts packed for the first must serve the others."""
-    state = made_up_state("flow")
-    plain = I3D.from_state_dict(state, "flow")
-    prepared = prepare_network(state, "flow", device="cpu", precision="float32")
-    prepared(torch.zeros(2, 2, 16, 32, 32))
+    plain, prepared = plain_and_prepared
     batch, num_frames, height, width = size
     clips = torch.rand(batch, num_frames, height, width, 2) * 2 - 1
     with torch.inference_mode():

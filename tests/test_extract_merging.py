@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_extract_backbones import COLOUR, MOTION, TVL1
+from test_extract_backbones import COLOUR, MOTION, SMALL, TVL1
 
 import extract.pool
 import extract.runner
@@ -191,7 +191,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_video) -> Path:
 def config(monkeypatch: pytest.MonkeyPatch) -> ExtractConfig:
     for each in (COLOUR, MOTION):
         monkeypatch.setitem(BACKBONES, each.stream, each)
-    return ExtractConfig(streams=("colour", "motion"), tvl1=TVL1)
+    return ExtractConfig(streams=("colour", "motion"), decode=SMALL, tvl1=TVL1)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def alone(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fe
     with pytest.MonkeyPatch.context() as patch:
         for each in (COLOUR, MOTION):
             patch.setitem(BACKBONES, each.stream, each)
-        config = ExtractConfig(streams=("colour", "motion"), tvl1=TVL1)
+        config = ExtractConfig(streams=("colour", "motion"), decode=SMALL, tvl1=TVL1)
         place = tmp_path_factory.mktemp("alone") / "features"
         report = run_extraction(videos, place, config, resources=Resources(device="cpu"))
         assert report.done == len(LENGTHS)

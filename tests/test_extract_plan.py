@@ -10,7 +10,7 @@ from cache import FeatureCache
 from data.labels import read_labels
 from feat import cli
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_frames")
 
 
 @pytest.fixture

@@ -141,6 +141,7 @@ def test_renamed_and_copied_videos_cost_nothing(
     np.testing.assert_array_equal(cache.read("renamed.mp4", "rgb"), cache.read("a.mp4", "rgb"))
 
 
+@pytest.mark.usefixtures("small_frames")
 def test_a_changed_video_is_extracted_anew_under_its_name_and_said(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_changed_video_is_extracted_anew_under_its_name_and_said(
     assert FeatureCache(tmp_path / "cache").find("a.mp4", "rgb").source.num_frames == 5
 
 
+@pytest.mark.usefixtures("small_frames")
 def test_adding_the_flow_stream_keeps_rgb(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
@@ -181,6 +183,7 @@ def test_second_configuration_is_refused_unless_allowed(
     assert summary(extract(*options, "--streams", "rgb", "--allow-mixed"))["done"] == 3
 
 
+@pytest.mark.usefixtures("small_frames")
 def test_features_of_an_older_version_stay_and_are_made_anew_and_it_is_said(
     tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +207,7 @@ def test_features_of_an_older_version_stay_and_are_made_anew_and_it_is_said(
     assert cache.find("v.mp4", "flow", old.config) == old
 
 
+@pytest.mark.usefixtures("small_frames")
 def test_bad_videos_are_named_and_the_others_done(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:

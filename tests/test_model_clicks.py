@@ -113,10 +113,12 @@ def test_clicks_teach_where_the_event_is(name, tmp_path):
         add_video(cache, f"b{index}", {"rgb": features}, 192)
         add_video(cache, f"g{index}", {"rgb": np.abs(rng.normal(0, 1, (12, 64)))}, 192)
     quick = {
-        "deepmil": {"steps": 200, "click_weight": 10.0, "dropout": 0.0, "num_segments": 12},
-        "ar-net": {"steps": 150, "learning_rate": 0.002},
-        "pel4vad": {"steps": 60, "learning_rate": 0.002},
-    }
+        "deepmil": {
+            "steps": 120, "bags": 6, "click_weight": 10.0, "dropout": 0.0, "num_segments": 12,
+        },
+        "ar-net": {"steps": 60, "learning_rate": 0.005},
+        "pel4vad": {"steps": 30, "learning_rate": 0.004},
+    }  # fmt: skip
     found = {}
     for clicks in ("on", "off"):
         method = choose_method(name, assignments=[f"clicks={clicks}", "click_width=0.15"])

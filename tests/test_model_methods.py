@@ -38,9 +38,9 @@ from model.training.session import FitSession
 QUICK = {
     "deepmil": {"steps": 60},
     "ar-net": {"steps": 150, "learning_rate": 1e-3},
-    "rtfm": {"steps": 60},
-    "ur-dmu": {"steps": 40, "learning_rate": 3e-4, "bags": 4},
-    "bn-wvad": {"steps": 40, "learning_rate": 3e-4, "bags": 4},
+    "rtfm": {"steps": 30, "learning_rate": 2e-3},
+    "ur-dmu": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
+    "bn-wvad": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
     "pel4vad": {"steps": 60, "learning_rate": 1e-3},
     "srnn": {"steps": 20},
 }
@@ -48,6 +48,8 @@ WEAK = sorted(QUICK.keys() - {"srnn"})
 """They learn from bags."""
 NOVELTY = ["gmm", "sparse", "srnn", "knn", "autoencoder"]
 FOUND = [*NOVELTY, "logistic"]
+SHORT = {name: {"steps": 3} for name in QUICK} | {"convlstm": {"steps": 2, "hidden": 4}}
+"""Where it does not matter what they find."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,6 +61,10 @@ def cache(tmp_path_factory) -> FeatureCache:
 
 def quick(name):
     return choose_method(name).changed(QUICK.get(name, {}))
+
+
+def short(name):
+    return choose_method(name).changed(SHORT.get(name, {}))
 
 
 def fit(method, cache, rows, seed=0):
@@ -109,7 +115,7 @@ def test_video_labels_are_enough_to_find_the_frames(name, tmp_path):
 def test_supervision_is_said_in_words(cache, tmp_path):
     said = {}
     for name in ("logistic", "deepmil", "knn"):
-        run = run_training(cache, demo_rows(), quick(name), seed=0, runs=tmp_path).run
+        run = run_training(cache, demo_rows(), short(name), seed=0, runs=tmp_path).run
         said[name] = run_evaluation(run, cache, demo_rows(), pictures=False).protocol
     assert "fully supervised (frame labels of 8 training videos)" in said["logistic"]
     assert "weakly supervised (video labels, no frames, of 8 training videos)" in said["deepmil"]
@@ -440,8 +446,7 @@ def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"flow-magnitude"}))
 def test_a_seed_says_it_all(name, cache):
-    short = {name: {"steps": 3} for name in QUICK} | {"convlstm": {"steps": 2, "hidden": 4}}
-    method, material = gather(choose_method(name).changed(short.get(name, {})), cache, demo_rows())
+    method, material = gather(short(name), cache, demo_rows())
     before = torch.random.get_rng_state()
     first, again, other = (
         method.fit(material, FitSession(seed=seed)).parameters for seed in (1, 1, 2)
@@ -454,10 +459,10 @@ def test_a_seed_says_it_all(name, cache):
 
 @pytest.mark.parametrize("name", ["deepmil", "bn-wvad", "sparse", "logistic"])
 def test_a_checkpoint_scores_as_what_was_saved(name, cache, tmp_path):
-    report = run_training(cache, demo_rows(), quick(name), seed=4, runs=tmp_path)
+    report = run_training(cache, demo_rows(), short(name), seed=4, runs=tmp_path)
     loaded = load_checkpoint(report.run)
     assert loaded.info == report.info
-    method, material = gather(quick(name), cache, demo_rows())
+    method, material = gather(short(name), cache, demo_rows())
     np.testing.assert_allclose(
         score(loaded.info.method, loaded.fitted, material.train),
         score(method, method.fit(material, FitSession(seed=4)), material.train),

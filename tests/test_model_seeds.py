@@ -55,6 +55,13 @@ def train(cache, out, method=METHOD, *, seeds=3, rows=None, **how):
     return train_seeds(cache, rows or demo_rows(), method, count=seeds, out=out, **how)
 
 
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """Three seeds, and the folder of their runs, into which nobody writes."""
+    out = tmp_path_factory.mktemp("whole") / "three"
+    return out, train(cache, out)
+
+
 def checkpoints(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {
         path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
@@ -74,8 +81,8 @@ def test_each_seed_is_the_run_it_would_be_alone(cache, tmp_path):
     ).read_bytes()
 
 
-def test_mean_and_standard_deviation_are_those_of_the_rows(cache, tmp_path):
-    report = train(cache, tmp_path / "three")
+def test_mean_and_standard_deviation_are_those_of_the_rows(whole):
+    _, report = whole
     losses = [row["val_loss"] for row in report.rows]
     assert len(set(losses)) == 3
     assert report.spreads["val_loss"].mean == pytest.approx(sum(losses) / 3)
@@ -93,9 +100,7 @@ def test_spread_of_one_or_of_missing_values():
     assert spread_of([]) is None
 
 
-def test_going_on_keeps_finished_runs_and_resumes_the_killed_one(cache, tmp_path):
-    whole = tmp_path / "whole"
-    train(cache, whole)
+def test_going_on_keeps_finished_runs_and_resumes_the_killed_one(cache, whole, tmp_path):
     out = tmp_path / "killed"
     seen = []
 
@@ -116,7 +121,7 @@ def test_going_on_keeps_finished_runs_and_resumes_the_killed_one(cache, tmp_path
     after = checkpoints(out)
     assert after["seed-0"] == kept["seed-0"]
     assert {n: data for n, (_, data) in after.items()} == {
-        n: data for n, (_, data) in checkpoints(whole).items()
+        n: data for n, (_, data) in checkpoints(whole[0]).items()
     }
     more = train(cache, out, seeds=4)
     assert [row["seed"] for row in more.rows] == [0, 1, 2, 3]

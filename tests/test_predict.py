@@ -46,8 +46,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _own_weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_weights_folder_and_small_frames(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DecodeConfig.__init__.__kwdefaults__, "size", 64)
         patch.setenv("FEAT_WEIGHTS", str(tmp_path_factory.mktemp("weights-folder")))
         yield
 
