@@ -11,12 +11,19 @@ frame count nobody knows cannot be laid on its segments: it becomes a weak one (
 `folds/<seed>-<fold>.csv` beside the cache are for the categories: the abnormal videos with known
 frames, those of the official test part too, divided into three parts, each tested once; all others
 train.
+
+A third argument is a number of values to reduce each feature to, by the singular vectors of the
+official training videos (not centred, so that lengths and angles stay as they can): with 4,096
+values a step of RTFM takes 27 s of a core.
 """
 
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import TruncatedSVD
 
 from cache import FeatureCache
 from cache.exchange.foreign import ImportConfig
@@ -33,14 +40,19 @@ FOLDS = 3
 SEEDS = 2
 
 
-def make_cache(source: Path, out: Path) -> FeatureCache:
+def make_cache(source: Path, out: Path, values: int = 0) -> FeatureCache:
     marked = source / "videos.jsonl"
     labels = prepare_ucf_crime(source, train_intervals=marked, train_frames="unknown").labels
     cache = FeatureCache.create(out / "features")
+    arrays, origin = source / "c3d_fc6_32segments_fp16.npz", ORIGIN
+    if values:
+        train = {Path(label.video).stem for label in labels if label.split == "train"}
+        arrays = reduced(arrays, train, values, out / f"c3d-{values}.npz")
+        origin += f", reduced to {values} values by the training videos"
     import_features(
-        [source / "c3d_fc6_32segments_fp16.npz"],
+        [arrays],
         cache,
-        ImportConfig(stream=STREAM, origin=ORIGIN, layout="segments"),
+        ImportConfig(stream=STREAM, origin=origin, layout="segments"),
         frames=read_frame_counts(marked),
         names=[label.video for label in labels],
     )
@@ -61,6 +73,19 @@ def make_cache(source: Path, out: Path) -> FeatureCache:
         kind = f"abnormal, {'frames unknown' if weak else 'frames known'}" if abnormal else "normal"
         print(f"{split}: {count} {kind}")
     return cache
+
+
+def reduced(path: Path, train: set[str], values: int, out: Path) -> Path:
+    """Write the arrays with fewer values a row, by the singular vectors of the videos `train`."""
+    with np.load(path) as held:
+        arrays = {name: held[name].astype(np.float32) for name in held.files}
+    rows = np.concatenate([array for name, array in arrays.items() if name in train])
+    svd = TruncatedSVD(values, random_state=0).fit(rows)
+    kept = {name: array @ svd.components_.T for name, array in arrays.items()}
+    share = sum(np.square(kept[name]).sum() for name in train & kept.keys()) / np.square(rows).sum()
+    print(f"{values} values keep {share:.3f} of the squared length of {len(rows)} training rows")
+    np.savez(out, **kept)
+    return out
 
 
 def clicked(labels: list[VideoLabel], path: Path, counted: dict[str, int]) -> list[VideoLabel]:
@@ -91,6 +116,6 @@ def write_folds(labels: list[VideoLabel], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m bench.ucf_crime FOLDER_OF_UCF_CRIME OUT")
-    print(make_cache(Path(sys.argv[1]), Path(sys.argv[2])).path)
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: python -m bench.ucf_crime FOLDER_OF_UCF_CRIME OUT [VALUES]")
+    print(make_cache(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])).path)

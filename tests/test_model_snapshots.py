@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import add_video, demo_rows, label, make_cache
+from model_cache import add_video, demo_rows, label, make_cache, segment_table
 
 from cache import FeatureCache
 from data.errors import ModelError
@@ -120,6 +120,23 @@ def test_without_validation_nothing_is_chosen_and_it_says_why(tmp_path):
     assert numbers is not None
     assert numbers.chosen is not None
     assert set(load_checkpoint(run).info.val_videos) & {row.video for row in rows}
+
+
+def test_validation_videos_without_a_frame_count_do_not_choose(weak, tmp_path):
+    """Features of segments may be imported without one: their frames have no scores."""
+    _, rows = weak
+    rng = np.random.default_rng(1)
+    cache = FeatureCache.create(tmp_path / "features")
+    for row in rows:
+        frames, features = 0 if row.video in ("b1", "g4") else 128, rng.normal(0, 1, (8, 24))
+        clips = segment_table(frames or 8, 8)
+        add_video(cache, row.video, {"rgb": features}, frames, clips=clips, config={"clip_len": 0})
+    labels = [label(r.video, r.split, "?") if r.video == "b1" else r for r in rows]
+    method = choose_method("deepmil").changed({"steps": 2, "snapshots": 1, "bags": 3})
+    run = run_training(cache, labels, method, runs=tmp_path).run
+    numbers = run_evaluation(run, cache, labels, pictures=False).snapshots
+    assert numbers is not None
+    assert numbers.chosen_by == "the AUC of the videos of 18 others"
 
 
 def test_a_comparison_tells_the_three_numbers(weak, tmp_path):

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from cache import FeatureCache
 from cache.upkeep.summary import format_table
 from data.labels import VideoLabel, read_labels
-from model.features.aligned import check_labels
+from model.features.aligned import check_labels, videos_without_frames
 from model.features.load import FeatureSet
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.measures.metrics import VideoResult, frame_auc
@@ -104,7 +104,8 @@ def three_numbers(
     """Return the three numbers of a run; None without snapshots, or where videos have no AUC.
 
     What chooses are the run's validation videos with its own labels, by the AUC of their frames or,
-    for a method that sees no frame labels, of whole videos.
+    for a method that sees no frame labels, of whole videos. Those imported without a frame count
+    have no scores of frames and are left out.
 
     Args:
         trained: the run; a folder of several seeds has no snapshots of its own.
@@ -124,6 +125,9 @@ def three_numbers(
         allow_misaligned=True,
         configs=configs,
     )
+    used = [stream.name for stream in trained.info.streams]
+    uncounted = set(videos_without_frames(cache, rows, streams=used, configs=configs))
+    rows = [row for row in rows if row.video not in uncounted]
     held = trained.load_features(cache, rows, configs) if rows else None
     by_frames = trained.info.method.supervision == "fully"
     looks: list[ChosenSnapshot] = []

@@ -1,0 +1,52 @@
+"""Processor time of a training step of the weakly supervised methods, features of UCF-Crime's size.
+
+Made features, 1,610 videos of 200 clips of 1,024 values (the real ones are longer on average; no
+method but AR-Net sees more than 200 of a video in a step), default settings, one thread. What a
+step takes is the difference of two trainings; what they do once is left out.
+
+Run: python -m bench.bench_methods [--methods NAME,...] [--steps N]
+"""
+
+import argparse
+import time
+
+import torch
+
+from bench.bench_train import make_data
+from data.process import set_up_process
+from model.methods.base import Material
+from model.methods.mil import BagMethod
+from model.methods.registry import choose_method
+from model.training.session import FitSession
+
+VIDEOS, CLIPS, DIM = 1610, 200, 1024
+METHODS = "deepmil,ar-net,pel4vad,rtfm,ur-dmu,bn-wvad"
+
+
+def seconds(method: BagMethod[torch.nn.Module], material: Material, steps: int) -> float:
+    """Return the processor time of a training."""
+    begun = time.process_time()
+    method.changed({"steps": steps}).fit(material, FitSession(seed=0))
+    return time.process_time() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--steps", type=int, default=5)
+    options = parser.parse_args()
+    set_up_process()
+    torch.set_num_threads(1)
+    material = Material(train=make_data(videos=VIDEOS, clips=CLIPS, dim=DIM), val=None)
+    print("| method | s a step | default steps | minutes |\n|---|---:|---:|---:|")
+    for name in options.methods.split(","):
+        method = choose_method(name)
+        assert isinstance(method, BagMethod)
+        first = seconds(method, material, 1)
+        step = (seconds(method, material, 1 + options.steps) - first) / options.steps
+        minutes = step * method.steps / 60
+        print(f"| {name} | {step:.2f} | {method.steps} | {minutes:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
