@@ -48,26 +48,29 @@ def _holds(entry: str, name: str) -> bool:
 
 _find_own_packages()
 
-from cache.commands.labels import check_command, stats_command
-from cache.commands.upkeep import cache_group
-from data.commands.config import config_command
-from data.commands.prepare import data_group
-from data.commands.sample import sample_command
-from data.configuration import load_configuration, name_variables
-from data.errors import FeatError
-from data.process import TerminatedError, end_in_order_when_stopped, set_up_process
-from data.visible import VisibleStream, one_line, visible
-from extract.commands import doctor_command, extract_command, preview_command, template_command
-from extract.weights.commands import weights_group
-from model.commands.ablate import ablate_command
-from model.commands.compare import compare_command
-from model.commands.eval import eval_command
-from model.commands.import_run import import_run_command
-from model.commands.report import report_command
-from model.commands.runs import runs_group
-from model.commands.threshold import threshold_command
-from model.commands.train import train_command
-from predict.commands import predict_command
+try:
+    from cache.commands.labels import check_command, stats_command
+    from cache.commands.upkeep import cache_group
+    from data.commands.config import config_command
+    from data.commands.prepare import data_group
+    from data.commands.sample import sample_command
+    from data.configuration import load_configuration, name_variables
+    from data.errors import FeatError
+    from data.process import TerminatedError, end_in_order_when_stopped, set_up_process
+    from data.visible import VisibleStream, one_line, visible
+    from extract.commands import doctor_command, extract_command, preview_command, template_command
+    from extract.weights.commands import weights_group
+    from model.commands.ablate import ablate_command
+    from model.commands.compare import compare_command
+    from model.commands.eval import eval_command
+    from model.commands.import_run import import_run_command
+    from model.commands.report import report_command
+    from model.commands.runs import runs_group
+    from model.commands.threshold import threshold_command
+    from model.commands.train import train_command
+    from predict.commands import predict_command
+except KeyboardInterrupt:  # nothing is begun that could be gone on with
+    sys.exit(128 + signal.SIGINT)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

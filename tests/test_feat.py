@@ -1,6 +1,8 @@
 """The `feat` command itself: how errors reach the user."""
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from feat import FeatGroup, _add_debug_option, cli
+
+ROOT = Path(__file__).parents[1]
 
 
 def commands(
@@ -123,3 +127,19 @@ def test_quiet_leaves_results_warnings_and_errors(tmp_path: Path, quiet: bool) -
     assert ("sample_01.mp4" in made.stderr) != quiet
     error = CliRunner().invoke(cli, ["-q", *words] if quiet else words)
     assert error.stderr.startswith("error: ")
+
+
+def test_ctrl_c_while_feat_is_loaded_shows_no_traceback() -> None:
+    code = (
+        "import builtins, os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "load = builtins.__import__\n"
+        "def stopped(name, *how):\n"
+        "    if name == 'model.commands.train':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *how)\n"
+        "builtins.__import__ = stopped\n"
+        "import feat"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
