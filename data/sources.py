@@ -15,9 +15,18 @@ UNKNOWN = "unknown source"
 _KINDS = {"intervals": "intervals", "clicks": "clicks"}
 
 
-def source_of(dataset: str, path: Path) -> str:
-    """Return what the column `source` says of labels read from a file of a dataset."""
-    return f"{dataset} {path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+def source_of(dataset: str, *paths: Path) -> str:
+    """Return what the column `source` says of labels read from one or more files of a dataset.
+
+    Several are told by their number and one digest, of their names and contents.
+    """
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    if len(digests) == 1:
+        ((name, digest),) = digests.items()
+        return f"{dataset} {name} {digest[:12]}"
+    together = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
+    digest = hashlib.sha256(together.encode()).hexdigest()
+    return f"{dataset} {len(digests)} files {digest[:12]}"
 
 
 def count_sources(labels: Iterable[VideoLabel]) -> dict[str, int]:

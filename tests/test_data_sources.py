@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from model_cache import SMALLEST, demo_rows, make_cache
@@ -35,6 +36,31 @@ def test_a_dataset_writes_file_and_digest(tmp_path):
     arguments = ["data", "split", "--labels", str(out), "--out", str(split)]
     assert CliRunner().invoke(cli, arguments).exit_code == 0
     assert {row.source for row in read_labels(split)} == {expected}
+
+
+def test_labels_of_several_files_have_one_digest(tmp_path):
+    """That of the lines `sha256sum` prints for them, by name, with one blank."""
+    (tmp_path / "test_frame_mask").mkdir()
+    masks = {f"01_000{n}": np.arange(20) // 10 * (n - 1) for n in (2, 1)}
+    for name, mask in masks.items():
+        np.save(tmp_path / "test_frame_mask" / f"{name}.npy", mask.astype(np.int8))
+    out = tmp_path / "labels.csv"
+    arguments = ["data", "shanghaitech", "--root", str(tmp_path), "--split", "one-class"]
+    arguments += ["--out", str(out), "--partial"]
+    said = []
+    for _ in range(2):
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        said.append({row.source for row in read_labels(out)})
+        (tmp_path / "test_frame_mask/01_0001.npy").write_bytes(
+            (tmp_path / "test_frame_mask/01_0002.npy").read_bytes()
+        )
+    names = sorted((tmp_path / "test_frame_mask").iterdir())
+    lines = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.name}\n" for path in names
+    )
+    assert said[1] == {f"shanghaitech 2 files {hashlib.sha256(lines.encode()).hexdigest()[:12]}"}
+    assert said[0] != said[1]
 
 
 def test_a_run_and_its_report_tell_the_sources(tmp_path):

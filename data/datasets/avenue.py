@@ -8,7 +8,7 @@ abnormal if its mask in `<n>_label.mat` (variable `volLabel`, one mask a frame) 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +73,8 @@ def prepare_avenue(
     names = VideoNames(root)
     train = names.names(_is_training)
     test = _numbered(names.names(lambda video: not _is_training(video)))
-    masks = _read_masks(root)
+    files = sorted(root.rglob("*_label.mat"))
+    masks = _read_masks(files)
     if not masks:
         raise LabelsError(
             f"{root}: no *_label.mat found; give the folder that holds them as --root"
@@ -81,7 +82,9 @@ def prepare_avenue(
     spans = {number: intervals_from_frames(mask) for number, mask in masks.items()}
     sizes = {number: mask.size for number, mask in masks.items()}
     if convention == "list":
-        spans = _read_list(root, sizes)
+        listed = _list_file(root)
+        spans = _read_list(listed, sizes)
+        files.append(listed)
     problems = missing_problems(
         "masks without a test video",
         (str(number) for number in spans if number not in test) if names else (),
@@ -114,7 +117,7 @@ def prepare_avenue(
     problems += count_problems(f"avenue ({convention})", found, PUBLISHED[convention])
     if split == "halves":
         labels = random_halves(labels, seed=seed)
-    return DatasetLabels(labels=labels, problems=tuple(problems))
+    return DatasetLabels(labels=labels, problems=tuple(problems), files=tuple(files))
 
 
 @examples(
@@ -156,12 +159,12 @@ def _numbered(names: Mapping[str, str]) -> dict[int, str]:
     return {int(name): video for name, video in names.items() if re.fullmatch("[0-9]+", name)}
 
 
-def _read_masks(root: Path) -> dict[int, "npt.NDArray[np.bool_]"]:
+def _read_masks(files: Iterable[Path]) -> dict[int, "npt.NDArray[np.bool_]"]:
     """Return number -> (T,) bool: whether any pixel of the frame is abnormal."""
     import numpy as np
 
     masks = {}
-    for path in sorted(root.rglob("*_label.mat")):
+    for path in files:
         match = re.fullmatch("([0-9]+)_label", path.stem)
         if match is None:
             continue
@@ -172,14 +175,14 @@ def _read_masks(root: Path) -> dict[int, "npt.NDArray[np.bool_]"]:
     return masks
 
 
-def _read_list(root: Path, sizes: Mapping[int, int]) -> dict[int, Intervals]:
+def _list_file(root: Path) -> Path:
+    names = ("avenue.mat", "frame_labels_avenue.npy")
+    return first_existing(root, names, "the frame list of the convention 'list'")
+
+
+def _read_list(path: Path, sizes: Mapping[int, int]) -> dict[int, Intervals]:
     import numpy as np
 
-    path = first_existing(
-        root,
-        ("avenue.mat", "frame_labels_avenue.npy"),
-        "the frame list of the convention 'list'",
-    )
     if path.suffix == ".npy":
         return _cut_flat_list(path, sizes)
     cells = read_mat(path, "gt").ravel()

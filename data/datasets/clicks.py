@@ -71,4 +71,4 @@ def with_clicks(dataset: DatasetLabels, path: Path) -> DatasetLabels:
             spans = merge_intervals([(frame, frame + 1) for frame in frames])
             label = replace(label, extent="clicks", intervals=spans, source=source)
         labels.append(label)
-    return DatasetLabels(labels=labels, problems=(*dataset.problems, *problems))
+    return replace(dataset, labels=labels, problems=(*dataset.problems, *problems))

@@ -9,6 +9,7 @@ from data.datasets.clicks import with_clicks
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.labels import join_problems, write_labels
+from data.sources import source_of
 from data.splits.divide import split_summary
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -53,8 +54,8 @@ def write_dataset_labels(
         raise LabelsError(join_problems([*dataset.problems, "nothing written; see --partial"]))
     for problem in dataset.problems:
         click.echo(f"warning: {problem}", err=True)
-    # of datasets whose labels are a file a video, the name has to do
     name = click.get_current_context().info_name or ""
-    write_labels(out, [replace(row, source=row.source or name) for row in dataset.labels])
+    source = source_of(name, *dataset.files) if dataset.files else name
+    write_labels(out, [replace(row, source=row.source or source) for row in dataset.labels])
     click.echo(split_summary(dataset.labels))
     click.echo(f"{out}: {len(dataset.labels)} videos")

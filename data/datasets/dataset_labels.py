@@ -16,10 +16,12 @@ class DatasetLabels:
         labels: one for each video, ready for `write_labels`.
         problems: one line each: what is missing or differs from what was published, and what to
             do. Empty when all is as published.
+        files: that the labels without a source of their own were read from.
     """
 
     labels: list[VideoLabel]
     problems: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def count_problems(

@@ -8,7 +8,7 @@ labels, either as `gt_<name>.mat` files (variable `gt`, shape `(1, num_frames)`,
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,8 @@ def prepare_lad(root: Path) -> DatasetLabels:
         LabelsError: the split lists or all labels are absent, or a file is damaged.
     """
     split_of = _read_splits(root)
-    truths = _read_pickles(root) or _read_mats(root)
+    files = _label_files(root)
+    truths = _read_pickles(*files) if files[0].suffix == ".pickle" else _read_mats(root, files)
     video_of, problems = VideoNames(root).locate(
         split_of, lambda name: f"{truths[name].category}/{name}" if name in truths else name
     )
@@ -97,7 +98,8 @@ def prepare_lad(root: Path) -> DatasetLabels:
     for doubt, names in sorted(doubtful.items()):
         what, _, todo = doubt.partition("; ")
         problems += missing_problems(f"videos {what}", names, todo)
-    return DatasetLabels(labels=labels, problems=tuple(problems + _count_problems(labels)))
+    problems += _count_problems(labels)
+    return DatasetLabels(labels=labels, problems=tuple(problems), files=files)
 
 
 @examples(
@@ -133,11 +135,19 @@ def _read_splits(root: Path) -> dict[str, Split]:
     return split_of
 
 
-def _read_pickles(root: Path) -> dict[str, _Truth]:
-    frame_path = root / "GT" / "frame_label_IET.pickle"
-    video_path = root / "GT" / "video_label_IET.pickle"
-    if not frame_path.exists():
-        return {}
+def _label_files(root: Path) -> tuple[Path, ...]:
+    """Return the pickles of frames and of categories, or else the .mat files."""
+    pickles = (root / "GT" / "frame_label_IET.pickle", root / "GT" / "video_label_IET.pickle")
+    files = pickles if pickles[0].exists() else tuple(sorted(root.rglob("gt_*.mat")))
+    if not files:
+        raise LabelsError(
+            f"{root}: no labels found, expected GT/frame_label_IET.pickle and"
+            " GT/video_label_IET.pickle, or gt_*.mat files"
+        )
+    return files
+
+
+def _read_pickles(frame_path: Path, video_path: Path) -> dict[str, _Truth]:
     numbers = read_array_pickle(video_path)
     return {
         name: _Truth(
@@ -167,20 +177,15 @@ def _category_by_number(path: Path, name: str, numbers: Mapping[str, Any]) -> st
     return CATEGORIES[index]
 
 
-def _read_mats(root: Path) -> dict[str, _Truth]:
-    truths = {}
-    for path in sorted(root.rglob("gt_*.mat")):
+def _read_mats(root: Path, files: Iterable[Path]) -> dict[str, _Truth]:
+    truths: dict[str, _Truth] = {}
+    for path in files:
         name = re.sub("^gt_", "v_", path.stem)
         frames = _one_row(path, name, read_mat(path, "gt"))
         # the authors keep a second copy of every file in a folder "all": prefer one with a category
         category = _category_in_path(path.relative_to(root))
         if name not in truths or category:
             truths[name] = _Truth(category=category, frames=frames)
-    if not truths:
-        raise LabelsError(
-            f"{root}: no labels found, expected GT/frame_label_IET.pickle and"
-            " GT/video_label_IET.pickle, or gt_*.mat files"
-        )
     return truths
 
 

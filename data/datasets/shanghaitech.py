@@ -67,7 +67,8 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Datase
     folder = first_existing(
         root, ("test_frame_mask", "testing/test_frame_mask"), "the folder of frame masks"
     )
-    masks = {path.stem: read_frame_mask(path) for path in sorted(folder.glob("*.npy"))}
+    files = tuple(sorted(folder.glob("*.npy")))
+    masks = {path.stem: read_frame_mask(path) for path in files}
     names = VideoNames(root)
     listed, sizes, problems = _read_lists(root, masks, needed=split == "weak")
     if split == "weak":
@@ -87,7 +88,7 @@ def prepare_shanghaitech(root: Path, *, split: ShanghaiSplit = "weak") -> Datase
         "test videos": counts["test", False] + counts["test", True],
     }
     counted = count_problems(f"shanghaitech ({split})", found, PUBLISHED[split])
-    return DatasetLabels(labels=labels, problems=tuple(problems + missing + counted))
+    return DatasetLabels(labels=labels, problems=tuple(problems + missing + counted), files=files)
 
 
 @examples(

@@ -103,7 +103,7 @@ def prepare_xd_violence(
         "violent test videos": counts["test", True],
     }
     problems += count_problems("xd-violence", found, PUBLISHED)
-    return DatasetLabels(labels=labels, problems=tuple(problems))
+    return DatasetLabels(labels=labels, problems=tuple(problems), files=(annotation,))
 
 
 @examples(
