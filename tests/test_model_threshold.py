@@ -10,6 +10,9 @@ from model_cache import SMALLEST, label, make_cache
 
 from data.labels import write_labels
 from feat import cli
+from model.experiments.compare import run_comparison
+from model.experiments.compare_table import to_markdown
+from model.experiments.folder import Terms
 from model.experiments.seeds import train_seeds
 from model.measures.budget import AlarmRule
 from model.prediction.prediction import predict_video
@@ -173,6 +176,19 @@ def test_refused_footage_leaves_a_threshold_as_it_was(cache, rows, tmp_path):
         assert refused.exit_code == 1
         assert reason in refused.stderr
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == files
+
+
+def test_a_comparison_tells_the_false_alarms_at_the_thresholds_it_fits(cache, rows, tmp_path):
+    found = run_comparison(cache, rows, [SMALLEST], seeds=2, out=tmp_path / "c", terms=Terms())
+    rates = [
+        json.loads(path.read_text())["far_per_hour_fitted"]
+        for path in tmp_path.glob("c/*/seed-*/eval/metrics.json")
+    ]
+    assert len(rates) == 2
+    assert found.rows[0].values["far_per_hour_fitted"] == pytest.approx(sum(rates) / 2)
+    head, _, line = to_markdown(found).splitlines()[:3]
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["false alarms an hour"] == f"{sum(rates) / 2:.3f}"
 
 
 def test_a_killed_training_goes_on_with_the_budget_it_was_begun_with(cache, rows, tmp_path):
