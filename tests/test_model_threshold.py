@@ -4,9 +4,10 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import SMALLEST, label, make_cache
+from model_cache import SMALLEST, add_video, clip_table, label, make_cache
 
 from data.labels import write_labels
 from feat import cli
@@ -15,6 +16,7 @@ from model.experiments.compare_table import to_markdown
 from model.experiments.folder import Terms
 from model.experiments.seeds import train_seeds
 from model.measures.budget import AlarmRule
+from model.methods.registry import choose_method
 from model.prediction.prediction import predict_video
 from model.runs.threshold import read_held_out, read_threshold
 from model.runs.train import run_training
@@ -176,6 +178,18 @@ def test_refused_footage_leaves_a_threshold_as_it_was(cache, rows, tmp_path):
         assert refused.exit_code == 1
         assert reason in refused.stderr
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == files
+
+
+def test_videos_of_unknown_frames_are_left_out_of_a_fit(rows, tmp_path):
+    unknown = [label(f"{kind}/{kind}.mp4", "val", "?" * (kind == "bad")) for kind in ("bad", "ok")]
+    weak = [replace(row, extent="unknown", intervals=()) if row.intervals else row for row in rows]
+    cache = make_cache(tmp_path / "features", rows, num_frames=FRAMES, streams={"rgb": 16})
+    for row in unknown:
+        features = {"rgb": np.ones((32, 16))}
+        add_video(cache, row.video, features, 0, clips=clip_table(512))
+    method = choose_method("deepmil").changed({"steps": 2, "smoothing": 1})
+    report = run_training(cache, [*weak, *unknown], method, out=tmp_path / "run", device="cpu")
+    assert report.threshold.num_videos == 3
 
 
 def test_a_comparison_tells_the_false_alarms_at_the_thresholds_it_fits(cache, rows, tmp_path):
