@@ -36,6 +36,7 @@ from data.splits.divide import k_fold
 
 STREAM = "c3d"
 ORIGIN = "C3D fc6, 32 segments a video, third party"
+FRAME_RATE = 30.0  # of all videos of UCF-Crime: Sultani et al. 2018, section 5.1
 FOLDS = 3
 SEEDS = 2
 
@@ -55,6 +56,7 @@ def make_cache(source: Path, out: Path, values: int = 0) -> FeatureCache:
         ImportConfig(stream=STREAM, origin=origin, layout="segments"),
         frames=read_frame_counts(marked),
         names=[label.video for label in labels],
+        frame_rate=FRAME_RATE,
     )
     held = set(cache.videos())
     kept = [label for label in labels if label.video in held]

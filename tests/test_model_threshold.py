@@ -4,13 +4,19 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from model_cache import SMALLEST, label, make_cache
+from model_cache import SMALLEST, add_video, clip_table, label, make_cache
 
+from data.labels import write_labels
 from feat import cli
+from model.experiments.compare import run_comparison
+from model.experiments.compare_table import to_markdown
+from model.experiments.folder import Terms
 from model.experiments.seeds import train_seeds
 from model.measures.budget import AlarmRule
+from model.methods.registry import choose_method
 from model.prediction.prediction import predict_video
 from model.runs.threshold import read_held_out, read_threshold
 from model.runs.train import run_training
@@ -124,6 +130,79 @@ def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path
     refused = feat("threshold", report.run)
     assert refused.exit_code == 1
     assert "1.7 minutes of held-out normal video, at least 3 are needed" in refused.stderr
+
+
+def test_new_normal_footage_gives_a_threshold_to_runs_of_earlier_builds(cache, rows, tmp_path):
+    trained_on = [row for row in rows if row.split == "train"]
+    one = run_training(cache, trained_on, SMALLEST, out=tmp_path / "one").run
+    two = train_seeds(cache, trained_on, SMALLEST, count=2, out=tmp_path / "two").run
+    for path in tmp_path.rglob("held-out.safetensors"):
+        path.unlink()
+    refused = feat("threshold", one)
+    assert refused.exit_code == 1
+    assert "name normal videos with --labels" in refused.stderr
+
+    new = [label(f"new/{index}.mp4", "val") for index in range(3)]
+    footage = make_cache(tmp_path / "footage", new, num_frames=2 * FRAMES, streams={"rgb": 16})
+    write_labels(footage.path / "labels.csv", new)
+    for run in (one, two):
+        told = feat("threshold", run, "--cache", footage.path, "--false-alarms", "60", "--json")
+        assert told.exit_code == 0, told.output
+        stored = read_threshold(run)
+        assert json.loads(told.stdout)["threshold"] == stored.value
+        assert stored.fitted.hours == pytest.approx(600 / 3600)
+        trained = load_run(run)
+        expected = trained.score(trained.load_features(footage, new)).frames
+        found = {video.video: video.scores.tolist() for video in read_held_out(run)}
+        for row, scores in zip(new, expected, strict=True):
+            assert found[row.video] == pytest.approx(scores.tolist())
+    # those scores are kept: another budget needs no footage
+    assert feat("threshold", two, "--false-alarms", "100").exit_code == 0
+    assert read_threshold(two / "seed-1").rule.per_hour == 100
+    assert feat("runs", "verify", one).exit_code == 0
+
+
+def test_refused_footage_leaves_a_threshold_as_it_was(cache, rows, tmp_path):
+    run = run_training(cache, rows, SMALLEST, out=tmp_path / "run").run
+    files = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    seen = [replace(row, split="val") for row in rows if row.video == "good/0.mp4"]
+    short = [row for row in rows if row.video == "good/3.mp4"]
+    abnormal = [row for row in rows if row.video.startswith("bad")]
+    for wanted, reason in (
+        (seen, f"1 val videos were used to train {run}: good/0.mp4"),
+        (short, "1.7 minutes of held-out normal video, at least 3 are needed"),
+        (abnormal, "the labels name no normal video with split 'val'"),
+    ):
+        write_labels(tmp_path / "some.csv", wanted)
+        refused = feat("threshold", run, "--labels", tmp_path / "some.csv")
+        assert refused.exit_code == 1
+        assert reason in refused.stderr
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == files
+
+
+def test_videos_of_unknown_frames_are_left_out_of_a_fit(rows, tmp_path):
+    unknown = [label(f"{kind}/{kind}.mp4", "val", "?" * (kind == "bad")) for kind in ("bad", "ok")]
+    weak = [replace(row, extent="unknown", intervals=()) if row.intervals else row for row in rows]
+    cache = make_cache(tmp_path / "features", rows, num_frames=FRAMES, streams={"rgb": 16})
+    for row in unknown:
+        features = {"rgb": np.ones((32, 16))}
+        add_video(cache, row.video, features, 0, clips=clip_table(512))
+    method = choose_method("deepmil").changed({"steps": 2, "smoothing": 1})
+    report = run_training(cache, [*weak, *unknown], method, out=tmp_path / "run", device="cpu")
+    assert report.threshold.num_videos == 3
+
+
+def test_a_comparison_tells_the_false_alarms_at_the_thresholds_it_fits(cache, rows, tmp_path):
+    found = run_comparison(cache, rows, [SMALLEST], seeds=2, out=tmp_path / "c", terms=Terms())
+    rates = [
+        json.loads(path.read_text())["far_per_hour_fitted"]
+        for path in tmp_path.glob("c/*/seed-*/eval/metrics.json")
+    ]
+    assert len(rates) == 2
+    assert found.rows[0].values["far_per_hour_fitted"] == pytest.approx(sum(rates) / 2)
+    head, _, line = to_markdown(found).splitlines()[:3]
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["false alarms an hour"] == f"{sum(rates) / 2:.3f}"
 
 
 def test_a_killed_training_goes_on_with_the_budget_it_was_begun_with(cache, rows, tmp_path):

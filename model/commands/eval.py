@@ -18,7 +18,6 @@ from model.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from cache import FeatureCache
     from data.labels import Split
     from model.evaluation.evaluate import EvalReport
 
@@ -84,7 +83,7 @@ def eval_command(
     from model.runs.threshold import threshold_words
 
     def evaluate(run: Path) -> "EvalReport":
-        cache = _cache_of(run, setup)
+        cache = setup.open_cache_of(run)
         return run_evaluation(
             run,
             cache,
@@ -118,19 +117,3 @@ def eval_command(
         click.echo("\n" + "\n".join(report.snapshots.to_lines()))
     if report.compat:
         click.echo(f"\n{report.compat.to_markdown()}")
-
-
-def _cache_of(run: Path, setup: Setup) -> "FeatureCache":
-    from cache import FeatureCache
-    from data.errors import CacheError
-    from model.runs.checkpoint import load_checkpoint
-    from model.runs.trained import run_folders
-
-    if setup.cache_dir:
-        return setup.open_cache()
-    try:
-        return FeatureCache(Path(load_checkpoint(run_folders(run)[0]).info.cache))
-    except CacheError as error:
-        raise CacheError(
-            f"{error} (the run was trained from there; name its cache with --cache)"
-        ) from error

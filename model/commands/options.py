@@ -190,6 +190,27 @@ class Setup:
         assert self.cache_dir is not None, "a command without a default cache opens its own"
         return FeatureCache(self.cache_dir)
 
+    def open_cache_of(self, run: Path) -> "FeatureCache":
+        """Return the cache that --cache names, or the one a run was trained from.
+
+        Raises:
+            CacheError: there is none.
+            ModelError: the run's checkpoint cannot be read.
+        """
+        from cache import FeatureCache
+        from data.errors import CacheError
+        from model.runs.checkpoint import load_checkpoint
+        from model.runs.trained import run_folders
+
+        if self.cache_dir:
+            return self.open_cache()
+        try:
+            return FeatureCache(Path(load_checkpoint(run_folders(run)[0]).info.cache))
+        except CacheError as error:
+            raise CacheError(
+                f"{error} (the run was trained from there; name its cache with --cache)"
+            ) from error
+
     def data_options(self, cache: "FeatureCache") -> "DataOptions":
         """Return which features and labels are used.
 

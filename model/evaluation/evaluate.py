@@ -118,7 +118,7 @@ def run_evaluation(
     trained = load_run(run, device=device)
     if not options.configs:
         trained.check_cache(cache)
-    wanted = _choose_videos(cache, labels, split, trained.options(options))
+    wanted = choose_videos(cache, labels, split, trained.options(options))
     if compat == "released":
         _require_windows(trained)
     data = trained.load_features(cache, wanted, options.configs)
@@ -300,10 +300,14 @@ def _trained_words(info: RunInfo) -> str:
     return f"{kind} supervised ({what} of {count} training videos{selected})"
 
 
-def _choose_videos(
+def choose_videos(
     cache: FeatureCache, labels: Sequence[VideoLabel], split: Split, options: DataOptions
 ) -> list[VideoLabel]:
-    """Return the videos to evaluate, whose labels fit and whose frames are known."""
+    """Return the videos of a split, whose labels fit and whose frames are known.
+
+    Raises:
+        FeatError: there are none, or one has no features, other frames or an unknown number.
+    """
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")

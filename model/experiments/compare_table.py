@@ -1,6 +1,6 @@
 """The table of a comparison: one row a method, as Markdown and CSV."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from model.experiments.folder import FinishedRun, spread_of
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
 from model.methods.base import Method
 
-SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "accuracy_video")
+SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "far_per_hour_fitted", "accuracy_video")
 WITH_INTERVAL = ("auc", "ap")
 HEAD = {
     "auc": "AUC",
@@ -23,6 +23,7 @@ HEAD = {
     "auc_abnormal": "AUC, abnormal videos",
     "auc_macro": "AUC, mean of videos",
     "far": "false alarms",
+    "far_per_hour_fitted": "false alarms an hour",
     "accuracy_video": "category accuracy",
 }
 
@@ -90,25 +91,27 @@ class Comparison:
 
 def make_row(method: Method, runs: Sequence[FinishedRun]) -> Row:
     """Return the line of one method from its runs."""
-    values = {name: [run.measures[name] for run in runs] for name in SHOWN}
+    values = {name: [run.measures.get(name) for run in runs] for name in SHOWN}
     aucs = [value for value in values["auc"] if value is not None]
     kept = [run.measures["snapshots"] for run in runs if run.measures.get("snapshots")]
     return Row(
         method=method.name,
         supervision=method.supervision,
         seeds=len(runs),
-        values={
-            name: None if None in found else float(np.mean(found)) for name, found in values.items()
-        },
+        values={name: _mean(found) for name, found in values.items()},
         auc_spread=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
         intervals=bootstrap_intervals([run.results for run in runs], measures=WITH_INTERVAL),
         seconds=float(np.mean([run.seconds for run in runs])),
-        snapshots={name: _mean_auc([one[name] for one in kept]) for name in NAMES if kept},
+        snapshots={
+            name: _mean([one[name]["auc"] if one[name] else None for one in kept])
+            for name in NAMES
+            if kept
+        },
     )
 
 
-def _mean_auc(chosen: Sequence[Mapping[str, Any] | None]) -> float | None:
-    spread = spread_of([one["auc"] if one else None for one in chosen])
+def _mean(values: Sequence[float | None]) -> float | None:
+    spread = spread_of(values)
     return spread.mean if spread else None
 
 
@@ -136,8 +139,8 @@ def to_markdown(comparison: Comparison) -> str:
         f"{comparison.num_test_videos} test videos, {comparison.num_test_frames} frames; features "
         f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
         "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "
-        "frames of normal videos that score 0.5 or more. Numbers of different supervision were "
-        "not won with the same labels."
+        "frames of normal videos that score 0.5 or more, and an hour: at the threshold fitted for "
+        "each run. Numbers of different supervision were not won with the same labels."
     )
 
 

@@ -24,12 +24,13 @@ from model.runs.folder import LABELS_NAME, SEEDS_NAME, is_seeds_folder, new_run_
 from model.runs.threshold import (
     NormalVideo,
     StoredThreshold,
+    fit_stored,
     mean_of_seeds,
     read_held_out,
     store_threshold,
 )
 from model.runs.train import finish_training
-from model.runs.trained import finished_seeds, load_run, read_terms
+from model.runs.trained import finished_seeds, load_run, read_terms, run_folders
 
 if TYPE_CHECKING:
     from model.evaluation.evaluate import EvalReport
@@ -129,7 +130,9 @@ def train_seeds(
                 run, cache, labels, method, seed=seed, options=options, alarms=alarms, **how
             )
         try:
-            logger.info("mean of all seeds: %s", _fit_together(folder, alarms).to_text())
+            held = [_held_out(one) for one in finished_seeds(folder).values()]
+            told = store_threshold(folder, mean_of_seeds(held), alarms)
+            logger.info("mean of all seeds: %s", told.to_text())
         except NoThresholdError as error:
             logger.info("mean of all seeds: no threshold was fitted: %s", error)
     rows = [
@@ -191,36 +194,38 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 
-def fit_thresholds(run: Path, rule: AlarmRule) -> StoredThreshold:
+def fit_thresholds(
+    run: Path, rule: AlarmRule, held_out: Callable[[Path], list[NormalVideo]] | None = None
+) -> StoredThreshold:
     """Fit and store the threshold of a run, or of each of several seeds and of their mean.
+
+    Args:
+        run: finished, of one seed or of several.
+        rule: what the threshold is fitted for.
+        held_out: gives what a run of one seed says of normal videos; default: as it has kept.
 
     Returns:
         That of the run, or of the mean.
 
     Raises:
-        NoThresholdError: the scores of held-out normal videos give none.
+        NoThresholdError: the scores of held-out normal videos give none; nothing is changed then.
         ModelError: a training is not finished, or has kept no such scores.
     """
-    if not is_seeds_folder(run):
-        with working_in(run, go_on="the same command"):
-            return store_threshold(run, _held_out(run), rule)
     with working_in(run, go_on="the same command"):
-        for seed in finished_seeds(run).values():
-            store_threshold(seed, _held_out(seed), rule)
-        return _fit_together(run, rule)
-
-
-def _fit_together(folder: Path, rule: AlarmRule) -> StoredThreshold:
-    """Fit the threshold of the mean; seeds that have learnt from a video have no say on it."""
-    held = [_held_out(run) for run in finished_seeds(folder).values()]
-    return store_threshold(folder, mean_of_seeds(held), rule)
+        held = {folder: (held_out or _held_out)(folder) for folder in run_folders(run)}
+        if is_seeds_folder(run):
+            held[run] = mean_of_seeds(list(held.values()))
+        for one in held.values():
+            fit_stored(one, rule)  # refused before anything is written
+        return {folder: store_threshold(folder, one, rule) for folder, one in held.items()}[run]
 
 
 def _held_out(run: Path) -> list[NormalVideo]:
     held = read_held_out(run)
     if held is None:
         raise NoThresholdError(
-            f"{run}: holds no scores of held-out normal videos; train again with this build"
+            f"{run}: an earlier build has kept no scores of held-out normal videos; name normal "
+            "videos with --labels, or train again"
         )
     return held
 

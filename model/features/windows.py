@@ -119,8 +119,10 @@ def spread_on_frames(
     Args:
         slot_scores: (S, m).
         bounds: (S, m + 1) from `slot_bounds`.
-        num_frames: T.
+        num_frames: T; 0 where nobody knows it.
     """
+    if not num_frames:
+        return np.zeros(0)
     edges = np.minimum(bounds, num_frames)
     lengths = np.diff(edges, axis=1).ravel()
     first = np.repeat(edges[:, :-1].ravel() - (np.cumsum(lengths) - lengths), lengths)

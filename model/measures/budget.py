@@ -88,9 +88,11 @@ def fit_threshold(
     timed = [(one, rate) for one, rate in zip(scores, frame_rates, strict=True) if rate > 0]
     hours = sum(len(one) / rate for one, rate in timed) / 3600
     if hours < MIN_HOURS:
+        timeless = len(scores) - len(timed)
         raise NoThresholdError(
             f"{hours * 60:.1f} minutes of held-out normal video, at least {MIN_HOURS * 60:.0f} are "
             "needed: give more normal videos the split val"
+            + (f", and {timeless} their frame rate (`feat cache import --fps`)" if timeless else "")
         )
     claimed = max(per_hour, most_an_hour(0, hours))
     counts = np.arange(int(claimed * hours) + 2)

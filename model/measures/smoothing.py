@@ -25,6 +25,8 @@ def smooth_scores(
         return list(scores)
     return [
         gaussian_filter1d(frames, smoothing * _clip_frames(data, video), mode="nearest")
+        if len(frames)
+        else frames
         for video, frames in enumerate(scores)
     ]
 

@@ -112,7 +112,7 @@ def threshold_words(stored: StoredThreshold | None) -> str:
 
 
 def normal_videos(answer: VideoScores, data: FeatureSet) -> list[NormalVideo]:
-    """Return the scores of those videos that are normal."""
+    """Return the scores of those videos that are normal and whose frames are known."""
     return [
         NormalVideo(
             video=label.video,
@@ -121,7 +121,7 @@ def normal_videos(answer: VideoScores, data: FeatureSet) -> list[NormalVideo]:
             frame_rate=float(data.frame_rate[index]),
         )
         for index, label in enumerate(data.labels)
-        if not label.is_abnormal
+        if not label.is_abnormal and len(answer.frames[index])
     ]
 
 
