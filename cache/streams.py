@@ -5,7 +5,7 @@ may have. Writing, the reader that needs no HDF5 library, `feat cache verify` an
 from that, so adding a kind takes a line in `KINDS`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -100,14 +100,8 @@ KINDS: dict[str, StreamKind] = {
 }
 
 
-def join_bytes(rows: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the array (N,) uint8 and the bounds (rows + 1,) int64 of a ragged kind."""
-    bounds = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return np.frombuffer(b"".join(rows), np.uint8), bounds
-
-
 def split_bytes(array: np.ndarray, bounds: np.ndarray) -> list[bytes]:
-    """Return the rows that `join_bytes` joined."""
+    """Return the rows of a ragged kind: row i is `array[bounds[i] : bounds[i + 1]]`."""
     data = array.tobytes()
     return [data[start:end] for start, end in pairwise(bounds.tolist())]
 

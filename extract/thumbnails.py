@@ -59,7 +59,7 @@ class Thumbnails:
 
     @property
     def images(self) -> Images:
-        """The encoded pictures, once all clips are through; as `cache.streams.join_bytes`."""
+        """The encoded pictures, once all clips are through; for `cache.streams.split_bytes`."""
         return np.frombuffer(self._data, np.uint8), np.array(self._bounds, np.int64)
 
 

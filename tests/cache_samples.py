@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from cache import ClipTable, FeatureRecord, SourceRecord
 from cache.shard.checksums import Checksums
 from cache.shard.read import HEADER, Place, structure_crc32
-from cache.streams import join_bytes
 
 CLIP_LEN = 16
 
@@ -73,6 +72,12 @@ def make_record(
         provenance={"feat": "0.1.0", "seconds": 1.5},
         flow_stats=stats if flow_stats else None,
     )
+
+
+def join_bytes(rows: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array (N,) uint8 and the bounds (rows + 1,) int64 of a ragged kind."""
+    bounds = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return np.frombuffer(b"".join(rows), np.uint8), bounds
 
 
 def make_other(

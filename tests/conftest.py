@@ -34,9 +34,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What takes longest, and before it the two files that compile the kernels of flow and network: as
 # the last one it would keep one core busy, and the others waiting.
 FIRST = [
-    *("test_extract_tvl1", "test_extract_i3d", "test_extract_runner", "test_predict"),
-    *("test_extract_concurrent", "test_extract_weights", "test_model_train", "test_model_commands"),
-    *("test_extract_without_kernels", "test_model_methods", "test_model_compare"),
+    *("test_extract_tvl1", "test_extract_i3d", "test_model_methods", "test_report_page"),
+    *("test_extract_runner", "test_predict", "test_extract_concurrent", "test_extract_weights"),
+    *("test_comparison_page", "test_model_train", "test_model_seeds", "test_model_commands"),
+    *("test_cache_transfer", "test_model_ablate", "test_extract_decode_real"),
+    *("test_model_evaluate", "test_extract_without_kernels", "test_model_compare"),
 ]
 
 

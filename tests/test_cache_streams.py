@@ -8,7 +8,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from cache_samples import altered, make_other, make_record, reseal, reseal_structure
+from cache_samples import altered, join_bytes, make_other, make_record, reseal, reseal_structure
 from click.testing import CliRunner
 
 from cache import FeatureCache, FeatureRecord
@@ -19,7 +19,7 @@ from cache.exchange.merge import merge_caches
 from cache.shard.hdf5_view import find_difference
 from cache.shard.read import read_record, read_table
 from cache.shard.write import write_shard
-from cache.streams import KINDS, StreamKind, join_bytes, order_streams
+from cache.streams import KINDS, StreamKind, order_streams
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import find_flaws, verify_cache
 from data.errors import CacheError, ShardError

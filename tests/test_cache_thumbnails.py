@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cache_samples import altered, make_clips, make_config, make_other, make_record
+from cache_samples import altered, join_bytes, make_clips, make_config, make_other, make_record
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -20,7 +20,7 @@ from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache, push_cache
 from cache.facts import video_facts
 from cache.shard.read import read_table
-from cache.streams import THUMBNAILS, join_bytes
+from cache.streams import THUMBNAILS
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.gc import collect_garbage
 from cache.upkeep.remove import remove_features

@@ -171,7 +171,11 @@ def test_adding_the_flow_stream_keeps_rgb(
 
 
 def test_second_configuration_is_refused_unless_allowed(
-    extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
+    extracted: tuple[Path, dict],
+    videos: Path,
+    tmp_path: Path,
+    random_rgb_weights: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     shutil.copytree(extracted[0], tmp_path / "cache")
     options = (videos, tmp_path / "cache", random_rgb_weights, "--resize", "crop")
@@ -180,6 +184,7 @@ def test_second_configuration_is_refused_unless_allowed(
     assert "decode.resize: crop here, squash in the cache" in refused.stderr
     assert "--allow-mixed" in refused.stderr
     assert "Traceback" not in refused.stderr
+    request.getfixturevalue("small_frames")
     assert summary(extract(*options, "--streams", "rgb", "--allow-mixed"))["done"] == 3
 
 

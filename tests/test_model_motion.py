@@ -28,6 +28,7 @@ METHOD = ConvLSTMMethod(
     batch_size=16,
     patience=0,
 )
+SHORT = replace(METHOD, steps=8, eval_every=4)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,7 +103,7 @@ def test_cache_without_statistics_trains_without_motion(tmp_path: Path) -> None:
 
 def test_refit_trains_on_the_videos_that_selected(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "features", demo_rows())
-    report = run_training(cache, demo_rows(), replace(METHOD, refit=True), runs=tmp_path)
+    report = run_training(cache, demo_rows(), replace(SHORT, refit=True), runs=tmp_path)
     found = report.to_dict()
     assert (found["num_train_videos"], found["num_val_videos"]) == (8, 2)
     info = load_checkpoint(report.run).info
@@ -110,7 +111,7 @@ def test_refit_trains_on_the_videos_that_selected(tmp_path: Path) -> None:
     evaluation = run_evaluation(report.run, cache, demo_rows(), pictures=False)
     assert "8 training videos, 2 of them held out to select" in evaluation.protocol
     # the same number of steps on all videos from the start gives the same network
-    direct = replace(METHOD, val_fraction=0.0, steps=info.result["best_step"])
+    direct = replace(SHORT, val_fraction=0.0, steps=info.result["best_step"])
     again = run_training(cache, demo_rows(), direct, runs=tmp_path)
     one, two = (load_checkpoint(r.run).parameters for r in (report, again))
     assert one.keys() == two.keys()
@@ -123,7 +124,7 @@ def test_videos_that_the_labels_name_val_are_never_trained_on(tmp_path: Path) ->
         for row in demo_rows()
     ]
     cache = make_cache(tmp_path / "features", rows)
-    report = run_training(cache, rows, replace(METHOD, refit=True), runs=tmp_path)
+    report = run_training(cache, rows, replace(SHORT, refit=True), runs=tmp_path)
     info = load_checkpoint(report.run).info
     assert set(info.val_videos) == {"bad/3.mp4", "good/3.mp4"}
     assert not set(info.val_videos) & set(info.train_videos)

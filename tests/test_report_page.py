@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cache_samples import join_bytes
 from click.testing import CliRunner
 from model_cache import add_video, demo_rows, label, make_cache, stream_config
 from pages import HOSTILE, SIZES, Opened, axe_violations, check_layout, made_results
 from PIL import Image
 
 from cache import FeatureCache, FeatureRecord
-from cache.streams import join_bytes
 from data.intervals import intervals_from_frames
 from feat import cli
 from model.evaluation import pages as pages_module
