@@ -71,7 +71,7 @@ def add_video(
     content: str = "",
     config: Mapping[str, object] | None = None,
 ) -> None:
-    """Write one video; `streams` maps a stream to its (S, D) features."""
+    """Write one video; `streams` maps a stream to its (S, D) features, or (S, C, D)."""
     source = SourceRecord(
         name=video,
         kind="file",
@@ -89,6 +89,7 @@ def add_video(
                 config=stream_config(stream, **(config or {})),
                 source=source,
                 features=features.astype(np.float32),
+                kind="crops" if features.ndim == 3 else "features",
                 clips=clips or clip_table(num_frames),
             )
             for stream, features in streams.items()

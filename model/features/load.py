@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, config_digest
 from cache.records import FLOW_STATS
-from cache.streams import FEATURES
+from cache.streams import READ_BY_MODELS
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
 from model.features.array import empty_features
@@ -90,6 +90,8 @@ def load_features(
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
 
+    Of several crops of a clip it is their mean.
+
     Args:
         cache: where they are.
         labels: one for each video wanted; at least one.
@@ -123,7 +125,8 @@ def load_features(
         rows = features[first_clip[video] : first_clip[video + 1]]
         left = 0
         for part, entries in zip(parts, per_stream, strict=True):
-            rows[:, left : left + part.dim] = cache.read_key(entries[video].key)
+            stored = cache.read_key(entries[video].key)
+            rows[:, left : left + part.dim] = mean_crop(stored) if stored.ndim == 3 else stored
             left += part.dim
         if motion:
             flow = per_stream[list(streams).index("flow")]
@@ -196,10 +199,10 @@ def _flow_stats(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]
 
 def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures:
     first = entries[0]
-    if first.kind != FEATURES:
+    if first.kind not in READ_BY_MODELS:
         raise ModelError(
-            f"{stream}: found a stream of kind {first.kind}, a model takes features (S, D); "
-            "name other streams"
+            f"{stream}: found a stream of kind {first.kind}, a model takes features (S, D) or "
+            "crops of them (S, C, D); name other streams"
         )
     for entry in entries[1:]:
         if config_digest(entry.config) != config_digest(first.config):
@@ -208,12 +211,23 @@ def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures
                 f"differently: {config_difference(first.config, entry.config)}; choose one with "
                 "--config, `feat cache info` lists them"
             )
-        if entry.feature_shape[1] != first.feature_shape[1]:
+        if entry.feature_shape[1:] != first.feature_shape[1:]:
             raise ModelError(
-                f"{stream} features of {entry.source.name} have {entry.feature_shape[1]} values, "
-                f"those of {first.source.name} {first.feature_shape[1]}"
+                f"{stream} features of {entry.source.name} have {_values(entry)} values, "
+                f"those of {first.source.name} {_values(first)}"
             )
-    return StreamFeatures(name=stream, dim=int(first.feature_shape[1]), config=first.config)
+    return StreamFeatures(name=stream, dim=int(first.feature_shape[-1]), config=first.config)
+
+
+def _values(entry: FeatureEntry) -> str:
+    """Return how many values a clip has: `1024`, or of crops `10 x 1024`."""
+    return " x ".join(map(str, entry.feature_shape[1:]))
+
+
+def mean_crop(crops: NDArray[Any]) -> NDArray[np.float32]:
+    """Return (S, D), the mean over the crops of (S, C, D), float16 summed as float32."""
+    mean: NDArray[np.float32] = crops.mean(axis=1, dtype=np.float32)
+    return mean
 
 
 def _common_clips(
