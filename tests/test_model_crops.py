@@ -1,9 +1,11 @@
 """Methods on a cache that keeps several crops of each clip."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +16,11 @@ from cache import FeatureCache
 from cache.commands.upkeep import cache_group
 from data.errors import FeatError
 from model.features.load import load_features, mean_crop
-from model.methods.gather import DataOptions
+from model.methods.gather import DataOptions, gather
 from model.methods.registry import choose_method
 from model.runs.train import run_training
 from model.runs.trained import load_run
+from model.training.session import FitSession
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -116,3 +119,50 @@ def test_info_tells_how_many_crops_there_are(tmp_path):
     result = CliRunner().invoke(cache_group, ["info", "--cache", str(tmp_path / "c")])
     lines = [line.strip() for line in result.stdout.splitlines()]
     assert ("crops: 1" in lines, "crops: 10" in lines) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["rtfm", "pel4vad"])
+def test_all_crops_are_drawn_in_training_and_their_scores_averaged(name, tmp_path):
+    rows = [label(f"b{i}", "train", "?") for i in range(3)] + [
+        label(f"g{i}", "train") for i in range(3)
+    ]
+    plain = make_cache(tmp_path / "plain", rows, streams={"rgb": 16, "flow": 16})
+    cache = with_crops(plain, tmp_path / "crops", shift=0.5, streams=("rgb", "flow"))
+    method = choose_method(name).changed({"steps": 3, "crops": "all"})
+    method, material = gather(method, cache, rows)
+    data = material.train
+    assert data.crops.shape == (len(data.features), 10, 32)
+    np.testing.assert_allclose(data.crops.mean(axis=1), data.features, rtol=1e-5, atol=1e-5)
+    drawn = method.fit(material, FitSession(seed=0))
+    scores = method.score(drawn, data, torch.device("cpu")).slots
+    each = [
+        method.score(drawn, replace(data, crops=data.crops[:, [crop]]), torch.device("cpu")).slots
+        for crop in range(10)
+    ]
+    assert np.ptp(each, axis=0).max() > 1e-4
+    np.testing.assert_allclose(scores, np.mean(each, axis=0), rtol=1e-6)
+    mean = method.changed({"crops": "mean"})
+    weights = mean.fit(material_of(mean, cache, rows), FitSession(seed=0)).parameters
+    assert any(not np.array_equal(drawn.parameters[key], weights[key]) for key in weights)
+
+
+def material_of(method, cache, rows):
+    return gather(method, cache, rows)[1]
+
+
+def test_all_crops_of_a_cache_with_one_are_that_one_to_the_bit(tmp_path):
+    rows = demo_rows()
+    cache = make_cache(tmp_path / "plain", rows, streams={"rgb": 16})
+    fits = []
+    for crops in ("mean", "all"):
+        method = choose_method("pel4vad").changed({"steps": 2, "crops": crops})
+        fits.append(method.fit(material_of(method, cache, rows), FitSession(seed=0)).parameters)
+    for key in fits[0]:
+        np.testing.assert_array_equal(fits[0][key], fits[1][key])
+
+
+def test_all_crops_of_streams_that_have_not_as_many_are_refused(tmp_path):
+    cache = FeatureCache.create(tmp_path / "c")
+    add_video(cache, "a", {"rgb": np.zeros((10, 10, 8)), "flow": np.zeros((10, 8))}, 160)
+    with pytest.raises(FeatError, match=r"not the same crops: rgb 10, flow 1; .* crops=mean$"):
+        load_features(cache, [label("a", "train")], streams=["rgb", "flow"], crops=True)
