@@ -146,7 +146,7 @@ class Contents:
             return sorted({stream_of(row) for row in rows})
 
     def feature_streams(self, video: str) -> list[str]:
-        """Return the streams of a video that models can read, features of one crop or more, sorted.
+        """Return the streams of a video that models can read, features or crops, sorted.
 
         Raises:
             CacheError: the video is not known.

@@ -19,7 +19,7 @@ import numpy as np
 from cache.files import explain, read_limited
 from cache.keys import config_digest
 from cache.shard.read import SUFFIX, ShardTable, is_shard_name, read_table
-from cache.streams import MODEL_KINDS
+from cache.streams import READ_BY_MODELS
 from data.errors import CacheError
 from data.files import TEMP_PREFIX, write_whole
 
@@ -33,7 +33,7 @@ ROW_DTYPE = np.dtype(
         ("config", "V32"),
         ("stream", "S32"),
         ("num_clips", "<i8"),
-        ("dim", "<i8"),  # D of features (S, D) and of crops (S, C, D), 0 of any other kind
+        ("dim", "<i8"),  # D of features (S, D) and crops (S, C, D), 0 of any other kind
         ("itemsize", "<i8"),
         ("num_frames", "<i8"),
         ("frame_rate", "<f8"),
@@ -249,7 +249,7 @@ def stream_of(row: np.void) -> str:
 
 
 def holds_features(row: np.void) -> bool:
-    """Return whether an index row is of a kind that models read, see `MODEL_KINDS`."""
+    """Return whether an index row is of features or crops, the kinds that models read."""
     return bool(row["dim"] > 0)
 
 
@@ -264,7 +264,7 @@ def table_rows(table: ShardTable) -> np.ndarray:
         row["config"] = bytes.fromhex(config_digest(entry.config))
         row["stream"] = entry.stream.encode()
         row["num_clips"] = entry.num_clips
-        row["dim"] = entry.feature_shape[-1] if entry.kind in MODEL_KINDS else 0
+        row["dim"] = entry.feature_shape[-1] if entry.kind in READ_BY_MODELS else 0
         row["itemsize"] = np.dtype(entry.dtype).itemsize
         row["num_frames"] = min(entry.source.num_frames, 2**62)
         row["frame_rate"] = entry.source.frame_rate

@@ -12,14 +12,14 @@ from typing import Literal
 
 import numpy as np
 
-#: The kind of what models read and what every shard of layout 1 holds.
+#: The kind of what every shard of layout 1 holds.
 FEATURES = "features"
 
 #: The kind of the features of several crops of each frame, such as ten.
 CROPS = "crops"
 
-#: What models read: of crops their mean.
-MODEL_KINDS = (FEATURES, CROPS)
+#: The kinds that a model reads: crops as their mean, or one by one.
+READ_BY_MODELS = (FEATURES, CROPS)
 
 STREAM_ORDER = ("rgb", "flow")
 

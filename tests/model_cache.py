@@ -71,7 +71,7 @@ def add_video(
     content: str = "",
     config: Mapping[str, object] | None = None,
 ) -> None:
-    """Write one video; `streams` maps a stream to its (S, D) features, or (S, C, D) of crops."""
+    """Write one video; `streams` maps a stream to its (S, D) features, or (S, C, D)."""
     source = SourceRecord(
         name=video,
         kind="file",

@@ -159,3 +159,32 @@ def test_crops_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     arguments = ["extract", str(tmp_path), "--crops", "10", "--resize", "squash"]
     result = CliRunner().invoke(cli, arguments)
     assert (result.exit_code, "leave --resize out" in result.stderr) == (2, True)
+
+
+def test_an_extraction_that_stopped_goes_on_to_the_same_crops_of_files_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKBONES, "colour", COLOUR)  # type: ignore[misc]
+    videos = tmp_path / "videos"
+    (videos / "folder").mkdir(parents=True)
+    frames = textured_frames(17, 48, 64)
+    write_frames(videos / "file.mkv", frames)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(videos / "folder" / f"{number:02}.png")
+    config = ExtractConfig(streams=("colour",), decode=WHOLE, crops=10)
+    resources = Resources(device="cpu")
+    whole = run_extraction(videos, tmp_path / "whole", config, resources=resources)
+    first = run_extraction(videos, tmp_path / "parts", config, resources=resources, limit=1)
+    second = run_extraction(videos, tmp_path / "parts", config, resources=resources)
+    assert (whole.done, first.done, second.done, second.skipped) == (2, 1, 1, 1)
+    found = [FeatureCache(tmp_path / name) for name in ("whole", "parts")]
+    rows = {
+        name: [cache.read(name, "colour") for cache in found] for name in ("file.mkv", "folder")
+    }
+    for ours, theirs in rows.values():
+        assert ours.shape == (2, 10, 3)
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(rows["file.mkv"][0], rows["folder"][0], atol=1.0)
+    expected, _, _ = decode(videos / "file.mkv", WHOLE)
+    means = [crop.mean(axis=(0, 1, 2)) for crop in ten_crops(expected[:16], 224)]
+    np.testing.assert_allclose(rows["file.mkv"][0][0], means, rtol=1e-4)

@@ -184,7 +184,7 @@ def export_command(
     type=click.Choice(["mean", "keep"]),
     default="mean",
     show_default=True,
-    help="Keep the mean of several crops of a frame, or all, as a stream that models do not read.",
+    help="Keep the mean of several crops of a frame, or all; models then take their mean.",
 )
 @click.option(
     "--clip-len", type=click.IntRange(1), default=16, show_default=True, help="Frames in a clip."

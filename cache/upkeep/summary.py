@@ -11,7 +11,7 @@ from cache.index import stream_of
 from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
-from cache.streams import THUMBNAILS
+from cache.streams import CROPS, THUMBNAILS
 from data.errors import CacheError
 from data.visible import one_line
 
@@ -109,6 +109,7 @@ def describe_cache(cache: FeatureCache) -> dict[str, JSON]:
                 "stream": entry.stream,
                 "videos": 0,
                 "clips": 0,
+                "crops": entry.feature_shape[1] if entry.kind == CROPS else 1,
                 "bytes": 0,
                 "partial": 0,
                 "times": set(),

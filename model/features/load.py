@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cache import ClipTable, FeatureCache, FeatureEntry, config_difference, config_digest
 from cache.records import FLOW_STATS
-from cache.streams import MODEL_KINDS
+from cache.streams import CROPS, READ_BY_MODELS
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
 from model.features.array import empty_features
@@ -60,6 +60,8 @@ class FeatureSet:
     clip_len: int
     """Nominal frames a clip; 0 if it varies."""
     streams: tuple[StreamFeatures, ...]
+    crops: NDArray[np.float32] | None = None
+    """(N, C, D), of which `features` are the mean; only where they were asked for."""
     flow_stats: NDArray[np.float32] | None = None
     """(N, 6), columns `cache.records.FLOW_STATS`; only where they were asked for."""
 
@@ -86,6 +88,7 @@ def load_features(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     motion: bool = False,
     flow_stats: bool = False,
+    crops: bool = False,
     memory_bytes: int | None = None,
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
@@ -101,6 +104,7 @@ def load_features(
         motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
             include flow and the cache hold its statistics, see `has_motion`.
         flow_stats: load the flow's statistics of every clip, too.
+        crops: load each crop, too.
         memory_bytes: features that need more are mapped from a file; default: half of the memory
             that is available.
 
@@ -121,18 +125,27 @@ def load_features(
     first_clip = np.cumsum([0] + [len(table) for table in clips])
     dim = sum(part.dim for part in parts) + motion * MOTION_DIM
     features = empty_features((int(first_clip[-1]), dim), memory_bytes=memory_bytes)
+    each = None
+    if crops:
+        count = _common_crops(streams, per_stream)
+        each = empty_features((len(features), count * dim), memory_bytes=memory_bytes)
+        each = each.reshape(-1, count, dim)
     for video, label in enumerate(labels):
-        rows = features[first_clip[video] : first_clip[video + 1]]
+        place = slice(first_clip[video], first_clip[video + 1])
+        rows = features[place]
         left = 0
         for part, entries in zip(parts, per_stream, strict=True):
-            array = cache.read_key(entries[video].key)
-            if array.ndim == 3:  # (S, C, D)
-                array = array.mean(axis=1, dtype=np.float32)
-            rows[:, left : left + part.dim] = array
+            stored = cache.read_key(entries[video].key)
+            rows[:, left : left + part.dim] = mean_crop(stored) if stored.ndim == 3 else stored
+            if each is not None:
+                of_crops = stored if stored.ndim == 3 else stored[:, None]
+                each[place, :, left : left + part.dim] = of_crops
             left += part.dim
         if motion:
             flow = per_stream[list(streams).index("flow")]
             rows[:, left:] = _motion_columns(cache, flow[video])
+            if each is not None:
+                each[place, :, left:] = rows[:, None, left:]
         if not np.isfinite(rows).all():
             raise ModelError(
                 f"{label.video}: features hold NaN or infinity; run `feat cache verify`"
@@ -148,6 +161,7 @@ def load_features(
         sha256=tuple(entry.source.sha256 for entry in lead),
         clip_len=lead[0].clip_len,
         streams=parts,
+        crops=each,
         flow_stats=(
             np.concatenate([_flow_stats(cache, entry) for entry in _flow_of(streams, per_stream)])
             if flow_stats
@@ -201,10 +215,10 @@ def _flow_stats(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]
 
 def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures:
     first = entries[0]
-    if first.kind not in MODEL_KINDS:
+    if first.kind not in READ_BY_MODELS:
         raise ModelError(
             f"{stream}: found a stream of kind {first.kind}, a model takes features (S, D) or "
-            "crops (S, C, D); name other streams"
+            "crops of them (S, C, D); name other streams"
         )
     for entry in entries[1:]:
         if config_digest(entry.config) != config_digest(first.config):
@@ -215,15 +229,33 @@ def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures
             )
         if entry.feature_shape[1:] != first.feature_shape[1:]:
             raise ModelError(
-                f"{stream} features of {entry.source.name} have {_shape(entry)}, those of "
-                f"{first.source.name} {_shape(first)}"
+                f"{stream} features of {entry.source.name} have {_values(entry)} values, "
+                f"those of {first.source.name} {_values(first)}"
             )
     return StreamFeatures(name=stream, dim=int(first.feature_shape[-1]), config=first.config)
 
 
-def _shape(entry: FeatureEntry) -> str:
-    *crops, dim = entry.feature_shape[1:]
-    return f"{crops[0]} crops of {dim} values" if crops else f"{dim} values"
+def _common_crops(streams: Sequence[str], per_stream: Sequence[Sequence[FeatureEntry]]) -> int:
+    """Return how many crops each stream has of a clip."""
+    counts = [one[0].feature_shape[1] if one[0].kind == CROPS else 1 for one in per_stream]
+    if len(set(counts)) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in zip(streams, counts, strict=True))
+        raise ModelError(
+            f"the streams have not the same crops: {found}; name others with --streams, or "
+            "take their means with --set crops=mean"
+        )
+    return counts[0]
+
+
+def _values(entry: FeatureEntry) -> str:
+    """Return how many values a clip has: `1024`, or of crops `10 x 1024`."""
+    return " x ".join(map(str, entry.feature_shape[1:]))
+
+
+def mean_crop(crops: NDArray[Any]) -> NDArray[np.float32]:
+    """Return (S, D), the mean over the crops of (S, C, D), float16 summed as float32."""
+    mean: NDArray[np.float32] = crops.mean(axis=1, dtype=np.float32)
+    return mean
 
 
 def _common_clips(

@@ -106,6 +106,11 @@ class Method(Settings, ABC):
         return False
 
     @property
+    def wants_crops(self) -> bool:
+        """Whether it looks at `FeatureSet.crops`."""
+        return False
+
+    @property
     def held_out_share(self) -> float:
         """Share of the training videos to hold out where the labels name no `val` ones."""
         return 0.0

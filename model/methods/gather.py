@@ -104,6 +104,7 @@ def gather(
         streams=chosen,
         motion=method.wants_motion,
         flow_stats=method.uses_flow_stats,
+        crops=method.wants_crops,
     )
 
     def whole() -> Material:

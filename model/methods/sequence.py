@@ -6,8 +6,8 @@ clips. To score, a network gets all clips of a video as they are.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import ClassVar, Generic, Protocol, TypeVar, get_type_hints
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from model.training.session import FitSession
 MAX_CLIPS = 4096
 """Clips scored at once: attention takes memory by their square. Longer videos are scored in equal
 parts of no more, none of which sees the others."""
+
+
+Crops = Literal["mean", "all"]
 
 
 class Output(Protocol):
@@ -49,6 +52,9 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
     """Instances of a video in training; no more than the longest training video has clips."""
     weight_decay: float = 5e-4
     """L2 penalty."""
+    crops: Crops = "mean"
+    """Of several crops of a clip: `mean` of their features, or `all`, one drawn for each video at
+    each step and the mean of the scores."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +63,11 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         kinds = get_type_hints(type(self))
         numbers = [one.name for one in fields(self) if kinds[one.name] in (int, float)]
         self._require_at_least(0, *numbers)
+
+    @property
+    def wants_crops(self) -> bool:
+        """Whether each crop is learnt from."""
+        return self.crops == "all"
 
     @abstractmethod
     def loss(self, output: Out, num_abnormal: int) -> Tensor:
@@ -94,9 +105,10 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         network = self.load_network(fitted, data.features.shape[1], device)
         parts = []
         for video in range(len(data.labels)):
-            clips = torch.from_numpy(data.features[data.rows(video)])
+            clips = torch.from_numpy(_crops(data)[data.rows(video)])
             for part in clips.tensor_split(-(-len(clips) // MAX_CLIPS)):
-                parts.append(network(part[None].to(device)).scores[0].double().cpu())
+                each = [network(crop[None].to(device)).scores[0] for crop in part.unbind(1)]
+                parts.append(torch.stack(each).double().mean(dim=0).cpu())
         return ClipScores(slots=torch.cat(parts).numpy())
 
     def _length(self, data: FeatureSet) -> int:
@@ -107,18 +119,31 @@ class _Instances:
     """Draws (V, T, D) instances of videos."""
 
     def __init__(self, data: FeatureSet, length: int, *, averages: bool, seed: int) -> None:
-        self._means = segment_means(data, length) if averages else None
+        self._crops = _crops(data)
+        self._means = self._segment_means(data, length) if averages else None
         self._bounds = segment_rows(data.first_clip, length)
-        self._features = data.features
         self._rng = np.random.default_rng((seed, 5))
 
     def draw(self, videos: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64]]:
         """Return the instances of some videos, and (V, T) the row of the clip each stands for."""
         first, end = (edges[videos] for edges in self._bounds)
+        count = self._crops.shape[1]
+        # of a single crop nothing is drawn
+        crops = self._rng.integers(count, size=len(videos)) if count > 1 else 0 * videos
         if self._means is not None:
-            return torch.from_numpy(self._means[videos]), middle_rows(first, end)
+            return torch.from_numpy(self._means[crops, videos]), middle_rows(first, end)
         rows = self._rng.integers(first, end)
-        return torch.from_numpy(self._features[rows]), rows
+        return torch.from_numpy(self._crops[rows, crops[:, None]]), rows
+
+    def _segment_means(self, data: FeatureSet, length: int) -> NDArray[np.float32]:
+        """Return (C, V, T, D)."""
+        each = np.moveaxis(self._crops, 1, 0)
+        return np.stack([segment_means(replace(data, features=crop), length) for crop in each])
+
+
+def _crops(data: FeatureSet) -> NDArray[np.float32]:
+    """Return (N, C, D): the crops that were loaded, or the features as a single one."""
+    return data.features[:, None] if data.crops is None else data.crops
 
 
 def labels_of(scores: Tensor, num_abnormal: int) -> Tensor:

@@ -116,6 +116,7 @@ class TrainedRun:
             configs=options.configs,
             motion=info.method.wants_motion,
             flow_stats=info.method.uses_flow_stats,
+            crops=info.method.wants_crops,
         )
         if data.clip_len != info.clip_len:
             raise ModelError(
