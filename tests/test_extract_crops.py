@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_cache import label
 from PIL import Image
 from test_extract_backbones import COLOUR, HALVES, MOTION, TVL1
 from test_extract_decode import decode, make_video, textured_frames, write_frames
@@ -27,6 +28,10 @@ from extract.devices import Resources
 from extract.flow.tvl1 import rgb_to_gray, tvl1_flow
 from extract.runner import run_extraction
 from feat import cli
+from model.methods.registry import choose_method
+from model.runs.train import run_training
+from predict.scoring import ExtractOptions, run_prediction
+from predict.sought import find_sought
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -144,6 +149,31 @@ def test_ten_crops_go_the_whole_way(
         assert ExtractConfig.from_stream_configs(recorded) == config
     again = run_extraction(videos, tmp_path / "features", config, resources=resources)
     assert (again.done, again.skipped) == (0, 2)
+
+
+def test_a_run_that_was_trained_on_crops_predicts_with_the_same_crops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (COLOUR, MOTION):
+        monkeypatch.setitem(BACKBONES, each.stream, each)  # type: ignore[misc]
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    rows = []
+    for number in range(6):
+        make_video(videos / f"{number}.mkv", "-c:v", "ffv1", num_frames=48 + number, size="64x48")
+        rows.append(label(f"{number}.mkv", "train", "16:32" if number % 2 else ""))
+    config = ExtractConfig(streams=("colour",), decode=replace(WHOLE, size=64), crops=10)
+    cpu = Resources(device="cpu")
+    run_extraction(videos, tmp_path / "features", config, resources=cpu)
+    cache = FeatureCache(tmp_path / "features")
+    run = run_training(cache, rows, choose_method("logistic"), out=tmp_path / "run").run
+    new = make_video(tmp_path / "new.mkv", "-c:v", "ffv1", num_frames=40, size="64x48")
+    (sought,) = found = find_sought([new])
+    options = ExtractOptions(keep_dir=tmp_path / "keep", device="cpu")
+    assert run_prediction(found, run, options, threshold=None) == config
+    assert (sought.error, len(sought.prediction.scores)) == ("", 40)
+    (entry,) = FeatureCache(tmp_path / "keep").entries()
+    assert (entry.kind, entry.feature_shape) == ("crops", (3, 10, 3))
 
 
 def test_crops_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
