@@ -48,7 +48,7 @@ class Claim:
         if not 1.0 <= lease_seconds <= _MAX_LEASE_SECONDS:
             raise ValueError(f"a lease lasts 1 second to 7 days, got {lease_seconds} s")
         self.owner = ""  # who has it, if we have not: "machine, process 123"
-        self._path = folder / (name + SUFFIX)
+        self.path = folder / (name + SUFFIX)
         self._lease_seconds = lease_seconds
         self._token = secrets.token_hex(16)
         self._held = False
@@ -77,10 +77,10 @@ class Claim:
             CacheError: the folder cannot be written.
         """
         try:
-            self._path.parent.mkdir(exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)
             self._held = self._create() or (self._bury_dead() and self._create())
         except OSError as error:
-            raise explain("claim work", self._path.parent, error) from error
+            raise explain("claim work", self.path.parent, error) from error
         if self._held:
             self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
             self._thread.start()
@@ -92,12 +92,12 @@ class Claim:
             try:
                 self._held = self._read().get("token") == self._token
                 if self._held:
-                    os.utime(self._path)
+                    os.utime(self.path)
             except FileNotFoundError:
                 self._held = False
             except (OSError, CacheError) as error:
                 # a server that is away for a minute: keep trying until the lease is over
-                logger.debug("%s: not renewed: %s", self._path, error)
+                logger.debug("%s: not renewed: %s", self.path, error)
         return self._held
 
     def release(self) -> None:
@@ -108,21 +108,21 @@ class Claim:
             self._thread = None
         if self.renew():
             with suppress(OSError):
-                self._path.unlink()
+                self.path.unlink()
         self._held = False
 
     def _keep_renewing(self) -> None:
         while not self._stop.wait(self._lease_seconds / 4):
             if not self.renew():
-                logger.warning("%s: the claim was lost to another worker", self._path.name)
+                logger.warning("%s: the claim was lost to another worker", self.path.name)
                 return
 
     def _create(self) -> bool:
         """Create the claim's file, complete at once; return False if there is one."""
-        temp = temp_path(self._path.parent)
+        temp = temp_path(self.path.parent)
         temp.write_bytes(json.dumps(self._content()).encode())
         try:
-            os.link(temp, self._path)  # atomic, on NFS too, and fails if the name is taken
+            os.link(temp, self.path)  # atomic, on NFS too, and fails if the name is taken
         except FileExistsError:
             return False
         except OSError as error:
@@ -134,7 +134,7 @@ class Claim:
 
     def _create_directly(self) -> bool:
         try:
-            with open(self._path, "xb") as file:
+            with open(self.path, "xb") as file:
                 file.write(json.dumps(self._content()).encode())
         except FileExistsError:
             return False
@@ -152,7 +152,7 @@ class Claim:
 
     def _read(self) -> dict[str, object]:
         try:
-            value = json.loads(read_limited(self._path, _MAX_BYTES))
+            value = json.loads(read_limited(self.path, _MAX_BYTES))
         except (ValueError, RecursionError):
             return {}  # being written, or not ours: the lease decides
         return value if isinstance(value, dict) else {}
@@ -161,7 +161,7 @@ class Claim:
         """Move a dead worker's claim away; return whether the name is free now."""
         try:
             content = self._read()
-            age = folder_clock(self._path.parent) - self._path.stat().st_mtime
+            age = folder_clock(self.path.parent) - self.path.stat().st_mtime
         except FileNotFoundError:
             return True  # given back this moment
         self.owner = f"{content.get('host', '?')!s:.64}, process {content.get('pid', '?')!s:.16}"
@@ -170,15 +170,15 @@ class Claim:
             lease = DEFAULT_LEASE_SECONDS
         if age <= lease and not _is_dead(content):
             return False
-        grave = temp_path(self._path.parent)
+        grave = temp_path(self.path.parent)
         try:
-            os.rename(self._path, grave)
+            os.rename(self.path, grave)
         except FileNotFoundError:
             return True  # another worker was quicker; creating decides
         if Claim._token_of(grave) != content.get("token"):
             # In the meantime another worker had buried it and claimed anew: put that back.
             with suppress(OSError):
-                os.link(grave, self._path)
+                os.link(grave, self.path)
             grave.unlink(missing_ok=True)
             return False
         grave.unlink(missing_ok=True)

@@ -126,6 +126,14 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     "a GPU, halved where its memory does not suffice, else 1.",
 )  # fmt: skip
 @takes_limits
+@click.option(
+    "--cluster", type=click.Choice(["dask", "slurm"]),
+    help="Extract on the workers of a cluster, which see videos and cache at the same paths: of a "
+    "Dask scheduler, or in jobs that Slurm starts.  [default: on this machine]",
+)  # fmt: skip
+@click.option("--scheduler", metavar="ADDRESS", help="Of Dask, such as tcp://host:8786.")
+@click.option("--nodes", type=click.IntRange(min=1), help="Of Slurm: jobs, a worker each.")
+@click.option("--partition", metavar="NAME", help="Of Slurm.")
 @click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
 @click.option(
     "--prefix", default="", metavar="NAME/",
@@ -170,6 +178,10 @@ def extract_command(
     threads: int | None,
     batch: int | None,
     limits: Limits,
+    cluster: Literal["dask", "slurm"] | None,
+    scheduler: str | None,
+    nodes: int | None,
+    partition: str | None,
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
@@ -188,6 +200,7 @@ def extract_command(
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
     """
+    from data.clusters.open import open_cluster
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
@@ -204,14 +217,20 @@ def extract_command(
         if given_here("resize"):
             raise click.UsageError("--crops are cut from whole frames: leave --resize out")
         resize = "short-side"
+    if cluster and precision == "auto":
+        raise click.UsageError("--precision auto is one machine's: name one for a cluster")
+    if cluster and workers:
+        raise click.UsageError("--workers is for this machine: a cluster has its own")
+    elsewhere = open_cluster(cluster, scheduler=scheduler, nodes=nodes, partition=partition)
     # the default needs no look at the hardware, which would load torch
-    first_device = "cpu" if precision == "float32" else list_devices(device)[0]
+    if not cluster and precision != "float32":  # each worker of a cluster looks at its own
+        precision = precision_for(list_devices(device)[0], precision)
     config = ExtractConfig(
         streams=tuple(name.strip() for name in streams.split(",")),
         decode=DecodeConfig(resize=resize, fps=fps),  # type: ignore[arg-type]
         clip_len=clip_len,
         clip_stride=clip_stride or clip_len,
-        precision=precision_for(first_device, precision),
+        precision=precision,
         crops=int(crops),
     )
     terms: dict[str, Any] = {
@@ -231,6 +250,7 @@ def extract_command(
         cache_dir,
         config,
         resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
+        cluster=elsewhere,
         folder_fps=folder_fps,
         limits=limits,
         **terms,

@@ -5,7 +5,7 @@ import multiprocessing
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -23,21 +23,22 @@ BUSY_POLL_SECONDS = 5.0
 _END_SECONDS = 10.0  # what an interrupted worker has to finish the clips that are under way
 
 
-def run_tasks(
-    tasks: Sequence[VideoTask], workers: int, progress: ExtractProgress
-) -> Iterator[VideoOutcome]:
+#: Yields a result a video, `busy` if another process has claimed it; closing it cancels.
+Engine = Callable[[Sequence[VideoTask]], Iterator[VideoOutcome]]
+
+
+def run_tasks(tasks: Sequence[VideoTask], engine: Engine) -> Iterator[VideoOutcome]:
     """Yield one final result a video; wait for those that another process has claimed.
 
     Args:
         tasks: of one job.
-        workers: processes; 1 for this one.
-        progress: shown how far the video under way is, if this process works on it.
+        engine: what works on them: `on_this_machine`, or a cluster.
     """
     waiting = list(tasks)
     while waiting:
         busy = []
         by_id = {task.source.video_id: task for task in waiting}
-        for result in _run_once(waiting, workers, progress):
+        for result in engine(waiting):
             if result.status == "busy":
                 busy.append(by_id[result.video_id])
             else:
@@ -48,10 +49,16 @@ def run_tasks(
         waiting = busy
 
 
-def _run_once(
-    tasks: Sequence[VideoTask], workers: int, progress: ExtractProgress
+def on_this_machine(
+    tasks: Sequence[VideoTask], *, workers: int, progress: ExtractProgress
 ) -> Iterator[VideoOutcome]:
-    """Yield each video's result, from this process or from several."""
+    """Yield each video's result, from this process or from several.
+
+    Args:
+        tasks: of one job.
+        workers: processes; 1 for this one.
+        progress: shown how far the video under way is, if this process works on it.
+    """
     if workers == 1:
         yield from overlapping(tasks, tasks[0].job.share, progress)
         return

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,17 +21,19 @@ from cache.keys import is_newer
 from cache.labels import LabelsFrom, add_labels
 from cache.marker import MARKER
 from cache.records import check_video_name
+from data.clusters.engine import Cluster
 from data.errors import ConfigError, FeatError, StorageError
 from data.labels import name_problems, read_labels
 from data.names import video_name
 from data.videos import Stamp, VideoSource, find_videos, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
+from extract.clusters import extract_on
 from extract.config import ExtractConfig, recorded_weights
 from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.kernels.choice import warn_without_kernels
-from extract.pool import run_tasks
+from extract.pool import Engine, on_this_machine, run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractPlan, ExtractReport, VideoOutcome
 from extract.thumbnails import CONFIG as THUMBNAILS_CONFIG
@@ -52,6 +55,7 @@ def run_extraction(
     *,
     weights: Mapping[str, str] | None = None,
     resources: Resources | None = None,
+    cluster: Cluster | None = None,
     folder_fps: float = 25.0,
     limits: Limits | None = None,
     allow_mixed: bool = False,
@@ -70,7 +74,8 @@ def run_extraction(
         cache_dir: the feature cache; made if it does not exist.
         config: how features are made.
         weights: by stream, a file, `auto` or for `flow` `crossmodal`; `auto` where none is named.
-        resources: what to compute on; by default all there is.
+        resources: what to compute on, on a cluster each worker; by default all there is.
+        cluster: whose workers extract; None for this machine.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost; None for the defaults.
         allow_mixed: admit a second configuration to the cache.
@@ -112,6 +117,7 @@ def run_extraction(
             config,
             work.weights,
             resources=resources,
+            cluster=cluster,
             folder_fps=folder_fps,
             limits=limits,
             thumbnails=thumbnails,
@@ -169,6 +175,7 @@ def extract_videos(
     weights: Mapping[str, Weights],
     *,
     resources: Resources | None = None,
+    cluster: Cluster | None = None,
     folder_fps: float = 25.0,
     limits: Limits | None = None,
     thumbnails: bool | None = False,
@@ -183,7 +190,8 @@ def extract_videos(
         cache_dir: the feature cache; it exists.
         config: how features are made.
         weights: of each stream of `config`.
-        resources: what to compute on; by default all there is.
+        resources: what to compute on, on a cluster each worker; by default all there is.
+        cluster: whose workers extract; None for this machine.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost; None for the defaults.
         thumbnails: see `Job`.
@@ -196,7 +204,8 @@ def extract_videos(
         return
     check_weights(weights.values())
     resources = resources or Resources()
-    devices = list_devices(resources.device)
+    # of a cluster's job each worker replaces devices and share
+    devices = list_devices(resources.device) if cluster is None else ("cpu",)
     if devices == ("cpu",):
         warn_without_kernels()
     workers, share = resources.share(devices, len(sources))
@@ -213,7 +222,12 @@ def extract_videos(
     tasks = [VideoTask(source=source, stamp=stamps[source.video_id], job=job) for source in sources]
     num_bytes = sum(stamps[source.video_id].size for source in sources)
     with ExtractProgress(num_videos=len(sources), num_bytes=num_bytes) as progress:
-        for result in run_tasks(tasks, workers, progress):
+        engine: Engine
+        if cluster is None:
+            engine = partial(on_this_machine, workers=workers, progress=progress)
+        else:
+            engine = partial(extract_on, cluster, resources=resources)
+        for result in run_tasks(tasks, engine):
             progress.finish(result, num_bytes=stamps[result.video_id].size)
             yield result
 

@@ -1,0 +1,1 @@
+"""Clusters that others run: one engine a file, which makes calls on their workers."""

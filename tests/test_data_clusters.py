@@ -1,0 +1,192 @@
+"""Calls on a real Dask scheduler and its worker processes, some of which die or are not fit."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dask_jobqueue", reason="needs Dask: pip install 'feat[slurm]'")
+
+import dask
+from distributed import LocalCluster
+
+from data.clusters.dask import DaskCluster
+from data.clusters.engine import Lost, Ready
+from data.clusters.slurm import SlurmCluster
+from data.errors import ConfigError, FeatError
+
+pytestmark = pytest.mark.filterwarnings("default")  # of Dask, about sockets of what was killed
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[LocalCluster]:
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+def prepare(threads: int, *, slots: int = 1) -> Ready[int, tuple[int, int]]:
+    assert threads == 1
+    return Ready(square, slots)
+
+
+def square(number: int, stop: threading.Event) -> tuple[int, int]:
+    time.sleep(0.02)
+    return number**2, os.getpid()
+
+
+def test_each_item_comes_back_once_with_its_result_from_several_processes(
+    workers: LocalCluster,
+) -> None:
+    found = list(DaskCluster(workers.scheduler_address).run(prepare, range(30)))
+    assert sorted((number, result[0]) for number, result in found) == [
+        (number, number * number) for number in range(30)
+    ]
+    processes = {result[1] for _, result in found}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert list(DaskCluster(workers.scheduler_address).run(prepare, [])) == []
+
+
+def prepare_first_alone(threads: int, *, folder: Path) -> Ready[int, tuple[int, int]]:
+    try:
+        (folder / "first").mkdir()
+    except FileExistsError:
+        raise ConfigError(f"ffmpeg: found 4, expected 7; process {os.getpid()}") from None
+    return Ready(square, 1)
+
+
+def test_a_worker_that_is_not_fit_gets_nothing_and_is_named(
+    workers: LocalCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_one = partial(prepare_first_alone, folder=tmp_path)
+    with caplog.at_level("WARNING"):
+        found = list(DaskCluster(workers.scheduler_address).run(prepare_one, range(9)))
+    (worker,) = {result[1] for _, result in found}
+    (said,) = [each.getMessage() for each in caplog.records if each.name.startswith("feat")]
+    assert "this worker gets no work: ffmpeg: found 4, expected 7" in said
+    assert str(worker) not in said.partition("process")[2]
+    with pytest.raises(FeatError, match=r"no worker is fit: tcp://.*ffmpeg: found 4, expected 7"):
+        list(DaskCluster(workers.scheduler_address).run(prepare_one, range(9)))
+
+
+def prepare_failing(threads: int) -> Ready[int, int]:
+    return Ready(fail, 1)
+
+
+def fail(number: int, stop: threading.Event) -> int:
+    raise ConfigError(f"{number}: no room")
+
+
+def test_what_a_call_raises_arrives(workers: LocalCluster) -> None:
+    with pytest.raises(ConfigError, match=r"^7: no room$"):
+        list(DaskCluster(workers.scheduler_address).run(prepare_failing, [7]))
+
+
+def prepare_patient(threads: int, *, folder: Path) -> Ready[int, None]:
+    return Ready(partial(wait_to_be_stopped, folder=folder), 1)
+
+
+def wait_to_be_stopped(number: int, stop: threading.Event, *, folder: Path) -> None:
+    if number == 0:
+        return
+    assert stop.wait(60)
+    (folder / f"stopped-{number}").touch()
+    raise KeyboardInterrupt
+
+
+def test_who_stops_iterating_stops_what_is_under_way_and_the_workers_live_on(
+    workers: LocalCluster, tmp_path: Path
+) -> None:
+    run = DaskCluster(workers.scheduler_address).run(
+        partial(prepare_patient, folder=tmp_path), range(100)
+    )
+    assert next(iter(run)) == (0, None)
+    run.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 30
+    while not any(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(list(DaskCluster(workers.scheduler_address).run(prepare, range(4)))) == 4
+    assert len(list(tmp_path.iterdir())) <= 2  # those that were queued never began
+
+
+@pytest.mark.slow
+def test_workers_may_come_later() -> None:
+    with LocalCluster(0, threads_per_worker=1, dashboard_address=":0") as cluster:
+        timer = threading.Timer(1.0, cluster.scale, [1])
+        timer.start()
+        found = list(DaskCluster(cluster.scheduler_address).run(prepare, range(3)))
+        timer.join()
+    assert [number for number, _ in found] == [0, 1, 2]
+
+
+def test_a_job_of_slurm_asks_for_what_is_configured_and_starts_one_worker() -> None:
+    values = {"cores": 4, "memory": "16GB", "job-extra-directives": ["--gres=gpu:1"]}
+    with (
+        dask.config.set({f"jobqueue.slurm.{name}": value for name, value in values.items()}),
+        SlurmCluster(nodes=8, partition="gpu").jobs() as jobs,
+    ):
+        script = jobs.job_script()
+        address = jobs.scheduler_address
+    for line in ("-p gpu", "-n 1", "--cpus-per-task=4", "--mem=15G", "--gres=gpu:1"):
+        assert f"#SBATCH {line}\n" in script
+    assert f"distributed.cli.dask_worker {address} " in script
+    assert "--nthreads 4 " in script
+    assert "--nworkers" not in script
+    with pytest.raises(ConfigError, match=r"jobqueue\.slurm\.cores is not set; say in"):
+        SlurmCluster(nodes=8, partition=None).jobs()
+
+
+@pytest.mark.slow
+def test_calls_are_made_in_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is real but Slurm: what is there in its place runs a job's script at once."""
+    scripts = {
+        "sbatch": 'sh "$1" >/dev/null 2>&1 &\necho "Submitted batch job $!"',
+        "scancel": 'kill "$1"',
+    }
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    with dask.config.set({"jobqueue.slurm.cores": 1, "jobqueue.slurm.memory": "2GB"}):
+        found = dict(SlurmCluster(nodes=2, partition="gpu").run(prepare, range(5)))
+    assert {number: result[0] for number, result in found.items()} == {
+        number: number**2 for number in range(5)
+    }
+
+
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.clusters.dask._CONNECT_SECONDS", 1)
+    with pytest.raises(FeatError, match=r"^tcp://127.0.0.1:9: no Dask scheduler answers"):
+        list(DaskCluster("tcp://127.0.0.1:9").run(prepare, [1]))
+
+
+def prepare_deadly(threads: int, *, log: Path) -> Ready[int, int]:
+    return Ready(partial(die_of_three, log=log), 1)
+
+
+def die_of_three(number: int, stop: threading.Event, *, log: Path) -> int:
+    with log.open("a") as file:
+        file.write(f"{number}\n")
+    if number == 3:
+        os._exit(1)
+    return number
+
+
+@pytest.mark.slow
+def test_what_kills_its_worker_is_tried_three_times_again_and_costs_no_other_item(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        run = DaskCluster(cluster.scheduler_address).run(partial(prepare_deadly, log=log), range(8))
+        results = dict(run)
+    assert results.pop(3) == Lost(tries=4)
+    assert results == {number: number for number in range(8) if number != 3}
+    tried = log.read_text().split()
+    assert 2 <= tried.count("3") <= 4  # a try may come when its worker is dead already
