@@ -144,6 +144,7 @@ class _Run:
             return
         self._workers = set(self._client.scheduler_info()["workers"])
         self._slots = {one: self._slots[one] for one in self._workers & self._slots.keys()}
+        self._refused &= self._workers  # another process may get the address
         new = sorted(self._workers - self._slots.keys() - self._refused)
         said = {}
         if new:
