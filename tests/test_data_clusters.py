@@ -1,6 +1,9 @@
 """Calls on a real Dask scheduler and its worker processes, some of which die or are not fit."""
 
+import importlib.util
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("dask_jobqueue", reason="needs Dask: pip install 'feat[slurm]'")
+if not importlib.util.find_spec("dask_jobqueue"):
+    pytest.skip("needs Dask: pip install -e '.[slurm]'", allow_module_level=True)
 
 import dask
 from distributed import LocalCluster
@@ -18,6 +22,8 @@ from data.clusters.dask import DaskCluster
 from data.clusters.engine import Lost, Ready
 from data.clusters.slurm import SlurmCluster
 from data.errors import ConfigError, FeatError
+
+ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.filterwarnings("default")  # of Dask, about sockets of what was killed
 
@@ -49,6 +55,17 @@ def test_each_item_comes_back_once_with_its_result_from_several_processes(
     assert len(processes) == 2
     assert os.getpid() not in processes
     assert list(DaskCluster(workers.scheduler_address).run(prepare, [])) == []
+
+
+def test_ctrl_c_stays_what_it_was() -> None:
+    """Importing dask-jobqueue would have it end the process with exit code 0."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import data.clusters.slurm;"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "True\n", done.stderr
 
 
 def prepare_first_alone(threads: int, *, folder: Path) -> Ready[int, tuple[int, int]]:

@@ -101,7 +101,7 @@ def test_features_of_two_new_backbones_are_in_the_cache(
     halves = cache.read_record(cache.find("a.mp4", "halves").key)
     assert (halves.kind, halves.features.shape, halves.flow_stats) == ("crops", (3, 2, 3), None)
     np.testing.assert_allclose(halves.features.mean(axis=1), expected, rtol=1e-4)
-    assert cache.feature_streams("a.mp4") == ["colour", "motion"]
+    assert cache.feature_streams("a.mp4") == ["colour", "halves", "motion"]
     motion = cache.read_record(cache.find("a.mp4", "motion").key)
     assert motion.flow_stats is not None
     # the first clip is all real and nothing in it is clamped: the statistics know its mean too

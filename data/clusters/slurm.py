@@ -3,14 +3,21 @@
 What a job asks for beside the partition is set in dask-jobqueue's own `jobqueue.yaml`.
 """
 
+import signal
 from collections.abc import Iterable, Iterator
 
 import dask
-from dask_jobqueue import SLURMCluster
 
 from data.clusters.dask import DaskCluster
 from data.clusters.engine import Item, Lost, Prepare, Result
 from data.errors import ConfigError
+
+# importing dask-jobqueue lets Ctrl-C end this process at once, with exit code 0
+_handler = signal.getsignal(signal.SIGINT)
+try:
+    from dask_jobqueue import SLURMCluster
+finally:
+    signal.signal(signal.SIGINT, _handler)
 
 
 class SlurmCluster:
