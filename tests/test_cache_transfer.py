@@ -17,7 +17,7 @@ from cache.upkeep.verify import verify_cache
 from data.errors import CacheError, ConfigError
 from data.labels import VideoLabel, read_labels, write_labels
 
-pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip install 'feat[remote]'")
+pytest.importorskip("paramiko", reason="transfer tests need paramiko: pip install paramiko")
 from cache_servers import CuttingProxy, DrippingProxy, HttpServer, SftpServer
 
 pytestmark = [

@@ -28,7 +28,7 @@ from cache import FeatureCache
 from data.ffmpeg import find_ffmpeg
 from feat import cli
 
-pytest.importorskip("distributed", reason="needs Dask: pip install 'feat[dask]'")
+pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -185,5 +185,5 @@ def test_without_the_extra_it_is_named(
     done = CliRunner().invoke(cli, [*arguments(tmp_path, "cache", weights), *options])
     assert done.exit_code == 1
     assert done.stderr == (
-        "error: --cluster dask: distributed is not installed: pip install 'feat[dask]'\n"
+        "error: --cluster dask: distributed is not installed: pip install distributed\n"
     )

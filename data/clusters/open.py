@@ -46,6 +46,7 @@ def open_cluster(
             return SlurmCluster(nodes, partition)
     except ImportError as error:
         raise ConfigError(
-            f"--cluster {kind}: {error.name} is not installed: pip install 'feat[{kind}]'"
+            f"--cluster {kind}: {error.name} is not installed: pip install "
+            f"{'distributed' if kind == 'dask' else 'dask-jobqueue'}"
         ) from error
     return None
