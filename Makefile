@@ -30,12 +30,14 @@ demo: $(STAMP)
 	cd $(DEMO) && ../$(BIN)/feat train
 	cd $(DEMO) && ../$(BIN)/feat eval
 
+# a worker a core, files whole, the longest first
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: $(DEV)
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile \
-		--no-loadscope-reorder -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # on a machine with a GPU: every kernel against the CPU's
 test-gpu: $(DEV)

@@ -32,8 +32,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What takes longest, and before it the two files that compile the kernels of flow and network: as
-# the last one it would keep one core busy, and the others waiting.
+# the last one it would keep one core busy, and the others waiting. Of the slow tests it is the
+# tutorial.
 FIRST = [
+    "test_docs_pages",
     *("test_extract_tvl1", "test_extract_i3d", "test_model_methods", "test_report_page"),
     *("test_extract_runner", "test_predict", "test_extract_concurrent", "test_extract_weights"),
     *("test_comparison_page", "test_model_train", "test_model_seeds", "test_model_commands"),
