@@ -7,6 +7,7 @@ or says no more than that it is abnormal, has no say on its frames; clicks are c
 the others agree on.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -41,15 +42,15 @@ class Agreement:
 
     video: str
     num_frames: int
-    kappa: float
-    same: float
-    start_deviation: float
-    end_deviation: float
-    votes: int
-    clicks: int
-    clicks_inside: int
-    events: int
-    events_clicked: int
+    kappa: float = math.nan
+    same: float = math.nan
+    start_deviation: float = math.nan
+    end_deviation: float = math.nan
+    votes: int = 0
+    clicks: int = 0
+    clicks_inside: int = 0
+    events: int = 0
+    events_clicked: int = 0
 
 
 def consensus(
@@ -111,12 +112,9 @@ def _agree(group: Sequence[VideoLabel]) -> tuple[VideoLabel, Agreement]:
     clicks = sorted({frame for label in group for frame in label.clicks})
     if not voters:
         label = next((label for label in group if label.clicks), first)
-        nan = float("nan")
         return replace(label, num_frames=length), Agreement(
-            video=first.video, num_frames=length, kappa=nan, same=nan, start_deviation=nan,
-            end_deviation=nan, votes=0, clicks=len(clicks), clicks_inside=0, events=0,
-            events_clicked=0,
-        )  # fmt: skip
+            video=first.video, num_frames=length, clicks=len(clicks)
+        )
     marks = np.stack([label.frame_labels(length) for label in voters])  # (N, T)
     voted = (2 * marks.sum(axis=0) >= len(voters)).astype(np.uint8)  # (T,)
     intervals = intervals_from_frames(voted)
