@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data.help_text import examples
+from data.splits.options import fold_option, folds_option, require_fold
 
 if TYPE_CHECKING:
     from data.annotation.convert import Format
@@ -38,14 +39,8 @@ FORMATS = ["labels", "ucf", "masks", "npy", "activitynet"]
     " videos. folds: k-fold, stratified. lad: a fixed number of abnormal and normal test videos"
     " of each category.",
 )
-@click.option(
-    "--folds", type=click.IntRange(min=2), default=5, show_default=True,
-    help="Divide the videos into so many parts.",
-)  # fmt: skip
-@click.option(
-    "--fold", type=click.IntRange(min=0), default=0, show_default=True,
-    help="The part to test on, counted from 0.",
-)  # fmt: skip
+@folds_option
+@fold_option
 @click.option(
     "--per-category",
     type=click.IntRange(min=1),
@@ -100,8 +95,8 @@ def split_command(
     from data.splits import divide as splits
     from data.splits import leaks, protocols
 
-    if scheme == "folds" and fold >= folds:
-        raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
+    if scheme == "folds":
+        require_fold(fold, folds)
     labels = read_labels(labels_file)
     content = leaks.content_marks(labels, videos or labels_file.parent)
     if len(content) < len(labels):

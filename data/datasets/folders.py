@@ -13,6 +13,7 @@ from data.errors import LabelsError
 from data.help_text import examples
 from data.labels import VideoLabel
 from data.splits.divide import k_fold
+from data.splits.options import fold_option, folds_option, require_fold
 from data.videos import find_videos
 
 
@@ -76,14 +77,8 @@ def prepare_folders(
 @click.option(
     "--normal", multiple=True, required=True, help="A class of normal videos. Repeatable."
 )
-@click.option(
-    "--folds", type=click.IntRange(min=2), default=5, show_default=True,
-    help="Divide the videos into so many parts.",
-)  # fmt: skip
-@click.option(
-    "--fold", type=click.IntRange(min=0), default=0, show_default=True,
-    help="The part to test on, counted from 0.",
-)  # fmt: skip
+@folds_option
+@fold_option
 @click.option(
     "--weak", is_flag=True, help="Abnormal somewhere ('?') instead of everywhere ('all')."
 )
@@ -92,8 +87,7 @@ def folders_command(
     root: Path, out: Path, normal: tuple[str, ...], folds: int, fold: int, weak: bool, seed: int
 ) -> None:
     """Class folders: a folder's name is its videos' category."""
-    if fold >= folds:
-        raise click.BadParameter(f"{fold} of {folds} folds, expected 0 to {folds - 1}")
+    require_fold(fold, folds)
     dataset = prepare_folders(
         root,
         normal=normal,
