@@ -28,6 +28,13 @@ STREAM_ORDER = ("rgb", "flow")
 #: `push` can leave them out.
 THUMBNAILS = "thumbnails"
 
+#: The stream of a video's frames, for methods that look at pixels. Like thumbnails they show who
+#: is in the video, and lie in shards of their own.
+FRAMES = "frames"
+
+#: The streams that show who is in a video.
+PICTURES = (THUMBNAILS, FRAMES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamKind:
@@ -95,7 +102,7 @@ class StreamKind:
 KINDS: dict[str, StreamKind] = {
     FEATURES: StreamKind(axes=("S", "D"), dtypes=("float32", "float16")),
     CROPS: StreamKind(axes=("S", "C", "D"), dtypes=("float32", "float16")),
-    "frames": StreamKind(axes=("T", "H", "W", "C"), dtypes=("uint8",), rows="frames"),
+    FRAMES: StreamKind(axes=("T", "H", "W", "C"), dtypes=("uint8",), rows="frames"),
     "images": StreamKind(axes=("N",), dtypes=("uint8",), ragged=True),
 }
 

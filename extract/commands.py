@@ -50,6 +50,21 @@ _LIMITS = (
 )  # fmt: skip
 
 
+def _parse_streams(text: str) -> dict[str, Any]:
+    """Return the fields of `ExtractConfig` that `rgb,flow,frames:256x256,gray` stands for."""
+    from cache.streams import FRAMES
+    from extract.decode.config import FramesConfig
+
+    names = [name.strip() for name in text.replace(",gray", ":gray").split(",")]
+    kept = [name for name in names if name.partition(":")[0] == FRAMES]
+    if len(kept) > 1:
+        raise click.UsageError("--streams names frames more than once")
+    return {
+        "streams": tuple(name.replace(":gray", ",gray") for name in names if name not in kept),
+        "frames": FramesConfig.parse(kept[0].replace(":gray", ",gray")) if kept else None,
+    }
+
+
 def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take what one video may cost, and hand it on as `limits`."""
 
@@ -82,7 +97,8 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
 )  # fmt: skip
 @click.option(
     "--streams", default="rgb,flow", show_default=True,
-    help=f"Which of {', '.join(BACKBONES)}, by comma.",
+    help=f"Which of {', '.join(BACKBONES)} and frames, by comma. frames:256x256 or "
+    "frames:256x256,gray keeps the frames themselves, for methods that look at pixels.",
 )  # fmt: skip
 @resize_option
 @click.option(
@@ -226,7 +242,7 @@ def extract_command(
     if not cluster and precision != "float32":  # each worker of a cluster looks at its own
         precision = precision_for(list_devices(device)[0], precision)
     config = ExtractConfig(
-        streams=tuple(name.strip() for name in streams.split(",")),
+        **_parse_streams(streams),
         decode=DecodeConfig(resize=resize, fps=fps),  # type: ignore[arg-type]
         clip_len=clip_len,
         clip_stride=clip_stride or clip_len,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from cache import config_difference
-from cache.streams import CROPS, FEATURES
+from cache.streams import CROPS, FEATURES, FRAMES
 from data.errors import ConfigError, FeatError
 from extract.backbones import BACKBONES
-from extract.decode.config import DecodeConfig
+from extract.decode.config import DecodeConfig, FramesConfig
 from extract.flow.tvl1 import TVL1Config
 from extract.weights.resolve import Weights
 
@@ -43,6 +43,8 @@ class ExtractConfig:
         flow_clamp: flow is clamped to [-flow_clamp, flow_clamp] pixels, then divided by it
             (Carreira & Zisserman 2017, the authors' preprocessing).
         precision: arithmetic of the network, `float32`, `bfloat16` or `float16`.
+        frames: what to keep of the frames themselves; None for nothing. Then `streams` may be
+            empty.
         crops: of each clip, of `CROP_COUNTS`; see `extract.crops`. More than one are cut from
             frames that are decoded whole (`short-side`).
     """
@@ -55,13 +57,14 @@ class ExtractConfig:
     flow_clamp: float = 20.0
     precision: str = "float32"
     crops: int = 1
+    frames: FramesConfig | None = None
 
     def __post_init__(self) -> None:
         unknown = [stream for stream in self.streams if stream not in BACKBONES]
-        if unknown or not self.streams:
+        if unknown or not (self.streams or self.frames):
             raise ConfigError(
                 f"streams: found {','.join(self.streams) or 'none'}, expected one or more of "
-                f"{', '.join(BACKBONES)}"
+                f"{', '.join([*BACKBONES, FRAMES])}"
             )
         for stream in self.streams:
             for what, found, takes in (
@@ -120,8 +123,15 @@ class ExtractConfig:
         return config
 
     def stream_configs(self, weights: Mapping[str, Weights]) -> dict[str, dict[str, Any]]:
-        """Return `stream_config` of every stream that is asked for."""
-        return {stream: self.stream_config(stream, weights[stream]) for stream in self.streams}
+        """Return the configuration of every stream that is asked for, as it enters the keys."""
+        configs = {stream: self.stream_config(stream, weights[stream]) for stream in self.streams}
+        if self.frames:
+            configs[FRAMES] = {
+                "stream": FRAMES,
+                "decode": {"fps": self.decode.fps, "version": DECODE_VERSION},
+                "frames": self.frames.to_json(),
+            }
+        return configs
 
     @classmethod
     def from_stream_configs(cls, configs: Mapping[str, Mapping[str, Any]]) -> Self:
@@ -135,17 +145,17 @@ class ExtractConfig:
                 made them, or the streams were decoded differently. The difference is named.
         """
         for stream, recorded in configs.items():
-            if stream not in BACKBONES or not isinstance(recorded.get("network"), Mapping):
+            part = recorded.get(FRAMES if stream == FRAMES else "network")
+            if stream not in (*BACKBONES, FRAMES) or not isinstance(part, Mapping):
                 raise ConfigError(
                     f"{stream}: features that were imported, not extracted from videos by this "
                     "build; they cannot be made of another video"
                 )
         try:
             config = cls._from_recorded(configs)
-            again = {
-                stream: config.stream_config(stream, recorded_weights(stream, configs[stream]))
-                for stream in config.streams
-            }
+            again = config.stream_configs(
+                {stream: recorded_weights(stream, configs[stream]) for stream in config.streams}
+            )
         except (KeyError, TypeError, ValueError, FeatError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ConfigError(
@@ -164,11 +174,17 @@ class ExtractConfig:
     @classmethod
     def _from_recorded(cls, configs: Mapping[str, Mapping[str, Any]]) -> Self:
         """Read every field from the first stream that has it; whether all fits is seen later."""
-        first = next(iter(configs.values()))
-        flow = next((config["flow"] for config in configs.values() if "flow" in config), None)
         settings: dict[str, Any] = {}
+        if FRAMES in configs:
+            settings["frames"] = FramesConfig.from_json(configs[FRAMES]["frames"])
+        of_clips = [config for stream, config in configs.items() if stream in BACKBONES]
+        if not of_clips:
+            decode = DecodeConfig(fps=configs[FRAMES]["decode"]["fps"])
+            return cls(streams=(), decode=decode, **settings)
+        first = of_clips[0]
+        flow = next((config["flow"] for config in configs.values() if "flow" in config), None)
         if flow is not None:
-            settings = {"tvl1": _read_fields(TVL1Config, flow), "flow_clamp": flow["clamp"]}
+            settings |= {"tvl1": _read_fields(TVL1Config, flow), "flow_clamp": flow["clamp"]}
         return cls(
             streams=tuple(stream for stream in BACKBONES if stream in configs),
             decode=_read_fields(DecodeConfig, first["decode"]),

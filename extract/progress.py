@@ -118,10 +118,8 @@ class ExtractProgress:
             logger.error("%s: failed: %s", place, result.error)
         elif result.status == "done":
             self._frames += result.num_frames
-            self._say(
-                "%s: %d clips, %d frames, %.1f s",
-                place, result.num_clips, result.num_frames, result.seconds,
-            )  # fmt: skip
+            clips = f"{result.num_clips} clips, " if result.num_clips else ""
+            self._say("%s: %s%d frames, %.1f s", place, clips, result.num_frames, result.seconds)
         if result.partial:
             logger.warning("%s: partial: %s", place, result.partial)
         self._show()

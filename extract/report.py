@@ -126,9 +126,10 @@ class ExtractReport:
 
     def to_text(self) -> str:
         """Return the summary as a person reads it."""
+        clips = f"{self.clips} clips of " if self.clips or not self.frames else ""
         lines = [
             f"{self.done} done, {self.skipped} already there, {len(self.partial)} partial, "
-            f"{len(self.failed)} failed{_left_text(self.left)}; {self.clips} clips of "
+            f"{len(self.failed)} failed{_left_text(self.left)}; {clips}"
             f"{self.frames} frames in {self.seconds:.1f} s -> {self.cache}"
         ]
         if self.done:

@@ -20,7 +20,7 @@ import numpy as np
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
-from cache.streams import THUMBNAILS
+from cache.streams import FRAMES, THUMBNAILS
 from data.errors import CacheError, DecodeError, FeatError
 from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
@@ -29,6 +29,7 @@ from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.devices import Share
+from extract.frames import read_frames
 from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
@@ -154,7 +155,8 @@ class VideoTask:
 
     def lacks_thumbnails(self, streams: tuple[str, ...]) -> bool:
         """Return whether pictures are to be kept that the cache lacks, beside these streams."""
-        wanted = bool(streams) if self.job.thumbnails is None else self.job.thumbnails
+        with_features = any(stream != FRAMES for stream in streams)
+        wanted = with_features if self.job.thumbnails is None else self.job.thumbnails
         return wanted and not self.cache.has(feature_key(self.sha256, thumbnails.CONFIG))
 
     def complete(self, turn: Turn) -> VideoOutcome:
@@ -171,30 +173,46 @@ class VideoTask:
             if not streams and not with_thumbnails:
                 return self._skipped()
             stage_seconds: dict[str, float] = {}
-            checkpoint = self._checkpoint(streams)
-            if streams:
-                features = self.extract(
-                    streams, checkpoint, stage_seconds, turn, with_thumbnails=with_thumbnails
+            made = []
+            # each is written before the next is begun: what is finished is not lost
+            if FRAMES in streams:
+                made.append(self._read_frames(stage_seconds, turn))
+                self._write(stage_seconds, lambda: [self._frames_record(made[0])])
+            of_clips = tuple(stream for stream in streams if stream != FRAMES)
+            checkpoint = self._checkpoint(of_clips)
+            if of_clips:
+                made.append(
+                    self.extract(
+                        of_clips, checkpoint, stage_seconds, turn, with_thumbnails=with_thumbnails
+                    )
                 )
-            else:
-                features = self._read_thumbnails(stage_seconds, turn)
-            self.refuse_change()
-            with _writing:
-                started = time.perf_counter()
-                # before the features, which say that the video is done
-                if features.thumbnails:
-                    self.cache.write([self.thumbnails_record(features)])
-                if streams:
-                    self.cache.write(self.records(streams, features))
-                stage_seconds["write"] = time.perf_counter() - started
+            elif with_thumbnails:
+                made.append(self._read_thumbnails(stage_seconds, turn))
+            features = made[-1]
+            # before the features, which say that the video is done
+            if features.thumbnails:
+                self._write(stage_seconds, lambda: [self.thumbnails_record(features)])
+            if of_clips:
+                self._write(stage_seconds, lambda: self.records(of_clips, features))
             checkpoint.clear()
         return self._result(
             "done",
-            num_clips=len(features.clips),
+            num_clips=len(features.clips) if of_clips or with_thumbnails else 0,
             num_frames=features.num_frames,
             partial=features.partial,
             stage_seconds=stage_seconds,
         )
+
+    def _write(
+        self, stage_seconds: dict[str, float], records: Callable[[], list[FeatureRecord]]
+    ) -> None:
+        """Write records as one shard, if the video is still the one that they were made from."""
+        self.refuse_change()
+        with _writing:
+            started = time.perf_counter()
+            self.cache.write(records())
+            spent = time.perf_counter() - started
+        stage_seconds["write"] = stage_seconds.get("write", 0.0) + spent
 
     def extract(
         self,
@@ -258,6 +276,22 @@ class VideoTask:
         stage_seconds["decode"] = time.perf_counter() - started
         return features
 
+    def _read_frames(self, stage_seconds: dict[str, float], turn: Turn) -> "VideoFeatures":
+        assert self.job.config.frames
+        started = time.perf_counter()
+        features = read_frames(
+            self.source,
+            self.job.config.frames,
+            self.cache.path,
+            fps=self.job.config.decode.fps,
+            threads=self.job.share.decode_threads,
+            folder_fps=self.job.folder_fps,
+            limits=self.job.limits,
+            on_frames=partial(self._go_on, turn),
+        )
+        stage_seconds["decode"] = time.perf_counter() - started
+        return features
+
     def _go_on(self, turn: Turn, num_frames: int, expected_frames: int) -> None:
         """Say how far the video is; raise a KeyboardInterrupt if it is to be given up."""
         if turn.stop.is_set():
@@ -296,6 +330,16 @@ class VideoTask:
             config=thumbnails.CONFIG,
             features=images,
             bounds=bounds,
+            **self._common(features),
+        )
+
+    def _frames_record(self, features: "VideoFeatures") -> FeatureRecord:
+        """Return what goes into the shard of the frames."""
+        return FeatureRecord(
+            stream=FRAMES,
+            kind=FRAMES,
+            config=self.job.configs[FRAMES],
+            features=features.arrays[FRAMES],
             **self._common(features),
         )
 

@@ -316,7 +316,7 @@ def test_clip_tables_check_themselves(change, match) -> None:
 
 def test_without_xxhash_the_crc_protects(tmp_path, monkeypatch) -> None:
     with_both = write_shard(tmp_path, [make_record("both.mp4")])
-    monkeypatch.setattr("cache.shard.checksums.xxh3_64_hexdigest", None)
+    monkeypatch.setattr("cache.shard.checksums.xxh3_64", None)
     crc_only = write_shard(tmp_path, [make_record("crc.mp4")])
     for path in (with_both, crc_only):
         table = read_table(path)

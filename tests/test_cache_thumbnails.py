@@ -130,7 +130,7 @@ def test_a_shard_of_both_leaves_without_its_pictures(tmp_path: Path, reread: boo
     assert verify_cache(copy).problems == []
     second = push_cache(cache, there)
     assert (second.shards, second.already, second.thumbnails_left_out) == (0, 1, 3)
-    push_cache(cache, there, thumbnails=True)
+    push_cache(cache, there, pictures=[THUMBNAILS])
     assert streams(tmp_path / "disk") == dict.fromkeys(VIDEOS, ("rgb", THUMBNAILS))
 
 

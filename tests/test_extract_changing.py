@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import subprocess
 import sys
 from collections.abc import Callable
@@ -56,11 +57,13 @@ def extract_while(
 ) -> tuple[ExtractReport, FeatureCache]:
     """Extract the videos; `change` happens when the first clip goes through the network."""
     done: list[bool] = []
+    changing = threading.Lock()  # no other thread's clip is finished before the change
 
     def network(clips: torch.Tensor) -> torch.Tensor:
-        if not done:
-            done.append(True)
-            change(videos)
+        with changing:
+            if not done:
+                done.append(True)
+                change(videos)
         return TINT.function(clips)
 
     patch.setitem(BACKBONES, "tint", replace(TINT, function=network))  # type: ignore[misc]

@@ -1,220 +1,249 @@
-"""Folders of images as videos."""
+"""The stream of frames: real videos decoded into it, and what reading it gives."""
 
+import resource
 import subprocess
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from cache_samples import make_other
+from click.testing import CliRunner, Result
 from PIL import Image
+from test_extract_thumbnails import Colour, colour, grey_video
 
-from data.errors import ConfigError, DecodeError
+from cache import FeatureCache
+from cache.exchange.merge import merge_caches
+from cache.exchange.remote import Remote
+from cache.exchange.transfer import push_cache
+from cache.records import FeatureRecord
+from cache.shard.read import read_record, read_table
+from cache.shard.write import write_shard
+from cache.streams import FRAMES, PICTURES, THUMBNAILS
+from cache.upkeep.verify import verify_cache
+from data.errors import CacheError, ConfigError, ShardError
 from data.ffmpeg import find_ffmpeg
-from data.videos import VideoSource
-from extract.decode.config import DecodeConfig
-from extract.decode.open import open_video
+from data.videos import find_videos
+from extract.config import ExtractConfig
+from extract.decode.config import DecodeConfig, FramesConfig
+from extract.decode.limits import Limits
+from extract.devices import Resources
+from extract.frames import read_frames
+from extract.runner import run_extraction
+from feat import cli
 
-SMALL = DecodeConfig(size=32)
+__all__ = ["colour"]  # a fixture
+pytestmark = pytest.mark.usefixtures("one_viewer")
 
-
-def grey(level: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    return Image.new("RGB", size, (level, level, level))
-
-
-def numbered_folder(folder: Path, num_frames: int, suffix: str = "png") -> Path:
-    """Image i is filled with grey level 2 * i."""
-    folder.mkdir(exist_ok=True)
-    for i in range(num_frames):
-        grey(2 * i).save(folder / f"{i}.{suffix}")
-    return folder
+CPU = Resources(device="cpu", threads=2)
+SIZE = 32
 
 
-def decode(folder: Path, config: DecodeConfig = SMALL, **options):
-    source = VideoSource(video_id="clips/07", path=folder, kind="frames")
-    frames, times = [], []
-    with open_video(source, config, **options) as stream:
-        while True:
-            part, pts = stream.read(7)
-            assert len(part) == len(pts)
-            if not len(part):
-                break
-            frames.append(part)
-            times.append(pts)
-    return np.concatenate(frames), np.concatenate(times), stream
+def pictures(num_frames: int, seed: int = 0) -> np.ndarray:
+    """Return (T, SIZE, SIZE, 3) uint8 noise, every frame another."""
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def numbers(frames: np.ndarray) -> list[int]:
-    return np.rint(frames.mean(axis=(1, 2, 3)) / 2).astype(int).tolist()
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images and a video without loss, both of the size that is kept."""
+    root = tmp_path_factory.mktemp("videos")
+    (root / "folder").mkdir()
+    for number, frame in enumerate(pictures(5)):
+        Image.fromarray(frame).save(root / "folder" / f"{number:03}.png")
+    command = [find_ffmpeg(), "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{SIZE}x{SIZE}", "-r", "10", "-i", "-", "-c:v", "ffv1", "-pix_fmt", "bgr0"]
+    frames = pictures(40, seed=1).tobytes()
+    subprocess.run([*command, str(root / "film.mkv")], input=frames, check=True)
+    return root
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-def test_every_image_is_a_frame_in_natural_order(tmp_path, suffix):
-    frames, pts, stream = decode(numbered_folder(tmp_path / "f", 30, suffix))
-    assert frames.shape == (30, 32, 32, 3)
-    assert frames.dtype == np.uint8
-    assert numbers(frames) == list(range(30))
-    assert pts == pytest.approx(np.arange(30) / 25)
-    assert np.array_equal(stream.pts_seconds, pts)
-    assert (stream.num_frames, stream.partial) == (30, "")
-    assert (stream.info.width, stream.info.height, stream.info.frame_rate) == (40, 30, 25)
+def extract(*words: object) -> Result:
+    result = CliRunner().invoke(cli, ["extract", *map(str, words), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    return result
 
 
-def test_the_frame_rate_sets_times_only(tmp_path):
-    folder = numbered_folder(tmp_path / "f", 12)
-    frames, pts, stream = decode(folder, folder_fps=10)
-    assert numbers(frames) == list(range(12))
-    assert pts == pytest.approx(np.arange(12) / 10)
-    assert stream.info.frame_rate == 10
-
-
-@pytest.mark.parametrize(("rate", "fps"), [(10, 25), (25, 10), (30, 25), (10, 10), (7, 3)])
-def test_resampling_picks_the_frames_that_ffmpegs_fps_filter_picks(tmp_path, rate, fps):
-    folder = numbered_folder(tmp_path / "f", 60)
-    video = tmp_path / "v.mkv"
-    pattern = ("-framerate", str(rate), "-i", str(folder / "%d.png"))
-    subprocess.run(
-        [find_ffmpeg(), "-v", "error", *pattern, "-c:v", "ffv1", "-pix_fmt", "bgr0", str(video)],
-        check=True,
+@pytest.mark.parametrize("gray", [False, True])
+def test_frames_are_kept_as_they_are_decoded(videos: Path, tmp_path: Path, gray: bool) -> None:
+    streams = f"frames:{SIZE}x{SIZE}" + gray * ",gray"
+    text = extract(videos, "--cache", tmp_path / "c", "--streams", streams).stdout
+    assert "2 done" in text
+    assert "; 45 frames in" in text  # and not so many clips
+    cache = FeatureCache(tmp_path / "c")
+    for video, expected in (("folder", pictures(5)), ("film.mkv", pictures(40, seed=1))):
+        entry = cache.find(video, FRAMES)
+        frames = cache.memmap(entry.key)
+        wanted = expected
+        if gray:
+            wanted = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in expected])[..., None]
+        np.testing.assert_array_equal(frames, wanted)
+        table = cache.read_clips(entry.key)
+        assert table.start_frame.tolist() == list(range(len(wanted)))
+        assert (table.end_frame - table.start_frame == 1).all()
+        assert cache.feature_streams(video) == []  # no features: other methods pass them by
+    # the folder was taken to have 25 frames a second
+    np.testing.assert_allclose(
+        cache.read_clips(cache.find("folder", FRAMES).key).start_seconds, np.arange(5) / 25
     )
-    config = DecodeConfig(size=32, fps=fps)
-    with open_video(VideoSource(video_id="v", path=video, kind="file"), config) as stream:
-        expected, expected_pts = stream.read(1000)
-    frames, pts, stream = decode(folder, config, folder_fps=rate)
-    assert numbers(frames) == numbers(expected)
-    assert pts == pytest.approx(expected_pts)
-    assert stream.info.frame_rate == fps
+    assert verify_cache(cache).problems == []
+    again = extract(videos, "--cache", tmp_path / "c", "--streams", streams).stdout
+    assert "0 done, 2 already there" in again
 
 
-def test_a_folder_and_the_video_of_its_frames_give_the_same_pixels(tmp_path):
-    rng = np.random.default_rng(5)
-    folder = tmp_path / "f"
-    folder.mkdir()
-    for i in range(4):
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-        coarse.resize((150, 110), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    video = tmp_path / "v.mkv"
-    lossless = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
-    pattern = str(folder / "%d.png")
-    command = [find_ffmpeg(), "-v", "error", "-i", pattern, *lossless, str(video)]
-    subprocess.run(command, check=True)
-    for config in (DecodeConfig(size=64), DecodeConfig(size=64, resize="crop")):
-        with open_video(VideoSource(video_id="v", path=video, kind="file"), config) as stream:
-            expected = stream.read(10)[0].astype(int)
-        difference = np.abs(decode(folder, config)[0].astype(int) - expected)
-        assert difference.max() <= 3
-        assert difference.mean() < 0.8
+def test_frames_stand_beside_features_and_are_made_only_where_they_lack(
+    tmp_path: Path, colour: Colour
+) -> None:
+    videos = tmp_path / "videos"
+    grey_video(videos / "a.mkv", 40, 0)
+    alone = ExtractConfig(streams=("colour",), decode=DecodeConfig(size=64))
+    both = ExtractConfig(
+        streams=("colour",), decode=DecodeConfig(size=64), frames=FramesConfig(size=16)
+    )
+    cache_dir = tmp_path / "c"
+    assert run_extraction(videos, cache_dir, alone, resources=CPU).done == 1
+    before = {path.name for path in (cache_dir / "shards").iterdir()}
+    report = run_extraction(videos, cache_dir, both, resources=CPU)
+    assert (report.done, report.clips, report.frames) == (1, 0, 40)
+    assert colour.loaded == 1  # the network was not needed again
+    cache = FeatureCache(cache_dir)
+    assert cache.streams("a.mkv") == ["colour", FRAMES, THUMBNAILS]
+    assert before < {path.name for path in (cache_dir / "shards").iterdir()}
+    levels = cache.memmap(cache.find("a.mkv", FRAMES).key).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, 3 * np.arange(40), atol=2)
+    # of features and frames of one video, decoded in two goes, all that is known is the same
+    assert cache.find("a.mkv", FRAMES).source == cache.find("a.mkv", "colour").source
+    # and both at once give the same bytes
+    run_extraction(videos, tmp_path / "d", both, resources=CPU)
+    at_once = FeatureCache(tmp_path / "d")
+    for entry in cache.entries():
+        ours, theirs = cache.read_record(entry.key), at_once.read_record(entry.key)
+        assert ours.features.tobytes() == theirs.features.tobytes()
 
 
-def test_sizes_formats_and_depths_may_be_mixed(tmp_path):
-    level = 100
-    rgb = grey(level)
-    wide = np.full((60, 200), level * 257, np.uint16)
-    images = {
-        "1.png": rgb,
-        "2.jpg": grey(level, (33, 91)),
-        "3.bmp": rgb,
-        "4.tif": rgb.convert("L"),
-        "5.png": Image.fromarray(wide),
-        "6.tiff": Image.fromarray(wide),
-        "7.png": rgb.quantize(4),
-        "8.png": rgb.convert("RGBA"),
-        "9.png": rgb.convert("LA"),
-        "10.jpg": rgb.convert("CMYK"),
-        "11.png": grey(level, (1, 1)),
-    }
-    for name, image in images.items():
-        image.save(tmp_path / name)
-    frames, _, stream = decode(tmp_path)
-    assert stream.partial == ""
-    assert len(frames) == len(images)
-    for name, frame in zip(images, frames, strict=True):
-        assert frame.min() >= level - 2, name
-        assert frame.max() <= level + 2, name
+def test_what_a_key_was_made_of_makes_it_again() -> None:
+    for config in (
+        ExtractConfig(streams=(), frames=FramesConfig(size=64, gray=True)),
+        ExtractConfig(streams=(), decode=DecodeConfig(fps=5.0), frames=FramesConfig()),
+    ):
+        configs = config.stream_configs({})
+        assert ExtractConfig.from_stream_configs(configs) == config
+    configs[FRAMES]["frames"]["version"] += 1
+    with pytest.raises(ConfigError, match="cannot make the recorded features"):
+        ExtractConfig.from_stream_configs(configs)
 
 
-def test_black_and_white_images(tmp_path):
-    Image.new("1", (20, 20), 1).save(tmp_path / "1.png")
-    Image.new("1", (20, 20), 0).save(tmp_path / "2.png")
-    assert decode(tmp_path)[0].mean(axis=(1, 2, 3)).tolist() == [255, 0]
+@pytest.mark.parametrize(
+    ("text", "size", "gray"),
+    [
+        ("frames", 256, False),
+        ("frames:64x64", 64, False),
+        ("frames:64", 64, False),
+        ("frames:227x227,gray", 227, True),
+    ],
+)
+def test_size_and_colours_are_read(text: str, size: int, gray: bool) -> None:
+    assert FramesConfig.parse(text) == FramesConfig(size=size, gray=gray)
 
 
-def test_names_with_percent_signs_and_spaces(tmp_path):
-    folder = tmp_path / "50% off %03d"
-    folder.mkdir()
-    for i, name in enumerate(["a %d.png", "b%05d.png", "-c.png", "ü 監.png", "[x]*.png"]):
-        grey(10 * i).save(folder / name)
-    assert len(decode(folder)[0]) == 5
+@pytest.mark.parametrize(
+    "text",
+    ["frames:", "frames:64x32", "frames:0x0", "frames:-1", "frames:64x64x64"],
+)
+def test_another_size_or_colour_is_refused(text: str, tmp_path: Path, videos: Path) -> None:
+    result = CliRunner().invoke(cli, ["extract", str(videos), "--streams", f"{text},rgb"])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "expected frames, frames:256x256 or frames:256x256,gray" in line
 
 
-def test_the_cameras_orientation_is_applied(tmp_path):
-    picture = Image.new("RGB", (40, 20), "black")
-    picture.paste("white", (0, 0, 10, 20))
-    exif = Image.Exif()
-    # 6: turn clockwise by 90 degrees to show; the white left side comes to the top
-    exif[0x0112] = 6
-    picture.save(tmp_path / "1.jpg", exif=exif, quality=95)
-    frames, _, stream = decode(tmp_path)
-    assert stream.info.rotation == 90
-    assert (stream.info.width, stream.info.height) == (40, 20)
-    assert frames[0, :6].mean() > 240
-    assert frames[0, 10:].mean() < 15
+def test_frames_leave_only_if_that_is_asked_for(videos: Path, tmp_path: Path) -> None:
+    extract(videos, "--cache", tmp_path / "c", "--streams", f"frames:{SIZE}")
+    cache = FeatureCache(tmp_path / "c")
+    there = Remote(str(tmp_path / "there"))
+    report = push_cache(cache, there, pictures=[THUMBNAILS])
+    assert (report.shards, report.frames_left_out, report.thumbnails_left_out) == (0, 2, 0)
+    text = CliRunner().invoke(
+        cli, ["cache", "push", str(tmp_path / "there"), "--cache", str(tmp_path / "c")]
+    )
+    assert "frames of 2 videos left out" in text.stdout
+    assert push_cache(cache, there, pictures=PICTURES).shards == 2
+    copy = FeatureCache(tmp_path / "there")
+    np.testing.assert_array_equal(copy.memmap(copy.find("folder", FRAMES).key), pictures(5))
 
 
-def test_a_broken_image_keeps_its_place(tmp_path):
-    folder = numbered_folder(tmp_path / "f", 12, "jpg")
-    whole = (folder / "5.jpg").read_bytes()
-    (folder / "5.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "9.jpg").write_text("not a picture")
-    frames, _, stream = decode(folder)
-    # labels count frames: none may be dropped
-    assert numbers(frames) == [0, 1, 2, 3, 4, 4, 6, 7, 8, 8, 10, 11]
-    assert stream.partial.startswith("cannot read 5.jpg: ")
-    assert "1 more" in stream.partial
-    assert "\n" not in stream.partial
+def test_a_full_disk_loses_nothing_and_says_so(videos: Path, tmp_path: Path) -> None:
+    source = next(one for one in find_videos(videos) if one.video_id == "film.mkv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * SIZE * SIZE * 3 + 7, before[1]))
+    try:
+        with pytest.raises(CacheError, match="cannot keep frames"):
+            read(source, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    assert len(read(source, tmp_path).arrays[FRAMES]) == 40
 
 
-def test_a_broken_first_image_is_replaced_by_the_first_good_one(tmp_path):
-    folder = numbered_folder(tmp_path / "f", 4)
-    (folder / "0.png").write_bytes(b"")
-    frames, _, stream = decode(folder)
-    assert numbers(frames) == [1, 1, 2, 3]
-    assert stream.partial.startswith("cannot read 0.png: ")
+def read(source: Any, folder: Path) -> Any:
+    return read_frames(
+        source,
+        FramesConfig(size=SIZE),
+        folder,
+        fps=None,
+        threads=1,
+        folder_fps=25.0,
+        limits=Limits(),
+        on_frames=lambda *_: None,
+    )
 
 
-def test_no_readable_image_is_an_error_with_the_cause(tmp_path):
-    for i in range(3):
-        (tmp_path / f"{i}.jpg").write_bytes(b"no picture")
-    with pytest.raises(
-        DecodeError, match=r"^clips/07: none of 3 images can be read: 0\.jpg: not an image; "
-    ) as caught:
-        decode(tmp_path)
-    assert "\n" not in str(caught.value)
+MANY = 200  # frames of 256x256: 39 MB
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_pixels_without_a_known_range_are_refused(tmp_path, dtype):
-    Image.fromarray(np.full((20, 20), 1 << 20, dtype)).save(tmp_path / "1.tif")
-    with pytest.raises(DecodeError, match="have no fixed range"):
-        decode(tmp_path)
+def large_record(folder: Path) -> FeatureRecord:
+    """Return a record whose frames lie in a file."""
+    frames = np.memmap(folder / "frames", np.uint8, "w+", shape=(MANY, 256, 256, 3))
+    frames[::10] = np.arange(256, dtype=np.uint8)[:, None]
+    record = make_other(FRAMES, FRAMES, "a.mkv", num_frames=MANY)
+    values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return FeatureRecord(**values | {"features": frames})
 
 
-def test_crop_takes_the_centre_of_the_short_side(tmp_path):
-    picture = Image.new("RGB", (300, 100), "red")
-    picture.paste("blue", (100, 0, 200, 100))
-    picture.save(tmp_path / "1.png")
-    frames, _, _ = decode(tmp_path, DecodeConfig(size=56, resize="crop"))
-    # 56 of 192 columns, wholly inside the blue third
-    assert frames[0].reshape(-1, 3).mean(axis=0) == pytest.approx([0, 0, 255], abs=1)
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
+    """They are mapped: written, read, checked and merged without being held."""
+    record = large_record(tmp_path)
+    cache = FeatureCache.create(tmp_path / "c")
+    tracemalloc.start()
+    try:
+        cache.write([record])
+        assert verify_cache(cache).problems == []
+        merge_caches([cache], FeatureCache.create(tmp_path / "merged"))
+        again = FeatureCache(tmp_path / "merged").read_record(record.key)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < record.features.nbytes / 2
+    np.testing.assert_array_equal(again.features, record.features)
+    with pytest.raises(ValueError, match="read-only"):
+        again.features[0] = 0
 
 
-def test_leaving_early_is_fine(tmp_path):
-    source = VideoSource(video_id="v", path=numbered_folder(tmp_path / "f", 9), kind="frames")
-    with open_video(source, SMALL) as stream:
-        assert len(stream.read(2)[0]) == 2
-    assert len(stream.read(2)[0]) == 0
-    assert stream.num_frames == 2
-
-
-@pytest.mark.parametrize("rate", [0, -1, float("nan")])
-def test_an_impossible_frame_rate_is_refused(tmp_path, rate):
-    with pytest.raises(ConfigError, match="folder_fps"):
-        decode(numbered_folder(tmp_path / "f", 2), folder_fps=rate)
+def test_a_changed_frame_is_found_wherever_it_is(tmp_path: Path) -> None:
+    path = write_shard(tmp_path, [large_record(tmp_path)])
+    table = read_table(path)
+    ((key, stored),) = table.records.items()
+    for place in (0, stored.places["features"].nbytes - 1):
+        with path.open("r+b") as file:
+            file.seek(stored.entry.offset + place)
+            byte = file.read(1)
+            file.seek(stored.entry.offset + place)
+            file.write(bytes([byte[0] ^ 1]))
+        with pytest.raises(ShardError, match="checksum"):
+            read_record(table, key)
+        with path.open("r+b") as file:
+            file.seek(stored.entry.offset + place)
+            file.write(byte)
+    read_record(table, key)

@@ -158,7 +158,7 @@ def export_command(
     click.echo(f"{out}: {report.videos} videos, {report.clips} clips of {report.dim} values")
     if report.left_out:
         click.echo(f"{len(report.left_out)} videos lack a stream and were left out")
-    _tell_left_out(report.thumbnails_left_out)
+    _tell_left_out("thumbnails", report.thumbnails_left_out)
 
 
 @examples(
@@ -299,7 +299,8 @@ def takes_remote(command: Callable[..., None]) -> Callable[..., None]:
 @cache_option
 @takes_remote
 @click.option("--reread", is_flag=True, help="Read back what was sent and compare it.")
-@click.option("--thumbnails", is_flag=True, help="Send the pictures from the videos, too.")
+@click.option("--thumbnails", is_flag=True, help="Send the small pictures of each clip, too.")
+@click.option("--frames", is_flag=True, help="Send the frames that --streams frames kept, too.")
 @mixed_option
 @latest_option
 @json_option
@@ -312,18 +313,20 @@ def push_command(
     new_host_keys: bool,
     reread: bool,
     thumbnails: bool,
+    frames: bool,
     allow_mixed: bool,
     latest_names: bool,
     as_json: bool,
 ) -> None:
     """Send what another place lacks to it.
 
-    URL is a path, sftp://user@host/path or s3://bucket/path. Thumbnails, the small pictures of each
-    clip, stay here unless --thumbnails is given.
+    URL is a path, sftp://user@host/path or s3://bucket/path. Pictures of what the videos show stay
+    here unless they are asked for: --thumbnails, --frames.
     """
     from cache.exchange.remote import Remote
     from cache.exchange.transfer import push_cache
     from cache.store import FeatureCache
+    from cache.streams import FRAMES, THUMBNAILS
 
     cache = FeatureCache(cache_dir)
     remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
@@ -333,7 +336,7 @@ def push_command(
         reread=reread,
         allow_mixed=allow_mixed,
         latest_names=latest_names,
-        thumbnails=thumbnails,
+        pictures=[name for name, sent in ((THUMBNAILS, thumbnails), (FRAMES, frames)) if sent],
     )
     _tell_transfer(ctx, report, "sent", as_json)
 
@@ -400,15 +403,16 @@ def _tell_transfer(ctx: click.Context, report: Any, verb: str, as_json: bool) ->
             f"{report.shards} shards ({human_size(report.nbytes)}) {verb}, {report.already} were "
             f"there, {report.labels} labels"
         )
-        _tell_left_out(report.thumbnails_left_out)
+        _tell_left_out("thumbnails", report.thumbnails_left_out)
+        _tell_left_out("frames", report.frames_left_out)
     _exit_if_damaged(ctx, report.damaged)
 
 
-def _tell_left_out(count: int) -> None:
+def _tell_left_out(what: str, count: int) -> None:
     if count:
         click.echo(
-            f"thumbnails of {count} videos left out, they are pictures of what the videos show: "
-            "--thumbnails takes them along"
+            f"{what} of {count} videos left out, they are pictures of what the videos show: "
+            f"--{what} takes them along"
         )
 
 

@@ -36,7 +36,7 @@ from cache.shard.read import (
     shard_name,
 )
 from cache.store import FeatureCache
-from cache.streams import THUMBNAILS
+from cache.streams import FRAMES, PICTURES, THUMBNAILS
 from data.errors import CacheError, LabelsError, ShardError
 from data.files import write_whole
 from data.labels import VideoLabel, read_labels, write_labels
@@ -62,7 +62,8 @@ class TransferReport:
     already: int = 0  # shards whose records the other side had
     names: int = 0  # files of names
     labels: int = 0  # videos added to labels.csv
-    thumbnails_left_out: int = 0  # videos whose pictures were not sent
+    thumbnails_left_out: int = 0  # videos whose thumbnails were not sent
+    frames_left_out: int = 0  # videos whose frames were not sent
     damaged: list[str] = field(default_factory=list)  # refused
 
     def to_json(self) -> dict[str, JSON]:
@@ -77,12 +78,12 @@ def push_cache(
     reread: bool = False,
     allow_mixed: bool = False,
     latest_names: bool = False,
-    thumbnails: bool = False,
+    pictures: Collection[str] = (),
 ) -> TransferReport:
     """Send what the other side lacks. A shard damaged here is not sent.
 
-    Thumbnails are pictures of the people in the videos, who need not be meant for whoever gets
-    the features: they stay here unless that is asked for.
+    Thumbnails and frames are pictures of the people in the videos, who need not be meant for
+    whoever gets the features: they stay here unless that is asked for.
 
     Args:
         cache: where from.
@@ -90,7 +91,7 @@ def push_cache(
         reread: read back every shard that was sent and compare its sha256, not only its size.
         allow_mixed: admit a second configuration of a stream.
         latest_names: where a name stands for different contents, let the later entry decide.
-        thumbnails: send thumbnails as well.
+        pictures: those of `cache.streams.PICTURES` to send as well.
 
     Raises:
         CacheError: the other side contradicts this one (nothing is sent then), or the connection
@@ -115,7 +116,11 @@ def push_cache(
             if there.get(name) == size:
                 report.already += 1
                 continue
-            private = set() if thumbnails else _thumbnails(cache, keys)
+            private = {
+                key
+                for key in keys
+                if (stream := cache.entry(key).stream) in PICTURES and stream not in pictures
+            }
             left_out |= private - keys_there
             if keys - private <= keys_there:
                 report.already += not keys <= private
@@ -134,7 +139,9 @@ def push_cache(
             _check_remote(remote, sent.name, size)
         report.shards += 1
         report.nbytes += size
-    report.thumbnails_left_out = len(left_out)
+    streams = [cache.entry(key).stream for key in left_out]
+    report.thumbnails_left_out = streams.count(THUMBNAILS)
+    report.frames_left_out = streams.count(FRAMES)
     report.damaged += [name for name in cache.bad_shards if name not in report.damaged]
     report.names = _push_names(cache, remote)
     if cache.labels_path.exists():
@@ -197,15 +204,11 @@ def pull_cache(
     return report
 
 
-def _thumbnails(cache: FeatureCache, keys: Iterable[str]) -> set[str]:
-    return {key for key in keys if cache.entry(key).stream == THUMBNAILS}
-
-
 @contextmanager
 def _without(path: Path, keys: Collection[str]) -> Iterator[Path]:
     """Yield a shard without some of its records: itself if they are none, else a temporary one.
 
-    We put thumbnails into shards of their own; other programs need not.
+    We put pictures into shards of their own; other programs need not.
 
     Raises:
         ShardError: a record is damaged.

@@ -5,16 +5,15 @@ They find accidents; what protects from exchange is the sha256 that a shard is n
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-_Digest = Callable[[memoryview], str]
-
-xxh3_64_hexdigest: _Digest | None
+xxh3_64: Callable[..., Any] | None
 try:
-    from xxhash import xxh3_64_hexdigest
+    from xxhash import xxh3_64
 except ImportError:  # readable without it, only slower
-    xxh3_64_hexdigest = None
+    xxh3_64 = None
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,22 @@ class Checksums:
     @classmethod
     def of(cls, data: memoryview) -> "Checksums":
         """Return the checksums of `data`."""
-        return cls(zlib.crc32(data), xxh3_64_hexdigest(data) if xxh3_64_hexdigest else "")
+        return cls(zlib.crc32(data), "" if xxh3_64 is None else xxh3_64(data).hexdigest())
 
-    def match(self, data: memoryview) -> bool:
-        """Return whether the fastest checksum at hand is that of `data`."""
-        if self.xxh3 and xxh3_64_hexdigest is not None:
-            return xxh3_64_hexdigest(data) == self.xxh3
-        return zlib.crc32(data) == self.crc32
+    def match(self, pieces: Iterable[memoryview], *, every: bool = False) -> bool:
+        """Return whether these are the checksums of some bytes.
 
-    def all_match(self, data: memoryview) -> bool:
-        """Return whether every checksum at hand is that of `data`."""
-        return self.match(data) and zlib.crc32(data) == self.crc32
+        Args:
+            pieces: the bytes, piece after piece.
+            every: compute all checksums that are at hand, not the fastest alone.
+        """
+        xxh3 = xxh3_64() if self.xxh3 and xxh3_64 is not None else None
+        crc32 = 0
+        for piece in pieces:
+            if xxh3 is not None:
+                xxh3.update(piece)
+            if every or xxh3 is None:
+                crc32 = zlib.crc32(piece, crc32)
+        if xxh3 is not None and xxh3.hexdigest() != self.xxh3:
+            return False
+        return crc32 == self.crc32 or (xxh3 is not None and not every)

@@ -12,7 +12,8 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,6 +47,7 @@ HEADER_LEN = 92
 MAX_TABLE_BYTES = 16 << 20
 MAX_RECORDS = 65536
 MAX_DIM = 1 << 20
+PIECE_BYTES = 8 << 20
 
 _HEADER = re.compile(rb"feat-shard ([0-9]{4}) ([0-9]{10}) ([0-9a-f]{64})\n")
 _FLOAT32, _FLOAT64, _INT64 = np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8")
@@ -121,42 +123,90 @@ def read_array(table: ShardTable, place: Place) -> np.ndarray:
         FileNotFoundError: the shard is gone.
         ShardError: its bytes are not what was written.
     """
+    with _opened(table) as fd:
+        array = np.empty(place.shape, place.dtype)
+        view = array.reshape(-1).view(np.uint8).data
+        _read_into(fd, view, place.offset, table.path)
+        _require_match(table, place, [view])
+        return array
+
+
+def map_array(table: ShardTable, place: Place) -> np.ndarray:
+    """Return one array as a read-only memory map, checked as by `check_array`."""
+    check_array(table, place)
+    return np.memmap(table.path, place.dtype, "r", place.offset, place.shape)
+
+
+def check_array(table: ShardTable, place: Place, *, every: bool = False) -> None:
+    """Make sure of one array's checksum, in bounded memory.
+
+    Args:
+        table: of the shard.
+        place: of the array.
+        every: check all checksums that are at hand, not the fastest alone.
+
+    Raises:
+        FileNotFoundError: the shard is gone.
+        ShardError: its bytes are not what was written.
+    """
+    with _opened(table) as fd:
+        _require_match(table, place, _pieces(fd, place, table.path), every=every)
+
+
+@contextmanager
+def _opened(table: ShardTable) -> Iterator[int]:
     fd = open_regular(table.path)
     try:
-        if os.fstat(fd).st_size != table.file_size:  # so that the array is no larger than the file
+        if os.fstat(fd).st_size != table.file_size:  # so that no array is larger than the file
             _refuse(table.path, "its size changed while it was in use")
-        array = np.empty(place.shape, place.dtype)
-        _read_into(fd, array, place, table.path)
-        return array
+        yield fd
     finally:
         os.close(fd)
 
 
-def _read_into(fd: int, array: np.ndarray, place: Place, path: Path) -> None:
-    view = array.reshape(-1).view(np.uint8).data
+def _pieces(fd: int, place: Place, path: Path) -> Iterator[memoryview]:
+    """Yield the bytes of an array, all in the same buffer."""
+    buffer = memoryview(bytearray(min(place.nbytes, PIECE_BYTES)))
+    for done in range(0, place.nbytes, PIECE_BYTES):
+        piece = buffer[: place.nbytes - done]
+        _read_into(fd, piece, place.offset + done, path)
+        yield piece
+
+
+def _read_into(fd: int, view: memoryview, offset: int, path: Path) -> None:
     done = 0
     while done < len(view):
         try:
-            count = os.preadv(fd, [view[done:]], place.offset + done)
+            count = os.preadv(fd, [view[done:]], offset + done)
         except OSError as error:
             raise explain("read", path, error) from error
         if count == 0:
-            _refuse(path, f"ends at byte {place.offset + done}")
+            _refuse(path, f"ends at byte {offset + done}")
         done += count
-    if not place.checksums.match(view):
-        _refuse(path, f"checksum of {place.nbytes} bytes at {place.offset} is wrong")
+
+
+def _require_match(
+    table: ShardTable, place: Place, pieces: Iterable[memoryview], *, every: bool = False
+) -> None:
+    if not place.checksums.match(pieces, every=every):
+        _refuse(table.path, f"checksum of {place.nbytes} bytes at {place.offset} is wrong")
 
 
 def read_record(table: ShardTable, key: str) -> FeatureRecord:
     """Return one whole record of a shard, arrays included, everything checked.
+
+    Frames, which may be more than the memory holds, are mapped; see `map_array`.
 
     Raises:
         ShardError: an array is damaged or makes no sense.
     """
     stored = table.records[key]
     clips = read_clips(table, key)
+    of_frames = KINDS[stored.entry.kind].rows == "frames"
     arrays = {
-        name: read_array(table, place) for name, place in stored.places.items() if name != "clips"
+        name: (map_array if of_frames and name == "features" else read_array)(table, place)
+        for name, place in stored.places.items()
+        if name != "clips"
     }
     try:
         return FeatureRecord(

@@ -20,7 +20,7 @@ from cache.shard.read import (
     MAX_RECORDS,
     MAX_TABLE_BYTES,
     Place,
-    read_array,
+    check_array,
     read_table,
     shard_name,
     structure_crc32,
@@ -205,7 +205,7 @@ def _read_back(path: Path) -> None:
     table = read_table(path)
     for stored in table.records.values():
         for place in stored.places.values():
-            read_array(table, place)
+            check_array(table, place)
 
 
 class _Target:

@@ -11,9 +11,9 @@ from pathlib import Path
 from cache.files import explain
 from cache.keys import JSON
 from cache.records import FeatureRecord
-from cache.shard.read import ShardTable, read_array, read_record, read_table
+from cache.shard.read import ShardTable, check_array, read_record, read_table
 from cache.store import FeatureCache
-from cache.streams import THUMBNAILS
+from cache.streams import PICTURES
 from data.errors import CacheError, ShardError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -43,7 +43,7 @@ class CompactReport:
 def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> CompactReport:
     """Pack shards smaller than half of `target_bytes` together and drop second copies.
 
-    Shards of thumbnails are packed apart, so that they can still be left out of what is shared.
+    Shards of pictures are packed apart, so that they can still be left out of what is shared.
     Readers and writers may go on meanwhile. Killed at any moment, every record is in a shard.
 
     Raises:
@@ -56,7 +56,7 @@ def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> C
         tables = _tables(cache, report)
         plan = _Plan(tables)
         parts = (
-            [one for one in tables if _is_of_thumbnails(one) == apart] for apart in (False, True)
+            [one for one in tables if _is_of_pictures(one) == apart] for apart in (False, True)
         )
         for batch in chain.from_iterable(_batches(part, plan, target_bytes) for part in parts):
             if not mine.renew():
@@ -83,8 +83,8 @@ def _tables(cache: FeatureCache, report: CompactReport) -> list[ShardTable]:
     return sorted(tables, key=_first_name)
 
 
-def _is_of_thumbnails(table: ShardTable) -> bool:
-    return all(item.entry.stream == THUMBNAILS for item in table.records.values())
+def _is_of_pictures(table: ShardTable) -> bool:
+    return all(item.entry.stream in PICTURES for item in table.records.values())
 
 
 def _first_name(table: ShardTable) -> tuple[str, str]:
@@ -182,7 +182,7 @@ def _is_sound(cache: FeatureCache, shard: str, key: str) -> bool:
     try:
         table = read_table(cache.shards_dir / shard)
         for place in table.records[key].places.values():
-            read_array(table, place)
+            check_array(table, place)
     except (CacheError, FileNotFoundError, KeyError) as error:
         logger.warning("second copy kept: %s", error)
         return False

@@ -1,8 +1,10 @@
 """How frames are made from a video."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
+from cache.streams import FRAMES
 from data.errors import ConfigError, DecodeError
 
 Resize = Literal["squash", "crop", "short-side"]
@@ -12,6 +14,7 @@ Resize = Literal["squash", "crop", "short-side"]
 _SHORT_SIDE = 256 / 224
 # Frames of any shape are kept whole; what nobody films would take gigabytes.
 _MAX_ASPECT = 8
+FRAMES_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +73,55 @@ class DecodeConfig:
                 f"{_MAX_ASPECT} times the short one at most; extract it with --crops 1"
             )
         return int(self.short_side * height / short), int(self.short_side * width / short)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesConfig:
+    """How the frames are made that the stream `frames` keeps.
+
+    Attributes:
+        size: width and height, pixels; the whole picture is squashed to a square, as by the
+            reference code of Liu et al. 2018 and Park et al. 2020.
+        gray: keep the luma alone, as Hasan et al. 2016.
+    """
+
+    size: int = 256
+    gray: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Values a pixel."""
+        return 1 if self.gray else 3
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what `frames[:256x256[,gray]]` asks for.
+
+        Raises:
+            ConfigError: it says something else.
+        """
+        name, colon, wanted = text.partition(":")
+        size, *colours = wanted.split(",") if colon else ("256x256",)
+        width, by, height = size.partition("x")
+        sides = {width, height if by else width}
+        if (
+            name != FRAMES
+            or colours not in ([], ["gray"])
+            or len(sides) != 1
+            or not width.isdecimal()
+            or int(width) < 1
+        ):
+            raise ConfigError(
+                f"streams: found {text}, expected frames, frames:256x256 or frames:256x256,gray; "
+                "frames are square"
+            )
+        return cls(size=int(width), gray=bool(colours))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what enters the key, beside how frames are sampled."""
+        return {"size": self.size, "gray": self.gray, "version": FRAMES_VERSION}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration that a key was made of."""
+        return cls(size=values["size"], gray=values["gray"])
