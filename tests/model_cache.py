@@ -10,7 +10,10 @@ from cache import ClipTable, FeatureCache, FeatureRecord, SourceRecord
 from data.anomaly import parse_anomaly
 from data.labels import VideoLabel, write_labels
 from model.methods.convlstm import ConvLSTMMethod
+from model.methods.registry import METHODS, choose_method
 
+# those that learn from features, as the caches here hold them
+FEATURE_METHODS = [name for name in METHODS if not choose_method(name).reads_frames]
 RATE = 25.0
 # trains in a tenth of a second
 SMALLEST = ConvLSTMMethod(

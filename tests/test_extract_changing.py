@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import threading
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

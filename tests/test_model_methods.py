@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from model_cache import add_video, clip_table, demo_rows, label, make_cache, stream_config
+from model_cache import (
+    FEATURE_METHODS,
+    add_video,
+    clip_table,
+    demo_rows,
+    label,
+    make_cache,
+    stream_config,
+)
 from sklearn.linear_model import Lasso
 from sklearn.mixture import GaussianMixture
 from torch.nn import functional
@@ -27,7 +35,7 @@ from model.methods.gather import gather
 from model.methods.gmm import GaussianMixtureMethod
 from model.methods.knn import NearestNeighbourMethod
 from model.methods.mil import bags_of, draw_bags
-from model.methods.registry import METHODS, choose_method
+from model.methods.registry import choose_method
 from model.methods.srnn import StackedRNN
 from model.runs.checkpoint import KIND, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME
@@ -444,7 +452,7 @@ def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
 # --- seeds, settings, checkpoints -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"flow-magnitude"}))
+@pytest.mark.parametrize("name", sorted(set(FEATURE_METHODS) - {"flow-magnitude"}))
 def test_a_seed_says_it_all(name, cache):
     method, material = gather(short(name), cache, demo_rows())
     before = torch.random.get_rng_state()

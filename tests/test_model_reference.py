@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_cache import SMALLEST, KilledError, add_video, demo_rows, label, make_cache
+from model_cache import (
+    FEATURE_METHODS,
+    SMALLEST,
+    KilledError,
+    add_video,
+    demo_rows,
+    label,
+    make_cache,
+)
 
 from cache import FeatureCache
 from data.errors import ModelError
 from model.experiments.seeds import train_seeds
 from model.features.load import FeatureSet, load_features
 from model.methods.gather import DataOptions
-from model.methods.registry import METHODS, choose_method
+from model.methods.registry import choose_method
 from model.prediction.prediction import predict_video
 from model.prediction.report import interval_rows, prediction_json, prediction_lines
 from model.runs import reference as module
@@ -159,7 +167,7 @@ def test_many_clips_are_thinned_evenly_and_no_video_is_left_out(monkeypatch):
     assert len(make_reference([data, data]).clips) == 600
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "flow-magnitude"])
+@pytest.mark.parametrize("name", [name for name in FEATURE_METHODS if name != "flow-magnitude"])
 def test_a_run_of_every_method_keeps_the_videos_it_was_fitted_to(cache, tmp_path, name):
     method = SMALLEST if name == "convlstm" else choose_method(name)
     method = replace(method, steps=2) if method.num_steps else method

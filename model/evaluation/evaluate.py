@@ -311,7 +311,9 @@ def choose_videos(
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
         raise ModelError(f"the labels name no video with split '{split}'; add some")
-    available = available_streams(cache, [label.video for label in wanted], options.configs)
+    available = available_streams(
+        cache, [label.video for label in wanted], options.configs, named=options.streams
+    )
     wanted = drop_missing(wanted, available, cache, skip_missing=options.skip_missing)
     wanted = check_labels(
         cache,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache import FeatureCache
+from cache.streams import FRAMES
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
 from model.experiments.compare_table import Comparison, Row, make_row
@@ -56,8 +57,7 @@ def run_comparison(
         {method.name: method for method in methods}.values(),
         key=lambda method: ORDER.index(method.supervision),
     )
-    there, features = choose_videos(cache, labels, terms)
-    terms = replace(terms, options=replace(terms.options, streams=tuple(features)))
+    there, features, own = _choose_for_each(cache, labels, ordered, terms)
     evaluated = {} if terms.smoothing is None else {"evaluated with smoothing": terms.smoothing}
     open_experiment(
         out / COMPARISON_NAME,
@@ -74,7 +74,7 @@ def run_comparison(
             runs = []
             for seed in range(seeds if method.is_random else 1):
                 folder = out / method.name / f"seed-{seed}"
-                runs.append(finish_run(folder, method, seed, cache, there, terms))
+                runs.append(finish_run(folder, method, seed, cache, there, own[method.name]))
                 on_run(method.name, seed, runs[-1].measures["auc"])
             rows.append(make_row(method, runs))
     results = runs[0].results
@@ -85,5 +85,31 @@ def run_comparison(
         num_test_videos=len(results),
         num_test_frames=sum(len(result.scores) for result in results),
         labels_sha256=labels_digest(out),
-        streams=terms.options.streams,
+        streams=tuple(features),
     )
+
+
+def _choose_for_each(
+    cache: FeatureCache, labels: Sequence[VideoLabel], methods: Sequence[Method], terms: Terms
+) -> tuple[list[VideoLabel], dict[str, str], dict[str, Terms]]:
+    """Return the labels of the videos that all methods can use, the streams, each method's terms.
+
+    Methods of pixels take the frames, all others the features.
+
+    Raises:
+        FeatError: videos or streams are not in the cache.
+    """
+    there = list(labels)
+    features: dict[str, str] = {}
+    own: dict[str, Terms] = {}
+    for of_frames in (False, True):
+        group = [method for method in methods if method.reads_frames == of_frames]
+        if not group:
+            continue
+        named = tuple(name for name in terms.options.streams if (name == FRAMES) == of_frames)
+        options = replace(terms.options, streams=named).for_method(group[0])
+        there, found = choose_videos(cache, there, replace(terms, options=options))
+        features |= found
+        chosen = replace(terms, options=replace(options, streams=tuple(found)))
+        own |= {method.name: chosen for method in group}
+    return there, features, own

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cache import FeatureCache, config_digest
+from cache.streams import FRAMES
 from data.errors import ConfigError, ModelError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels, write_labels
@@ -90,7 +91,9 @@ def choose_videos(
     Raises:
         FeatError: videos or streams are not in the cache.
     """
-    available = available_streams(cache, [label.video for label in labels], terms.options.configs)
+    available = available_streams(
+        cache, [row.video for row in labels], terms.options.configs, named=terms.options.streams
+    )
     there = drop_missing(labels, available, cache, skip_missing=terms.options.skip_missing)
     if not there:
         raise ModelError(f"{cache.path}: none of the {len(labels)} labelled videos is in the cache")
@@ -158,7 +161,7 @@ def open_experiment(
     changed = [name for name in entries if settings.get(name, entries[name]) != entries[name]]
     for what, differs in (
         ("labels", read_labels(out / LABELS_NAME) != list(labels)),
-        ("features", held_features != wanted["features"]),
+        ("features", _differ(held_features, features)),
         (f"settings of {', '.join(changed)}", bool(changed)),
     ):
         if differs:
@@ -166,7 +169,15 @@ def open_experiment(
                 f"{out}: {kind} with other {what}; its numbers and the new ones do not "
                 "belong in one table: name a new folder with --out"
             )
-    write_json(path, {**held, entries_name: {**settings, **entries}})
+    merged = {"features": {**held_features, **features}, entries_name: {**settings, **entries}}
+    write_json(path, {**held, **merged})
+
+
+def _differ(held: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Return whether streams are others, or made otherwise; frames may come beside features."""
+    before, now = ({n: d for n, d in part.items() if n != FRAMES} for part in (held, wanted))
+    both = FRAMES in held and FRAMES in wanted
+    return bool(before and now and before != now) or (both and held[FRAMES] != wanted[FRAMES])
 
 
 def settings_entry(method: Method) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def available_streams(
     cache: FeatureCache,
     videos: Sequence[str],
     configs: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    named: Sequence[str] = (),
 ) -> dict[str, set[str]]:
     """Return the streams of features that the cache holds of each video, possibly none.
 
@@ -26,20 +28,24 @@ def available_streams(
         cache: the features.
         videos: names.
         configs: stream -> the only configuration that counts; of other streams any does.
+        named: streams that count though they hold no features, such as frames.
     """
     known = set(cache.videos())
     return {
-        video: _streams_of(cache, video, configs or {}) if video in known else set()
+        video: _streams_of(cache, video, configs or {}, named) if video in known else set()
         for video in videos
     }
 
 
 def _streams_of(
-    cache: FeatureCache, video: str, configs: Mapping[str, Mapping[str, Any]]
+    cache: FeatureCache,
+    video: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    named: Sequence[str],
 ) -> set[str]:
     return {
         stream
-        for stream in cache.feature_streams(video)
+        for stream in {*cache.feature_streams(video), *(set(named) & set(cache.streams(video)))}
         if stream not in configs or cache.has(feature_key(cache.content(video), configs[stream]))
     }
 
@@ -101,6 +107,15 @@ def drop_missing(
     """
     missing = [label.video for label in labels if not available[label.video]]
     if missing and not skip_missing:
+        known = set(cache.videos())
+        without = [video for video in missing if video in known]
+        if without:
+            held = order_streams(set.union(*(set(cache.streams(video)) for video in without)))
+            raise ModelError(
+                f"{len(without)} of {len(labels)} labelled videos have no features in the cache, "
+                f"only {', '.join(held)}: {named(without)}; run `feat extract`, choose a --method "
+                "that looks at frames, or pass --skip-missing"
+            )
         names = _with_nearest(missing, labels, cache)
         raise ModelError(
             f"{len(missing)} of {len(labels)} labelled videos are not in the cache: {names}; run "

@@ -62,6 +62,8 @@ class FeatureSet:
     streams: tuple[StreamFeatures, ...]
     crops: NDArray[np.float32] | None = None
     """(N, C, D), of which `features` are the mean; only where they were asked for."""
+    frames: tuple[NDArray[np.uint8], ...] = ()
+    """Of each video (T, H, W, C), mapped; then a clip is a frame, and D is 0."""
     flow_stats: NDArray[np.float32] | None = None
     """(N, 6), columns `cache.records.FLOW_STATS`; only where they were asked for."""
 
@@ -118,7 +120,7 @@ def load_features(
         for stream in streams
     ]
     parts = tuple(
-        _same_config(stream, entries) for stream, entries in zip(streams, per_stream, strict=True)
+        same_config(stream, entries) for stream, entries in zip(streams, per_stream, strict=True)
     )
     lead = per_stream[0]
     clips = _common_clips(cache, streams, per_stream)
@@ -213,12 +215,25 @@ def _flow_stats(cache: FeatureCache, entry: FeatureEntry) -> NDArray[np.float32]
     return stats
 
 
-def _same_config(stream: str, entries: Sequence[FeatureEntry]) -> StreamFeatures:
+def same_config(
+    stream: str, entries: Sequence[FeatureEntry], *, kinds: Sequence[str] = READ_BY_MODELS
+) -> StreamFeatures:
+    """Return what the entries of several videos are alike in.
+
+    Args:
+        stream: its name.
+        entries: of each video, at least one.
+        kinds: which it may be of.
+
+    Raises:
+        ModelError: another kind, or rows of another shape.
+        ConfigError: they were made differently.
+    """
     first = entries[0]
-    if first.kind not in READ_BY_MODELS:
+    if first.kind not in kinds:
         raise ModelError(
-            f"{stream}: found a stream of kind {first.kind}, a model takes features (S, D) or "
-            "crops of them (S, C, D); name other streams"
+            f"{stream}: found a stream of kind {first.kind}, the method takes "
+            f"{' or '.join(kinds)}; name other streams"
         )
     for entry in entries[1:]:
         if config_digest(entry.config) != config_digest(first.config):

@@ -6,7 +6,7 @@ it. Most need `fit` and `score` alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache import FeatureCache
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
-from model.features.load import FeatureSet
+from model.features.load import FeatureSet, load_features
 from model.features.windows import slot_bounds, slot_targets
 from model.measures.scores import ClipScores
 from model.settings import Settings
@@ -71,6 +72,8 @@ class Method(Settings, ABC):
     """Whether it looks at `FeatureSet.flow_stats`."""
     learns_categories: ClassVar[bool] = False
     """Whether it tells categories apart. Videos with unknown frames then teach their category."""
+    reads_frames: ClassVar[bool] = False
+    """Whether it looks at `FeatureSet.frames`, and at no features."""
     learns_frames: ClassVar[bool] = False
     """Whether its targets are frames, which a video imported without a frame count has not."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
@@ -94,6 +97,25 @@ class Method(Settings, ABC):
     @abstractmethod
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return the scores of the clips of `data`, the higher the more abnormal."""
+
+    def load(
+        self,
+        cache: FeatureCache,
+        labels: Sequence[VideoLabel],
+        *,
+        streams: Sequence[str],
+        configs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> FeatureSet:
+        """Return what it looks at of the labelled videos; see `load_features`."""
+        return load_features(
+            cache,
+            labels,
+            streams=streams,
+            configs=configs,
+            motion=self.wants_motion,
+            flow_stats=self.uses_flow_stats,
+            crops=self.wants_crops,
+        )
 
     @property
     def num_steps(self) -> int:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from cache import FeatureCache
+from cache.streams import FRAMES
 from data.errors import ModelError
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision, apply_protocol
@@ -20,7 +21,7 @@ from model.features.choose import (
     named,
     require_streams,
 )
-from model.features.load import has_motion, load_features
+from model.features.load import has_motion
 from model.methods.base import Material, Method
 from model.methods.registry import METHODS, choose_method
 
@@ -46,6 +47,10 @@ class DataOptions:
     allow_misaligned: bool = False
     """Cut labels that go beyond their video, instead of refusing."""
 
+    def for_method(self, method: Method) -> Self:
+        """Return the options with the frames for a method that looks at them."""
+        return replace(self, streams=self.streams or (FRAMES,)) if method.reads_frames else self
+
 
 def gather(
     method: Method,
@@ -68,9 +73,12 @@ def gather(
         FeatError: labels and cache do not fit each other, or nothing is left to learn from.
     """
     require_learnable(method, labels)
+    options = options.for_method(method)
     visible = sorted(_visible(method, labels), key=lambda label: label.video)
     seen = [label for label in visible if label.split != "test"]
-    available = available_streams(cache, [label.video for label in visible], options.configs)
+    available = available_streams(
+        cache, [label.video for label in visible], options.configs, named=options.streams
+    )
     seen = drop_missing(seen, available, cache, skip_missing=options.skip_missing)
     require_streams({label.video: available[label.video] for label in seen}, options.streams)
     tests = [label for label in visible if label.split == "test" and available[label.video]]
@@ -98,14 +106,7 @@ def gather(
         and has_motion(cache, [label.video for label in (*train, *val)], chosen, options.configs),
     )
 
-    read = partial(
-        load_features,
-        cache,
-        streams=chosen,
-        motion=method.wants_motion,
-        flow_stats=method.uses_flow_stats,
-        crops=method.wants_crops,
-    )
+    read = partial(method.load, cache, streams=chosen)
 
     def whole() -> Material:
         return Material(

@@ -23,6 +23,9 @@ METHODS = {
     "srnn": "model.methods.srnn:StackedRNN",
     "knn": "model.methods.knn:NearestNeighbourMethod",
     "autoencoder": "model.methods.autoencoder:AutoEncoder",
+    "conv-ae": "model.methods.conv_ae:ConvAutoEncoder",
+    "unet": "model.methods.unet:FutureFrame",
+    "mnad": "model.methods.mnad:MNAD",
     "logistic": "model.methods.logistic:Logistic",
     "shuffled": "model.methods.shuffled:Shuffled",
     "position": "model.methods.position:Position",
@@ -30,7 +33,7 @@ METHODS = {
 }
 """Name -> module and class, imported at first use: PyTorch takes seconds."""
 
-PRESETS = ("default", "paper", "released")
+PRESETS = ("default", "paper", "released", "small")
 """Names of presets that some method has."""
 
 

@@ -206,7 +206,8 @@ def run_training(
             info = _on_whole(info, material)
         # those it was fitted to, and before the checkpoint, with which a run is finished
         held_out = [material.val] if fitted.on_whole and material.val else []
-        write_reference(run, make_reference([material.train, *held_out]))
+        if not method.reads_frames:  # there are no features to be near to
+            write_reference(run, make_reference([material.train, *held_out]))
         threshold = _fit_threshold(run, method, fitted, material, target, alarms)
         save_checkpoint(run, Checkpoint(info=info, parameters=fitted.parameters))
         seconds = round(time.monotonic() - started, 2)

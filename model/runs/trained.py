@@ -14,7 +14,7 @@ from cache import FeatureCache, config_difference, config_digest
 from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel, read_labels
 from model.device import resolve_device
-from model.features.load import FeatureSet, load_features
+from model.features.load import FeatureSet
 from model.measures.budget import AlarmRule
 from model.measures.scores import VideoScores, mean_scores, spread_scores
 from model.methods.gather import DataOptions
@@ -109,15 +109,7 @@ class TrainedRun:
         """
         info = self.info
         options = self.options(DataOptions(configs=configs or {}))
-        data = load_features(
-            cache,
-            labels,
-            streams=options.streams,
-            configs=options.configs,
-            motion=info.method.wants_motion,
-            flow_stats=info.method.uses_flow_stats,
-            crops=info.method.wants_crops,
-        )
+        data = info.method.load(cache, labels, streams=options.streams, configs=options.configs)
         if data.clip_len != info.clip_len:
             raise ModelError(
                 f"{cache.path}: clips of {data.clip_len} frames, {self.path} was trained on clips "

@@ -57,8 +57,8 @@ def verify_run(run: Path) -> CheckedRun:
     if sums.is_file():
         lines = sums.read_text("utf-8", "replace").splitlines()
         recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        earlier = tuple(name for name in SUMMED_NAMES if name != REFERENCE_NAME)
-        if tuple(recorded) not in (SUMMED_NAMES, earlier):
+        without = tuple(name for name in SUMMED_NAMES if name != REFERENCE_NAME)
+        if tuple(recorded) not in (SUMMED_NAMES, without):
             problems.append(f"{sums}: not as `feat train` wrote it; {again}")
         problems += [
             f"{run / name}: absent or changed since the training was finished; put the file back, "

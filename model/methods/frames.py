@@ -1,0 +1,295 @@
+"""Methods that look at pixels: a network that knows normal frames rebuilds or predicts others.
+
+They share how windows of frames are drawn, trained on and resumed, and how an error becomes a
+score: by the peak signal-to-noise ratio of the frame, in decibels (Liu et al. 2018, section 3.5).
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cache import FeatureCache
+from data.labels import VideoLabel
+from data.splits.protocols import Supervision
+from model.features.frames import FrameWindows, load_frames, network_frames
+from model.features.load import FeatureSet
+from model.measures.scores import ClipScores
+from model.methods.base import Fitted, Material, Method
+from model.training.session import FitSession, SavedState, SavedStateError
+
+LOG_EVERY = 20
+ALARM_QUANTILE = 0.99
+CALIBRATION_FRAMES = 2000
+"""Training frames at most that say which ratios are usual."""
+SCORE_RANGE = 60.0
+"""Decibels from score 0 to score 1: no frame leaves it, so that scores are linear in decibels."""
+MAX_RATIO = 80.0
+"""Of a frame that is rebuilt without an error."""
+
+Net = TypeVar("Net", bound=nn.Module)
+Step = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameMethod(Method, Generic[Net]):
+    """A network trained on windows of the frames of normal videos."""
+
+    supervision: ClassVar[Supervision] = "unsupervised"
+    reads_frames: ClassVar[bool] = True
+    window: ClassVar[int]
+    """Frames that it is shown at a time."""
+    size_step: ClassVar[int] = 8
+    """Frames have a multiple of so many pixels a side: the network halves them again and again."""
+    strides: ClassVar[Sequence[int]] = (1,)
+    """Frames from one of a window to the next, in training."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "small": {"size": 64, "width": 16, "steps": 2000},
+    }
+
+    size: int = 256
+    """Height and width of the frames, pixels; others are scaled."""
+    gray: bool = False
+    """Look at the luma alone."""
+    width: int = 64
+    """Channels of the first layer; the others have multiples of it."""
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch_size: int = 4
+    """Windows a step."""
+    learning_rate: float = 2e-4
+    """Of Adam."""
+    snapshots: int = 0
+    """Times, evenly spread, that the training is kept as it is then; `feat eval` compares them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(1, "width", "steps", "batch_size")
+        self._require_at_least(0, "snapshots")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        fits = self.size >= 32 and self.size % self.size_step == 0
+        self._require("size", fits, f"32 or more, in steps of {self.size_step}")
+
+    @abstractmethod
+    def network(self) -> Net:
+        """Return a fresh network with all that is learnt."""
+
+    @abstractmethod
+    def optimizers(self, network: Net) -> list[torch.optim.Optimizer]:
+        """Return the optimisers of its weights."""
+
+    @abstractmethod
+    def learn(self, network: Net, optimizers: Sequence[torch.optim.Optimizer]) -> Step:
+        """Return what takes a step with a (B, window, C, H, W) batch and gives its loss."""
+
+    @abstractmethod
+    def measure(self, network: Net, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return (T, K) values of a video's frames; the first is the peak ratio, dB.
+
+        Args:
+            network: trained, on its device, in evaluation mode.
+            frames: (T, H, W, C) as they are stored.
+        """
+
+    def calibrate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what `combine` compares with, from (N, K) values of normal frames."""
+        return np.quantile(values[:, 0], [1 - ALARM_QUANTILE])
+
+    def combine(
+        self, values: NDArray[np.float64], usual: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return (T,) scores of the (T, K) values of a video, linear in the ratios."""
+        scores: NDArray[np.float64] = 0.5 + (usual[0] - values[:, 0]) / SCORE_RANGE
+        return scores
+
+    def load(
+        self,
+        cache: FeatureCache,
+        labels: Sequence[VideoLabel],
+        *,
+        streams: Sequence[str],
+        configs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> FeatureSet:
+        """Return the videos' frames."""
+        return load_frames(cache, labels, streams=streams, configs=configs)
+
+    @property
+    def channels(self) -> int:
+        """Of a frame as the network gets it."""
+        return 1 if self.gray else 3
+
+    def cpu_seconds(self, material: Material) -> float:
+        """Say that a GPU is always worth it."""
+        return math.inf
+
+    def tensors(self, batch: Tensor, device: torch.device) -> Tensor:
+        """Return (B, L, C, size, size) float32 in [-1, 1] of (B, L, H, W, C) uint8."""
+        return network_frames(batch, size=self.size, gray=self.gray, device=device)
+
+    def fit(self, material: Material, session: FitSession) -> Fitted:
+        """Take the steps; log the mean loss every 20, and offer what a killed fit goes on from."""
+        device = session.device
+        windows = FrameWindows(material.train.frames, length=self.window, strides=self.strides)
+        # the seeds set below are not the caller's business
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(session.seed)
+            network = self.network().to(device)
+            optimizers = self.optimizers(network)
+            first = _restore(session.saved, network, optimizers) if session.saved else 0
+            network.train()
+            learn = self.learn(network, optimizers)
+            recent: list[Tensor] = []
+            batches = windows.batches(
+                batch_size=self.batch_size, steps=self.steps, seed=session.seed, first_step=first
+            )
+            for step, batch in enumerate(batches, start=first + 1):
+                recent.append(learn(self.tensors(batch, device)).detach())
+                if step % LOG_EVERY == 0:
+                    session.log({"step": step, "loss": float(torch.stack(recent).mean())})
+                    recent = []
+                    session.offer_state(partial(_saved, step, network, optimizers))
+                session.keep_snapshot(step, partial(self._learnt, network, material))
+            parameters = self._learnt(network, material)
+        return Fitted(
+            parameters=parameters, result={"num_windows": len(windows), "steps": self.steps}
+        )
+
+    def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
+        """Return a score for each frame; 0.5 where 1 % of the normal frames are beyond."""
+        network = self.network()
+        weights = {
+            name.removeprefix("network."): torch.from_numpy(np.array(value))
+            for name, value in fitted.parameters.items()
+            if name.startswith("network.")
+        }
+        network.load_state_dict(weights)
+        network.to(device).eval()
+        usual = np.asarray(fitted.parameters["usual"], np.float64)
+        with torch.inference_mode():
+            scores = [self.combine(self.measure(network, video), usual) for video in data.frames]
+        return ClipScores(slots=np.concatenate(scores))
+
+    def _learnt(self, network: Net, material: Material) -> dict[str, NDArray[Any]]:
+        """Return the weights and which values are usual, on held-out videos if there are any."""
+        network.eval()
+        held = [
+            frames
+            for part in (material.val, material.train)
+            if part is not None
+            for label, frames in zip(part.labels, part.frames, strict=True)
+            if not label.is_abnormal and (part is material.val or material.val is None)
+        ] or list(material.train.frames)
+        each = max(CALIBRATION_FRAMES // len(held), self.window)
+        with torch.inference_mode():
+            values = [self.measure(network, frames[:each]) for frames in held]
+        network.train()
+        return {
+            # a copy: on a CPU the arrays would go on changing with the network
+            **{
+                f"network.{name}": value.detach().cpu().numpy().copy()
+                for name, value in network.state_dict().items()
+            },
+            "usual": self.calibrate(np.concatenate(values)),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionMethod(FrameMethod[Net]):
+    """A network that predicts a frame from the four before it."""
+
+    window: ClassVar[int] = 5
+
+    @abstractmethod
+    def predict(self, network: Net, before: Tensor) -> Tensor:
+        """Return the (B, C, H, W) frame that follows (B, 4, C, H, W) frames."""
+
+    def measure(self, network: Net, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return (T, 1) the ratio of each frame to what was predicted.
+
+        The first four frames, of which there is no prediction, get what the fifth has.
+        """
+        device = next(network.parameters()).device
+        ratios = []
+        for _, batch in windows_of(frames, self.window, batch_size=4 * self.batch_size):
+            shown = self.tensors(batch, device)
+            with autocast(device):
+                predicted = self.predict(network, shown[:, :-1])
+            ratios.append(peak_ratio(predicted.float(), shown[:, -1]).double().cpu())
+        return from_the_first(torch.cat(ratios).numpy()[:, None], len(frames))
+
+
+def windows_of(
+    frames: NDArray[np.uint8], length: int, *, batch_size: int, step: int = 1
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Yield the rows (B, length) of windows and these frames (B, length, H, W, C).
+
+    Windows are `step` frames apart, and the last one ends with the video.
+
+    A video that is shorter begins with its first frame several times.
+    """
+    last = len(frames)
+    ends = np.append(np.arange(min(length, last), last, step), last)
+    for group in np.split(ends, range(batch_size, len(ends), batch_size)):
+        rows = np.maximum(group[:, None] - length + np.arange(length), 0)
+        yield rows, torch.from_numpy(frames[rows])
+
+
+def from_the_first(values: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]:
+    """Return (num_frames, K) of fewer, (n, K): the frames before the first value have that."""
+    return np.concatenate([np.repeat(values[:1], num_frames - len(values), axis=0), values])
+
+
+def peak_ratio(rebuilt: Tensor, frames: Tensor) -> Tensor:
+    """Return (B,) peak signal-to-noise ratios, dB, of (B, C, H, W) in [-1, 1]; 80 at most."""
+    error = ((rebuilt - frames) / 2).square().flatten(1).mean(dim=1)
+    return (-10 * error.clamp(min=10 ** (-MAX_RATIO / 10)).log10()).clamp(max=MAX_RATIO)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Let a GPU compute in bfloat16 where that suffices."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _saved(
+    step: int, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> SavedState:
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        for row, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"{number}.{row}.{name}": value for name, value in values.items()}
+    return SavedState(
+        step=step,
+        tensors={name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+    )
+
+
+def _restore(
+    saved: SavedState, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> int:
+    """Put a saved state into a fresh network and its optimisers; return the steps taken."""
+    states: dict[str, Any] = {}
+    for name, value in saved.tensors.items():
+        owner, _, rest = name.partition(".")
+        states.setdefault(owner, {})[rest] = value
+    try:
+        network.load_state_dict(states.pop("network"))
+        for number, optimizer in enumerate(optimizers):
+            rows: dict[int, dict[str, Tensor]] = {}
+            for name, value in states.get(str(number), {}).items():
+                row, _, rest = name.partition(".")
+                rows.setdefault(int(row), {})[rest] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SavedStateError(f"{type(error).__name__}: {error}") from error
+    return saved.step

@@ -1,0 +1,103 @@
+"""Future frame prediction: a frame that a network of normal videos does not foresee is abnormal.
+
+Liu, Luo, Lian, Gao 2018 (Future frame prediction for anomaly detection, a new baseline): a U-Net
+that is trained on intensity, gradients and a discriminator of patches. Their fourth loss, which
+compares the flow of the predicted frame with that of the real one by a FlowNet, is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from model.methods.frames import PredictionMethod, Step, autocast
+from model.network.unet import PatchDiscriminator, UNet
+
+
+class FuturePair(nn.Module):
+    """What predicts, and what tells predictions from frames."""
+
+    def __init__(self, channels: int, *, before: int, width: int) -> None:
+        super().__init__()
+        self.generator = UNet(before * channels, channels, width=width, normalise=False)
+        self.discriminator = PatchDiscriminator(channels, width=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FutureFrame(PredictionMethod[FuturePair]):
+    """Peak ratio of the frame that a U-Net predicts from the four before it."""
+
+    name: ClassVar[str] = "unet"
+
+    steps: int = 26_000
+    """Optimiser steps (26,000 for Ped2)."""
+    learning_rate: float = 1e-4
+    """Of Adam (1e-4, of colour videos 2e-4)."""
+    critic_rate: float = 1e-5
+    """Of the discriminator's Adam (1e-5, of colour videos 2e-5)."""
+    gradient_weight: float = 1.0
+    """Of the difference of the gradients (1 published)."""
+    adversarial_weight: float = 0.05
+    """Of what the discriminator finds (0.05 published)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_at_least(0, "gradient_weight", "adversarial_weight")
+        self._require("critic_rate", self.critic_rate > 0, "above 0")
+
+    def network(self) -> FuturePair:
+        """Return a fresh pair."""
+        return FuturePair(self.channels, before=self.window - 1, width=self.width)
+
+    def optimizers(self, network: FuturePair) -> list[torch.optim.Optimizer]:
+        """Return Adam for each of the two."""
+        return [
+            torch.optim.Adam(network.generator.parameters(), lr=self.learning_rate),
+            torch.optim.Adam(network.discriminator.parameters(), lr=self.critic_rate),
+        ]
+
+    def predict(self, network: FuturePair, before: Tensor) -> Tensor:
+        """Return the frame that follows."""
+        frame: Tensor = network.generator(before.flatten(1, 2))
+        return frame
+
+    def learn(self, network: FuturePair, optimizers: Sequence[torch.optim.Optimizer]) -> Step:
+        """Train the generator, then the discriminator (their equations 6 and 7)."""
+        of_generator, of_discriminator = optimizers
+
+        def step(batch: Tensor) -> Tensor:
+            real = batch[:, -1]
+            with autocast(batch.device):
+                predicted = self.predict(network, batch[:, :-1]).float()
+                verdict = network.discriminator(predicted).float()
+            loss: Tensor = (
+                (predicted - real).square().mean()
+                + self.gradient_weight * gradient_difference(predicted, real)
+                + self.adversarial_weight * (verdict - 1).square().mean() / 2
+            )
+            of_generator.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            of_generator.step()
+            with autocast(batch.device):
+                of_real = network.discriminator(real).float()
+                of_predicted = network.discriminator(predicted.detach()).float()
+            of_discriminator.zero_grad(set_to_none=True)
+            critic = (of_real - 1).square().mean() / 2 + of_predicted.square().mean() / 2
+            torch.autograd.backward(critic)
+            of_discriminator.step()
+            return loss
+
+        return step
+
+
+def gradient_difference(predicted: Tensor, real: Tensor) -> Tensor:
+    """Return by how much the absolute gradients of (B, C, H, W) frames differ (their equation 3).
+
+    The mean over all places of both directions' sums.
+    """
+    differences = [
+        (predicted.diff(dim=axis).abs() - real.diff(dim=axis).abs()).abs().mean() for axis in (2, 3)
+    ]
+    return differences[0] + differences[1]
