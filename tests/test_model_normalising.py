@@ -192,7 +192,9 @@ def test_changed_scores_are_measured_beside_those_as_they_are(run, plain):
 
     text = done.stdout.splitlines()
     head = next(line for line in text if line.startswith("scores "))
-    assert re.split(r"  +", head)[-1] == "video, first 4 frames dropped (NOT a result)"
+    assert (
+        re.split(r"  +", head)[-1] == "min-max in each video, first 4 frames dropped (NOT a result)"
+    )
     line = next(line for line in text[text.index(head) :] if line.startswith("auc "))
     assert [f"{found['auc']:.4f}", f"{ruled['auc']:.4f}"] == re.findall(r"0\.\d+", line)[::3]
     assert "which are known only when it has ended" in done.stdout
@@ -281,7 +283,8 @@ def test_compared_runs_have_both_numbers(cache, run, tmp_path):
     assert feat("report", run, other, "--out", out).exit_code == 0
     page = html.unescape(out.read_text())
     figures = dict(re.findall(r'<div id="figure-(auc\w*)">(.*?)</table>', page, re.DOTALL))
-    assert "AUC, scores video, first 4 frames dropped: NOT a result" in figures["auc_video_drop4"]
+    caption = "AUC, min-max in each video, first 4 frames dropped: NOT a result"
+    assert f"<caption>{caption}</caption>" in figures["auc_video_drop4"]
     for name, dropped in (("auc", None), ("auc_video_drop4", 4)):
         values = re.findall(r"<strong>([\d.]+)</strong>", figures[name])
         for value, folder in zip(values, (run, other), strict=True):

@@ -82,7 +82,7 @@ def write_comparison(
     figures = _figures(results)
     for rule in dict.fromkeys(run.rule for run in runs if run.rule != ScoreRule()):
         changed = [rule.apply(run) for run in results]
-        (figure,) = _figures(changed, {"auc": f"AUC, scores {rule.title}: NOT a result"})
+        (figure,) = _figures(changed, {"auc": f"AUC, {rule.title}: NOT a result"})
         figures.append({**figure, "name": f"auc{rule.suffix}"})
         notes.append(rule.note())
     names = [run.name for run in runs]

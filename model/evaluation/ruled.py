@@ -78,7 +78,7 @@ def ruled_rows(found: Mapping[str, Any], names: Sequence[str] = HEADLINE) -> lis
     ruled = found["ruled"]
     title = f"{rule_of(found).title} (NOT a result)"
     return [
-        ["scores", f"none   {COVERAGE:.0%} interval", title],
+        ["scores", f"none ({COVERAGE:.0%} interval)", title],
         *(
             [name, _cell(name, found), _cell(name, ruled)]
             for name in ruled["intervals"]
@@ -91,4 +91,4 @@ def _cell(name: str, found: Mapping[str, Any]) -> str:
     value, bounds = found[name], found["intervals"][name]
     if value is None:
         return f"none ({found['reasons'][name]})"
-    return f"{value:.4f}" + (f"  {bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else "")
+    return f"{value:.4f}" + (f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else "")

@@ -47,8 +47,10 @@ class ScoreRule:
 
     @property
     def title(self) -> str:
-        """The rule in a few words."""
-        return ", ".join([self.normalise, *self._drop(f"first {self.drop_first} frames dropped")])
+        """The rule in a few words; none for the one that changes nothing."""
+        words = {"none": [], "video": ["min-max in each video"], "global": ["min-max over all"]}
+        dropped = self._drop(f"first {self.drop_first} frames dropped")
+        return ", ".join([*words[self.normalise], *dropped])
 
     def note(self) -> str:
         """Return what the rule does and what its measures are worth."""
