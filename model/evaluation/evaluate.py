@@ -376,8 +376,6 @@ def _compare(
     smoothing: float | None,
     drop_first: int | None,
 ) -> CompatTable:
-    if compat == "rtfm":
-        return compare_with_rtfm(results, data)
     if compat == "one-class":
         looks = {
             int(one.info.result["step"]): video_results(one.score(data, smoothing=smoothing), data)
@@ -385,6 +383,8 @@ def _compare(
         }
         dropped = DROPPED if drop_first is None else drop_first
         return compare_with_one_class(results, looks, drop_first=dropped)
+    if compat != "released":
+        return compare_with_rtfm(results, data)
     (one,) = trained.checkpoints
     method = one.info.method
     assert isinstance(method, WindowMethod)
