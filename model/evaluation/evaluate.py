@@ -17,13 +17,11 @@ from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.sources import UNKNOWN, count_sources, sources_text
 from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
-from model.evaluation.one_class import DROPPED, compare_with_one_class
-from model.evaluation.released import WindowMethod, compare_with_released
+from model.evaluation.published import check_published, compare_with_published
 from model.evaluation.report import REPORT_NAME, write_report
 from model.evaluation.results import read_results, write_scores
-from model.evaluation.rtfm import compare_with_rtfm
 from model.evaluation.ruled import RuledMeasures, measure_ruled
-from model.evaluation.snapshots import ThreeNumbers, snapshot_runs, three_numbers
+from model.evaluation.snapshots import ThreeNumbers, three_numbers
 from model.evaluation.why import WHY_NAME, explain_videos, far_videos, read_why
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import available_streams, drop_missing, named
@@ -140,8 +138,8 @@ def run_evaluation(
     if not options.configs:
         trained.check_cache(cache)
     wanted = choose_videos(cache, labels, split, trained.options(options))
-    if compat == "released":
-        _require_windows(trained)
+    if compat:
+        check_published(compat, trained)
     data = trained.load_features(cache, wanted, options.configs)
     check_unseen(data, trained)
     results = video_results(trained.score(data, smoothing=smoothing), data)
@@ -151,7 +149,9 @@ def run_evaluation(
     rule = ScoreRule(normalise=normalise, drop_first=drop_first or 0)
     ruled = measure_ruled(results, trained.categories, rule, threshold=fitted)
     table = (
-        _compare(compat, trained, data, results, smoothing=smoothing, drop_first=drop_first)
+        compare_with_published(
+            compat, trained, data, results, smoothing=smoothing, drop_first=drop_first
+        )
         if compat
         else None
     )
@@ -357,43 +357,6 @@ def choose_videos(
             "their rows"
         )
     return wanted
-
-
-def _require_windows(trained: TrainedRun) -> None:
-    if not isinstance(trained.info.method, WindowMethod):
-        raise ModelError(
-            f"{trained.path}: the published evaluation is one of windows of clips, which "
-            f"{trained.info.method.name} does not have; leave --compat out"
-        )
-
-
-def _compare(
-    compat: str,
-    trained: TrainedRun,
-    data: FeatureSet,
-    results: Sequence[VideoResult],
-    *,
-    smoothing: float | None,
-    drop_first: int | None,
-) -> CompatTable:
-    if compat == "one-class":
-        looks = {
-            int(one.info.result["step"]): video_results(one.score(data, smoothing=smoothing), data)
-            for one in snapshot_runs(trained)
-        }
-        dropped = DROPPED if drop_first is None else drop_first
-        return compare_with_one_class(results, looks, drop_first=dropped)
-    if compat != "released":
-        return compare_with_rtfm(results, data)
-    (one,) = trained.checkpoints
-    method = one.info.method
-    assert isinstance(method, WindowMethod)
-    return compare_with_released(
-        lambda rows, mask: method.score_windows(one.fitted, data, rows, mask, trained.device),
-        method.num_clips,
-        data,
-        one.info.categories,
-    )
 
 
 def _settings_of(trained: TrainedRun) -> dict[str, Any]:
