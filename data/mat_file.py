@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -69,6 +70,9 @@ def _serve(theirs: Connection, ours: Connection) -> None:
     """Answer each (path, variable) with what is there, or with the error."""
     theirs.close()  # the parent's end, which would keep this process from seeing the parent's end
     faulthandler.disable()  # a crash is expected, and told in a line
+    # of a forked child both would raise in here, and it would end with a traceback
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with its parent
     with suppress(OSError):  # beyond what the parent had taken, where the system tells
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit_memory(pages * os.sysconf("SC_PAGE_SIZE") + MAX_MEMORY_BYTES)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,16 @@ def test_a_frame_is_abnormal_if_a_pixel_of_its_mask_is(avenue: Path) -> None:
         "avenue (masks): 3 test videos found, 21 published",
         "avenue (masks): 5 abnormal test frames found, 3712 published",
     ]
+
+
+def test_the_child_that_reads_masks_ends_without_a_word(avenue: Path) -> None:
+    """As a process of its own: only then is the child ended by a signal."""
+    program = "import sys; from feat import main; sys.argv[0] = 'feat'; main()"
+    words = ["data", "avenue", "--root", str(avenue), "--out", str(avenue / "l.csv"), "--partial"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 3
+    assert all(line.startswith("warning: avenue (masks): ") for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize("form", ["mat", "npy"])

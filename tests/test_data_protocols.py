@@ -46,6 +46,28 @@ def test_unsupervised_training_sees_normal_videos_only() -> None:
         apply_protocol(MIXED[:2], "unsupervised")
 
 
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "more", "train", "test"),
+    [("ped2", [], 8, 14), ("shanghaitech", [], 175, 199), ("ucf-crime", ["--weak"], 800, 290)],
+)
+def test_the_unsupervised_row_of_table_2(shared_data, tmp_path, name, more, train, test) -> None:
+    all_of, normal = tmp_path / "labels.csv", tmp_path / "normal.csv"
+    root = shared_data / name.replace("-", "_")
+    for words in (
+        [name, "--root", root, "--out", all_of, *more],
+        ["split", "--labels", all_of, "--out", normal, "--protocol", "unsupervised"],
+    ):
+        ignored = ["--ignore-scenes"] if words[0] == "split" else []
+        done = CliRunner().invoke(data_group, [*map(str, words), *ignored])
+        assert done.exit_code == 0, done.output
+    rows = read_labels(normal)
+    assert Counter(x.split for x in rows) == {"train": train, "test": test}
+    assert not any(x.is_abnormal for x in rows if x.split == "train")
+    whole = [x for x in read_labels(all_of) if x.split == "test"]
+    assert [x for x in rows if x.split == "test"] == whole
+
+
 def test_video_labels_as_frame_labels_reach_training_only() -> None:
     rows = [
         *apply_protocol(MIXED, "weakly"),

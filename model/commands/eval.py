@@ -20,6 +20,7 @@ from model.commands.options import (
 if TYPE_CHECKING:
     from data.labels import Split
     from model.evaluation.evaluate import EvalReport
+    from model.measures.normalising import Normalise
 
 
 @examples(
@@ -40,9 +41,21 @@ if TYPE_CHECKING:
     help="The part of the videos to measure.",
 )  # fmt: skip
 @click.option(
-    "--compat", type=click.Choice(["released", "rtfm"]),
+    "--compat", type=click.Choice(["released", "rtfm", "one-class"]),
     help="Also evaluate as published code does, and show what each of its shortcuts is worth. "
-    "released: LAD's authors'. rtfm: RTFM's and those after it (UR-DMU, PEL4VAD, MGFN).",
+    "released: LAD's authors'. rtfm: RTFM's and those after it (UR-DMU, PEL4VAD, MGFN). "
+    "one-class: that of ConvAE, stacked RNN, U-Net, MNAD.",
+)  # fmt: skip
+@click.option(
+    "--normalise", type=click.Choice(["none", "video", "global"]), default="none",
+    show_default=True,
+    help="Also measure scores that are min-max normalised: those of each video with its own "
+    "future, or of all videos together. No result; the report has the right number beside it.",
+)  # fmt: skip
+@click.option(
+    "--drop-first", type=click.IntRange(min=0), metavar="K",
+    help="Also measure without the first K frames of each video.  [default: 0; 4 in --compat "
+    "one-class]",
 )  # fmt: skip
 @smoothing_option
 @click.option(
@@ -57,6 +70,8 @@ def eval_command(
     labels_file: Path | None,
     split: str,
     compat: str | None,
+    normalise: str,
+    drop_first: int | None,
     smoothing: float | None,
     show_all: bool,
     as_json: bool,
@@ -64,10 +79,13 @@ def eval_command(
     """Measure a trained run on the test videos; write report.html.
 
     The main measures are printed, each with a 95 % interval over the test videos and what it is.
+    They are those of the scores as they are; what --normalise and --drop-first make of them stands
+    beside.
 
     The features are those the run was trained on, whatever else the cache holds; --config takes
     others, to see what they are worth to this run.
     """
+    from cache.upkeep.summary import format_table
     from data.labels import read_labels
     from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
 
@@ -76,8 +94,10 @@ def eval_command(
     named_labels = read_labels(labels_file) if labels_file else None
 
     from model.evaluation.evaluate import run_evaluation
+    from model.evaluation.ruled import ruled_rows
     from model.evaluation.snapshots import NAMES
     from model.experiments.seeds import evaluate_seeds
+    from model.measures.normalising import ScoreRule
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
     from model.runs.threshold import threshold_words
@@ -93,12 +113,20 @@ def eval_command(
             options=setup.data_options(cache),
             compat=None if is_seeds_folder(run) else compat,
             smoothing=smoothing,
+            normalise=rule.normalise,
+            drop_first=drop_first,
         )
 
+    rule = ScoreRule(normalise=cast("Normalise", normalise), drop_first=drop_first or 0)
     names = () if show_all else (*HEADLINE, *(f"auc_{name}" for name in NAMES), *ADDED_MEASURES)
     if is_seeds_folder(run):
         several = evaluate_seeds(run, evaluate)
-        click.echo(json.dumps(several.to_dict()) if as_json else several.to_text(names))
+        if as_json:
+            click.echo(json.dumps(several.to_dict()))
+            return
+        click.echo(several.to_text((*names, *(f"{name}{rule.suffix}" for name in names))))
+        if rule.suffix:
+            click.echo(f"names with {rule.suffix} behind: {rule.note()}")
         return
     report = evaluate(run)
     if as_json:
@@ -113,6 +141,9 @@ def eval_command(
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'threshold':15} {threshold_words(report.threshold)}")
     click.echo(f"{'report':15} {report.report}")
+    if report.ruled:
+        head, *rows = ruled_rows(report.to_dict(), names)
+        click.echo("\n" + "\n".join([*format_table(head, rows, set()), rule.note()]))
     if report.snapshots:
         click.echo("\n" + "\n".join(report.snapshots.to_lines()))
     if report.compat:

@@ -4,7 +4,7 @@ All runs are measured with the labels of the first, on the same frames. Differen
 the first run, with intervals from draws of videos that are the same for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from data.visible import visible
 from model.evaluation.evaluate import evaluation_folder, reading_evaluation
 from model.evaluation.pages import encode_curves, link_to, relative_url, render_page
 from model.evaluation.report import FIGURES, REPORT_NAME, format_measure
+from model.evaluation.ruled import rule_of
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, Interval, paired_intervals
 from model.measures.detection import count_alarms
 from model.measures.metrics import THRESHOLD, VideoResult, compute_metrics, frame_auc
+from model.measures.normalising import ScoreRule
 from model.measures.ranking import ratio
 from model.runs.trained import load_run
 
@@ -34,6 +36,9 @@ class EvaluatedRun:
     """The folder's own, or its path where several have the same."""
     protocol: str
     results: Sequence[VideoResult]
+    """With the scores as they are."""
+    rule: ScoreRule = ScoreRule()  # noqa: RUF009 - frozen
+    """By which its evaluation has measured changed scores, too."""
 
 
 def read_runs(runs: Sequence[Path], split: Split) -> list[EvaluatedRun]:
@@ -53,6 +58,7 @@ def read_runs(runs: Sequence[Path], split: Split) -> list[EvaluatedRun]:
                     name=run.resolve().name if is_unique else str(run),
                     protocol=measures["protocol"],
                     results=results,
+                    rule=rule_of(measures),
                 )
             )
     return found
@@ -73,7 +79,12 @@ def write_comparison(
         FeatError: the runs have no video in common, or the page cannot be written.
     """
     results, notes = common_results(runs)
-    intervals = paired_intervals(results, measures=[*FIGURES])
+    figures = _figures(results)
+    for rule in dict.fromkeys(run.rule for run in runs if run.rule != ScoreRule()):
+        changed = [rule.apply(run) for run in results]
+        (figure,) = _figures(changed, {"auc": f"AUC, {rule.title}: NOT a result"})
+        figures.append({**figure, "name": f"auc{rule.suffix}"})
+        notes.append(rule.note())
     names = [run.name for run in runs]
     content = render_page(
         "comparison.html.j2",
@@ -89,7 +100,7 @@ def write_comparison(
             for run in runs
         ],
         notes=notes,
-        figures=_figures(results, intervals),
+        figures=figures,
         results=results[0],
         num_frames=sum(len(result.scores) for result in results[0]),
         split=split,
@@ -193,13 +204,13 @@ def _share_wrong(result: VideoResult) -> float | None:
 
 
 def _figures(
-    results: Sequence[Sequence[VideoResult]],
-    intervals: Sequence[tuple[dict[str, Interval | None], dict[str, Interval | None]]],
+    results: Sequence[Sequence[VideoResult]], labels: Mapping[str, str] = FIGURES
 ) -> list[dict[str, Any]]:
-    """Return each measure of `FIGURES` with a row for each run, in words."""
+    """Return each measure, of `FIGURES`, with a row for each run, in words."""
     values = [_values(run) for run in results]
+    intervals = paired_intervals(results, measures=[*labels])
     figures = []
-    for name, label in FIGURES.items():
+    for name, label in labels.items():
         rows = []
         for own, (interval, change) in zip(values, intervals, strict=True):
             known = own[name] is not None and values[0][name] is not None

@@ -12,6 +12,7 @@ from model.measures.metrics import THRESHOLD, VideoResult, frame_auc, frames_of
 TITLES = {
     "released": "Evaluation as published with LAD",
     "rtfm": "Evaluation as RTFM and those after it publish it",
+    "one-class": "Evaluation as one-class papers publish it",
 }
 """The published evaluations, and what the report calls them."""
 

@@ -17,16 +17,17 @@ from data.labels import SPLITS, Split, VideoLabel, write_labels
 from data.sources import UNKNOWN, count_sources, sources_text
 from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
-from model.evaluation.released import WindowMethod, compare_with_released
+from model.evaluation.published import check_published, compare_with_published
 from model.evaluation.report import REPORT_NAME, write_report
 from model.evaluation.results import read_results, write_scores
-from model.evaluation.rtfm import compare_with_rtfm
+from model.evaluation.ruled import RuledMeasures, measure_ruled
 from model.evaluation.snapshots import ThreeNumbers, three_numbers
 from model.evaluation.why import WHY_NAME, explain_videos, far_videos, read_why
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import available_streams, drop_missing, named
 from model.features.load import FeatureSet
 from model.measures.metrics import VideoResult
+from model.measures.normalising import Normalise, ScoreRule
 from model.measures.scores import video_results
 from model.measures.table import AllMetrics, measure_all
 from model.methods.gather import DataOptions
@@ -65,6 +66,8 @@ class EvalReport:
     """A published evaluation beside this one, where it was asked for."""
     snapshots: ThreeNumbers | None = None
     """Of a run of one seed that kept some."""
+    ruled: RuledMeasures | None = None
+    """The measures of scores that were changed by a rule, where one was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return one flat dictionary of JSON types."""
@@ -81,6 +84,15 @@ class EvalReport:
             "threshold": self.threshold.to_dict() if self.threshold else None,
             **({"compat": self.compat.to_dict()} if self.compat else {}),
             **({"snapshots": self.snapshots.to_dict()} if self.snapshots else {}),
+            **({"ruled": self.ruled.to_dict()} if self.ruled else {}),
+        }
+
+    def values(self) -> dict[str, float | None]:
+        """Return every measure, also those of snapshots and of changed scores."""
+        return {
+            **self.metrics.values,
+            **(self.snapshots.aucs() if self.snapshots else {}),
+            **(self.ruled.values() if self.ruled else {}),
         }
 
 
@@ -95,6 +107,8 @@ def run_evaluation(
     pictures: bool = True,
     compat: str | None = None,
     smoothing: float | None = None,
+    normalise: Normalise = "none",
+    drop_first: int | None = None,
 ) -> EvalReport:
     """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
 
@@ -110,23 +124,36 @@ def run_evaluation(
         pictures: write `report.html`; without, measures and scores only.
         compat: evaluate as published code does, too, for comparison; one of `TITLES`.
         smoothing: of the frame scores, in clips; default: as the run was configured.
+        normalise: of the scores, to measure them so, too, beside the measures of the scores as
+            they are.
+        drop_first: frames at the beginning of each video that are not scored there; default: none,
+            of the evaluation of one-class papers those they leave out.
 
     Raises:
         FeatError: the features are not those the run was trained on, videos are missing, a test
-            video was trained on, or a run without windows is to be evaluated as released.
+            video was trained on or has no frame left, or a run without windows is to be evaluated
+            as released.
     """
     trained = load_run(run, device=device)
     if not options.configs:
         trained.check_cache(cache)
     wanted = choose_videos(cache, labels, split, trained.options(options))
-    if compat == "released":
-        _require_windows(trained)
+    if compat:
+        check_published(compat, trained)
     data = trained.load_features(cache, wanted, options.configs)
     check_unseen(data, trained)
     results = video_results(trained.score(data, smoothing=smoothing), data)
     threshold = trained.threshold_at(smoothing)
-    metrics = measure_all(
-        results, trained.categories, threshold=threshold.value if threshold else None
+    fitted = threshold.value if threshold else None
+    metrics = measure_all(results, trained.categories, threshold=fitted)
+    rule = ScoreRule(normalise=normalise, drop_first=drop_first or 0)
+    ruled = measure_ruled(results, trained.categories, rule, threshold=fitted)
+    table = (
+        compare_with_published(
+            compat, trained, data, results, smoothing=smoothing, drop_first=drop_first
+        )
+        if compat
+        else None
     )
     folder = evaluation_folder(run, split)
     folder.mkdir(exist_ok=True)
@@ -145,7 +172,6 @@ def run_evaluation(
         protocol += f"; scores smoothed over {used:g} clips"
     if threshold and threshold.rule.of > 1:
         protocol += f"; scores that {threshold.rule.needs} of {threshold.rule.of} clips reach"
-    table = _compare(compat, trained, data, results) if compat else None
     report = EvalReport(
         run=run,
         cache=cache.path,
@@ -159,6 +185,7 @@ def run_evaluation(
         report=folder / REPORT_NAME,
         compat=table,
         snapshots=three_numbers(trained, cache, data, configs=options.configs, smoothing=smoothing),
+        ruled=ruled,
     )
     for name in (WHY_NAME, *(f"{name}.md" for name in TITLES)):
         (folder / name).unlink(missing_ok=True)
@@ -332,30 +359,6 @@ def choose_videos(
             "their rows"
         )
     return wanted
-
-
-def _require_windows(trained: TrainedRun) -> None:
-    if not isinstance(trained.info.method, WindowMethod):
-        raise ModelError(
-            f"{trained.path}: the published evaluation is one of windows of clips, which "
-            f"{trained.info.method.name} does not have; leave --compat out"
-        )
-
-
-def _compare(
-    compat: str, trained: TrainedRun, data: FeatureSet, results: Sequence[VideoResult]
-) -> CompatTable:
-    if compat != "released":
-        return compare_with_rtfm(results, data)
-    (one,) = trained.checkpoints
-    method = one.info.method
-    assert isinstance(method, WindowMethod)
-    return compare_with_released(
-        lambda rows, mask: method.score_windows(one.fitted, data, rows, mask, trained.device),
-        method.num_clips,
-        data,
-        one.info.categories,
-    )
 
 
 def _settings_of(trained: TrainedRun) -> dict[str, Any]:

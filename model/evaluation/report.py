@@ -13,6 +13,7 @@ import numpy as np
 from data.files import write_whole
 from model.evaluation.compat import TITLES, CompatTable
 from model.evaluation.pages import encode_curves, link_to, render_page
+from model.evaluation.ruled import rule_of, ruled_rows
 from model.evaluation.snapshots import snapshot_rows
 from model.evaluation.why import far_videos, remarks
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, NUM_RESAMPLES_ADDED
@@ -83,6 +84,8 @@ def write_report(
         predicted=names,
         compat=compat,
         compat_title=TITLES[compat.name] if compat else "",
+        ruled=ruled_rows(found) if "ruled" in found else None,
+        rule_note=rule_of(found).note(),
         snapshots=snapshot_rows(found["snapshots"]) if found.get("snapshots") else None,
         settings=json.dumps(settings, indent=1, ensure_ascii=False),
         coverage=f"{COVERAGE:.0%}",

@@ -114,7 +114,7 @@ def three_numbers(
         configs: as of `TrainedRun.load_features`.
         smoothing: as of `TrainedRun.score`.
     """
-    snapshots = load_snapshots(trained.path)
+    snapshots = snapshot_runs(trained)
     if not snapshots:
         return None
     watched = snapshots[0].info.val_videos
@@ -132,13 +132,12 @@ def three_numbers(
     by_frames = trained.info.method.supervision == "fully"
     looks: list[ChosenSnapshot] = []
     values: list[float | None] = []
-    for snapshot in snapshots:
-        one = replace(trained, checkpoints=(snapshot,))
+    for one in snapshots:
         results = video_results(one.score(data, smoothing=smoothing), data)
         auc = frame_auc(results)[0]
         if auc is None:
             return None
-        step = int(snapshot.info.result["step"])
+        step = int(one.info.result["step"])
         interval = bootstrap_intervals([results], measures=("auc",))["auc"]
         looks.append(ChosenSnapshot(step=step, auc=auc, interval=interval))
         if held is not None:
@@ -157,6 +156,11 @@ def three_numbers(
         chosen_by=f"the AUC of the {what} of {len(rows)} others" if is_chosen else none,
         best_on_test=max(looks, key=lambda look: look.auc),
     )
+
+
+def snapshot_runs(trained: TrainedRun) -> list[TrainedRun]:
+    """Return a run as it was at each of its snapshots, by step; none if it kept none."""
+    return [replace(trained, checkpoints=(one,)) for one in load_snapshots(trained.path)]
 
 
 def video_auc(results: Sequence[VideoResult], labels: Sequence[VideoLabel]) -> float | None:

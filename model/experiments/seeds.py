@@ -78,7 +78,7 @@ class SeedsReport:
             values = [row[name] for row in self.rows]
             each = " ".join(str(v) if isinstance(v, int) else f"{v:.3f}" for v in values)
             if self.ensemble:
-                value = self.ensemble.metrics.values.get(name)
+                value = self.ensemble.values().get(name)
                 each = f"{'' if value is None else f'{value:.4f}':8}  {each}"
             lines.append(f"{name:{width}}  {spread.mean:.4f}  {std}  {each}")
         if self.ensemble:
@@ -189,8 +189,7 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
     rows = []
     for seed, run in finished_seeds(folder).items():
         report = evaluate(run)
-        kept = report.snapshots.aucs() if report.snapshots else {}
-        rows.append({"seed": seed, "run": str(run), **report.metrics.values, **kept})
+        rows.append({"seed": seed, "run": str(run), **report.values()})
     return replace(_report(folder, rows), ensemble=evaluate(folder))
 
 
