@@ -30,7 +30,9 @@ demo: $(STAMP)
 	cd $(DEMO) && ../$(BIN)/feat train
 	cd $(DEMO) && ../$(BIN)/feat eval
 
-# a worker a core, files whole, the longest first
+# a worker a core, files whole, the longest first; where nothing may be kept compiled, each worker
+# and each `feat` that a test starts would compile all modules anew
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: $(DEV)

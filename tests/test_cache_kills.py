@@ -130,7 +130,7 @@ def run_kills(tmp_path: Path, kills: int, seed: int) -> None:
 
 
 def test_a_few_kills(tmp_path) -> None:
-    run_kills(tmp_path, 4, seed=1)
+    run_kills(tmp_path, 3, seed=1)
 
 
 @pytest.mark.slow

@@ -470,6 +470,7 @@ def make_bucket(port: int, bucket: str) -> None:
     s3(port, bucket)._fs.mkdir(bucket)
 
 
+@pytest.mark.slow  # the server alone takes seconds to import
 def test_s3_push_and_pull(cache, other, s3_port) -> None:
     make_bucket(s3_port, "plain")
     assert push_cache(cache, s3(s3_port, "plain"), reread=True).shards == NUM_VIDEOS

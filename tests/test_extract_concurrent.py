@@ -18,6 +18,8 @@ from feat import cli
 
 NUM_VIDEOS = 4
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_video, random_rgb_weights: Path) -> Path:
@@ -85,7 +87,6 @@ def assert_as_alone(folder: Path, cache: str) -> None:
         assert pictures[0] == pictures[1]
 
 
-@pytest.mark.slow
 def test_two_processes_do_each_video_once(folder: Path, random_rgb_weights: Path) -> None:
     both = [start(folder, "two", random_rgb_weights) for _ in range(2)]
     reports = [finish(process) for process in both]
@@ -94,7 +95,6 @@ def test_two_processes_do_each_video_once(folder: Path, random_rgb_weights: Path
     assert_as_alone(folder, "two")
 
 
-@pytest.mark.slow
 def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weights: Path) -> None:
     killed, other = (start(folder, "killed", random_rgb_weights) for _ in range(2))
     wait_for_shards(killed, folder / "killed", 2)
@@ -110,12 +110,7 @@ def test_what_a_killed_process_left_the_other_does(folder: Path, random_rgb_weig
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"),
-    [
-        (signal.SIGINT, 1),
-        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
-    ],
+    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)]
 )
 def test_an_interrupted_run_ends_at_once_and_keeps_what_is_done(
     folder: Path, random_rgb_weights: Path, number: signal.Signals, workers: int

@@ -39,7 +39,9 @@ def test_batch_of_products_is_numpys_and_nothing_beside_it_is_written(rows, dept
     assert np.isfinite(around).sum() == c.size
 
 
-@pytest.mark.parametrize("features", ["+avx,+avx2,+fma", "+avx"])
+@pytest.mark.parametrize(
+    "features", ["+avx", pytest.param("+avx,+avx2,+fma", marks=pytest.mark.slow)]
+)
 def test_narrower_registers_give_the_same_products(features):
     """In a process of its own that compiles for a processor with half the registers."""
     environment = {

@@ -93,6 +93,7 @@ def test_cache_holds_clips_frames_and_how_they_were_made(extracted: tuple[Path, 
     assert cache.labels_path.read_text().startswith("video,split")
 
 
+@pytest.mark.slow
 def test_features_are_the_networks_answer_to_the_decoded_frames(
     extracted: tuple[Path, dict],
     videos: Path,

@@ -43,7 +43,7 @@ def test_features_without_kernels_are_those_with_them(
     make_video, tmp_path: Path, random_rgb_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To 1e-5 of a feature's length for RGB; to 1e-3 where flow, which iterates, goes before."""
-    path = make_video(tmp_path / "a.mp4", num_frames=24)
+    path = make_video(tmp_path / "a.mp4", num_frames=18)
     source = VideoSource(video_id="a.mp4", path=path, kind="file")
     monkeypatch.setenv("FEAT_KERNELS", "1")
     expected = features(source, random_rgb_weights)

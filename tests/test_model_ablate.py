@@ -164,26 +164,24 @@ def test_going_on_trains_only_what_is_missing(cache, tmp_path):
     assert set(before) == {"one/base/seed-0"}
     assert ablate(cache, out, ["figure5"], k_values=[5])[0].to_dict() == first[0].to_dict()
     done = []
-    splits = {"one": demo_rows(), "two": swapped()}
-    ablate(cache, out, ["figure5"], k_values=[3], seeds=2, splits=splits, done=done)
+    ablate(cache, out, ["figure5"], k_values=[3], seeds=2, done=done)
     after = checkpoints(out)
     assert {name: after[name] for name in before} == before
     assert set(after) == {
-        f"{split}/{variant}/seed-{seed}"
-        for split in splits for variant in ("base", "k-3") for seed in (0, 1)
-    }  # fmt: skip
-    assert len(done) == 8
-    run = out / "two" / "k-3" / "seed-1"
+        f"one/{variant}/seed-{seed}" for variant in ("base", "k-3") for seed in (0, 1)
+    }
+    assert len(done) == 4
+    run = out / "one" / "k-3" / "seed-1"
     (run / "done.json").unlink()  # killed while it evaluated
     (run / "eval" / "metrics.json").unlink()
-    ablate(cache, out, ["figure5"], k_values=[3], seeds=2, splits=splits)
+    ablate(cache, out, ["figure5"], k_values=[3], seeds=2)
     assert checkpoints(out) == after
     assert (run / "eval" / "metrics.json").is_file()
     (run / "done.json").unlink()
     (run / "model.safetensors").unlink()  # killed while it trained
-    ablate(cache, out, ["figure5"], k_values=[3], seeds=2, splits=splits)
+    ablate(cache, out, ["figure5"], k_values=[3], seeds=2)
     again = checkpoints(out)
-    assert {name for name in after if again[name] != after[name]} == {"two/k-3/seed-1"}
+    assert {name for name in after if again[name] != after[name]} == {"one/k-3/seed-1"}
 
 
 def test_other_terms_are_refused(cache, tmp_path):

@@ -96,7 +96,10 @@ def test_weak_methods_see_clicks_and_no_other_does(tmp_path):
     assert [row.video for row in material.train.labels] == ["b", "g"]
 
 
-@pytest.mark.parametrize("name", ["deepmil", "ar-net", "pel4vad"])
+@pytest.mark.parametrize(
+    "name",
+    ["ar-net", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepmil", "pel4vad"))],
+)
 def test_clicks_teach_where_the_event_is(name, tmp_path):
     """What marks an event is also in half of the time around it: only clicks tell them apart."""
     rng = np.random.default_rng(0)

@@ -249,6 +249,7 @@ def test_a_cache_that_moved_is_named_with_the_way_out(tmp_path):
     assert feat("eval", "--cache", "elsewhere", cwd=tmp_path).exit_code == 0
 
 
+@pytest.mark.slow
 def test_stage_two_runs_as_a_program_without_ffmpeg_or_videos(folder, trained):
     """The cache and the run are all it needs; nothing of stage 1 is imported."""
     code = (

@@ -50,13 +50,17 @@ QUICK = {
     "ur-dmu": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
     "bn-wvad": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
     "pel4vad": {"steps": 60, "learning_rate": 1e-3},
-    "srnn": {"steps": 20},
+    "srnn": {"steps": 20, "num_atoms": 32, "batch": 16},
+    "sparse": {"rounds": 8, "num_atoms": 64},
 }
-WEAK = sorted(QUICK.keys() - {"srnn"})
+WEAK = sorted(QUICK.keys() - {"srnn", "sparse"})
 """They learn from bags."""
 NOVELTY = ["gmm", "sparse", "srnn", "knn", "autoencoder"]
 FOUND = [*NOVELTY, "logistic"]
-SHORT = {name: {"steps": 3} for name in QUICK} | {"convlstm": {"steps": 2, "hidden": 4}}
+SHORT = {name: {"steps": 3} for name in (*WEAK, "srnn")} | {
+    "convlstm": {"steps": 2, "hidden": 4},
+    "sparse": {"rounds": 2, "num_atoms": 32},
+}
 """Where it does not matter what they find."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,7 +101,13 @@ def test_each_method_finds_what_stands_out(name, cache, tmp_path):
     assert report.protocol.startswith(f"{name}, {quick(name).supervision}")
 
 
-@pytest.mark.parametrize("name", WEAK)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("bn-wvad", "ur-dmu") else ())
+        for name in WEAK
+    ],
+)
 def test_video_labels_are_enough_to_find_the_frames(name, tmp_path):
     """Many values that say nothing, as in real features: a strong single one may be learnt upside
     down, since only the highest score of a video is ever pushed."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from model_cache import KilledError, add_video, demo_rows, make_cache
+from model_cache import SMALLEST, KilledError, add_video, demo_rows, make_cache
 from sklearn.metrics import roc_auc_score
 
 from cache import FeatureCache
@@ -21,24 +21,15 @@ from model.evaluation.evaluate import check_unseen, run_evaluation
 from model.experiments.folder import spread_of
 from model.experiments.seeds import evaluate_seeds, resume_seeds, train_seeds
 from model.measures.scores import video_results
-from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
 from model.runs.train import run_training
 from model.runs.trained import load_run
 
-METHOD = ConvLSTMMethod(
-    hidden=4,
-    head_widths=(16,),
-    readout="each",
-    steps=12,
-    eval_every=4,
-    learning_rate=1e-2,
-    batch_size=8,
-)
+METHOD = replace(SMALLEST, steps=12, eval_every=4, learning_rate=1e-2)
 QUICK = [
     word
-    for assignment in ("steps=20", "hidden=8", "learning_rate=0.02", "batch_size=24")
+    for assignment in ("steps=20", "hidden=4", "layers=1", "learning_rate=0.02", "batch_size=16")
     for word in ("--set", assignment)
 ]
 

@@ -69,8 +69,15 @@ def streams(report) -> list[str]:
     return [stream.name for stream in report.info.streams]
 
 
-@pytest.mark.parametrize("readout", ["last", "each"])
-@pytest.mark.parametrize("loss", ["smooth_l1", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("readout", "loss"),
+    [
+        ("last", "smooth_l1"),
+        ("each", "cross_entropy"),
+        pytest.param("last", "cross_entropy", marks=pytest.mark.slow),
+        pytest.param("each", "smooth_l1", marks=pytest.mark.slow),
+    ],
+)
 def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
     report = train(
         cache,
