@@ -53,6 +53,10 @@ class Backbone(Protocol):
         """Sizes of the square frames that it takes, pixels."""
 
     @property
+    def resizes(self) -> Sequence[str]:
+        """How its frames may be made of a video's: see `resize` of `DecodeConfig`."""
+
+    @property
     def kind(self) -> str:
         """The kind of array that its rows make up, one of `cache.streams.KINDS`."""
 
@@ -104,6 +108,7 @@ class I3DBackbone:
     }
     clip_lens = range(8, sys.maxsize)  # the last pooling spans two time steps of stride eight
     sizes = range(1, sys.maxsize)
+    resizes = ("squash", "crop", "short-side")
     kind = "features"
     shape = (1024,)
     dtype = "float32"
@@ -148,6 +153,42 @@ class I3DBackbone:
         return features
 
 
+class C3DBackbone:
+    """The features of Tran et al. 2015: fc6 after its ReLU; see `extract.c3d`."""
+
+    identity: ClassVar[dict[str, Any]] = {
+        "name": "c3d-sports1m",
+        "version": 1,
+        "layer": "fc6 after ReLU",
+    }
+    needs: Needs = "frames"
+    clip_lens = range(16, 17)
+    sizes = range(1, sys.maxsize)
+    resizes = ("squash",)  # it scales whole frames to 128x171 and cuts their centre itself
+    kind = "features"
+    shape: tuple[int, ...] = (4096,)
+    dtype = "float32"
+
+    def find_weights(
+        self,
+        choices: Mapping[str, str],
+        *,
+        present: Sequence[Mapping[str, Any]] = (),
+        recorded: "Weights | None" = None,
+    ) -> "Weights":
+        """Return the user's weights: the file that was chosen, or what is in the folder."""
+        from extract.weights.resolve import resolve_c3d
+
+        return resolve_c3d(choices.get("c3d", "auto"), present=present, recorded=recorded)
+
+    def load(self, weights: "Weights", *, device: "torch.device", precision: str) -> Network:
+        """Return the network."""
+        from extract.c3d import C3D
+        from extract.weights.resolve import load_state_dict
+
+        return C3D(load_state_dict(weights), device=device, precision=precision)
+
+
 def _is_crossmodal(config: Mapping[str, Any]) -> bool:
     weights = config.get("weights")
     return isinstance(weights, Mapping) and weights.get("kind") == "crossmodal"
@@ -156,4 +197,5 @@ def _is_crossmodal(config: Mapping[str, Any]) -> bool:
 BACKBONES: dict[str, Backbone] = {
     "rgb": I3DBackbone("rgb", needs="frames"),
     "flow": I3DBackbone("flow", needs="flow"),
+    "c3d": C3DBackbone(),
 }

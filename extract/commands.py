@@ -121,6 +121,10 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     help="auto (published, else cross-modality), crossmodal, or a checkpoint file.",
 )  # fmt: skip
 @click.option(
+    "--c3d-weights", default="auto", show_default=True,
+    help="auto (what feat weights fetch --stream c3d took), or a checkpoint file.",
+)  # fmt: skip
+@click.option(
     "--precision", type=click.Choice(["float32", "bfloat16", "float16", "auto"]),
     default="float32", show_default=True,
     help="Of the network. auto: the fastest, float16 on a GPU, bfloat16 on a CPU that has it. "
@@ -188,6 +192,7 @@ def extract_command(
     clip_stride: int | None,
     rgb_weights: str,
     flow_weights: str,
+    c3d_weights: str,
     precision: str,
     device: str,
     workers: int | None,
@@ -208,7 +213,8 @@ def extract_command(
 ) -> None:
     """Stage 1: compute the features of videos and fill the cache.
 
-    A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both. DIR
+    A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both, or
+    C3D of its frames (--streams c3d). DIR
     holds videos or folders of frames, or is one video; a labels.csv in it is added to the cache's.
     What the cache holds already is not done again. Exit code 1 if a video failed or could be
     decoded in part only; the others are finished all the same.
@@ -250,7 +256,7 @@ def extract_command(
         crops=int(crops),
     )
     terms: dict[str, Any] = {
-        "weights": {"rgb": rgb_weights, "flow": flow_weights},
+        "weights": {"rgb": rgb_weights, "flow": flow_weights, "c3d": c3d_weights},
         "allow_mixed": allow_mixed,
         "prefix": prefix,
         "labels_of": labels_of or "",

@@ -73,6 +73,11 @@ class ExtractConfig:
             ):
                 if found not in takes:
                     raise ConfigError(f"{what}: found {found}, {stream} takes {_span(takes)}")
+            if self.decode.resize not in BACKBONES[stream].resizes:
+                raise ConfigError(
+                    f"resize: found {self.decode.resize}, {stream} takes frames of "
+                    f"{' or '.join(BACKBONES[stream].resizes)}: leave --resize and --crops out"
+                )
         if not 1 <= self.clip_stride <= self.clip_len:
             raise ConfigError(
                 f"clip_stride: found {self.clip_stride}, expected 1 to clip_len={self.clip_len} "

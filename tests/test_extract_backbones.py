@@ -38,6 +38,7 @@ class Drawn:
     sizes: range = range(64, 225)
     identity = {"name": "drawn", "version": 3, "layer": "only"}  # noqa: RUF012
     clip_lens = range(16, 17)
+    resizes = ("squash", "crop", "short-side")
     dtype = "float32"
 
     def find_weights(self, choices: Any, *, present: Any = (), recorded: Any = None) -> Weights:
@@ -154,6 +155,5 @@ def test_an_unknown_stream_is_refused_with_the_registered_ones(
     arguments = ["--videos", str(videos), "--cache", str(tmp_path / "c"), "--streams", "rgb,clip"]
     result = CliRunner().invoke(cli, ["extract", *arguments])
     assert result.exit_code == 1
-    assert (
-        "found rgb,clip, expected one or more of rgb, flow, colour, motion, halves" in result.stderr
-    )
+    known = "rgb, flow, c3d, colour, motion, halves"
+    assert f"found rgb,clip, expected one or more of {known}" in result.stderr

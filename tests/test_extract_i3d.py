@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data.errors import ConfigError, WeightsError
 from extract.i3d.compiled import CompiledConv
-from extract.i3d.folded import FoldedConv, pad_input
+from extract.i3d.folded import FoldedConv, fold_norm, pad_input
 from extract.i3d.layers import NUM_CLASSES, Triple, expected_shapes
 from extract.i3d.network import I3D
 from extract.i3d.pool import max_pool
@@ -230,7 +230,7 @@ def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(
     exact = torch.nn.functional.conv3d(
         x.double(), weight.double(), bias.bfloat16().double(), padding=weight.shape[-1] // 2
     ).relu()
-    conv = kind(state, name, torch.device("cpu"), torch.bfloat16)
+    conv = kind(*fold_norm(state, name), torch.device("cpu"), torch.bfloat16)
     found = conv(x.contiguous(memory_format=torch.channels_last_3d))
     assert found.dtype == torch.bfloat16
     # a sum near the middle between two bfloat16 numbers may go to either of them

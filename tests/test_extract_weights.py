@@ -705,18 +705,19 @@ def test_ls_shows_digest_and_origin(folder: Path) -> None:
 def test_ls_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     result = CliRunner().invoke(weights_group, ["ls"], env={"FEAT_WEIGHTS": str(tmp_path / "no")})
     assert result.exit_code == 0
-    assert result.stdout.count("missing; looked for") == 2
+    assert result.stdout.count("missing; looked for") == 3
     assert "run feat weights fetch --stream rgb" in result.stdout
 
 
-def test_ls_tells_of_both_streams_where_they_are_looked_for_and_how_to_get_them(
+def test_ls_tells_of_all_streams_where_they_are_looked_for_and_how_to_get_them(
     folder: Path, flow_state: dict[str, np.ndarray]
 ) -> None:
     environment = {"FEAT_WEIGHTS": str(folder)}
 
     def listed() -> tuple[dict, dict]:
         found = CliRunner().invoke(weights_group, ["ls", "--json"], env=environment)
-        rgb, flow = json.loads(found.stdout)["streams"]
+        rgb, flow, c3d = json.loads(found.stdout)["streams"]
+        assert (c3d["stream"], c3d["file"]) == ("c3d", None)
         return rgb, flow
 
     rgb, flow = listed()

@@ -1,10 +1,10 @@
 """The arrays of somebody else's HDF5 file, read in a process that may crash.
 
 The library was not written for hostile files. A child with its memory and time limited opens the
-file and answers with what is in it, or with one array as a .npy, which the parent reads with care.
+file and answers with what is in it, or with arrays as .npy, which the parent reads with care.
 
     python -P -m cache.exchange.hdf5_arrays FILE            prints the arrays, as JSON
-    python -P -m cache.exchange.hdf5_arrays FILE ENTRY      writes one array to stdout
+    python -P -m cache.exchange.hdf5_arrays FILE ENTRY...   writes some arrays to stdout
 """
 
 import json
@@ -31,13 +31,13 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {str(name): (tuple(map(int, shape)), str(dtype)) for name, shape, dtype in found}
 
 
-def read_npy(path: Path, entry: str) -> bytes:
-    """Return one array as the bytes of a .npy file.
+def read_npy(path: Path, entry: str, *others: str) -> bytes:
+    """Return an array as the bytes of a .npy file, or several, one after the other.
 
     Raises:
         ValueError: as `list_arrays`.
     """
-    return _run([str(path), entry])
+    return _run([str(path), entry, *others])
 
 
 def _run(arguments: list[str]) -> bytes:
@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> bytes:
 
 
 def main() -> None:
-    """Answer for the file and, if one is named, the array on the command line."""
+    """Answer for the file and the arrays, if some are named, on the command line."""
     import h5py
     import numpy as np
 
@@ -76,10 +76,11 @@ def main() -> None:
             file.visititems(lambda name, item: _note(h5py, found, name, item))
             sys.stdout.write(json.dumps(found))
             return
-        dataset = file[entries[0]]
-        if dataset.is_virtual or dataset.external:
-            raise ValueError(f"{entries[0]} lies in other files")
-        np.save(sys.stdout.buffer, dataset[()], allow_pickle=False)
+        for entry in entries:
+            dataset = file[entry]
+            if dataset.is_virtual or dataset.external:
+                raise ValueError(f"{entry} lies in other files")
+            np.save(sys.stdout.buffer, dataset[()], allow_pickle=False)
 
 
 def _note(h5py: Any, found: list[Any], name: str, item: Any) -> None:

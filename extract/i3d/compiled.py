@@ -28,9 +28,9 @@ class CompiledConv(FoldedConv):
     """Convolution, batch norm and ReLU as one operator."""
 
     def __init__(
-        self, state: Mapping[str, Tensor], name: str, device: torch.device, dtype: torch.dtype
+        self, weight: Tensor, bias: Tensor, device: torch.device, dtype: torch.dtype
     ) -> None:
-        super().__init__(state, name, device, dtype)
+        super().__init__(weight, bias, device, dtype)
         self.one_dnn = has_fused_conv()
         self.preparing = threading.Lock()  # threads share the network; one makes what all use
         self.packed: Tensor | None = None

@@ -20,7 +20,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class FoldedConv:
-    """Convolution and ReLU, the batch norm between them folded into the weights.
+    """Convolution and ReLU; of I3D the batch norm between them is folded into the weights.
 
     Where oneDNN has no bfloat16 for this CPU, PyTorch's own loop takes 300 times as long as
     float32. There the convolution of bfloat16 maps and weights runs in float32, in which their
@@ -28,9 +28,8 @@ class FoldedConv:
     """
 
     def __init__(
-        self, state: Mapping[str, Tensor], name: str, device: torch.device, dtype: torch.dtype
+        self, weight: Tensor, bias: Tensor, device: torch.device, dtype: torch.dtype
     ) -> None:
-        weight, bias = fold_norm(state, name)
         self.dtype = dtype
         emulated = device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16_conv()
         multiplied = torch.float32 if emulated else dtype
@@ -68,7 +67,7 @@ class FoldedI3D:
     ) -> None:
         self.device, self.dtype = device, DTYPES[precision]
         self.convs: Mapping[str, Callable[..., Tensor]] = {
-            unit.name: self.conv_type(state, unit.name, device, self.dtype)
+            unit.name: self.conv_type(*fold_norm(state, unit.name), device, self.dtype)
             for unit in conv_units(stream)
         }
 

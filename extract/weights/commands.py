@@ -13,22 +13,30 @@ def weights_group() -> None:
     """Fetch the networks' weights, and list them."""
 
 
-@examples("feat weights fetch", "feat weights fetch --from flow_imagenet.pt")
+@examples(
+    "feat weights fetch",
+    "feat weights fetch --from flow_imagenet.pt",
+    "feat weights fetch --stream c3d --from c3d.pickle",
+)
 @weights_group.command("fetch")
 @click.option(
-    "--stream", type=click.Choice(["rgb", "flow", "all"]), default="all", show_default=True,
-    help="Which network. With `all`, a flow network that cannot be had is no error.",
+    "--stream", type=click.Choice(["rgb", "flow", "c3d", "all"]), default="all",
+    show_default=True,
+    help="Which network. With `all`, a flow network that cannot be had is no error; c3d is not of "
+    "them.",
 )  # fmt: skip
 @click.option(
     "--from", "source", type=click.Path(path_type=Path, dir_okay=False), default=None,
-    help="Take a published file that was downloaded by hand; its digest says which it is.",
+    help="Take a published file that was downloaded by hand; its digest says which it is. For c3d "
+    "any file of the Sports-1M network.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
     """Get the published Kinetics-400 networks.
 
     Their digests are checked. They go to $FEAT_WEIGHTS, by default the user's cache folder. `feat
-    extract` does the same by itself the first time.
+    extract` does the same by itself the first time. C3D's weights are in no package: --from FILE
+    converts a file of your own (PyTorch, Keras or Caffe's arrays).
     """
     from extract.weights.listing import fetch_weights, listing_text
 

@@ -114,12 +114,12 @@ def convert_state_dict(source: Mapping[str, Any], stream: Stream, where: str) ->
     try:
         for unit in conv_units(stream):
             name = _name_in(theirs, unit.name)
-            state[f"{unit.name}.conv.weight"] = _as_array(source[f"{name}.{conv}.weight"])
+            state[f"{unit.name}.conv.weight"] = as_array(source[f"{name}.{conv}.weight"])
             for part in _NORM_PARTS:
-                state[f"{unit.name}.norm.{part}"] = _as_array(source[f"{name}.{norm}.{part}"])
-        weight = _as_array(source[f"{logits}.weight"])
+                state[f"{unit.name}.norm.{part}"] = as_array(source[f"{name}.{norm}.{part}"])
+        weight = as_array(source[f"{logits}.weight"])
         state["logits_layer.weight"] = weight.reshape(weight.shape[:2])
-        state["logits_layer.bias"] = _as_array(source[f"{logits}.bias"]).reshape(-1)
+        state["logits_layer.bias"] = as_array(source[f"{logits}.bias"]).reshape(-1)
     except KeyError as error:
         raise WeightsError(f"{where}: array {error} is missing; the file is incomplete") from error
     except (ValueError, TypeError, RuntimeError) as error:
@@ -127,8 +127,9 @@ def convert_state_dict(source: Mapping[str, Any], stream: Stream, where: str) ->
     return check_state(state, stream, where)
 
 
-def _as_array(value: Any) -> Array:
-    if hasattr(value, "detach"):  # a tensor, of whatever type of floats
+def as_array(value: Any) -> Array:
+    """Return an array or a tensor, of whatever type of numbers, as float32."""
+    if hasattr(value, "detach"):  # a tensor
         value = value.detach().float().numpy()
     return np.asarray(value, dtype=np.float32)
 

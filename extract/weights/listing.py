@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import WeightsError
-from extract.i3d.layers import Stream
+from extract.weights.c3d import WHERE
 from extract.weights.convert import read_header, read_weights
 from extract.weights.fetch import (
     PUBLISHED_FLOW,
@@ -22,6 +22,7 @@ from extract.weights.resolve import (
     find_published_flow,
     read_entry,
     usable_folder,
+    user_file,
     weights_folder,
 )
 
@@ -32,13 +33,19 @@ def fetch_weights(stream: str = "all", source: Path | None = None) -> None:
     """Put the published weights of `stream` (`rgb`, `flow`, `all`) into the weights folder.
 
     With `source`, a published file already on this machine, only that one is converted. With
-    `all`, a flow network that cannot be reached is a log line; with `flow` it is an error.
+    `all`, a flow network that cannot be reached is a log line; with `flow` it is an error. The
+    weights of `c3d` are the user's own file, which `source` names.
 
     Raises:
         WeightsError: what was asked for cannot be had.
     """
     folder = weights_folder()
     with usable_folder(folder):
+        if stream == "c3d":
+            if source is None:
+                raise WeightsError(f"c3d weights: {WHERE}")
+            user_file(source, "c3d", folder, logger.info)
+            return
         if source is not None:
             add_file(source, folder)
             return
@@ -81,16 +88,17 @@ def list_weights(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamWeights:
-    """Where the published weights of one stream are looked for, and whether they are there.
+    """Where the weights of one stream are looked for, and whether they are there.
 
     Attributes:
         stream: the network.
         looked_for: the files, the best first; a pattern stands for any file that fits it.
-        file: the one that was found; None: `feat extract` tries to fetch the network.
+        file: the one that was found; None: `feat extract` tries to fetch the network, if it can
+            be had.
         get: how to get them where they are missing, and what happens until then.
     """
 
-    stream: Stream
+    stream: str
     looked_for: tuple[Path, ...]
     file: Path | None
     get: str
@@ -131,6 +139,12 @@ def look_for_weights(folder: Path) -> list[StreamWeights]:
             get="run feat weights fetch --stream flow, or download "
             f"{PUBLISHED_FLOW[0].url} elsewhere and run feat weights fetch --from FILE; until then "
             "feat extract uses a cross-modality copy of the RGB network, not trained on flow",
+        ),
+        StreamWeights(
+            stream="c3d",
+            looked_for=(folder / "c3d-*.safetensors",),
+            file=next(iter(sorted(folder.glob("c3d-*.safetensors"))), None),
+            get=f"only --streams c3d needs them; {WHERE}",
         ),
     ]
 

@@ -7,18 +7,20 @@ No torch at import or in `resolve_weights` (unless a state dict is converted for
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
 from data.errors import WeightsError
 from data.state_dict import read_state_dict
-from extract.i3d.layers import Stream
+from extract.i3d.layers import IN_CHANNELS, Stream
+from extract.weights.c3d import WHERE, convert_c3d
 from extract.weights.convert import (
+    Array,
     convert_jax_checkpoint,
     convert_state_dict,
     crossmodal_flow,
@@ -126,7 +128,7 @@ def resolve_weights(
         if "rgb" in wanted:
             found["rgb"] = _resolve_rgb(rgb, folder, allow_download, on_fetch)
         if "flow" in wanted and flow not in ("auto", "crossmodal"):
-            found["flow"] = _from_user_file(Path(flow), "flow", folder, on_fetch)
+            found["flow"] = user_file(Path(flow), "flow", folder, on_fetch)
         elif "flow" in wanted:
             may_download = allow_download and not prefer_crossmodal
             published = (
@@ -182,7 +184,7 @@ def resolve_recorded(
         source: Weights | None = None
         with usable_folder(folder):
             if file:
-                source = _from_user_file(file, network, folder, on_fetch)
+                source = user_file(file, network, folder, on_fetch)
             elif path.exists():
                 source = read_entry(path)
             elif network == "rgb" and digest == RGB_SHA256:
@@ -205,11 +207,54 @@ def resolve_recorded(
     return found
 
 
+def resolve_c3d(
+    choice: str = "auto",
+    *,
+    present: Sequence[Mapping[str, Any]] = (),
+    recorded: Weights | None = None,
+    folder: Path | None = None,
+) -> Weights:
+    """Return C3D's weights, which the user's own file holds.
+
+    Args:
+        choice: the path of the file, or `auto` for those in the weights folder.
+        present: configurations of features that are there: with `auto` their weights go before
+            others in the folder.
+        recorded: return these very weights; see `resolve_recorded`.
+        folder: where converted weights lie; see `weights_folder`.
+
+    Raises:
+        WeightsError: there are none, several, or others than those recorded.
+    """
+    folder = weights_folder(folder)
+    with usable_folder(folder):
+        if choice != "auto":
+            return user_file(Path(choice), "c3d", folder, logger.info)
+        there = [read_entry(path) for path in sorted(folder.glob("c3d-*.safetensors"))]
+    if recorded is not None:
+        same = [one for one in there if one.digest == recorded.digest]
+        if not same:
+            raise WeightsError(
+                f"{folder}: no c3d weights of sha256 {recorded.digest}, with which the features "
+                "were made that the run was trained on; run feat weights fetch --stream c3d --from "
+                "FILE"
+            )
+        return replace(recorded, path=same[0].path)
+    digests = [config.get("weights", {}).get("digest") for config in present]
+    there = [one for one in there if one.digest in digests] or there
+    if not there:
+        raise WeightsError(f"c3d weights: no c3d-*.safetensors in {folder}; {WHERE}")
+    if len(there) > 1:
+        names = ", ".join(one.path.name for one in there)
+        raise WeightsError(f"c3d weights: found {names} in {folder}; name one with --c3d-weights")
+    return there[0]
+
+
 def _resolve_rgb(
     choice: str, folder: Path, allow_download: bool, on_fetch: Callable[[str], None]
 ) -> Weights:
     if choice != "auto":
-        return _from_user_file(Path(choice), "rgb", folder, on_fetch)
+        return user_file(Path(choice), "rgb", folder, on_fetch)
     path = weights_file(folder, "rgb", RGB_SHA256)
     if not path.exists():
         if not allow_download:
@@ -274,13 +319,17 @@ def read_entry(path: Path) -> Weights:
 
 def _entry(path: Path, header: Mapping[str, str]) -> Weights:
     stream, kind = header.get("stream"), header.get("kind")
-    if stream not in ("rgb", "flow") or kind not in ("published", "file") or "digest" not in header:
+    if (
+        stream not in (*IN_CHANNELS, "c3d")
+        or kind not in ("published", "file")
+        or "digest" not in header
+    ):
         raise WeightsError(
             f"{path}: its header does not say what the weights are; delete it and run "
             "feat weights fetch"
         )
     return Weights(
-        stream="rgb" if stream == "rgb" else "flow",
+        stream=stream,
         kind="published" if kind == "published" else "file",
         name=header.get("name", path.stem),
         digest=header["digest"],
@@ -288,12 +337,20 @@ def _entry(path: Path, header: Mapping[str, str]) -> Weights:
     )
 
 
-def _from_user_file(
-    path: Path, stream: Stream, folder: Path, on_fetch: Callable[[str], None]
-) -> Weights:
-    """Return the weights in a checkpoint the user named, converted the first time."""
+def user_file(path: Path, stream: str, folder: Path, on_fetch: Callable[[str], None]) -> Weights:
+    """Return the weights in a checkpoint the user named, converted the first time.
+
+    Args:
+        path: of the checkpoint.
+        stream: the network that it is for.
+        folder: of converted weights.
+        on_fetch: told in one line before anything slow.
+
+    Raises:
+        WeightsError: it is damaged or for another network.
+    """
     if not path.is_file():
-        choices = "auto" if stream == "rgb" else "auto, crossmodal"
+        choices = "auto, crossmodal" if stream == "flow" else "auto"
         raise WeightsError(
             f"{path}: no such file; --{stream}-weights takes {choices} or the path of a checkpoint"
         )
@@ -313,13 +370,10 @@ def _from_user_file(
     on_fetch(f"{stream} weights: converting {path} (once)")
     if stream == "flow" and git_blob_id(content) in {source.blob_id for source in PUBLISHED_FLOW}:
         return read_entry(convert_flow(content, folder, str(path)))
-    if stream == "rgb" and digest == RGB_SHA256:
-        state = convert_jax_checkpoint(content)
-    elif path.suffix == ".safetensors":
-        state = convert_state_dict(read_weights(path)[1], stream, str(path))
+    if stream == "c3d":
+        state = convert_c3d(path, content)
     else:
-        source = read_state_dict(content, str(path), error=WeightsError)
-        state = convert_state_dict(source, stream, str(path))
+        state = _convert_i3d(path, content, digest, "rgb" if stream == "rgb" else "flow")
     metadata = {
         "stream": stream,
         "kind": "file",
@@ -329,6 +383,15 @@ def _from_user_file(
     }
     write_weights(converted, state, metadata)
     return read_entry(converted)
+
+
+def _convert_i3d(path: Path, content: bytes, digest: str, stream: Stream) -> dict[str, Array]:
+    if stream == "rgb" and digest == RGB_SHA256:
+        return convert_jax_checkpoint(content)
+    if path.suffix == ".safetensors":
+        return convert_state_dict(read_weights(path)[1], stream, str(path))
+    source = read_state_dict(content, str(path), error=WeightsError)
+    return convert_state_dict(source, stream, str(path))
 
 
 def check_weights(weights: Iterable[Weights]) -> None:
@@ -343,7 +406,7 @@ def check_weights(weights: Iterable[Weights]) -> None:
 
 
 def load_state_dict(weights: Weights) -> dict[str, "Tensor"]:
-    """Return the arrays of `weights` as float32 CPU tensors, in the names of `I3D`.
+    """Return the arrays of `weights` as float32 CPU tensors, in our names.
 
     Raises:
         WeightsError: the file is damaged, or is no longer the one that was resolved.
