@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test test-slow test-gpu lint docs bench bench-gpu clean
+.PHONY: setup demo test test-slow test-gpu lint docs bench bench-gpu bench-scale clean
 
 setup: $(DEV)
 
@@ -60,6 +60,10 @@ bench: $(DEV)
 
 bench-gpu: $(DEV)
 	$(BIN)/python -m bench --gpu
+
+# workers of a cluster, very many videos, a cache of a million entries: an hour, 6 GB of disk
+bench-scale: $(DEV)
+	$(BIN)/python -m bench --scale
 
 clean:
 	rm -rf $(DEMO) build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

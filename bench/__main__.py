@@ -1,4 +1,4 @@
-"""`make bench`, `make bench-gpu`: run benchmarks one by one and write docs/BENCHMARKS.md."""
+"""`make bench`, `bench-gpu`, `bench-scale`: run benchmarks, write docs/BENCHMARKS.md."""
 
 import argparse
 import os
@@ -47,6 +47,13 @@ GPU_BENCHES = {
         *(*EXTRACT, "--count", "150", "--size", "1920x1080", "--devices", "cuda"),
     ],
 }
+# those of `make bench-scale`
+SCALE_BENCHES = {
+    "Workers of a cluster: two against one": ["bench.bench_scale", "workers"],
+    "Workers of a cluster: overhead of a call": ["bench.bench_scale", "calls"],
+    "Workers of a cluster: ten thousand videos": ["bench.bench_scale", "many"],
+    "A cache of a million entries": ["bench.bench_million"],
+}
 
 
 def cpu_name() -> str:
@@ -70,9 +77,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="parts of titles; the others keep their text")
     parser.add_argument("--gpu", action="store_true", help="those for a GPU")
+    parser.add_argument("--scale", action="store_true", help="those of clusters and large caches")
     options = parser.parse_args()
     sections = read_sections()
-    for title, arguments in (GPU_BENCHES if options.gpu else BENCHES).items():
+    chosen: dict[str, list[str]] = BENCHES
+    if options.gpu or options.scale:
+        chosen = GPU_BENCHES if options.gpu else SCALE_BENCHES
+    for title, arguments in chosen.items():
         if options.only and not any(part.lower() in title.lower() for part in options.only):
             continue
         print(f"== {title}", file=sys.stderr)
@@ -112,7 +123,7 @@ def write_sections(sections: dict[str, str], *, keep_head: bool) -> None:
     )
     if keep_head and TARGET.exists():
         head = TARGET.read_text().partition("\n## ")[0]
-    ours = [*BENCHES, *GPU_BENCHES]
+    ours = [*BENCHES, *SCALE_BENCHES, *GPU_BENCHES]
     titles = [title for title in ours if title in sections]
     titles += [title for title in sections if title not in ours]  # written by hand
     parts = [f"\n## {title}\n\n{sections[title]}" for title in titles]

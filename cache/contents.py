@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -101,15 +101,19 @@ class Contents:
         """
         return self._stored(key)[1].entry
 
-    def entries(self) -> Iterator[FeatureEntry]:
+    def entries(self, *, without: Collection[str] = ()) -> Iterator[FeatureEntry]:
         """Yield every stream of every video, shard by shard.
+
+        Args:
+            without: keys that are left out.
 
         Raises:
             ShardError: a shard has been damaged since it was opened.
         """
         rows = self.rows()
         for _, key in sorted(zip(rows["shard"].tolist(), rows["key"].tolist(), strict=True)):
-            yield self.entry(key.hex())
+            if key.hex() not in without:
+                yield self.entry(key.hex())
 
     def videos(self) -> list[str]:
         """Return the names of all videos that have at least one stream, sorted."""
@@ -322,17 +326,26 @@ class Contents:
         if self._recorded is None:
             covered = {entry.sha256 for entry in names.values()}
             self._recorded = {}
-            for digest in sorted(self._index.video_digests() - covered):
-                try:
-                    source = self.entry(self._of_video(digest)[0][1]).source
-                    name, size = video_name(source.name), source.size
-                except ShardError as error:
-                    logger.warning("%s", error)
-                    name, size = digest, 0
+            told = self._sources(self._index.video_digests() - covered)
+            for digest, (name, size) in sorted(told.items()):
                 if name in names or name in self._recorded or self._names.removed(name):
                     name = digest
                 self._recorded[name] = NameEntry(sha256=digest, size=size, mtime_ns=-1)
         return self._recorded
+
+    def _sources(self, digests: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """Return the name and the size in bytes that were recorded with each content."""
+        # shard by shard: in any other order a large cache's tables are read again and again
+        first = {digest: self._index.of_video(digest)[0] for digest in digests}
+        told = {}
+        for digest in sorted(first, key=lambda one: first[one]["shard"].tobytes()):
+            try:
+                source = self.entry(first[digest]["key"].tobytes().hex()).source
+                told[digest] = (video_name(source.name), source.size)
+            except ShardError as error:
+                logger.warning("%s", error)
+                told[digest] = (digest, 0)
+        return told
 
     def _stored(self, key: str) -> tuple[ShardTable, StoredRecord]:
         return self._retry(key, lambda table: (table, table.records[key]))

@@ -256,12 +256,15 @@ def holds_features(row: np.void) -> bool:
 def table_rows(table: ShardTable) -> np.ndarray:
     """Return the index rows of one shard, `(num_records,)` of `ROW_DTYPE`."""
     rows = np.zeros(len(table.records), ROW_DTYPE)
+    configs: dict[int, bytes] = {}  # the records of a table share them
     for row, stored in zip(rows, table.records.values(), strict=True):
         entry = stored.entry
         row["key"] = bytes.fromhex(entry.key)
         row["video"] = bytes.fromhex(entry.source.sha256)
         row["shard"] = _digest(table.path.name)
-        row["config"] = bytes.fromhex(config_digest(entry.config))
+        if id(entry.config) not in configs:
+            configs[id(entry.config)] = bytes.fromhex(config_digest(entry.config))
+        row["config"] = configs[id(entry.config)]
         row["stream"] = entry.stream.encode()
         row["num_clips"] = entry.num_clips
         row["dim"] = entry.feature_shape[-1] if entry.kind in READ_BY_MODELS else 0

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(f"feat.{__name__}")
 SUFFIX = ".jsonl"
 HEAD = '{"format":"feat names","version":1}\n'
 MAX_BYTES = 1 << 28
+#: Lines that are written into one file: below `MAX_BYTES`, however long their names are.
+MAX_LINES = 50_000
 #: More files than this are merged, small ones first.
 MAX_FILES = 16
 
@@ -102,8 +105,11 @@ class NameStore:
             self._loaded.add(file)
         return bool(fresh)
 
-    def set(self, changes: Mapping[str, NameEntry | None]) -> None:
+    def set(self, changes: Mapping[str, NameEntry | None]) -> int:
         """Add, replace or (None) remove names; what is so already is not written again.
+
+        Returns:
+            How many names were written.
 
         Raises:
             ValueError: a name is not one.
@@ -118,9 +124,12 @@ class NameStore:
                 # later than what it replaces, even if this machine's clock is behind
                 fresh[name] = NameLine.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
         if fresh:
-            self._loaded.add(write_manifest(self._folder, fresh))
+            lines = iter(fresh.items())
+            while part := dict(islice(lines, MAX_LINES)):
+                self._loaded.add(write_manifest(self._folder, part))
             take_lines(self._lines, fresh)
             self._tidy()
+        return len(fresh)
 
     def _tidy(self) -> None:
         """Merge small files once there are many, so that the work grows as n log n."""
@@ -135,6 +144,8 @@ class NameStore:
         total = 0
         for size, file in sorted(sizes):
             if chosen and size > 2 * total and len(chosen) >= MAX_FILES // 2:
+                break
+            if total + size > MAX_BYTES:  # nobody would read the result
                 break
             chosen.append(file)
             total += size

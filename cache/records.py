@@ -69,6 +69,8 @@ def check_video_name(name: object) -> str:
         ValueError: it is empty, absolute or too long, has an empty, `.` or `..` part, or has
             characters that cannot be printed or encoded.
     """
+    if are_plain_names([name]):
+        return str(name)
     if not isinstance(name, str) or not name:
         raise ValueError(f"a video's name must be a text that is not empty, got {name!r:.80}")
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name):

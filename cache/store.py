@@ -177,16 +177,20 @@ class FeatureCache(Contents):
             self._index.add(table)
             self._recorded = None
 
-    def set_names(self, names: Mapping[str, NameEntry | None]) -> None:
+    def set_names(self, names: Mapping[str, NameEntry | None]) -> int:
         """Say which content names stand for; None removes a name. Other names stay.
+
+        Returns:
+            For how many of them that was new.
 
         Raises:
             ValueError: a name is not a relative path below the videos' folder.
             CacheError: the disk is full, read-only, or fails.
         """
         with self._guard():
-            self._names.set(names)
+            changed = self._names.set(names)
             self._recorded = None
+            return changed
 
     # Working together
 

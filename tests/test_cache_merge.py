@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.compare import Closeness, diff_caches
 from cache.exchange.merge import merge_caches
+from cache.shard.read import ShardTable, read_table
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
@@ -59,6 +61,28 @@ def test_merge_is_the_union_and_doing_it_again_changes_nothing(a, b) -> None:
     assert merge_caches([b], again).records == 0
     assert sorted(path.name for path in a.shards_dir.iterdir()) == before
     assert len(FeatureCache(b.path)) == 8  # the source is only read
+
+
+def test_work_grows_with_the_number_of_shards_not_of_shards_times_records(
+    a, b, monkeypatch
+) -> None:
+    """Tables of contents do not all stay in memory, as those of a large cache do not."""
+    for first in range(0, 60, 5):
+        a.write([make_record(f"{number}.mp4") for number in range(first, first + 5)])
+    monkeypatch.setattr("cache.tables.MAX_RECORDS", 5)
+    read = []
+
+    def read_and_count(path: Path) -> ShardTable:
+        read.append(path.name)
+        return read_table(path)
+
+    monkeypatch.setattr("cache.tables.read_table", read_and_count)
+    assert len(FeatureCache(a.path).names()) == 60  # recorded ones
+    assert len(read) == 12
+    read.clear()
+    assert merge_caches([FeatureCache(a.path)], b).records == 60
+    assert len(read) <= 2 * 12
+    assert features(b) == features(a)
 
 
 def test_second_configuration_is_refused_unless_allowed(a, b) -> None:

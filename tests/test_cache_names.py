@@ -187,3 +187,17 @@ class NamesLikeADict(RuleBasedStateMachine):
 
 NamesLikeADict.TestCase.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
 TestNamesLikeADict = NamesLikeADict.TestCase
+
+
+def test_no_file_grows_larger_than_what_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("cache.names.MAX_BYTES", 5000)
+    monkeypatch.setattr("cache.names.MAX_LINES", 10)
+    entries = {f"{number:03d}.mp4": entry(f"{number}") for number in range(400)}
+    assert NameStore(tmp_path).set(entries) == 400
+    for number in range(400, 440):
+        entries |= (one := {f"{number}.mp4": entry(f"{number}")})
+        assert NameStore(tmp_path).set(one) == 1
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 5000
+    again = NameStore(tmp_path)
+    again.refresh()
+    assert (again.bad, again.names()) == ({}, entries)

@@ -503,3 +503,18 @@ def test_every_checksum_is_looked_at(cache) -> None:
     path = reseal_structure(path)
     (line,) = problems(cache)
     assert re.search(r"checksum of \d+ bytes at \d+ is wrong", line)
+
+
+def test_parts_cover_every_shard_once_and_the_first_the_names(cache) -> None:
+    for number in range(12):
+        cache.write([make_record(f"part-{number}.mp4")])
+    (cache.path / "names" / "x.jsonl").write_text("damaged")
+    whole = verify_cache(cache)
+    parts = [verify_cache(cache, part=(number, 3)) for number in (1, 2, 3)]
+    assert sum(part.shards for part in parts) == whole.shards
+    assert sum(part.records for part in parts) == whole.records
+    assert all(0 < part.shards < whole.shards for part in parts)
+    assert [len(part.problems) for part in parts] == [1, 0, 0]
+    done = CliRunner().invoke(cache_group, ["verify", str(cache.path), "--part", "2/3", "--json"])
+    assert json.loads(done.stdout)["shards"] == parts[1].shards
+    assert CliRunner().invoke(cache_group, ["verify", "--part", "4/3"]).exit_code == 2

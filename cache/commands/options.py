@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ config_option = click.option(
     help="Where a stream has several configurations, the one whose digest begins so; "
     "feat cache info lists them. Repeatable, one a stream.",
 )  # fmt: skip
+
+
+class NOfM(click.ParamType[tuple[int, int]]):
+    """N of M, as 2/3."""
+
+    name = "N/M"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return the two numbers."""
+        found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})", str(value))
+        if found and 1 <= int(found[1]) <= int(found[2]):
+            return int(found[1]), int(found[2])
+        self.fail(f"{value!r} is no N/M with 1 <= N <= M <= 99, such as 2/3", param, ctx)
 
 
 def takes_cache(command: Callable[..., None]) -> Callable[..., None]:

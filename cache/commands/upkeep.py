@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cache.commands.options import cache_option, echo_json, json_option, takes_cache
+from cache.commands.options import NOfM, cache_option, echo_json, json_option, takes_cache
 from cache.commands.share import (
     diff_command,
     export_command,
@@ -73,16 +73,26 @@ def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
-@examples("feat cache verify", "feat cache verify shared/features --repair")
+@examples(
+    "feat cache verify",
+    "feat cache verify shared/features --repair",
+    "feat cache verify shared/features --part 1/10",
+)
 @cache_group.command()
 @takes_cache
 @click.option(
     "--repair", is_flag=True,
     help="Move damaged shards to quarantine/ (nothing is deleted) and keep their sound records.",
 )  # fmt: skip
+@click.option(
+    "--part", type=NOfM(), default="1/1", show_default=True,
+    help="Of the shards of a large cache only the N-th of M parts: a part a night, or a machine.",
+)  # fmt: skip
 @json_option
 @click.pass_context
-def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: bool) -> None:
+def verify_command(
+    ctx: click.Context, cache_dir: Path, repair: bool, part: tuple[int, int], as_json: bool
+) -> None:
     """Read every byte again and say what is damaged.
 
     Exit code 1 if anything is.
@@ -91,7 +101,7 @@ def verify_command(ctx: click.Context, cache_dir: Path, repair: bool, as_json: b
     from cache.upkeep.summary import human_size
     from cache.upkeep.verify import verify_cache
 
-    report = verify_cache(FeatureCache(cache_dir), repair=repair)
+    report = verify_cache(FeatureCache(cache_dir), repair=repair, part=part)
     if as_json:
         echo_json(report.to_json())
     else:

@@ -196,8 +196,9 @@ def _feature_conflicts(
 ) -> list[str]:
     """Return which chosen keys both have with features that are not the same."""
     conflicts = []
-    for entry in source.entries():
-        if not target.has(entry.key) or not _is_chosen(entry.config, chosen):
+    lacking = set(target.lacking([key.hex() for key in source.rows()["key"].tolist()]))
+    for entry in source.entries(without=lacking):
+        if not _is_chosen(entry.config, chosen):
             continue
         ours = target.entry(entry.key)
         where = f"{entry.source.name} {entry.stream}"
@@ -227,12 +228,6 @@ def _contents(cache: FeatureCache) -> dict[str, str]:
 
 
 def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: MergeReport) -> None:
-    ours = target.names()
     # a recorded name (mtime -1) is no statement about a file: it is in the shard anyway
-    fresh = {
-        name: entry
-        for name, entry in names.items()
-        if entry.mtime_ns != -1 and ours.get(name) != entry
-    }
-    target.set_names(fresh)
-    report.names += len(fresh)
+    told = {name: entry for name, entry in names.items() if entry.mtime_ns != -1}
+    report.names += target.set_names(told)

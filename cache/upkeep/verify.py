@@ -1,9 +1,10 @@
 """Reads everything in a cache again and says what is wrong; sets bad shards aside on request."""
 
+import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,28 +87,44 @@ class _ShardResult:
         return bool(self.problems) and all(problem.checked for problem in self.problems)
 
 
-def verify_cache(cache: FeatureCache, *, repair: bool = False) -> VerifyReport:
+def verify_cache(
+    cache: FeatureCache, *, repair: bool = False, part: tuple[int, int] = (1, 1)
+) -> VerifyReport:
     """Read every byte of a cache again and report what is wrong.
 
     With `repair`, shards and name files that are damaged are moved to `quarantine/` (nothing is
     ever deleted), after the sound records of such a shard were written to a new one. A file that
     could not be checked stays where it is.
 
+    Args:
+        cache: the cache.
+        repair: see above.
+        part: (k, n): only the k-th of n parts, 1 to n, which have about as many shards each.
+            Files of names are checked with the first.
+
     Raises:
         CacheError: the cache cannot be read, or somebody else is removing shards right now.
     """
     report = VerifyReport(cache=os.fspath(cache.path))
     if not repair:
-        _verify(cache, report, repair=False)
+        _verify(cache, report, repair=False, part=part)
         return report
     with cache.maintenance():
-        _verify(cache, report, repair=True)
+        _verify(cache, report, repair=True, part=part)
     cache.rebuild_index()
     return report
 
 
-def _verify(cache: FeatureCache, report: VerifyReport, *, repair: bool) -> None:
-    names = sorted(_list(cache.shards_dir))
+def _verify(
+    cache: FeatureCache, report: VerifyReport, *, repair: bool, part: tuple[int, int]
+) -> None:
+    # by the name, not by the place in the list: shards come while other parts are checked
+    number, count = part
+    names = sorted(
+        name
+        for name in _list(cache.shards_dir)
+        if int(hashlib.sha256(name.encode()).hexdigest(), 16) % count == number - 1
+    )
     damaged = []
     with (
         Hdf5Viewer() as viewer,
@@ -127,12 +144,12 @@ def _verify(cache: FeatureCache, report: VerifyReport, *, repair: bool) -> None:
                 damaged.append(result)
     if repair and damaged:
         _repair_shards(cache, damaged, report)
-    for file, problem in _check_names(cache):
+    for file, problem in _check_names(cache) if number == 1 else ():
         report.problems.append(problem)
         if repair and problem.checked:
             report.quarantined.append(_set_aside(cache, "names", file, os.rename))
     if not repair:
-        report.problems += _check_index(cache)
+        report.problems += _check_index(cache, names)
 
 
 def _check_shard(cache: FeatureCache, name: str) -> _ShardResult | None:
@@ -277,11 +294,11 @@ def _check_names(cache: FeatureCache) -> Iterator[tuple[str, Problem]]:
             yield file, Problem(file=f"names/{file}", problem=problem, checked=checked)
 
 
-def _check_index(cache: FeatureCache) -> list[Problem]:
-    """Compare the look-up with the shards; a wrong one is rebuilt, and said."""
+def _check_index(cache: FeatureCache, names: Iterable[str]) -> list[Problem]:
+    """Compare the look-up with these shards; a wrong one is rebuilt, and said."""
     held = set(cache.rows()["key"].tolist())
     missing = 0
-    for name in sorted(cache.shards()):
+    for name in sorted(cache.shards().intersection(names)):
         try:
             rows = table_rows(read_table(cache.shards_dir / name))
         except (CacheError, FileNotFoundError, ValueError):

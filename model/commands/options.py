@@ -3,7 +3,6 @@
 import difflib
 import functools
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from cache.commands.options import config_option
+from cache.commands.options import NOfM, config_option
 from data.process import use_threads
 from model.methods.registry import METHODS, PRESETS
 from model.runs.folder import CONFIG_NAME, SEEDS_NAME
@@ -65,21 +64,6 @@ class RunFolder(click.Path):
         found = sorted({str(path.parent) for name in STARTED for path in runs.glob(f"*/{name}")})
         items = [CompletionItem(path) for path in found if path.startswith(incomplete)]
         return items or super().shell_complete(ctx, param, incomplete)
-
-
-class NOfM(click.ParamType[tuple[int, int]]):
-    """N of M successive clips, as 2/3."""
-
-    name = "N/M"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Return the two numbers."""
-        found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})", str(value))
-        if found and 1 <= int(found[1]) <= int(found[2]):
-            return int(found[1]), int(found[2])
-        self.fail(f"{value!r} is no N/M with 1 <= N <= M <= 99, such as 2/3", param, ctx)
 
 
 class Names(click.ParamType[tuple[Any, ...]]):
