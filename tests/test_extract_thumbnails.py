@@ -55,6 +55,7 @@ class Colour:
     needs = "frames"
     clip_lens = range(1, 99)
     sizes = range(1, 999)
+    resizes = ("squash", "crop", "short-side")
     kind = "features"
     shape = (3,)
     dtype = "float32"
