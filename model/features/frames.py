@@ -73,7 +73,13 @@ class FrameWindows:
     """Windows of consecutive frames, none across two videos."""
 
     def __init__(
-        self, videos: Sequence[NDArray[np.uint8]], *, length: int, strides: Sequence[int] = (1,)
+        self,
+        videos: Sequence[NDArray[np.uint8]],
+        *,
+        length: int,
+        strides: Sequence[int] = (1,),
+        kept: Sequence[NDArray[np.bool_]] | None = None,
+        kind: str = "",
     ) -> None:
         """Find all windows.
 
@@ -81,21 +87,27 @@ class FrameWindows:
             videos: (T, H, W, C) each.
             length: frames of a window.
             strides: frames from one of a window to the next; windows of each are taken.
+            kept: (T,) of each video, which frames a window may have; None: all.
+            kind: what messages call these frames, such as `normal`.
 
         Raises:
-            ModelError: no video is as long as a window.
+            ModelError: no video has so many of these frames in a row.
         """
         self._videos = videos
         found = []
         for stride in strides:
             for video, frames in enumerate(videos):
                 starts = np.arange(len(frames) - (length - 1) * stride, dtype=np.int32)
+                if kept is not None:
+                    rows = starts[:, None] + stride * np.arange(length)
+                    starts = starts[kept[video][rows].all(axis=1)]
                 found.append(np.stack([np.full_like(starts, video), starts, starts * 0 + stride]))
         self._windows = np.concatenate(found, axis=1).T
         if not len(self._windows):
             raise ModelError(
-                f"no video has the {(length - 1) * min(strides) + 1} frames of a window; the "
-                f"longest of {len(videos)} has {max(map(len, videos), default=0)}"
+                f"no training video has the {(length - 1) * min(strides) + 1} "
+                f"{f'{kind} ' if kind else ''}frames of a window in a row; the longest of "
+                f"{len(videos)} has {max(map(len, videos), default=0)} frames in all"
             )
         self._length = length
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,18 @@ SCORE_RANGE = 60.0
 """Decibels from score 0 to score 1: no frame leaves it, so that scores are linear in decibels."""
 MAX_RATIO = 80.0
 """Of a frame that is rebuilt without an error."""
+
+
+class Windows(Protocol):
+    """Windows of frames; see `FrameWindows`."""
+
+    def __len__(self) -> int: ...
+
+    def batches(
+        self, *, batch_size: int, steps: int, seed: int, first_step: int = 0
+    ) -> Iterator[Tensor]:
+        """Yield a batch for each step."""
+
 
 Net = TypeVar("Net", bound=nn.Module)
 Step = Callable[[Tensor], Tensor]
@@ -91,6 +103,10 @@ class FrameMethod(Method, Generic[Net]):
     def learn(self, network: Net, optimizers: Sequence[torch.optim.Optimizer]) -> Step:
         """Return what takes a step with a (B, window, C, H, W) batch and gives its loss."""
 
+    def windows(self, data: FeatureSet) -> Windows:
+        """Return what batches are drawn from."""
+        return FrameWindows(data.frames, length=self.window, strides=self.strides)
+
     @abstractmethod
     def measure(self, network: Net, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return (T, K) values of a video's frames; the first is the peak ratio, dB.
@@ -138,7 +154,7 @@ class FrameMethod(Method, Generic[Net]):
     def fit(self, material: Material, session: FitSession) -> Fitted:
         """Take the steps; log the mean loss every 20, and offer what a killed fit goes on from."""
         device = session.device
-        windows = FrameWindows(material.train.frames, length=self.window, strides=self.strides)
+        windows = self.windows(material.train)
         # the seeds set below are not the caller's business
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(session.seed)
@@ -181,16 +197,10 @@ class FrameMethod(Method, Generic[Net]):
     def _learnt(self, network: Net, material: Material) -> dict[str, NDArray[Any]]:
         """Return the weights and which values are usual, on held-out videos if there are any."""
         network.eval()
-        held = [
-            frames
-            for part in (material.val, material.train)
-            if part is not None
-            for label, frames in zip(part.labels, part.frames, strict=True)
-            if not label.is_abnormal and (part is material.val or material.val is None)
-        ] or list(material.train.frames)
-        each = max(CALIBRATION_FRAMES // len(held), self.window)
+        parts = [part for part in (material.val, material.train) if part is not None]
         with torch.inference_mode():
-            values = [self.measure(network, frames[:each]) for frames in held]
+            found = (self._normal_values(network, part) for part in parts)
+            values = next(values for values in found if len(values))
         network.train()
         return {
             # a copy: on a CPU the arrays would go on changing with the network
@@ -198,8 +208,18 @@ class FrameMethod(Method, Generic[Net]):
                 f"network.{name}": value.detach().cpu().numpy().copy()
                 for name, value in network.state_dict().items()
             },
-            "usual": self.calibrate(np.concatenate(values)),
+            "usual": self.calibrate(values),
         }
+
+    def _normal_values(self, network: Net, data: FeatureSet) -> NDArray[np.float64]:
+        """Return (N, K) the values of normal frames, of each video the first few."""
+        each = max(CALIBRATION_FRAMES // len(data.frames), self.window)
+        return np.concatenate(
+            [
+                self.measure(network, frames[:each])[label.frame_labels(len(frames))[:each] == 0]
+                for label, frames in zip(data.labels, data.frames, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,172 @@
+"""The stream of frames: size and speed of reading, training steps. `python -m bench.bench_frames`.
+
+`storage VIDEOS`: the bytes of a frame and the frames read a second, of windows of five frames drawn
+at random, from the cache's mapped frames, from HDF5 datasets that lossless filters compress (a
+chunk a frame), from PNG files and from the video, decoded anew for each window. All from the page
+cache, rounds alternate, best of three.
+
+`steps`: training steps a second of each method, and the rate at which the loader alone gives the
+same batches.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache import FeatureCache
+from data.videos import VideoSource, find_videos
+from extract.config import ExtractConfig
+from extract.decode.config import DecodeConfig, FramesConfig
+from extract.decode.open import open_video
+from extract.devices import Resources
+from extract.runner import run_extraction
+from model.features.frames import FrameWindows
+from model.methods.frames import FrameMethod
+from model.methods.registry import METHODS, choose_method
+
+LENGTH = 5
+ROUNDS = 3
+FILTERS = {"HDF5, lzf": {"compression": "lzf"}, "HDF5, gzip 4": {"compression": "gzip"}}
+Reader = Callable[[int], NDArray[np.uint8]]
+
+
+def make_sides(
+    source: VideoSource, frames: NDArray[np.uint8], folder: Path
+) -> dict[str, tuple[float, Reader]]:
+    """Return name -> bytes a frame, and what reads the window that begins with a frame."""
+    sides: dict[str, tuple[float, Reader]] = {
+        "mapped, as the cache keeps them": (
+            frames.nbytes / len(frames),
+            lambda start: np.array(frames[start : start + LENGTH]),
+        )
+    }
+    for name, options in FILTERS.items():
+        path = folder / f"{name}.h5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("f", data=frames, chunks=(1, *frames.shape[1:]), **options)
+        dataset = h5py.File(path)["f"]
+        sides[name] = (
+            path.stat().st_size / len(frames),
+            lambda start, dataset=dataset: dataset[start : start + LENGTH],  # type: ignore[misc]
+        )
+    pictures = folder / "png"
+    pictures.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(pictures / f"{number}.png")
+    size = sum(path.stat().st_size for path in pictures.iterdir())
+
+    def read_png(start: int) -> NDArray[np.uint8]:
+        rows = range(start, start + LENGTH)
+        return np.stack([np.asarray(Image.open(pictures / f"{row}.png")) for row in rows])
+
+    sides["PNG files"] = size / len(frames), read_png
+
+    def decode(start: int) -> NDArray[np.uint8]:
+        with open_video(source, DecodeConfig(size=frames.shape[1]), threads=1) as stream:
+            stream.read(start)
+            return stream.read(LENGTH)[0]
+
+    if source.kind == "file":
+        sides["the video, from its start"] = source.path.stat().st_size / len(frames), decode
+    return sides
+
+
+def storage(videos: Path, size: int) -> None:
+    """Print the table of one video, the first found."""
+    source = find_videos(videos)[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = ExtractConfig(streams=(), frames=FramesConfig(size=size))
+        started = time.perf_counter()
+        report = run_extraction(
+            source.path, folder / "cache", config, resources=Resources(device="cpu")
+        )
+        seconds = time.perf_counter() - started
+        cache = FeatureCache(folder / "cache")
+        (entry,) = cache.entries()
+        frames = cache.memmap(entry.key)
+        print(
+            f"{source.video_id}: {len(frames)} frames of {size}x{size}, extracted in "
+            f"{seconds:.1f} s ({report.stage_seconds['write']:.1f} s of it to write them)"
+        )
+        sides = make_sides(source, frames, folder)
+        starts = np.random.default_rng(0).integers(0, len(frames) - LENGTH, 40)
+        best = dict.fromkeys(sides, float("inf"))
+        for _ in range(ROUNDS):
+            for side, (_, read) in sides.items():
+                count = 3 if "video" in side else len(starts)
+                started = time.perf_counter()
+                for start in starts[:count]:
+                    read(int(start))
+                best[side] = min(best[side], (time.perf_counter() - started) / count)
+        print(f"{'kept as':34}{'bytes a frame':>14}{'frames/s':>12}")
+        for side, (nbytes, _) in sides.items():
+            print(f"{side:34}{nbytes:14,.0f}{LENGTH / best[side]:12,.0f}")
+
+
+def steps(preset: str, device: str, count: int) -> None:
+    """Print the table of all methods that look at frames."""
+    target = torch.device(device)
+    print(f"{'method':10}{'size':>6}{'batch':>7}{'steps/s':>10}{'frames/s':>10}{'loader/s':>10}")
+    rng = np.random.default_rng(0)
+    for name in METHODS:
+        method = choose_method(name)
+        if not isinstance(method, FrameMethod):
+            continue
+        method = choose_method(name, preset)  # type: ignore[assignment]
+        assert isinstance(method, FrameMethod)
+        shape = (300, method.size, method.size, method.channels)
+        videos = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(2)]
+        windows = FrameWindows(videos, length=method.window, strides=method.strides)
+        torch.manual_seed(0)
+        network = method.network().to(target)
+        learn = method.learn(network, method.optimizers(network))
+        batches = windows.batches(batch_size=method.batch_size, steps=count + 1, seed=0)
+        started = 0.0
+        for number, batch in enumerate(batches):
+            learn(method.tensors(batch, target)).item()
+            if not number:
+                started = time.perf_counter()
+        rate = count / (time.perf_counter() - started)
+        started = time.perf_counter()
+        many = max(4 * count, 40)
+        for _ in windows.batches(batch_size=method.batch_size, steps=many, seed=1):
+            pass
+        alone = many / (time.perf_counter() - started)
+        frames = rate * method.batch_size * method.window
+        print(
+            f"{name:10}{method.size:6}{method.batch_size:7}{rate:10.2f}{frames:10.0f}{alone:10.0f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Run a part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = parser.add_subparsers(dest="part", required=True)
+    kept = parts.add_parser("storage")
+    kept.add_argument("videos", type=Path)
+    kept.add_argument("--size", type=int, default=256)
+    trained = parts.add_parser("steps")
+    trained.add_argument("--preset", default="small")
+    trained.add_argument("--device", default="cpu")
+    trained.add_argument("--count", type=int, default=10)
+    trained.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    if args.part == "storage":
+        storage(args.videos, args.size)
+        return
+    torch.set_num_threads(args.threads)
+    steps(args.preset, args.device, args.count)
+
+
+if __name__ == "__main__":
+    main()
