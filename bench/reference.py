@@ -97,7 +97,7 @@ class EagerI3D(nn.Module):
             x = block(x)
         x = pool(x, (2, 2, 2), (2, 2, 2))
         x = self.mixed5c(self.mixed5b(x))
-        return F.avg_pool3d(x, (2, 7, 7)).mean(dim=(2, 3, 4))
+        return F.avg_pool3d(x, (2, *x.shape[-2:])).mean(dim=(2, 3, 4))
 
 
 def load_networks(rgb_weights: Path) -> dict[str, EagerI3D]:

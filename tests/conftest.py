@@ -45,6 +45,7 @@ FIRST = [
     *("test_comparison_page", "test_model_train", "test_model_seeds", "test_model_commands"),
     *("test_cache_transfer", "test_model_ablate", "test_extract_decode_real"),
     *("test_model_evaluate", "test_extract_without_kernels", "test_model_compare"),
+    *("test_model_snapshots", "test_model_smoothing", "test_model_resume", "test_model_threshold"),
 ]
 
 
@@ -59,6 +60,11 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let libraries end in order: nanobind counts what is left as leaks."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from extract.weights.resolve import resolve_weights
 from feat import cli
 
 NUM_FRAMES = {"a.mp4": 10, "sub/b.mp4": 1}
+SIZE = 64
 SHORT_CLIPS = ("--clip-len", "9")  # take little more than half the time of those of 16 frames
 
 
@@ -38,6 +40,14 @@ def extract(videos: Path, cache: Path, weights: Path, *options: str) -> Result:
 
 def summary(result: Result) -> dict:
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_frames() -> Iterator[None]:
+    """Of 64 instead of 224 pixels: where features go is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DecodeConfig.__init__.__kwdefaults__, "size", SIZE)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +103,12 @@ def test_cache_holds_clips_frames_and_how_they_were_made(extracted: tuple[Path, 
     assert cache.labels_path.read_text().startswith("video,split")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("size", [SIZE, pytest.param(224, marks=pytest.mark.slow)])
 def test_features_are_the_networks_answer_to_the_decoded_frames(
-    extracted: tuple[Path, dict],
+    size: int,
     videos: Path,
     random_rgb_weights: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against the other network of this repository, written apart, and OpenCV's flow."""
@@ -105,11 +116,16 @@ def test_features_are_the_networks_answer_to_the_decoded_frames(
     from bench.reference import load_networks
 
     monkeypatch.setattr("bench.reference.CLIP_LEN", 9)
+    monkeypatch.setitem(DecodeConfig.__init__.__kwdefaults__, "size", size)
+    (tmp_path / "videos").mkdir()
+    shutil.copy(videos / "a.mp4", tmp_path / "videos")
+    result = extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
+    assert result.exit_code == 0, result.output
     source = next(each for each in find_videos(videos) if each.video_id == "a.mp4")
     with open_video(source, DecodeConfig()) as stream:
         frames, _ = stream.read(99)
     expected = reference_extract(list(frames), load_networks(random_rgb_weights))
-    cache = FeatureCache(extracted[0])
+    cache = FeatureCache(tmp_path / "cache")
     np.testing.assert_allclose(cache.read("a.mp4", "rgb"), expected["rgb"], rtol=1e-3, atol=1e-5)
     assert min(cosines(cache.read("a.mp4", "flow"), expected["flow"])) > 0.999
 
@@ -142,7 +158,6 @@ def test_renamed_and_copied_videos_cost_nothing(
     np.testing.assert_array_equal(cache.read("renamed.mp4", "rgb"), cache.read("a.mp4", "rgb"))
 
 
-@pytest.mark.usefixtures("small_frames")
 def test_a_changed_video_is_extracted_anew_under_its_name_and_said(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
@@ -156,7 +171,6 @@ def test_a_changed_video_is_extracted_anew_under_its_name_and_said(
     assert FeatureCache(tmp_path / "cache").find("a.mp4", "rgb").source.num_frames == 5
 
 
-@pytest.mark.usefixtures("small_frames")
 def test_adding_the_flow_stream_keeps_rgb(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
@@ -176,7 +190,6 @@ def test_second_configuration_is_refused_unless_allowed(
     videos: Path,
     tmp_path: Path,
     random_rgb_weights: Path,
-    request: pytest.FixtureRequest,
 ) -> None:
     shutil.copytree(extracted[0], tmp_path / "cache")
     options = (videos, tmp_path / "cache", random_rgb_weights, "--resize", "crop")
@@ -185,11 +198,9 @@ def test_second_configuration_is_refused_unless_allowed(
     assert "decode.resize: crop here, squash in the cache" in refused.stderr
     assert "--allow-mixed" in refused.stderr
     assert "Traceback" not in refused.stderr
-    request.getfixturevalue("small_frames")
     assert summary(extract(*options, "--streams", "rgb", "--allow-mixed"))["done"] == 3
 
 
-@pytest.mark.usefixtures("small_frames")
 def test_features_of_an_older_version_stay_and_are_made_anew_and_it_is_said(
     tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +224,6 @@ def test_features_of_an_older_version_stay_and_are_made_anew_and_it_is_said(
     assert cache.find("v.mp4", "flow", old.config) == old
 
 
-@pytest.mark.usefixtures("small_frames")
 def test_bad_videos_are_named_and_the_others_done(
     tmp_path: Path, random_rgb_weights: Path, make_video
 ) -> None:
@@ -256,7 +266,11 @@ def test_two_workers_give_the_same_features_and_run_nothing_of_the_current_folde
         (tmp_path / f"{module}.py").write_text(code)
     script = tmp_path / "bin" / "feat"  # as the installed command: its own folder is on the path
     script.parent.mkdir()
-    script.write_text("from feat import main\nif __name__ == '__main__':\n    main()\n")
+    script.write_text(
+        "from extract.decode.config import DecodeConfig\nfrom feat import main\n"
+        f"DecodeConfig.__init__.__kwdefaults__['size'] = {SIZE}\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
     command = [sys.executable, str(script), "extract", "--videos", str(videos), "--cache", "cache"]
     command += ["--rgb-weights", str(random_rgb_weights), "--flow-weights", "crossmodal"]
     command += ["--device", "cpu", "--workers", "2", "--threads", "2", *SHORT_CLIPS, "--json"]

@@ -279,14 +279,14 @@ def read_pair(path: Path) -> np.ndarray:
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    "count", [pytest.param(2, id="two"), pytest.param(8, id="eight", marks=pytest.mark.slow)]
+    "count", [pytest.param(1, id="few"), pytest.param(8, id="many", marks=pytest.mark.slow)]
 )
 def test_agrees_with_opencv_on_real_videos(shared_data, count):
     """TV-L1 amplifies rounding: a single pair can differ more, as OpenCV's own two builds do."""
     fights = sorted((shared_data / "fight_surv").glob("*/*.mp4"))
     folders = [shared_data / "ped2/testing/frames/01", shared_data / "ped2/training/frames/05"]
     errors = []
-    for path in [*fights[:: len(fights) // count][:count], *folders]:
+    for path in [*fights[:: len(fights) // count][:count], *folders[: max(count // 4, 1)]]:
         pair = read_pair(path)
         errors.append(endpoint_errors(tvl1_flow(pair), opencv_flow(pair)))
         assert errors[-1].mean() <= 0.02, path

@@ -33,8 +33,8 @@ from model.methods.registry import choose_method
 from model.runs.folder import CHECKPOINT_NAME
 
 SMALL = ConvLSTMMethod(
-    hidden=8, head_widths=(32,), readout="each", steps=20, eval_every=20, learning_rate=1e-2,
-    batch_size=24,
+    hidden=4, layers=1, head_widths=(32,), readout="each", steps=20, eval_every=20,
+    learning_rate=1e-2, batch_size=24,
 )  # fmt: skip
 TERMS = Terms(device="cpu")
 

@@ -70,7 +70,7 @@ def test_every_method_trains_on_the_mean_of_the_crops(name, tmp_path):
     crops = with_crops(plain, tmp_path / "crops", shift=0.25)
     method = choose_method(name)
     if hasattr(method, "steps"):
-        method = method.changed({"steps": 4})
+        method = method.changed({"steps": 4, **({"hidden": 4} if name == "convlstm" else {})})
     runs = [
         run_training(cache, rows, method, out=tmp_path / f"run{number}", device="cpu").run
         for number, cache in enumerate((plain, crops))

@@ -23,7 +23,7 @@ from model.methods.registry import METHODS, choose_method
 from model.runs.train import run_training
 
 SMALL = ConvLSTMMethod(
-    hidden=8, head_widths=(32,), readout="each", smoothing=1.0, steps=20, eval_every=20,
+    hidden=4, layers=1, head_widths=(32,), readout="each", smoothing=1.0, steps=20, eval_every=20,
     learning_rate=1e-2, batch_size=24,
 )  # fmt: skip
 
