@@ -1,6 +1,7 @@
 """Methods that look at pixels: their arithmetic, what they find, and that no video is opened."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -532,6 +533,38 @@ def test_a_comparison_puts_frames_and_features_side_by_side(tmp_path: Path) -> N
     assert "unet" in both.stdout
     assert "knn" in both.stdout
     assert (tmp_path / "cmp" / "unet" / "seed-0" / "eval").is_dir()
+    # the picture has a line a method
+    with Image.open(tmp_path / "cmp" / "compare.png") as picture:
+        assert picture.size == (640, round(100 * (1.2 + 0.28 * 2)))
+
+
+def test_table_3_is_all_of_the_papers_methods(tmp_path: Path) -> None:
+    """Its ten competitors and its own, which one command trains and draws."""
+    cache = FeatureCache.create(tmp_path / "c")
+    rng = np.random.default_rng(0)
+    rows = [
+        *(label(f"n{number}", split) for number, split in enumerate(["train"] * 4 + ["test"])),
+        *(label(f"a{n}", split, "20:30", "x") for n, split in enumerate(["train"] * 4 + ["test"])),
+    ]
+    for number, row in enumerate(rows):
+        odd = range(20, 30) if row.is_abnormal else ()
+        add_frames(cache, row.video, walk(32, odd=odd, seed=number))
+        features = {name: rng.normal(size=(2, 64)) + row.is_abnormal for name in ("rgb", "flow")}
+        add_video(cache, row.video, features, 32)
+    write_labels(cache.labels_path, rows)
+    sets = [f"{n}.{key}={value}" for n in NAMES for key, value in {**TINY, "steps": 1}.items()]
+    sets += ["ognet.patch=8", "ognet.second_steps=0", "srnn.steps=1", "convlstm.steps=1"]
+    sets += ["convlstm.hidden=1", "deepmil.steps=1", "ar-net.steps=1", "sparse.num_atoms=4"]
+    options = [word for text in sets for word in ("--set", text)]
+    words = ["compare", "--table3", "--seeds", "1", "--cache", str(cache.path)]
+    done = CliRunner().invoke(cli, [*words, "--out", str(tmp_path / "o"), *options])
+    assert done.exit_code == 0, done.output
+    named = re.findall(r"^\| ([a-z-]+) \|", done.stdout, re.M)
+    assert {"convlstm", "sparse", "conv-ae", "gmm", "srnn", "unet", "mnad", "ognet", "deepmil",
+            "mlep", "ar-net"} == set(named) - {"method", "---"}  # fmt: skip
+    both = CliRunner().invoke(cli, [*words, "--methods", "knn"])
+    assert both.exit_code == 2
+    assert "exclude each other" in both.stderr
 
 
 def test_a_new_video_is_predicted_from_its_frames(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from data.configuration import given_here
 from data.help_text import examples
 from model.commands.options import (
     FILE,
@@ -24,13 +25,26 @@ from model.commands.options import (
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
 
 
-@examples("feat compare", "feat compare --methods convlstm,deepmil,knn --seeds 3 --csv table.csv")
+#: Table 3 of Wan et al. 2021.
+TABLE_3 = "sparse,conv-ae,gmm,srnn,unet,mnad,ognet,deepmil,mlep,ar-net,convlstm"
+
+
+@examples(
+    "feat compare",
+    "feat compare --table3 --seeds 1 --preset small",
+    "feat compare --methods convlstm,deepmil,knn --seeds 3 --csv table.csv",
+)
 @click.command()
 @labels_option
 @click.option(
     "--methods", type=Names(MethodName()), default=DEFAULT_METHODS, show_default=True,
     help="Any that feat train --method takes, with commas; flow-magnitude needs flow that was "
     "extracted here.",
+)  # fmt: skip
+@click.option(
+    "--table3", is_flag=True,
+    help="All methods of the paper's Table 3, instead of --methods. Those of pixels need frames "
+    "(feat extract --streams rgb,flow,frames).",
 )  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True,
@@ -53,6 +67,7 @@ def compare_command(
     setup: Setup,
     labels_file: Path | None,
     methods: tuple[str, ...],
+    table3: bool,
     seeds: int,
     out: Path,
     preset: str,
@@ -61,27 +76,31 @@ def compare_command(
     csv_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Train and test several methods on the same videos: one table.
+    """Train and test several methods on the same videos: one table and a picture of it.
 
-    The table is printed as Markdown. A method that has no preset of that name takes its default.
+    The table is printed as Markdown; the picture is compare.png in --out. A method that has no preset of that name takes its default.
     """
+    if table3 and given_here("methods"):
+        raise click.UsageError("--methods and --table3 exclude each other")
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()
     labels = read_training_labels(labels_file, cache)
 
     from model.experiments.compare import run_comparison
+    from model.experiments.compare_plot import PICTURE_NAME, draw_comparison
     from model.experiments.compare_table import to_markdown, write_csv
     from model.methods.registry import choose_methods
 
     comparison = run_comparison(
         cache,
         labels,
-        choose_methods(methods, preset, assignments),
+        choose_methods(TABLE_3.split(",") if table3 else methods, preset, assignments),
         seeds=seeds,
         out=out,
         terms=setup.terms(cache, smoothing),
         on_run=show_run,
     )
+    draw_comparison(out / PICTURE_NAME, comparison)
     if csv_file:
         write_csv(csv_file, comparison)
     click.echo(json.dumps(comparison.to_dict()) if as_json else to_markdown(comparison))
