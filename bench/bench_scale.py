@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,10 @@ def dask(workers: int) -> Iterator[tuple[str, psutil.Process]]:
             )
             killed.callback(processes[-1].wait)
             killed.callback(processes[-1].kill)
+        for _ in range(600):  # a busy machine takes a while
+            with suppress(OSError), socket.create_connection((host, port)):
+                break
+            time.sleep(0.1)
         yield address, psutil.Process(processes[0].pid)
 
 
@@ -103,6 +107,7 @@ class Watched:
             began, ended, result = said
             self.began, self.ended = min(began, self.began), max(ended, self.ended)
             if number in self.at:
+                print(f"{number}: {time.time() - self.began:.0f} s", file=sys.stderr)
                 self.memory[number] = psutil.Process().memory_info().rss
             yield item, result
 
@@ -133,8 +138,8 @@ class Recorded:
 
 
 def bench_workers(root: Path, videos: int, rounds: int) -> None:
-    make_samples(root / "clips", num_videos=videos)
-    sources = find_videos(root / "clips")
+    make_samples(root / "clips", num_videos=max(6, videos))
+    sources = find_videos(root / "clips")[:videos]
     weights = resolve_weights(streams=CONFIG.streams, flow="crossmodal")
     seconds: dict[int, list[float]] = {1: [], 2: []}
     loads = []
@@ -149,6 +154,7 @@ def bench_workers(root: Path, videos: int, rounds: int) -> None:
                 )  # fmt: skip
                 tasks = [VideoTask(source=s, stamp=source_stamp(s), job=job) for s in sources]
                 watched = Watched(DaskCluster(address))
+                print(f"{workers} at work, load {os.getloadavg()}", file=sys.stderr)
                 done = list(extract_on(watched, tasks, RESOURCES))
                 assert {each.status for each in done} == {"done"}, done
                 if turn:

@@ -237,6 +237,11 @@ class Contents:
         """
         return list(self._table(shard).records)
 
+    def keys_of_content(self, sha256: str) -> list[str]:
+        """Return the keys of all features of one content."""
+        with self._guard():
+            return [key for _, key in self._of_video(sha256)]
+
     def names(self) -> dict[str, NameEntry]:
         """Return every known name and the content it stands for.
 

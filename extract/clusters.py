@@ -1,11 +1,13 @@
 """An extraction on the workers of a cluster: what makes a worker fit, and what it does.
 
-The driver's configuration, precision and weights hold everywhere. Workers see videos and cache
-under the driver's paths, and write shards of their own, as machines do that share a cache.
+The driver's configuration, precision and weights hold everywhere. Workers see the videos under the
+driver's paths. Those that see the cache as well write shards of their own into it, as machines do
+that share a cache; the others hand them to the driver, which checks and writes them.
 """
 
 import dataclasses
 import hashlib
+import logging
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +15,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from cache import FeatureCache
+from cache.exchange.merge import receive_shard
 from data.clusters.engine import Cluster, Lost, Ready
 from data.errors import ConfigError, WeightsError
 from data.ffmpeg import ffmpeg_version
@@ -31,9 +35,20 @@ from extract.weights.resolve import (
     read_entry,
     weights_folder,
 )
-from extract.worker import Job, Turn, VideoTask, extract_one
+from extract.worker import Job, Turn, VideoTask, extract_one, temporary_cache
 
-_Video = tuple[VideoSource, Stamp]
+logger = logging.getLogger(f"feat.{__name__}")
+
+
+class _Video(NamedTuple):
+    source: VideoSource
+    stamp: Stamp
+    there: frozenset[str]  # keys that the cache has of it
+
+
+class _Made(NamedTuple):
+    outcome: VideoOutcome
+    shards: dict[str, bytes]  # that are handed over, by name, in the order of their writing
 
 
 def extract_on(
@@ -50,8 +65,10 @@ def extract_on(
         FeatError: no worker is fit, the scheduler is gone, or the cache cannot be written.
     """
     job = dataclasses.replace(tasks[0].job, cache_dir=tasks[0].job.cache_dir.absolute())
-    sources = [dataclasses.replace(task.source, path=task.source.path.absolute()) for task in tasks]
-    with FeatureCache(job.cache_dir).claim(secrets.token_hex(32)) as mark:
+    cache = FeatureCache(job.cache_dir)
+    videos = _videos(cache, tasks)
+    handed_over = False
+    with cache.claim(secrets.token_hex(32)) as mark:
         terms = _Terms(
             build=_build(),
             job=job,
@@ -61,19 +78,37 @@ def extract_on(
                 if one.path.is_file()  # pictures alone need none
             },
             resources=resources,
-            seen={"cache": mark.path, "videos": sources[0].path},
+            mark=mark.path,
+            example=videos[0].source.path,
         )
-        videos = zip(sources, (task.stamp for task in tasks), strict=True)
-        for (source, _), result in cluster.run(terms, videos):
+        for video, result in cluster.run(terms, videos):
             if isinstance(result, Lost):
                 yield VideoOutcome(
-                    video_id=source.video_id,
+                    video_id=video.source.video_id,
                     status="failed",
                     error=f"its worker died each of the {result.tries} times it was tried, most "
                     "likely for want of memory; give workers more, or start fewer on a machine",
                 )
-            else:
-                yield result
+                continue
+            if result.shards and not handed_over:
+                logger.info("%s: not seen by all workers: they hand features over", cache.path)
+                handed_over = True
+            for name, content in result.shards.items():
+                receive_shard([content], name, cache, origin=f"a worker's shard {name}")
+            yield result.outcome
+
+
+def _videos(cache: FeatureCache, tasks: Sequence[VideoTask]) -> list[_Video]:
+    """Return what workers are told of each video: those without the cache cannot look."""
+    names = cache.names()
+    videos = []
+    for task in tasks:
+        known = names.get(task.source.video_id)
+        same = known and (known.size, known.mtime_ns) == (task.stamp.size, task.stamp.mtime_ns)
+        there = cache.keys_of_content(known.sha256) if known and same else ()
+        source = dataclasses.replace(task.source, path=task.source.path.absolute())
+        videos.append(_Video(source, task.stamp, frozenset(there)))
+    return videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +119,10 @@ class _Terms:
     job: Job
     contents: Mapping[Path, bytes]  # of the files of weights
     resources: Resources
-    seen: Mapping[str, Path]
+    mark: Path  # a file in the cache
+    example: Path  # a video
 
-    def __call__(self, threads: int) -> Ready[_Video, VideoOutcome]:
+    def __call__(self, threads: int) -> Ready[_Video, _Made]:
         """Return what extracts a video here.
 
         Raises:
@@ -97,11 +133,10 @@ class _Terms:
         for name, expected in self.build.items():
             if here[name] != expected:
                 raise ConfigError(f"{name}: found {here[name]}, expected the driver's {expected}")
-        for what, path in self.seen.items():
-            if not path.exists():
-                raise ConfigError(
-                    f"{path}: not there: mount the {what} folder where the driver has it"
-                )
+        if not self.example.exists():
+            raise ConfigError(
+                f"{self.example}: not there: mount the videos folder where the driver has it"
+            )
         weights = {
             stream: _place_weights(one, self.contents[one.path])
             if one.path in self.contents
@@ -116,7 +151,8 @@ class _Terms:
         )
         _, share = own.share((device,), num_videos=threads)
         job = dataclasses.replace(self.job, weights=weights, devices=(device,), share=share)
-        return Ready(partial(_extract, job), slots=share.videos)
+        extract = _extract if self.mark.exists() else _extract_and_hand_over
+        return Ready(partial(extract, job), slots=share.videos)
 
 
 @cache
@@ -147,6 +183,15 @@ def _place_weights(weights: Weights, content: bytes) -> Weights:
     return dataclasses.replace(weights, path=path)
 
 
-def _extract(job: Job, video: _Video, stop: threading.Event) -> VideoOutcome:
-    source, stamp = video
-    return extract_one(VideoTask(source=source, stamp=stamp, job=job), Turn(stop))
+def _extract(job: Job, video: _Video, stop: threading.Event) -> _Made:
+    task = VideoTask(source=video.source, stamp=video.stamp, job=job, there=video.there)
+    return _Made(extract_one(task, Turn(stop)), {})
+
+
+def _extract_and_hand_over(job: Job, video: _Video, stop: threading.Event) -> _Made:
+    """Extract into a cache of this video's own, which goes when its shards have been read."""
+    with temporary_cache() as cache:
+        made = _extract(dataclasses.replace(job, cache_dir=cache.path), video, stop)
+        # thumbnails are written before the features, which say that a video is done
+        paths = sorted(cache.shards_dir.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return made._replace(shards={path.name: path.read_bytes() for path in paths})

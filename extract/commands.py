@@ -148,7 +148,7 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
 @takes_limits
 @click.option(
     "--cluster", type=click.Choice(["dask", "slurm"]),
-    help="Extract on the workers of a cluster, which see videos and cache at the same paths: of a "
+    help="Extract on the workers of a cluster, which see the videos at the same paths: of a "
     "Dask scheduler, or in jobs that Slurm starts.  [default: on this machine]",
 )  # fmt: skip
 @click.option("--scheduler", metavar="ADDRESS", help="Of Dask, such as tcp://host:8786.")

@@ -6,9 +6,11 @@ torch and numba are loaded with `extract.pipeline`, at the first video that need
 import dataclasses
 import hashlib
 import platform
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.metadata import version
@@ -110,11 +112,13 @@ class VideoTask:
         source: the video.
         stamp: what it was when the run began, which tells its size.
         job: what the run asks of it.
+        there: keys that are not missing, although the job's cache need not have them.
     """
 
     source: VideoSource
     stamp: Stamp
     job: Job
+    there: frozenset[str] = frozenset()
 
     @cached_property
     def before(self) -> Stamp:
@@ -150,14 +154,15 @@ class VideoTask:
 
     def missing(self) -> tuple[str, ...]:
         """Return the streams that the cache lacks."""
-        lacking = self.cache.lacking(list(self.keys.values()))
+        lacking = self.cache.lacking([key for key in self.keys.values() if key not in self.there])
         return tuple(stream for stream, key in self.keys.items() if key in lacking)
 
     def lacks_thumbnails(self, streams: tuple[str, ...]) -> bool:
         """Return whether pictures are to be kept that the cache lacks, beside these streams."""
         with_features = any(stream != FRAMES for stream in streams)
         wanted = with_features if self.job.thumbnails is None else self.job.thumbnails
-        return wanted and not self.cache.has(feature_key(self.sha256, thumbnails.CONFIG))
+        key = feature_key(self.sha256, thumbnails.CONFIG)
+        return wanted and key not in self.there and not self.cache.has(key)
 
     def complete(self, turn: Turn) -> VideoOutcome:
         """Extract what is missing and write it, unless another process is at it."""
@@ -387,6 +392,8 @@ class VideoTask:
 
     def _skipped(self) -> VideoOutcome:
         first = next(iter(self.keys.values()))
+        if first in self.there:  # done by another run meanwhile, into a cache that is not here
+            return self._result("skipped")
         return self._result("skipped", partial=self.cache.entry(first).source.partial)
 
 
@@ -505,6 +512,17 @@ def _open_cache(path: Path) -> FeatureCache:
     if path not in _caches:
         _caches.setdefault(path, FeatureCache(path))  # another thread may have been quicker
     return _caches[path]
+
+
+@contextmanager
+def temporary_cache() -> Iterator[FeatureCache]:
+    """Yield a new cache, which tasks of this process may name as their job's until it goes."""
+    with tempfile.TemporaryDirectory(prefix="feat-worker-", ignore_cleanup_errors=True) as folder:
+        cache = FeatureCache.create(folder)
+        try:
+            yield cache
+        finally:
+            _caches.pop(cache.path, None)
 
 
 def _extractor(job: Job) -> "Extractor":

@@ -10,6 +10,7 @@ from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.compare import Closeness, diff_caches
 from cache.exchange.merge import merge_caches
+from cache.index import Index
 from cache.shard.read import ShardTable, read_table
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
@@ -76,12 +77,21 @@ def test_work_grows_with_the_number_of_shards_not_of_shards_times_records(
         read.append(path.name)
         return read_table(path)
 
+    listed = []
+
+    def list_and_count(index: Index) -> set[bytes]:
+        listed.append(index)
+        return list_shards(index)
+
+    list_shards = Index._list
+    monkeypatch.setattr(Index, "_list", list_and_count)
     monkeypatch.setattr("cache.tables.read_table", read_and_count)
     assert len(FeatureCache(a.path).names()) == 60  # recorded ones
     assert len(read) == 12
     read.clear()
     assert merge_caches([FeatureCache(a.path)], b).records == 60
     assert len(read) <= 2 * 12
+    assert len(listed) <= 4 * 12
     assert features(b) == features(a)
 
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,12 +46,20 @@ class Dask:
         host, port = self.address.removeprefix("tcp://").split(":")
         self.scheduler = self._start("scheduler", "--host", host, "--port", port, "--no-show")
 
-    def start_worker(self, **environment: str) -> subprocess.Popen:
+    def start_worker(self, hidden: Path | None = None, **environment: str) -> subprocess.Popen:
+        """Start a worker; it sees an empty file system of its own at `hidden`."""
+        before = []
+        if hidden:
+            mount = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+            before = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, str(hidden)]
         # without a nanny, so that whoever kills it kills the process that extracts
-        return self._start("worker", self.address, "--nthreads", "1", "--no-nanny", **environment)
+        options = ("--nthreads", "1", "--no-nanny")
+        return self._start("worker", self.address, *options, before=before, **environment)
 
-    def _start(self, what: str, *options: str, **environment: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
+    def _start(
+        self, what: str, *options: str, before: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen:
+        command = [*before, sys.executable, "-m", f"distributed.cli.dask_{what}", *options]
         process = subprocess.Popen(
             [*command, "--dashboard-address", ":0"],
             cwd=self._home,
@@ -96,6 +104,27 @@ def test_a_killed_worker_costs_nothing_and_an_unfit_one_is_named(
     assert (report["done"] + report["skipped"], report["failed"]) == (NUM_VIDEOS, [])
     assert "this worker gets no work: ffmpeg: found 99, expected the driver's" in said
     assert_as_alone(folder, "dask")
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_see_the_cache_hand_their_features_over(
+    folder: Path, random_rgb_weights: Path, dask: Dask
+) -> None:
+    cache = folder / "handed"
+    cache.mkdir()
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False).returncode:
+        pytest.skip("needs mount namespaces")
+    dask.start_worker(hidden=cache)
+    options = (*cluster(dask), "--no-thumbnails")
+    report = finish(start(folder, "handed", random_rgb_weights, *options))
+    assert report["done"] == NUM_VIDEOS
+    features = set(cache.glob("shards/*.h5"))
+    assert len(features) == NUM_VIDEOS
+    # one that sees it, and one that is told what is there
+    dask.start_worker()
+    finish(start(folder, "handed", random_rgb_weights, *cluster(dask), "--thumbnails"))
+    assert len(set(cache.glob("shards/*.h5")) - features) == NUM_VIDEOS
+    assert_as_alone(folder, "handed")
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def copy_records(
                 for key, stored in table.records.items()
                 if _is_chosen(stored.entry.config, chosen)
             ]
-            missing = [key for key in wanted if not target.has(key)]
+            missing = target.lacking(wanted)
             if len(missing) == len(table.records):
                 copy_shard(path, target)
                 report.shards += 1

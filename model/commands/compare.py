@@ -78,7 +78,8 @@ def compare_command(
 ) -> None:
     """Train and test several methods on the same videos: one table and a picture of it.
 
-    The table is printed as Markdown; the picture is compare.png in --out. A method that has no preset of that name takes its default.
+    The table is printed as Markdown; the picture is compare.png in --out. A method that has no
+    preset of that name takes its default.
     """
     if table3 and given_here("methods"):
         raise click.UsageError("--methods and --table3 exclude each other")
