@@ -21,6 +21,8 @@ METHODS = {
     "gmm": "model.methods.gmm:GaussianMixtureMethod",
     "sparse": "model.methods.sparse:SparseCoding",
     "srnn": "model.methods.srnn:StackedRNN",
+    "mean-feature": "model.methods.mean_feature:MeanFeature",
+    "tcnn": "model.methods.tcnn:TCNN",
     "knn": "model.methods.knn:NearestNeighbourMethod",
     "autoencoder": "model.methods.autoencoder:AutoEncoder",
     "conv-ae": "model.methods.conv_ae:ConvAutoEncoder",
