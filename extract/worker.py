@@ -278,7 +278,8 @@ class VideoTask:
             limits=self.job.limits,
             on_clip=partial(self._go_on, turn),
         )
-        stage_seconds["decode"] = time.perf_counter() - started
+        spent = time.perf_counter() - started
+        stage_seconds["decode"] = stage_seconds.get("decode", 0.0) + spent
         return features
 
     def _read_frames(self, stage_seconds: dict[str, float], turn: Turn) -> "VideoFeatures":
@@ -294,7 +295,8 @@ class VideoTask:
             limits=self.job.limits,
             on_frames=partial(self._go_on, turn),
         )
-        stage_seconds["decode"] = time.perf_counter() - started
+        spent = time.perf_counter() - started
+        stage_seconds["decode"] = stage_seconds.get("decode", 0.0) + spent
         return features
 
     def _go_on(self, turn: Turn, num_frames: int, expected_frames: int) -> None:

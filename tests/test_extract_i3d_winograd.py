@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extract.i3d.compiled import CompiledConv, has_fused_conv
+from extract.i3d.folded import fold_norm
 from extract.i3d.winograd import WinogradConv, suits_winograd
 from extract.kernels.simd import LANES
 
@@ -85,7 +86,7 @@ def test_the_network_s_convolutions_take_it() -> None:
     values = (torch.ones(32), torch.zeros(32), torch.zeros(32), torch.ones(32) - 1e-3)
     state = {f"unit.norm.{name}": value for name, value in zip(names, values, strict=True)}
     state["unit.conv.weight"] = weight
-    conv = CompiledConv(state, "unit", torch.device("cpu"), torch.float32)
+    conv = CompiledConv(*fold_norm(state, "unit"), torch.device("cpu"), torch.float32)
     x = torch.randn(1, 4, 16, 16, 64).permute(0, 4, 1, 2, 3)
     found = conv(x)
     assert conv.winograd is not None

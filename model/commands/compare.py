@@ -76,9 +76,9 @@ def compare_command(
     csv_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Train and test several methods on the same videos: one table and a picture of it.
+    """Train and test several methods on the same videos: one table.
 
-    The table is printed as Markdown; the picture is compare.png in --out. A method that has no
+    The table is printed as Markdown and drawn as compare.png in --out. A method that has no
     preset of that name takes its default.
     """
     if table3 and given_here("methods"):

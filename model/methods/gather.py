@@ -141,7 +141,13 @@ def require_learnable(method: Method, labels: Sequence[VideoLabel]) -> None:
     if enough[method.supervision]:
         return
     others = [choose_method(name) for name in METHODS]
-    able = [one.name for one in others if enough[one.supervision] and not one.uses_flow_stats]
+    able = [
+        one.name
+        for one in others
+        if enough[one.supervision]
+        and not one.uses_flow_stats
+        and one.reads_frames == method.reads_frames  # what the cache holds
+    ]
     raise ModelError(
         f"{method.name} cannot learn from these labels: it needs {_NEEDS[method.supervision]}, "
         f"found {len(train)} training videos: {normal} normal, {abnormal} with known abnormal "
