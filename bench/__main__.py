@@ -26,6 +26,7 @@ BENCHES = {
     "Whole extraction against the reference": ["bench.bench_extract"],
     "Training steps against the published loop": ["bench.bench_train"],
     "Training from mapped features": ["bench.bench_mapped"],
+    "Methods of pixels: training steps": ["bench.bench_frames", "steps"],
     "The feature cache": ["bench.bench_cache"],
     "Running again with everything there": ["bench.bench_rerun"],
     "Peak memory of a long video": ["bench.bench_memory"],
