@@ -266,13 +266,16 @@ def test_rubber_whale_error_is_no_worse_than_opencvs(shared_data):
 
 
 def read_pair(path: Path) -> np.ndarray:
-    """Two frames from well inside a video file or frame folder, (2, 224, 224) gray."""
+    """Two frames from the middle of a video file or frame folder, (2, 224, 224) gray."""
     if path.is_dir():
         names = sorted(path.glob("*.jpg"))
         images = [cv2.imread(str(name)) for name in names[len(names) // 2 :][:2]]
     else:
         capture = cv2.VideoCapture(str(path))
-        images = [capture.read()[1] for _ in range(40)][-2:]
+        images = []
+        while (pair := capture.read())[0]:
+            images.append(pair[1])
+        images = images[len(images) // 2 :][:2]
     rgb = [cv2.resize(i, (224, 224), interpolation=cv2.INTER_AREA)[..., ::-1] for i in images]
     return rgb_to_gray(np.stack(rgb))
 

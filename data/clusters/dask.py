@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker, wait
+from distributed.comm import CommClosedError
 
 from data.clusters.engine import RETRIES, Item, Lost, Prepare, Result
 from data.errors import FeatError
@@ -54,8 +55,10 @@ class DaskCluster:
         except FeatError:
             raise
         except Exception as error:
-            # with the scheduler each call of Dask fails in a way of its own
-            if client.status == "running" and not isinstance(error, CancelledError):
+            # with the scheduler each call of Dask fails in a way of its own, some before the client
+            # itself has noticed
+            lost = isinstance(error, CancelledError | CommClosedError | ConnectionError)
+            if client.status == "running" and not lost:
                 raise
             raise FeatError(
                 f"{self._address}: the scheduler is gone; what is finished is kept: with another "
