@@ -183,7 +183,9 @@ def test_a_seed_says_it_all(name: str, cache: FeatureCache) -> None:
     assert any(not np.array_equal(array, other[key]) for key, array in first.items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "unet" else pytest.mark.slow) for n in NAMES]
+)
 def test_a_killed_training_ends_as_one_that_was_not(
     name: str, cache: FeatureCache, tmp_path: Path
 ) -> None:

@@ -204,14 +204,23 @@ class OldIsGold(FrameMethod[OldAndNew]):
             batch: a frame and the one after it, which gives the patch.
             drawn: draws the places that are tried.
         """
-        change = (batch[:, 1] - batch[:, 0]).abs().mean(dim=1)
         room = self.size - self.patch + 1
-        places = torch.randint(room, (len(batch), CANDIDATES, 2), generator=drawn)
-        taken = []
-        for frame, moved, tried in zip(batch[:, 1], change, places.tolist(), strict=True):
-            top, left = max(tried, key=lambda at: float(_cut(moved, at, self.patch).sum()))
-            taken.append(_cut(frame, (top, left), self.patch))
-        return torch.stack(taken)
+        places = torch.randint(room, (len(batch), CANDIDATES, 2), generator=drawn).to(batch.device)
+        every = torch.arange(len(batch), device=batch.device)
+        moved = self.change_at(batch)[every[:, None], places[..., 0], places[..., 1]]
+        best = places[every, moved.argmax(dim=1)].tolist()
+        return torch.stack(
+            [_cut(frame, at, self.patch) for frame, at in zip(batch[:, 1], best, strict=True)]
+        )
+
+    def change_at(self, batch: Tensor) -> Tensor:
+        """Return (B, h, w) by how much a pixel changes in the patch at each place, of its range.
+
+        Args:
+            batch: (B, 2, C, H, W) a frame and the one after it.
+        """
+        change = (batch[:, 1] - batch[:, 0]).abs().mean(dim=1, keepdim=True) / 2
+        return functional.avg_pool2d(change, self.patch, stride=1)[:, 0]
 
     def measure(self, network: OldAndNew, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return (T, 1) the largest logit of a frame's moving patches, half a patch apart."""
@@ -222,8 +231,11 @@ class OldIsGold(FrameMethod[OldAndNew]):
         found = []
         for _, batch in windows_of(frames, self.window, batch_size=1):
             shown = self.tensors(batch, device)[0]
-            change = (shown[1] - shown[0]).abs().mean(dim=0) / 2
-            moving = [at for at in places if _cut(change, at, self.patch).mean() >= self.moving]
+            change = self.change_at(shown[None])[0, edges][:, edges]
+            moving = [
+                places[at]
+                for at in torch.nonzero(change.flatten() >= self.moving).flatten().tolist()
+            ]
             if not moving:
                 found.append(STILL)
                 continue
