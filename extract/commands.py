@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -55,13 +56,13 @@ def _parse_streams(text: str) -> dict[str, Any]:
     from cache.streams import FRAMES
     from extract.decode.config import FramesConfig
 
-    names = [name.strip() for name in text.replace(",gray", ":gray").split(",")]
+    names = [name.strip() for name in re.split(r",(?!gray\b)", text)]
     kept = [name for name in names if name.partition(":")[0] == FRAMES]
     if len(kept) > 1:
         raise click.UsageError("--streams names frames more than once")
     return {
-        "streams": tuple(name.replace(":gray", ",gray") for name in names if name not in kept),
-        "frames": FramesConfig.parse(kept[0].replace(":gray", ",gray")) if kept else None,
+        "streams": tuple(name for name in names if name not in kept),
+        "frames": FramesConfig.parse(kept[0]) if kept else None,
     }
 
 
@@ -214,10 +215,9 @@ def extract_command(
     """Stage 1: compute the features of videos and fill the cache.
 
     A video is decoded, its TV-L1 flow is computed, and the I3D networks make features of both, or
-    C3D of its frames (--streams c3d). DIR
-    holds videos or folders of frames, or is one video; a labels.csv in it is added to the cache's.
-    What the cache holds already is not done again. Exit code 1 if a video failed or could be
-    decoded in part only; the others are finished all the same.
+    C3D of its frames (--streams c3d). DIR holds videos or folders of frames, or is one video; a
+    labels.csv in it is added to the cache's. What the cache holds already is not done again. Exit
+    code 1 if a video failed or could be decoded in part only; the others are finished all the same.
 
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.

@@ -14,7 +14,6 @@ from data.videos import VideoSource
 from extract.clips import clip_table
 from extract.decode.config import DecodeConfig, FramesConfig
 from extract.decode.limits import Limits
-from extract.decode.open import open_video
 from extract.streaming import VideoFeatures
 
 FRAMES_A_READ = 16
@@ -50,6 +49,8 @@ def read_frames(
         DecodeError: no frame can be decoded, or ffmpeg was killed.
         CacheError: the disk is full, or fails.
     """
+    from extract.decode.open import open_video
+
     decode = DecodeConfig(size=config.size, fps=fps)
     try:
         file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed below

@@ -38,7 +38,7 @@ from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
 from extract.flow.tvl1_torch import tvl1_flow_clips
 from extract.kernels.choice import use_kernels
 from extract.merging import Merger
-from extract.streaming import Arrays, Rows, VideoFeatures, read_ahead
+from extract.streaming import Arrays, Rows, VideoFeatures, read_ahead, timed
 from extract.thumbnails import Thumbnails
 from extract.weights.resolve import Weights
 
@@ -364,12 +364,3 @@ def _is_done(underway: deque[tuple[int, list[Future[_StreamRows]]]]) -> bool:
 def scale_flow(flow: Tensor, clamp: float) -> Tensor:
     """Return flow, pixels per frame, clamped to +-`clamp` and scaled to [-1, 1]."""
     return flow.clamp(-clamp, clamp) / clamp
-
-
-def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
-    """Run `work` and add the seconds that it took to `seconds[stage]`."""
-    started = time.perf_counter()
-    try:
-        return work()
-    finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import queue
 import threading
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -139,3 +140,12 @@ def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Generator[T]:
     finally:
         stop.set()
         thread.join()
+
+
+def timed(work: Callable[[], T], seconds: dict[str, float], stage: str) -> T:
+    """Run `work` and add the seconds that it took to `seconds[stage]`."""
+    started = time.perf_counter()
+    try:
+        return work()
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

@@ -35,6 +35,7 @@ from extract.frames import read_frames
 from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
+from extract.streaming import timed
 from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
@@ -214,10 +215,7 @@ class VideoTask:
         """Write records as one shard, if the video is still the one that they were made from."""
         self.refuse_change()
         with _writing:
-            started = time.perf_counter()
-            self.cache.write(records())
-            spent = time.perf_counter() - started
-        stage_seconds["write"] = stage_seconds.get("write", 0.0) + spent
+            timed(lambda: self.cache.write(records()), stage_seconds, "write")
 
     def extract(
         self,
@@ -269,8 +267,8 @@ class VideoTask:
         return features.with_arrays(arrays)
 
     def _read_thumbnails(self, stage_seconds: dict[str, float], turn: Turn) -> "VideoFeatures":
-        started = time.perf_counter()
-        features = thumbnails.read_thumbnails(
+        read = partial(
+            thumbnails.read_thumbnails,
             self.source,
             self.job.config,
             threads=self.job.share.decode_threads,
@@ -278,14 +276,12 @@ class VideoTask:
             limits=self.job.limits,
             on_clip=partial(self._go_on, turn),
         )
-        spent = time.perf_counter() - started
-        stage_seconds["decode"] = stage_seconds.get("decode", 0.0) + spent
-        return features
+        return timed(read, stage_seconds, "decode")
 
     def _read_frames(self, stage_seconds: dict[str, float], turn: Turn) -> "VideoFeatures":
         assert self.job.config.frames
-        started = time.perf_counter()
-        features = read_frames(
+        read = partial(
+            read_frames,
             self.source,
             self.job.config.frames,
             self.cache.path,
@@ -295,9 +291,7 @@ class VideoTask:
             limits=self.job.limits,
             on_frames=partial(self._go_on, turn),
         )
-        spent = time.perf_counter() - started
-        stage_seconds["decode"] = stage_seconds.get("decode", 0.0) + spent
-        return features
+        return timed(read, stage_seconds, "decode")
 
     def _go_on(self, turn: Turn, num_frames: int, expected_frames: int) -> None:
         """Say how far the video is; raise a KeyboardInterrupt if it is to be given up."""
