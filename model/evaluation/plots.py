@@ -18,7 +18,7 @@ def draw_confusion(path: Path, results: Sequence[VideoResult]) -> None:
     """Draw the confusion matrix of the videos' categories, each row's shares by colour."""
     names, counts = confusion(results)
     side = max(3.5, 1.5 + 0.4 * len(names))
-    figure = _figure(side + 0.5, side)
+    figure = new_figure(side + 0.5, side)
     axes = figure.add_subplot()
     axes.imshow(_row_shares(counts), cmap="Blues", vmin=0.0, vmax=1.0)
     for row, column in np.ndindex(counts.shape):
@@ -33,14 +33,14 @@ def draw_confusion(path: Path, results: Sequence[VideoResult]) -> None:
     axes.set_yticks(range(len(names)), plain, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches that no global state of pyplot knows of."""
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -52,6 +52,7 @@ def _plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file."""
     # Without the software's version in it, the same scores give the same bytes.
     figure.savefig(path, metadata={"Software": None})

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from model.evaluation.plots import CURVE, draw_confusion
+from model.evaluation.plots import CURVE, draw_confusion, new_figure, save_figure
 from model.experiments.ablate_plan import BASE
 from model.experiments.ablate_table import FinishedPart
 
@@ -21,12 +19,10 @@ def draw_part(path: Path, finished: FinishedPart) -> None:
         draw_confusion(path, finished.videos)
         return
     shown = [name for name in PANELS if any(getattr(line, name) for line in finished.lines)]
-    figure = Figure(figsize=(4.6 * len(shown), 3.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.6 * len(shown), 3.4)
     for place, name in enumerate(shown):
         _draw_panel(figure.add_subplot(1, len(shown), place + 1), finished, name)
-    # Without the software's version in it, the same numbers give the same bytes.
-    figure.savefig(path, metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _draw_panel(axes: Axes, finished: FinishedPart, name: str) -> None:

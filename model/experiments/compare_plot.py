@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from data.splits.protocols import Supervision
-from model.evaluation.plots import ABNORMAL, CURVE
+from model.evaluation.plots import ABNORMAL, CURVE, new_figure, save_figure
 from model.experiments.compare_table import Comparison
 
 PICTURE_NAME = "compare.png"
@@ -25,8 +22,7 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
         comparison: methods without an AUC are left out.
     """
     rows = [row for row in comparison.rows if row.values["auc"] is not None]
-    figure = Figure(figsize=(6.4, 1.2 + 0.28 * len(rows)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 1.2 + 0.28 * len(rows))
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
         auc, interval = row.values["auc"] or 0.0, row.intervals["auc"]
@@ -40,5 +36,4 @@ def draw_comparison(path: Path, comparison: Comparison) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("frame-level AUC, 95 % interval over test videos and seeds")
     axes.set_title("F, W, U: fully, weakly supervised, unsupervised", fontsize=9, loc="left")
-    # without the software's version in it, the same numbers give the same bytes
-    figure.savefig(path, metadata={"Software": None})
+    save_figure(figure, path)
