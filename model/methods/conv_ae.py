@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.frames import FrameMethod, Step, autocast, peak_ratio, windows_of
+from model.methods.frames import (
+    FrameMethod,
+    Step,
+    autocast,
+    peak_ratio,
+    take_step,
+    windows_of,
+)
 
 
 class ConvAutoEncoderNetwork(nn.Module):
@@ -90,9 +97,7 @@ class ConvAutoEncoder(FrameMethod[ConvAutoEncoderNetwork]):
             with autocast(batch.device):
                 rebuilt = network(frames)
             loss: Tensor = (rebuilt.float() - frames).square().mean()
-            adam.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            adam.step()
+            take_step(adam, loss)
             return loss
 
         return step

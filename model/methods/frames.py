@@ -24,6 +24,7 @@ from model.features.frames import FrameWindows, load_frames, network_frames
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method
+from model.training.fit import network_parameters
 from model.training.session import FitSession, SavedState, SavedStateError
 
 LOG_EVERY = 20
@@ -203,11 +204,7 @@ class FrameMethod(Method, Generic[Net]):
             values = next(values for values in found if len(values))
         network.train()
         return {
-            # a copy: on a CPU the arrays would go on changing with the network
-            **{
-                f"network.{name}": value.detach().cpu().numpy().copy()
-                for name, value in network.state_dict().items()
-            },
+            **network_parameters(network),
             "usual": self.calibrate(values),
         }
 
@@ -277,6 +274,13 @@ def peak_ratio(rebuilt: Tensor, frames: Tensor) -> Tensor:
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Let a GPU compute in bfloat16 where that suffices."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Move the optimiser's weights down the slope of a loss."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
 
 
 def _saved(

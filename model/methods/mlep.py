@@ -18,7 +18,7 @@ from torch.nn import functional
 from data.splits.protocols import Supervision
 from model.features.frames import FrameWindows
 from model.features.load import FeatureSet
-from model.methods.frames import PredictionMethod, Step, Windows, autocast
+from model.methods.frames import PredictionMethod, Step, Windows, autocast, take_step
 from model.methods.unet import gradient_difference
 
 
@@ -148,9 +148,7 @@ class MarginPrediction(PredictionMethod[MarginNetwork]):
                 + self.gradient_weight * gradient_difference(predicted, real)
                 + self.margin_weight * apart
             )
-            adam.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            adam.step()
+            take_step(adam, loss)
             return loss
 
         return step

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.methods.frames import (
+    ALARM_QUANTILE,
     PredictionMethod,
     Step,
     autocast,
     from_the_first,
     peak_ratio,
+    take_step,
     windows_of,
 )
 from model.network.unet import UNet
@@ -128,9 +130,7 @@ class MNAD(PredictionMethod[MemoryNetwork]):
                 + self.compact_weight * near.mean()
                 + self.separate_weight * (closest - next_one + self.margin).relu().mean()
             )
-            adam.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            adam.step()
+            take_step(adam, loss)
             network.remember(queries.detach())
             return loss
 
@@ -160,7 +160,7 @@ class MNAD(PredictionMethod[MemoryNetwork]):
     def calibrate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (2, 2) the mean and deviation of both values, and the usual highest sum."""
         center, scale = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-12)
-        alarm = np.quantile(self._sum(values, np.stack([center, scale])), 0.99)
+        alarm = np.quantile(self._sum(values, np.stack([center, scale])), ALARM_QUANTILE)
         return np.stack([center, scale, np.full(2, alarm)])
 
     def combine(

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.frames import ALARM_QUANTILE, FrameMethod, Step, from_the_first, windows_of
+from model.methods.frames import (
+    ALARM_QUANTILE,
+    FrameMethod,
+    Step,
+    from_the_first,
+    take_step,
+    windows_of,
+)
 
 STILL = -20.0
 """Logit of a frame in which nothing moves: well rebuilt beyond doubt."""
@@ -174,11 +181,9 @@ class OldIsGold(FrameMethod[OldAndNew]):
         rebuilt = network.new(patches + self.noise * noise)
         fooled = functional.softplus(network.judge(rebuilt)).mean()  # 0 where it seems real
         loss: Tensor = (rebuilt - patches).square().mean() + self.adversarial_weight * fooled
-        of_new.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        of_new.step()
+        take_step(of_new, loss)
         real, made = network.judge(patches), network.judge(rebuilt.detach())
-        _judge_step(of_judge, functional.softplus(real) + functional.softplus(-made))
+        take_step(of_judge, (functional.softplus(real) + functional.softplus(-made)).mean())
         return loss
 
     def _learn_to_judge(
@@ -189,13 +194,15 @@ class OldIsGold(FrameMethod[OldAndNew]):
             mixed = network.new((old + old.roll(1, dims=0)) / 2)
         good = [functional.softplus(network.judge(part)) for part in (patches, new)]
         bad = [functional.softplus(-network.judge(part)) for part in (old, mixed)]
-        return _judge_step(
-            of_judge,
+        losses = (
             self.real_share * good[0]
             + (1 - self.real_share) * good[1]
             + self.old_weight * bad[0]
-            + (1 - self.old_weight) * bad[1],
+            + (1 - self.old_weight) * bad[1]
         )
+        loss: Tensor = losses.mean()
+        take_step(of_judge, loss)
+        return loss
 
     def moving_patches(self, batch: Tensor, drawn: torch.Generator) -> Tensor:
         """Return (B, C, patch, patch), of (B, 2, C, H, W) frames the place that moves most.
@@ -258,12 +265,3 @@ class OldIsGold(FrameMethod[OldAndNew]):
 def _cut(maps: Tensor, at: Sequence[int], size: int) -> Tensor:
     top, left = at
     return maps[..., top : top + size, left : left + size]
-
-
-def _judge_step(optimizer: torch.optim.Optimizer, losses: Tensor) -> Tensor:
-    """Take a step with the mean of (B,) losses and return it."""
-    loss = losses.mean()
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    optimizer.step()
-    return loss

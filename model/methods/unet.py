@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from model.methods.frames import PredictionMethod, Step, autocast
+from model.methods.frames import PredictionMethod, Step, autocast, take_step
 from model.network.unet import PatchDiscriminator, UNet
 
 
@@ -77,16 +77,12 @@ class FutureFrame(PredictionMethod[FuturePair]):
                 + self.gradient_weight * gradient_difference(predicted, real)
                 + self.adversarial_weight * (verdict - 1).square().mean() / 2
             )
-            of_generator.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            of_generator.step()
+            take_step(of_generator, loss)
             with autocast(batch.device):
                 of_real = network.discriminator(real).float()
                 of_predicted = network.discriminator(predicted.detach()).float()
-            of_discriminator.zero_grad(set_to_none=True)
             critic = (of_real - 1).square().mean() / 2 + of_predicted.square().mean() / 2
-            torch.autograd.backward(critic)
-            of_discriminator.step()
+            take_step(of_discriminator, critic)
             return loss
 
         return step

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.features.load import FeatureSet
 from model.features.standardize import NetworkInputs
@@ -162,7 +162,7 @@ def fit_network(
     )
 
 
-def network_parameters(network: AnomalyNetwork) -> dict[str, NDArray[Any]]:
+def network_parameters(network: nn.Module) -> dict[str, NDArray[Any]]:
     """Return a copy of the weights under the names of a checkpoint."""
     return {
         f"network.{name}": value.detach().cpu().numpy().copy()
