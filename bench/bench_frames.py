@@ -29,7 +29,7 @@ from extract.decode.open import open_video
 from extract.devices import Resources
 from extract.runner import run_extraction
 from model.features.frames import FrameWindows
-from model.methods.frames import FrameMethod
+from model.methods.pixels.frames import FrameMethod
 from model.methods.registry import METHODS, choose_method
 
 LENGTH = 5

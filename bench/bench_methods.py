@@ -15,8 +15,8 @@ import torch
 from bench.bench_train import make_data
 from data.process import set_up_process
 from model.methods.base import Material
-from model.methods.mil import BagMethod
 from model.methods.registry import choose_method
+from model.methods.weak.mil import BagMethod
 from model.training.session import FitSession
 
 VIDEOS, CLIPS, DIM = 1610, 200, 1024

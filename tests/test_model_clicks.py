@@ -15,9 +15,9 @@ from data.splits.protocols import apply_protocol
 from feat import cli
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
-from model.methods.clicks import ClickLoss
 from model.methods.gather import gather
 from model.methods.registry import choose_method
+from model.methods.weak.clicks import ClickLoss
 from model.runs.train import run_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

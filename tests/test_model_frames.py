@@ -25,13 +25,13 @@ from feat import cli
 from model.evaluation.evaluate import run_evaluation
 from model.features.frames import FrameWindows, load_frames, network_frames
 from model.methods.base import Material, Parameters
-from model.methods.conv_ae import ConvAutoEncoder
-from model.methods.frames import FrameMethod, from_the_first, peak_ratio, windows_of
 from model.methods.gather import DataOptions, gather
-from model.methods.mnad import MNAD, MemoryNetwork, weighted_error
-from model.methods.ognet import STILL
+from model.methods.pixels.conv_ae import ConvAutoEncoder
+from model.methods.pixels.frames import FrameMethod, from_the_first, peak_ratio, windows_of
+from model.methods.pixels.mnad import MNAD, MemoryNetwork, weighted_error
+from model.methods.pixels.ognet import STILL
+from model.methods.pixels.unet import FutureFrame, gradient_difference
 from model.methods.registry import METHODS, choose_method
-from model.methods.unet import FutureFrame, gradient_difference
 from model.network.unet import UNet
 from model.runs.train import resume_training, run_training
 from model.runs.trained import load_run

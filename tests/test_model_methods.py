@@ -27,16 +27,16 @@ from data.errors import ConfigError, ModelError
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
 from model.measures.scores import ClipScores, spread_scores
-from model.methods.ar_net import ARNet, center_loss, dynamic_mil_loss
 from model.methods.base import clip_targets
 from model.methods.convlstm import ConvLSTMMethod
-from model.methods.deepmil import DeepMIL, ranking_loss, segment_clips
 from model.methods.gather import gather
-from model.methods.gmm import GaussianMixtureMethod
-from model.methods.knn import NearestNeighbourMethod
-from model.methods.mil import bags_of, draw_bags
+from model.methods.one_class.gmm import GaussianMixtureMethod
+from model.methods.one_class.knn import NearestNeighbourMethod
+from model.methods.one_class.srnn import StackedRNN
 from model.methods.registry import choose_method
-from model.methods.srnn import StackedRNN
+from model.methods.weak.ar_net import ARNet, center_loss, dynamic_mil_loss
+from model.methods.weak.deepmil import DeepMIL, ranking_loss, segment_clips
+from model.methods.weak.mil import bags_of, draw_bags
 from model.runs.checkpoint import KIND, load_checkpoint
 from model.runs.folder import CHECKPOINT_NAME
 from model.runs.tensor_file import read_arrays, write_arrays

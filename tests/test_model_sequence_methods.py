@@ -10,13 +10,13 @@ from model_cache import label, make_cache
 from torch.nn import functional
 
 from model.features.load import load_features
-from model.methods import sequence
-from model.methods.bn_wvad import BNOutput
 from model.methods.gather import gather
-from model.methods.pel4vad import PELOutput
 from model.methods.registry import choose_method
-from model.methods.rtfm import RTFMOutput
-from model.methods.ur_dmu import UROutput
+from model.methods.weak import sequence
+from model.methods.weak.bn_wvad import BNOutput
+from model.methods.weak.pel4vad import PELOutput
+from model.methods.weak.rtfm import RTFMOutput
+from model.methods.weak.ur_dmu import UROutput
 from model.training.session import FitSession
 
 HEADS = ("rtfm", "ur-dmu", "bn-wvad", "pel4vad")

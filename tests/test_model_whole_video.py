@@ -14,10 +14,10 @@ from cache import FeatureCache
 from data.errors import ConfigError
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
+from model.methods.classifiers.mean_feature import MeanFeature
+from model.methods.classifiers.tcnn import TCNN, whole_video_loss
 from model.methods.gather import gather
-from model.methods.mean_feature import MeanFeature
 from model.methods.registry import choose_method
-from model.methods.tcnn import TCNN, whole_video_loss
 from model.runs.train import run_training
 from model.training.session import FitSession
 

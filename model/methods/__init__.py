@@ -1,1 +1,1 @@
-"""The competitors of the ConvLSTM model: one method a module, all fed by the same cache."""
+"""What is trained: the ConvLSTM model here, its competitors in folders; one method a module."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.sequence import AlongTime, SequenceMethod, labels_of, top_mean
+from model.methods.weak.sequence import AlongTime, SequenceMethod, labels_of, top_mean
 
 WIDTH = 512
 HEADS = 4

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.sequence import AlongTime, NormOverAll, SequenceMethod, labels_of
+from model.methods.weak.sequence import AlongTime, NormOverAll, SequenceMethod, labels_of
 
 
 class RTFMOutput(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.sequence import SequenceMethod, labels_of, top_mean
+from model.methods.weak.sequence import SequenceMethod, labels_of, top_mean
 
 HIDDEN = 128
 OUT = 300

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from model.methods.frames import PredictionMethod, Step, autocast, take_step
+from model.methods.pixels.frames import PredictionMethod, Step, autocast, take_step
 from model.network.unet import PatchDiscriminator, UNet
 
 

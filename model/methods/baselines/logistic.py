@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.features.load import FeatureSet
-from model.methods.linear import LinearMethod
+from model.methods.baselines.linear import LinearMethod
 
 
 @dataclass(frozen=True, kw_only=True)

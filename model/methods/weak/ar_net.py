@@ -23,8 +23,8 @@ from torch.nn import functional
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
-from model.methods.clicks import ClickLoss
-from model.methods.mil import BagMethod, Bags, Score, bags_of, draw_bags, score_instances
+from model.methods.weak.clicks import ClickLoss
+from model.methods.weak.mil import BagMethod, Bags, Score, bags_of, draw_bags, score_instances
 from model.training.session import FitSession
 
 

@@ -27,10 +27,10 @@ from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method, Parameters
-from model.methods.linear import MAX_ITERATIONS, fit_linear, score_linear
-from model.methods.logistic import unit_rows
-from model.methods.mil import segment_means
-from model.methods.whole_video import video_targets, whole_video_scores
+from model.methods.baselines.linear import MAX_ITERATIONS, fit_linear, score_linear
+from model.methods.baselines.logistic import unit_rows
+from model.methods.classifiers.whole_video import video_targets, whole_video_scores
+from model.methods.weak.mil import segment_means
 from model.training.session import FitSession
 
 

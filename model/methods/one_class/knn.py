@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from model.methods.base import Parameters
-from model.methods.novelty import NoveltyMethod
+from model.methods.one_class.novelty import NoveltyMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from model.device import training_seconds
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material
-from model.methods.clicks import ClickLoss
-from model.methods.mil import BagMethod, draw_bags, middle_rows, segment_means, segment_rows
+from model.methods.weak.clicks import ClickLoss
+from model.methods.weak.mil import BagMethod, draw_bags, middle_rows, segment_means, segment_rows
 from model.training.session import FitSession
 
 MAX_CLIPS = 4096

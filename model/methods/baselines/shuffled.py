@@ -10,7 +10,7 @@ from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method, clip_targets
-from model.methods.linear import fit_linear, score_linear
+from model.methods.baselines.linear import fit_linear, score_linear
 from model.training.session import FitSession
 
 

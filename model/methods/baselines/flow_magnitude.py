@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cache.records import FLOW_STATS
 from data.errors import ModelError
 from model.features.load import MOTION_STATS, FeatureSet
-from model.methods.linear import LinearMethod
+from model.methods.baselines.linear import LinearMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.frames import (
+from model.methods.pixels.frames import (
     ALARM_QUANTILE,
     FrameMethod,
     Step,

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted
-from model.methods.clicks import ClickLoss
-from model.methods.logistic import unit_rows
-from model.methods.mil import (
+from model.methods.baselines.logistic import unit_rows
+from model.methods.weak.clicks import ClickLoss
+from model.methods.weak.mil import (
     BagMethod,
     Score,
     draw_bags,

@@ -30,8 +30,8 @@ from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method
-from model.methods.mil import LOG_EVERY, segment_rows
-from model.methods.whole_video import video_targets, whole_video_scores
+from model.methods.classifiers.whole_video import video_targets, whole_video_scores
+from model.methods.weak.mil import LOG_EVERY, segment_rows
 from model.training.session import FitSession
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from model.features.load import FeatureSet
 
 if TYPE_CHECKING:
-    from model.methods.mil import BagMethod
+    from model.methods.weak.mil import BagMethod
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from model.methods.base import Parameters
-from model.methods.novelty import NoveltyMethod
+from model.methods.one_class.novelty import NoveltyMethod
 
 
 @dataclass(frozen=True, kw_only=True)

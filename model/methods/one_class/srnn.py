@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.methods.base import Parameters
-from model.methods.novelty import NoveltyMethod
+from model.methods.one_class.novelty import NoveltyMethod
 
 
 @dataclass(frozen=True, kw_only=True)

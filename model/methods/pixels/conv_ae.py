@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.methods.frames import (
+from model.methods.pixels.frames import (
     FrameMethod,
     Step,
     autocast,

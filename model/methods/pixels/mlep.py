@@ -18,8 +18,8 @@ from torch.nn import functional
 from data.splits.protocols import Supervision
 from model.features.frames import FrameWindows
 from model.features.load import FeatureSet
-from model.methods.frames import PredictionMethod, Step, Windows, autocast, take_step
-from model.methods.unet import gradient_difference
+from model.methods.pixels.frames import PredictionMethod, Step, Windows, autocast, take_step
+from model.methods.pixels.unet import gradient_difference
 
 
 class MarginNetwork(nn.Module):

@@ -1,0 +1,1 @@
+"""Methods that read frames instead of features: they rebuild or predict normal pictures."""
