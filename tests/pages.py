@@ -10,7 +10,7 @@ import pytest
 from model.measures.metrics import VideoResult
 
 SIZES = [
-    (1400, "light"),
+    pytest.param(1400, "light", marks=pytest.mark.slow),
     pytest.param(1400, "dark", marks=pytest.mark.slow),
     pytest.param(400, "light", marks=pytest.mark.slow),
     (400, "dark"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cache_samples import make_record, sha256_of
+from marks import quick_first
 
 from cache import FeatureCache, NameEntry
 from cache.upkeep.compact import compact_cache
@@ -43,7 +44,7 @@ def work(path: Path, done, start) -> None:
     done.put(count)
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
+@pytest.mark.parametrize("num_processes", quick_first([4, 2]))
 def test_processes_share_the_work(tmp_path, num_processes) -> None:
     done, start = FORK.Queue(), FORK.Event()
     children = [
@@ -68,6 +69,7 @@ def test_processes_share_the_work(tmp_path, num_processes) -> None:
     assert sum(count > 0 for count in counts) >= 2
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_while_another_compacts(tmp_path) -> None:
     done, start = FORK.Queue(), FORK.Event()
     FeatureCache.create(tmp_path / "features")

@@ -246,6 +246,7 @@ def test_one_npz_a_video_and_streams_in_an_npz(cache, folder) -> None:
         take(cache, folder, "t")
 
 
+@pytest.mark.slow
 def test_an_hdf5_file_is_a_mapping_of_videos(cache, folder, tmp_path) -> None:
     rgb, flow = RNG.random((9, 6)).astype(np.float16), RNG.random((9, 4))
     with h5py.File(tmp_path / "all.h5", "w") as file:

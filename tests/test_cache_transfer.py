@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cache_samples import make_config, make_record, reseal, reseal_structure, sha256_of
 from click.testing import CliRunner
+from marks import quick_first
 
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
@@ -281,6 +282,7 @@ def test_sftp_push_and_pull(cache, other, tmp_path, sftp_server) -> None:
     assert same(cache, other)
 
 
+@pytest.mark.slow
 def test_sftp_goes_on_when_connections_are_cut(
     cache, other, tmp_path, sftp_server, monkeypatch
 ) -> None:
@@ -296,6 +298,7 @@ def test_sftp_goes_on_when_connections_are_cut(
     assert not list((folder / "shards").glob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_sftp_that_stays_away_is_an_error_and_the_next_try_goes_on(
     cache, tmp_path, sftp_server, monkeypatch
 ) -> None:
@@ -334,7 +337,7 @@ def test_sftp_servers_must_be_known(tmp_path, sftp_server, monkeypatch) -> None:
 # HTTP, for pull
 
 
-@pytest.mark.parametrize("listing", [True, False])
+@pytest.mark.parametrize("listing", quick_first([True, False]))
 def test_http_pull(cache, other, tmp_path, listing) -> None:
     pytest.importorskip("aiohttp")
     push_cache(cache, Remote(str(tmp_path / "www")))
@@ -351,6 +354,7 @@ def test_http_pull(cache, other, tmp_path, listing) -> None:
         server.close()
 
 
+@pytest.mark.slow
 def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path, monkeypatch) -> None:
     pytest.importorskip("aiohttp")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -371,7 +375,8 @@ def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path, monkeypat
 # Rude servers
 
 
-@pytest.mark.parametrize("after", [10, 3_000, 30_000])  # in the first answer, a table, an array
+# in an array, a table, the first answer
+@pytest.mark.parametrize("after", quick_first([30_000, 3_000, 10]))
 def test_http_that_drips_ends(cache, other, tmp_path, monkeypatch, after) -> None:
     pytest.importorskip("aiohttp")
     push_cache(cache, Remote(str(tmp_path / "www")))
@@ -388,6 +393,7 @@ def test_http_that_drips_ends(cache, other, tmp_path, monkeypatch, after) -> Non
     assert verify_cache(other).problems == []
 
 
+@pytest.mark.slow
 def test_sftp_that_drips_ends(cache, other, tmp_path, sftp_server, monkeypatch) -> None:
     folder = tmp_path / "server" / "features"
     push_cache(cache, Remote(str(folder)))
@@ -407,6 +413,7 @@ def test_a_stall_time_that_is_none_is_refused(tmp_path, monkeypatch, text) -> No
         Remote(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_http_may_send_on_to_its_own_folders_only(cache, other, tmp_path) -> None:
     pytest.importorskip("aiohttp")
     push_cache(cache, Remote(str(tmp_path / "www")))
@@ -427,7 +434,7 @@ def test_http_may_send_on_to_its_own_folders_only(cache, other, tmp_path) -> Non
     assert same(cache, other)
 
 
-@pytest.mark.parametrize("size", [1 << 40, 0, -1])
+@pytest.mark.parametrize("size", quick_first([1 << 40, 0, -1]))
 def test_shards_of_no_possible_size_are_refused_by_name(cache, tmp_path, size) -> None:
     pytest.importorskip("aiohttp")
     push_cache(cache, Remote(str(tmp_path / "www")))

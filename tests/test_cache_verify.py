@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cache_samples import altered, make_clips, make_record, reseal, reseal_structure, sha256_of
 from click.testing import CliRunner
+from marks import quick_first
 
 from cache import ClipTable, FeatureCache, FeatureRecord, NameEntry
 from cache.commands.upkeep import cache_group
@@ -254,14 +255,17 @@ def contents(cache: FeatureCache) -> dict[str, bytes]:
 @pytest.mark.usefixtures("new_viewer")
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [
-        ("raise ImportError('a stray h5py')", "exit status 1: ImportError: a stray h5py"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
-        ("raise MemoryError", "could not be checked: MemoryError"),
-        ("raise OSError(24, 'Too many open files')", "[Errno 24] Too many open files"),
-        ("print('hello', flush=True)", "its checker said b'hello"),
-    ],
+    quick_first(
+        [
+            ("raise ImportError('a stray h5py')", "exit status 1: ImportError: a stray h5py"),
+            ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
+            ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+            ("raise MemoryError", "could not be checked: MemoryError"),
+            ("raise OSError(24, 'Too many open files')", "[Errno 24] Too many open files"),
+            ("print('hello', flush=True)", "its checker said b'hello"),
+        ],
+        2,
+    ),
 )
 def test_a_checker_that_fails_is_no_fault_of_the_shards(
     cache, tmp_path, monkeypatch, code, cause

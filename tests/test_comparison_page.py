@@ -147,6 +147,7 @@ def report(*arguments) -> "object":
     return CliRunner().invoke(cli, ["report", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_feat_report_compares_several_runs(evaluated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = report(*evaluated)
@@ -225,6 +226,7 @@ def test_the_curves_of_all_runs_lie_over_each_other(opened):
     assert second == f"{aucs[1]:.3f} ({aucs[1] - aucs[0]:+.3f})"
 
 
+@pytest.mark.slow
 def test_the_largest_difference_comes_first_and_the_order_can_be_chosen(opened):
     page = opened.page
     # gains: one.mp4 -1 (its only frame is an alarm), long.mp4 about -0.9, missed.mp4 0.75
@@ -242,6 +244,7 @@ def test_the_largest_difference_comes_first_and_the_order_can_be_chosen(opened):
     assert said[HOSTILE] == "no difference"
 
 
+@pytest.mark.slow
 def test_videos_can_be_chosen_by_which_run_is_better(opened):
     page = opened.page
     page.select_option("#show", "better")
@@ -257,6 +260,7 @@ def test_videos_can_be_chosen_by_which_run_is_better(opened):
     assert page.inner_text("#shown") == "1 of 8 videos"
 
 
+@pytest.mark.slow
 def test_arrow_keys_read_all_runs_at_one_time(opened):
     page = opened.page
     plot = page.get_by_role("slider", name="Score of missed.mp4")
@@ -268,6 +272,7 @@ def test_arrow_keys_read_all_runs_at_one_time(opened):
     assert said == "frame 25, 1.00 s: first 0.02, <b>second 0.90"
 
 
+@pytest.mark.slow
 def test_everything_can_be_reached_by_keyboard_and_names_are_text(opened):
     page = opened.page
     reached = set()
@@ -282,6 +287,7 @@ def test_everything_can_be_reached_by_keyboard_and_names_are_text(opened):
     assert page.locator("main b:not(figcaption b)").count() == 0
 
 
+@pytest.mark.slow
 def test_more_runs_than_colours_are_told_apart_by_dashes(browser, tmp_path):
     results = made_results()[:2]
     runs = [as_run(f"run {k}", results) for k in range(8)]
@@ -293,6 +299,7 @@ def test_more_runs_than_colours_are_told_apart_by_dashes(browser, tmp_path):
     assert opened.complaints == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
 def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
     opened = Opened(browser, written, width=width, scheme=scheme, ready="#roc svg")

@@ -161,6 +161,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     assert contents(tmp_path) == {"holiday.mp4": b"mine"}
 
 
+@pytest.mark.slow
 def test_force_replaces_samples_and_leaves_other_files(tmp_path, caplog):
     caplog.set_level("INFO", "feat")
     (tmp_path / "holiday.mp4").write_bytes(b"mine")

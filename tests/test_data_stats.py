@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from marks import quick_first
 
 from cache.commands.labels import stats_command
 from data.annotation.stats import (
@@ -79,7 +80,7 @@ def test_tables_in_three_formats() -> None:
     assert text[1].split()[:2] == ["category", "normal"]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", quick_first([".png", ".svg", ".pdf"]))
 def test_pictures_in_three_formats_are_reproducible(tmp_path: Path, suffix: str) -> None:
     paths = [tmp_path / f"{name}{suffix}" for name in "ab"]
     for path in paths:
@@ -90,6 +91,7 @@ def test_pictures_in_three_formats_are_reproducible(tmp_path: Path, suffix: str)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a{suffix}", f"b{suffix}"]
 
 
+@pytest.mark.slow
 def test_the_picture_shows_the_data(tmp_path: Path) -> None:
     from matplotlib.image import imread
 

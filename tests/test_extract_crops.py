@@ -191,6 +191,7 @@ def test_crops_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (result.exit_code, "leave --resize out" in result.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_extraction_that_stopped_goes_on_to_the_same_crops_of_files_and_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

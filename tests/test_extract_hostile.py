@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
+from marks import quick_first
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -109,7 +110,7 @@ WRITINGS = {"dash": DASH, "hls": HLS, "concat": CONCAT, "sdp": SDP}
 
 
 @pytest.mark.usefixtures("either_ffmpeg")
-@pytest.mark.parametrize("kind", WRITINGS)
+@pytest.mark.parametrize("kind", quick_first(WRITINGS, ["hls"]))
 def test_a_file_that_names_an_address_has_nothing_sent_there(tmp_path, hits, kind):
     path = tmp_path / "v.mp4"
     path.write_text(WRITINGS[kind].format(f"{hits[0]}/x.mp4"))
@@ -261,7 +262,7 @@ STALLS = {
 }
 
 
-@pytest.mark.parametrize("name", STALLS)
+@pytest.mark.parametrize("name", quick_first(STALLS, 3))
 def test_an_ffmpeg_that_hangs_costs_a_video_not_the_run(tmp_path, fake_ffmpeg, name):
     fake_ffmpeg(STALLS[name])
     (tmp_path / "v.mp4").write_bytes(b"video")
@@ -329,6 +330,7 @@ def test_frames_beyond_the_limit_are_refused(tmp_path, make_video):
     assert "64x48 pixels, more than --max-pixels 3071" in refusal(path, max_pixels=64 * 48 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("either_ffmpeg")
 def test_a_large_picture_in_a_small_file_takes_no_memory(tmp_path):
     path = tmp_path / "v.gif"
@@ -387,7 +389,7 @@ threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sign", quick_first([signal.SIGKILL, signal.SIGTERM]))
 def test_ffmpeg_dies_with_the_process_that_started_it(tmp_path, fake_ffmpeg, sign):
     """It blocks on a pipe that nobody writes to, as on a disk that is gone, and has a child."""
     os.mkfifo(tmp_path / "gone")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import quick_first
 
 from data.errors import ConfigError, WeightsError
 from extract.i3d.compiled import CompiledConv
@@ -106,6 +107,7 @@ def test_logits_norm_is_the_published_networks(rgb_network: I3D) -> None:
     assert logits.norm().item() == pytest.approx(47.3646, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_logits_are_the_last_layer_of_the_features(
     rgb_network: I3D, rgb_state: dict[str, torch.Tensor]
 ) -> None:
@@ -239,7 +241,7 @@ def test_a_bfloat16_convolution_rounds_its_factors_and_its_result(
     torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=2e-4)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", quick_first(["bfloat16", "float32", "float16"]))
 def test_whole_network_runs_on_the_meta_device(precision: str) -> None:
     """A tensor made on the wrong device, or a wait for the device, raises there."""
     state = {name: tensor.to("meta") for name, tensor in made_up_state("flow").items()}

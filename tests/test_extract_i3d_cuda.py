@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from marks import quick_first
 from test_extract_i3d import made_up_state, relative_error, rgb_state  # noqa: F401 - a fixture
 from torch import Tensor
 
@@ -131,7 +132,7 @@ def test_what_is_no_number_stays_none(form: Any, interpreted: None) -> None:
 
 
 @pytest.mark.parametrize("form", [BRAIN, PAIRS])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", quick_first([(pool,) for pool in POOLS]))
 def test_pools_are_torchs(pool: tuple[Triple, Triple], form: Any, interpreted: None) -> None:
     for seed, size in enumerate([(1, 2, 5, 3, 72), (1, 1, 1, 1, 8)]):
         x = cuda.split(drawn(*size, seed=seed), form)
@@ -140,7 +141,9 @@ def test_pools_are_torchs(pool: tuple[Triple, Triple], form: Any, interpreted: N
 
 
 @pytest.mark.parametrize("form", [HALF, PAIRS])
-@pytest.mark.parametrize(("channels", "size"), [(2, (3, 5, 7)), (3, (2, 4, 6)), (3, (1, 1, 1))])
+@pytest.mark.parametrize(
+    ("channels", "size"), quick_first([(2, (3, 5, 7)), (3, (2, 4, 6)), (3, (1, 1, 1))])
+)
 def test_first_convolution_is_torchs(
     size: Triple, channels: int, form: Any, interpreted: None
 ) -> None:

@@ -39,6 +39,7 @@ def test_batch_of_products_is_numpys_and_nothing_beside_it_is_written(rows, dept
     assert np.isfinite(around).sum() == c.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "features", ["+avx", pytest.param("+avx,+avx2,+fma", marks=pytest.mark.slow)]
 )

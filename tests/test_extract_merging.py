@@ -276,6 +276,7 @@ def test_bad_videos_spoil_nothing_of_those_computed_with_them(
     assert_as_alone(report, FeatureCache(tmp_path / "features"), alone)
 
 
+@pytest.mark.slow
 def test_a_full_gpu_is_told_once_and_one_that_holds_no_clip_fails_the_videos(
     videos: Path, tmp_path: Path, config: ExtractConfig, alone: FeatureCache,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,

@@ -295,6 +295,7 @@ def test_other_features_of_a_video_want_no_other_pictures(
     assert levels(cache, "a.mkv") == pytest.approx([12, 36, 60, 84, 108], abs=2)
 
 
+@pytest.mark.slow
 def test_workers_of_their_own_add_them(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from marks import quick_first
 
 from data.errors import WeightsError
 from extract.i3d.layers import Stream, conv_units, expected_shapes
@@ -175,7 +176,9 @@ def features(state: dict, stream: Stream) -> torch.Tensor:
 # --- conversion
 
 
-@pytest.mark.parametrize(("style", "legacy"), [("piergiaj", True), ("hassony2", False)])
+@pytest.mark.parametrize(
+    ("style", "legacy"), quick_first([("piergiaj", True), ("hassony2", False)])
+)
 def test_published_state_dict_gives_the_same_features(
     style: str, legacy: bool, tmp_path: Path, flow_state: dict[str, np.ndarray]
 ) -> None:
@@ -320,7 +323,8 @@ def _mutated(whole: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "name", ["foreign.safetensors", "ours.safetensors", "zip.pt", "legacy.pt", "jax"]
+    "name",
+    quick_first(["foreign.safetensors", "ours.safetensors", "zip.pt", "legacy.pt", "jax"], 3),
 )
 def test_no_mutated_checkpoint_of_any_format_is_an_internal_error(
     name: str, tmp_path: Path
@@ -624,6 +628,7 @@ def test_unreachable_host_is_one_line_and_crossmodal(
 # --- the RGB network
 
 
+@pytest.mark.slow
 def test_pip_refuses_another_package_of_that_name(
     server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -647,6 +652,7 @@ def test_pip_refuses_another_package_of_that_name(
     assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.slow
 def test_another_file_than_the_published_one_is_not_used(
     server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -759,6 +765,7 @@ def test_fetch_from_an_unknown_file_says_what_it_found(tmp_path: Path) -> None:
     assert "none of the published files" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_weights_identity_differs_between_networks(folder: Path, tmp_path: Path) -> None:
     """Digest and kind go into feature keys: no two networks may share them."""
     crossmodal = resolve_weights(streams=["flow"], flow="crossmodal", folder=folder)["flow"]

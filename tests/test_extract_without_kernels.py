@@ -39,6 +39,7 @@ def features(source: VideoSource, weights: Path) -> dict[str, np.ndarray]:
     return one.extract(source, STREAMS, stage_seconds={}).arrays
 
 
+@pytest.mark.slow
 def test_features_without_kernels_are_those_with_them(
     make_video, tmp_path: Path, random_rgb_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

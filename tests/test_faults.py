@@ -14,7 +14,7 @@ from bench.faults.mutate import mutate
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        *(("videos", 12), ("labels", 30), ("arrays", 10)),
+        *(("videos", 6), ("labels", 15), ("arrays", 6)),
         pytest.param("runs", 100, marks=pytest.mark.slow),
         pytest.param("weights", 25, marks=pytest.mark.slow),
     ],

@@ -157,6 +157,7 @@ def test_each_figure_is_a_picture_and_tables_have_none(everything):
         assert len(np.unique(np.asarray(picture))) > 10
 
 
+@pytest.mark.slow
 def test_going_on_trains_only_what_is_missing(cache, tmp_path):
     out = tmp_path / "a"
     first = ablate(cache, out, ["figure5"], k_values=[5])
@@ -288,6 +289,7 @@ def test_with_one_split_the_spread_is_over_the_seeds():
     assert "| k-2 | none | none |" in found.to_markdown()
 
 
+@pytest.mark.slow
 def test_the_command_takes_several_label_files(cache, tmp_path):
     files = [tmp_path / "a" / "half.csv", tmp_path / "b" / "half.csv"]
     for path, rows in zip(files, (demo_rows(), swapped()), strict=True):

@@ -200,6 +200,7 @@ def test_measures_of_a_drawn_set_are_those_of_the_repeated_videos(seed, num_vide
             assert found[name] == pytest.approx(expected[name])
 
 
+@pytest.mark.slow
 def test_an_interval_is_as_wide_as_other_test_sets_would_differ():
     """Against the spread over 150 fresh test sets from the same source."""
     rng = np.random.default_rng(0)

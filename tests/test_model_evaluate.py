@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
 from safetensors.numpy import save_file
 
@@ -64,7 +65,7 @@ def train_and_score(tmp_path, rows, num_frames, **changes):
     return {result.video: result for result in evaluate_videos(run, cache, tests)}
 
 
-@pytest.mark.parametrize("readout", ["last", "each"])
+@pytest.mark.parametrize("readout", quick_first(["last", "each"]))
 def test_a_spike_in_the_features_is_a_spike_at_the_same_frames(tmp_path, readout):
     """One abnormal clip in a long test video: any shift of windows or slots moves the peak."""
     spans = ["0:16", "48:64", "128:144", "64:96", "144:160", "32:48"]
@@ -81,6 +82,7 @@ def test_a_spike_in_the_features_is_a_spike_at_the_same_frames(tmp_path, readout
         assert scores[place] > 3 * others.mean()
 
 
+@pytest.mark.slow
 def test_labels_within_a_clip_are_learnt_at_their_own_frames(tmp_path):
     """Every abnormal clip is so in its second half only: the scores must say the same."""
     rows = [label(f"bad{i}.mp4", "train", f"{16 * i + 8}:{16 * i + 16}") for i in range(10)]
@@ -103,6 +105,7 @@ def test_videos_of_every_length_get_a_score_for_every_frame(tmp_path):
         assert ((scores >= 0) & (scores <= 1)).all()
 
 
+@pytest.mark.slow
 def test_short_videos_can_be_trained_on(tmp_path):
     rows = [label(f"bad{i}.mp4", "train", "16:32") for i in range(4)]
     rows += [label(f"good{i}.mp4", "train") for i in range(4)]
@@ -120,6 +123,7 @@ def test_scores_do_not_depend_on_the_other_videos(run, cache):
         np.testing.assert_allclose(alone.scores, expected.scores, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_linear_scores_are_clamped(tmp_path):
     rows = demo_rows()
     found = train_and_score(tmp_path, rows, 160, score_activation="linear")
@@ -310,6 +314,7 @@ def test_file_names_are_safe_and_all_different():
     assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,110}", name) for name in names)
 
 
+@pytest.mark.slow
 def test_weak_test_videos_count_for_the_category_alone(tmp_path):
     rows = [*demo_rows(), label("weak.mp4", "test", "?", "run")]
     cache = make_cache(tmp_path / "features", rows)

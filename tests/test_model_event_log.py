@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from marks import quick_first
 from model_cache import KilledError, demo_rows, make_cache
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -99,7 +100,7 @@ def test_the_selected_network_has_its_curve(whole):
     assert {event.step for event in events.Histograms("val/score_abnormal")} == {best["step"]}
 
 
-@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("saved", quick_first([True, False]))
 def test_a_killed_training_leaves_no_step_twice_and_none_out(cache, whole, tmp_path, saved):
     out = tmp_path / "run"
 

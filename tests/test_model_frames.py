@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import quick_first
 from model_cache import KilledError, add_video, clip_table, label
 from numpy.typing import NDArray
 from PIL import Image
@@ -119,7 +120,7 @@ def material(cache: FeatureCache, method: FrameMethod) -> Material:
 # --- what they find -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae"]))
 def test_each_method_finds_the_frames_that_are_odd(
     name: str, cache: FeatureCache, tmp_path: Path
 ) -> None:
@@ -153,7 +154,7 @@ def test_each_method_finds_the_frames_that_are_odd(
     assert ratios[0] > ratios[1] + 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae", "mlep"]))
 def test_one_percent_of_normal_frames_reach_a_half(name: str, cache: FeatureCache) -> None:
     method = tiny(name, steps=5)
     known = material(cache, method)
@@ -170,7 +171,7 @@ def test_one_percent_of_normal_frames_reach_a_half(name: str, cache: FeatureCach
         assert ((scores > 0) & (scores < 1)).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae", "unet"]))
 def test_a_seed_says_it_all(name: str, cache: FeatureCache) -> None:
     method = tiny(name, steps=3)
     known = material(cache, method)
@@ -183,9 +184,7 @@ def test_a_seed_says_it_all(name: str, cache: FeatureCache) -> None:
     assert any(not np.array_equal(array, other[key]) for key, array in first.items())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == "unet" else pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae"]))
 def test_a_killed_training_ends_as_one_that_was_not(
     name: str, cache: FeatureCache, tmp_path: Path
 ) -> None:
@@ -206,6 +205,7 @@ def test_a_killed_training_ends_as_one_that_was_not(
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_a_state_of_another_network_is_refused(cache: FeatureCache) -> None:
     method = tiny("unet", steps=30)
     saved: list[SavedState] = []
@@ -215,7 +215,7 @@ def test_a_state_of_another_network_is_refused(cache: FeatureCache) -> None:
         tiny("mnad", steps=30).fit(known, FitSession(seed=0, saved=saved[0]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae", "mlep"]))
 def test_a_video_is_scored_alike_alone_and_shorter_than_a_window(
     name: str, cache: FeatureCache, tmp_path: Path
 ) -> None:
@@ -515,6 +515,7 @@ def test_sizes_that_no_network_takes_are_refused() -> None:
         MNAD(size=16)
 
 
+@pytest.mark.slow
 def test_a_comparison_puts_frames_and_features_side_by_side(tmp_path: Path) -> None:
     rows: list[VideoLabel] = ROWS
     cache = FeatureCache.create(tmp_path / "c")
@@ -540,6 +541,7 @@ def test_a_comparison_puts_frames_and_features_side_by_side(tmp_path: Path) -> N
         assert picture.size == (640, round(100 * (1.2 + 0.28 * 2)))
 
 
+@pytest.mark.slow
 def test_table_3_is_all_of_the_papers_methods(tmp_path: Path) -> None:
     """Its ten competitors and its own, which one command trains and draws."""
     cache = FeatureCache.create(tmp_path / "c")

@@ -43,6 +43,7 @@ def check(fused: Callable[..., Tensor], device: str) -> None:
                 torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter_agree_with_plain_pytorch(monkeypatch):
     pytest.importorskip("triton")
     # what runs a kernel is chosen where it is defined: a module of this test's own

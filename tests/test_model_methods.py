@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from marks import quick_first
 from model_cache import (
     FEATURE_METHODS,
     add_video,
@@ -91,7 +92,7 @@ def score(method, fitted, data):
 # --- what they find ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("name", quick_first(FOUND, ["gmm", "knn", "logistic"]))
 def test_each_method_finds_what_stands_out(name, cache, tmp_path):
     trained = run_training(cache, demo_rows(), quick(name), seed=0, runs=tmp_path)
     report = run_evaluation(trained.run, cache, demo_rows(), pictures=False)
@@ -103,10 +104,7 @@ def test_each_method_finds_what_stands_out(name, cache, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("bn-wvad", "ur-dmu") else ())
-        for name in WEAK
-    ],
+    quick_first(WEAK, ["deepmil", "rtfm"]),
 )
 def test_video_labels_are_enough_to_find_the_frames(name, tmp_path):
     """Many values that say nothing, as in real features: a strong single one may be learnt upside
@@ -140,6 +138,7 @@ def test_supervision_is_said_in_words(cache, tmp_path):
     assert "unsupervised (features, no labels, of 4 normal training videos)" in said["knn"]
 
 
+@pytest.mark.slow
 def test_shuffled_labels_teach_nothing(cache):
     """Mean over seeds: one seed's direction in feature space may be a lucky one."""
     rows = demo_rows()
@@ -425,6 +424,7 @@ def test_neighbours_by_hand():
     np.testing.assert_allclose(found, [1.5, 3.0])
 
 
+@pytest.mark.slow
 def test_novelty_scores_are_calibrated_on_videos_not_fitted_to(tmp_path):
     """Frames of unseen normal videos seldom reach 0.5; scores of the far out stay in order."""
     rows = [label(f"g{i}.mp4", "train") for i in range(30)]
@@ -462,7 +462,12 @@ def test_deepmil_score_of_a_clip_is_that_of_its_segments(tmp_path):
 # --- seeds, settings, checkpoints -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(FEATURE_METHODS) - {"flow-magnitude"}))
+@pytest.mark.parametrize(
+    "name",
+    quick_first(
+        sorted(set(FEATURE_METHODS) - {"flow-magnitude"}), ["deepmil", "gmm", "logistic", "rtfm"]
+    ),
+)
 def test_a_seed_says_it_all(name, cache):
     method, material = gather(short(name), cache, demo_rows())
     before = torch.random.get_rng_state()
@@ -475,7 +480,7 @@ def test_a_seed_says_it_all(name, cache):
     assert changed == method.is_random
 
 
-@pytest.mark.parametrize("name", ["deepmil", "bn-wvad", "sparse", "logistic"])
+@pytest.mark.parametrize("name", quick_first(["deepmil", "logistic", "bn-wvad", "sparse"], 2))
 def test_a_checkpoint_scores_as_what_was_saved(name, cache, tmp_path):
     report = run_training(cache, demo_rows(), short(name), seed=4, runs=tmp_path)
     loaded = load_checkpoint(report.run)

@@ -69,6 +69,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return cache
 
 
+@pytest.mark.slow
 def test_motion_shows_what_the_features_do_not(cache: FeatureCache, tmp_path: Path) -> None:
     aucs = {}
     for motion in (True, False):

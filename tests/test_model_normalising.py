@@ -260,6 +260,7 @@ def test_a_fitted_threshold_is_not_asked_of_normalised_scores(tmp_path):
     assert dropped.ruled.metrics.values["far_per_hour_fitted"] is not None
 
 
+@pytest.mark.slow
 def test_every_seed_and_their_mean_have_both_numbers(cache, tmp_path):
     folder = tmp_path / "seeds"
     words = ("--method", "deepmil", "--set", "steps=2", "--set", "bags=2", "--seeds", 2)
@@ -275,6 +276,7 @@ def test_every_seed_and_their_mean_have_both_numbers(cache, tmp_path):
     assert float(lines["auc_video_drop4"][1]) == pytest.approx(np.mean(each), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_compared_runs_have_both_numbers(cache, run, tmp_path):
     other = run_training(cache, demo_rows(), choose_method("knn"), out=tmp_path / "knn").run
     assert feat("eval", "--run", run).exit_code == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from marks import quick_first
 from model_cache import KilledError, demo_rows, make_cache
 
 from cache import FeatureCache
@@ -98,7 +99,7 @@ def check_same(run: Path, whole: Path) -> None:
     assert {p.name for p in run.iterdir()} == {p.name for p in whole.iterdir()}
 
 
-@pytest.mark.parametrize("die_at", [4, 16])
+@pytest.mark.parametrize("die_at", quick_first([4, 16]))
 def test_going_on_gives_the_result_of_no_kill(cache, whole, tmp_path, die_at):
     start(cache, tmp_path / "run", die_at=die_at)
     log = tmp_path / "run" / "metrics.jsonl"
@@ -205,6 +206,7 @@ def test_ctrl_c_says_how_to_go_on(cache, tmp_path, monkeypatch, arguments, advic
     )
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_state_is_written_leaves_nothing_in_a_finished_run(
     cache, whole, tmp_path
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_kill_while_the_state_is_written_leaves_nothing_in_a_finished_run(
     check_same(resume_training(cache, run, options=DataOptions()).run, whole)
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_its_refit_goes_on(cache, tmp_path, monkeypatch) -> None:
     """Nothing is trained before the refit then, only scored."""
     method = dataclasses.replace(METHOD, refit=True)

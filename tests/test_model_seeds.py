@@ -175,6 +175,7 @@ def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
         evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_seeds_is_evaluated_too(cache, tmp_path):
     out = tmp_path / "out"
     train(cache, out)
@@ -271,6 +272,7 @@ def test_train_and_eval_from_the_command_line(cache, tmp_path):
         os.chdir(before)
 
 
+@pytest.mark.slow
 def test_other_methods_have_seeds_too(cache, tmp_path, caplog):
     """One that draws nothing is said to give the same run each time."""
     report = train(cache, tmp_path / "drawn", choose_method("shuffled"), seeds=2)

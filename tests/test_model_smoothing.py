@@ -116,6 +116,7 @@ def test_methods_are_smoothed_only_where_asked(cache, tmp_path):
     assert np.count_nonzero(np.abs(np.diff(scores_of(run, cache, smoothing=1)))) > 300
 
 
+@pytest.mark.slow
 def test_a_comparison_smooths_all_or_none(cache, tmp_path):
     methods = [choose_method("logistic"), replace(SMALL, smoothing=0.0)]
     terms = Terms(device="cpu", smoothing=1.0)
@@ -142,6 +143,7 @@ def test_the_option_reaches_the_scores(cache, tmp_path):
         assert words in json.loads(found.stdout)["protocol"]
 
 
+@pytest.mark.slow
 def test_any_method_can_be_trained_to_be_smoothed(cache, tmp_path):
     method = choose_method("logistic").changed({"smoothing": 1.0})
     run = run_training(cache, demo_rows(), method, runs=tmp_path).run

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from marks import quick_first
 from model_cache import add_video, demo_rows, label, make_cache, segment_table
 
 from cache import FeatureCache
@@ -46,7 +47,7 @@ def test_snapshots_are_evenly_spread():
     assert snapshot_steps(choose_method("knn")) == set()
 
 
-@pytest.mark.parametrize("name", ["deepmil", "convlstm"])
+@pytest.mark.parametrize("name", quick_first(["deepmil", "convlstm"]))
 def test_three_numbers_of_a_run(name, weak, tmp_path):
     cache, rows = weak
     quick = {"steps": 6, "snapshots": 3, "learning_rate": 0.003}
@@ -139,6 +140,7 @@ def test_validation_videos_without_a_frame_count_do_not_choose(weak, tmp_path):
     assert numbers.chosen_by == "the AUC of the videos of 18 others"
 
 
+@pytest.mark.slow
 def test_a_comparison_tells_the_three_numbers(weak, tmp_path):
     cache, rows = weak
     table = tmp_path / "table.csv"

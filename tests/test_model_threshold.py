@@ -205,6 +205,7 @@ def test_a_comparison_tells_the_false_alarms_at_the_thresholds_it_fits(cache, ro
     assert cells["false alarms an hour"] == f"{sum(rates) / 2:.3f}"
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_budget_it_was_begun_with(cache, rows, tmp_path):
     rule = AlarmRule(per_hour=50, needs=2, of=3)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache, segment_table
 
 from cache import FeatureCache
@@ -71,12 +72,14 @@ def streams(report) -> list[str]:
 
 @pytest.mark.parametrize(
     ("readout", "loss"),
-    [
-        ("last", "smooth_l1"),
-        ("each", "cross_entropy"),
-        pytest.param("last", "cross_entropy", marks=pytest.mark.slow),
-        pytest.param("each", "smooth_l1", marks=pytest.mark.slow),
-    ],
+    quick_first(
+        [
+            ("each", "cross_entropy"),
+            ("last", "smooth_l1"),
+            ("last", "cross_entropy"),
+            ("each", "smooth_l1"),
+        ]
+    ),
 )
 def test_learns_a_small_separable_set(cache, tmp_path, readout, loss):
     report = train(
@@ -224,6 +227,7 @@ def test_the_best_network_by_validation_is_kept(cache, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_without_the_scores_loss_the_categorys_selects(cache, tmp_path):
     """Scores that nothing trains would select at random."""
     report = train(cache, demo_rows(), tmp_path, replace(QUICK, score_weight=0.0))
@@ -245,6 +249,7 @@ def test_one_stream_is_enough(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_streams_can_be_chosen(cache, tmp_path):
     report = train(cache, demo_rows(), tmp_path, options=DataOptions(streams=("flow",)))
     info = load_checkpoint(report.run).info
@@ -262,6 +267,7 @@ def test_a_stream_that_some_videos_lack_is_left_out_loudly(cache, tmp_path, capl
     assert "flow is missing for 7 of 8 videos" in caplog.text
 
 
+@pytest.mark.slow
 def test_segments_of_any_width_and_length_can_be_learnt(tmp_path):
     """As imported features come: 32 segments a video, of as many frames as it takes."""
     rows = demo_rows()
@@ -466,6 +472,7 @@ def test_runs_started_in_the_same_second_have_their_own_folders(cache, tmp_path)
     assert len(runs) == 2
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_too(cache, tmp_path):
     report = train(cache, demo_rows(), tmp_path, replace(QUICK, precision="bfloat16"))
     assert (

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import quick_first
 from model_cache import add_video, label
 from test_model_methods import fit
 
@@ -69,7 +70,7 @@ def answer(method, cache, rows):
     return fitted, data, method.score(fitted, data, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick_first(METHODS, 2))
 def test_categories_are_found_and_said_by_eval(name, cache, rows, tmp_path):
     method = METHODS[name]
     trained = run_training(cache, rows, method, seed=0, runs=tmp_path)
@@ -81,7 +82,7 @@ def test_categories_are_found_and_said_by_eval(name, cache, rows, tmp_path):
     assert "weakly supervised" in report.protocol
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", quick_first(METHODS, 2))
 def test_chance_is_all_that_shuffled_categories_allow(name, cache, rows):
     """Features say which of three it is; with categories dealt at random they say nothing."""
     rng = np.random.default_rng(3)

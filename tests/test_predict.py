@@ -344,6 +344,7 @@ def test_weights_that_are_gone_are_named_with_the_way_out(
     assert helped.exit_code == 0, helped.output
 
 
+@pytest.mark.slow
 def test_a_cache_of_other_features_is_only_looked_in(trained, tmp_path, make_video) -> None:
     make_video(tmp_path / "videos" / "v.mp4", num_frames=2)
     made = feat(

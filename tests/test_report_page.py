@@ -81,6 +81,7 @@ def test_low_scores_get_thresholds_of_their_own():
     assert len(found) <= 256
 
 
+@pytest.mark.slow
 def test_pages_of_a_thousand_videos_stay_small(tmp_path, monkeypatch):
     """A hundred videos with a tenth of the points: what a page holds beside points is little.
 
@@ -140,6 +141,7 @@ def report(*arguments) -> "object":
     return CliRunner().invoke(cli, ["report", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_feat_report_writes_the_page_of_feat_eval_again(run, make_video):
     refused = report(run)
     assert refused.exit_code == 1
@@ -219,6 +221,7 @@ def test_the_page_counts_as_python_does(opened, results):
                 assert video["wrong"] == pytest.approx(wrong)
 
 
+@pytest.mark.slow
 def test_the_page_starts_at_the_threshold_that_was_fitted(browser, results, tmp_path):
     """One that no score has and that is no round number; its figures are Python's there."""
     threshold = 0.43217
@@ -246,6 +249,7 @@ def test_the_page_starts_at_the_threshold_that_was_fitted(browser, results, tmp_
     page.close()
 
 
+@pytest.mark.slow
 def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_path, monkeypatch):
     """With three frames to a point the counts are those of the points, laid on frames again."""
     monkeypatch.setattr(pages_module, "MAX_POINTS", 3000)
@@ -272,6 +276,7 @@ def test_many_frames_share_points_and_no_event_is_lost(browser, results, tmp_pat
     opened.page.close()
 
 
+@pytest.mark.slow
 def test_the_slider_moves_all_that_depends_on_it(opened, results):
     page = opened.page
     assert page.inner_text("#threshold-value") == "0.5"
@@ -300,6 +305,7 @@ def test_the_slider_moves_all_that_depends_on_it(opened, results):
     assert bars.count() == len(intervals_from_frames(results[0].scores >= 0.5))
 
 
+@pytest.mark.slow
 def test_each_card_says_what_went_wrong_and_when(opened, results):
     page = opened.page
 
@@ -324,6 +330,7 @@ def test_each_card_says_what_went_wrong_and_when(opened, results):
     assert "missed" not in said("missed.mp4", ".verdict")
 
 
+@pytest.mark.slow
 def test_the_roc_and_precision_are_those_at_the_threshold(opened, results):
     known = [r for r in results if r.labels is not None]
     labels = np.concatenate([r.labels for r in known])
@@ -336,6 +343,7 @@ def test_the_roc_and_precision_are_those_at_the_threshold(opened, results):
     assert float(opened.page.get_attribute("#roc .dot", "cx")) == pytest.approx(100 * alarms)
 
 
+@pytest.mark.slow
 def test_the_worst_video_comes_first_and_the_order_can_be_chosen(opened, results):
     found = count_alarms(results)
     mistakes = dict(zip([r.video for r in results], found.false_alarms + found.missed, strict=True))
@@ -350,6 +358,7 @@ def test_the_worst_video_comes_first_and_the_order_can_be_chosen(opened, results
     assert opened.names()[0] == results[int(found.false_alarms.argmax())].video
 
 
+@pytest.mark.slow
 def test_videos_can_be_chosen_by_mistake_category_and_name(opened, results):
     page, found = opened.page, count_alarms(results)
     page.select_option("#show", "falseAlarms")
@@ -368,6 +377,7 @@ def test_videos_can_be_chosen_by_mistake_category_and_name(opened, results):
     assert page.inner_text("#shown") == "1 of 8 videos"
 
 
+@pytest.mark.slow
 def test_arrow_keys_and_the_pointer_read_a_curve(opened, results):
     page = opened.page
     page.select_option("#sort", "name")
@@ -393,6 +403,7 @@ def test_arrow_keys_and_the_pointer_read_a_curve(opened, results):
     assert re.fullmatch(r"frame 0: 0\.\d\d", no_rate.get_attribute("aria-valuetext"))
 
 
+@pytest.mark.slow
 def test_a_click_plays_the_video_there(opened):
     page = opened.page
     plot = page.get_by_role("slider", name="Score of a/9.mp4")
@@ -428,6 +439,7 @@ def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
     assert opened.complaints == []
 
 
+@pytest.mark.slow
 def test_everything_can_be_reached_by_keyboard(opened):
     page = opened.page
     reached = set()
@@ -505,6 +517,7 @@ def explained(tmp_path_factory, make_video) -> Explained:
     return explained
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_peak_and_of_the_worst_errors(explained):
     results = {result.video: result for result in read_results(explained.page.parent)}
     for video, pictures in explained.pictures.items():
@@ -540,6 +553,7 @@ def test_the_worst_errors_are_among_the_moments():
     assert {what for _, what in right} <= {"peak, labelled abnormal", "peak, labelled normal"}
 
 
+@pytest.mark.slow
 def test_the_page_names_what_is_far_and_the_nearest_training_clips(explained):
     assert [bool(card["far"]) for card in explained.why["cards"]] == [
         result.video == FOREIGN for result in read_results(explained.page.parent)
@@ -610,6 +624,7 @@ def test_a_run_without_a_reference_shows_pictures_and_no_neighbours(explained, t
     assert "Nearest" not in page.read_text().split("<script>")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), SIZES)
 def test_a_card_shows_why(browser, explained, width, scheme):
     opened = Opened(browser, explained.page, scheme=scheme)
@@ -652,6 +667,7 @@ def test_a_card_shows_why(browser, explained, width, scheme):
     ]
 
 
+@pytest.mark.slow
 def test_a_picture_moves_the_reading_point_and_plays_the_video_there(browser, explained):
     opened = Opened(browser, explained.page)
     page = opened.page
@@ -674,6 +690,7 @@ def test_a_picture_moves_the_reading_point_and_plays_the_video_there(browser, ex
     assert opened.complaints == []
 
 
+@pytest.mark.slow
 def test_far_videos_are_marked_and_can_be_chosen(browser, explained):
     opened = Opened(browser, explained.page)
     page = opened.page
@@ -689,6 +706,7 @@ def test_far_videos_are_marked_and_can_be_chosen(browser, explained):
     assert opened.complaints == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_in_what_tells_why(browser, explained, scheme):
     opened = Opened(browser, explained.page, scheme=scheme)
