@@ -12,17 +12,18 @@ import click
 
 from data.configuration import given_here
 from data.help_text import examples
+from data.number_option import Number
 from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(min=0, min_open=True)
 
 resize_option = click.option(
     "--resize", type=click.Choice(["squash", "crop"]), default="squash", show_default=True,
     help="The whole frame squashed to 224x224, or its centre as Kinetics models were trained.",
 )  # fmt: skip
 fps_option = click.option(
-    "--fps", type=float, help="Resample to so many frames a second; else every frame."
+    "--fps", type=POSITIVE, help="Resample to so many frames a second; else every frame."
 )
 folder_fps_option = click.option(
     "--folder-fps", type=POSITIVE, default=25.0, show_default=True,
@@ -289,7 +290,7 @@ def extract_command(
 @click.command("preview")
 @click.argument("video", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--at", "at_seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    "--at", "at_seconds", type=Number(min=0), default=0.0, show_default=True,
     metavar="SECONDS", help="Show the clip with the frame that a player shows then.",
 )  # fmt: skip
 @click.option(

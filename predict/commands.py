@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from data.help_text import examples
+from data.number_option import Number
 from extract.commands import takes_limits
 from extract.decode.limits import Limits
 from model.commands.options import FOLDER, RunFolder
@@ -36,7 +37,7 @@ logger = logging.getLogger(f"feat.{__name__}")
     help="The cache that keeps features which --cache lacks, for the next time.",
 )  # fmt: skip
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1),
+    "--threshold", type=Number(0, 1),
     help="Frames with this score or more are abnormal.  [default: the one fitted for the run, "
     "else 0.5]",
 )  # fmt: skip
@@ -61,7 +62,7 @@ logger = logging.getLogger(f"feat.{__name__}")
     help="Folder for the abnormal intervals as videos of their own, with their sound.",
 )  # fmt: skip
 @click.option(
-    "--pad", "pad_seconds", type=click.FloatRange(min=0), default=0.0, show_default=True,
+    "--pad", "pad_seconds", type=Number(min=0), default=0.0, show_default=True,
     metavar="SECONDS", help="Cut so much more before and after each interval.",
 )  # fmt: skip
 @click.option(
@@ -77,7 +78,7 @@ logger = logging.getLogger(f"feat.{__name__}")
     "--flow-weights", type=click.Path(path_type=Path, dir_okay=False), help="The same for flow."
 )
 @click.option(
-    "--folder-fps", type=click.FloatRange(min=0, min_open=True), default=25.0, show_default=True,
+    "--folder-fps", type=Number(min=0, min_open=True), default=25.0, show_default=True,
     help="Frame rate of folders of images.",
 )  # fmt: skip
 @takes_limits

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from click.types import FloatParamType
 
 from feat import FeatGroup, _add_debug_option, cli
 
@@ -56,6 +57,20 @@ def test_every_command_and_option_says_what_it_is(path: tuple[str, ...]) -> None
         listed = found.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
         assert len(listed) == len(command.list_commands(click.Context(command)))
         assert [line for line in listed if line.endswith("...")] == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_option_takes_a_number_that_is_not_finite(value: str) -> None:
+    types = {
+        (*path, param.name): getattr(param.type, "each", param.type)
+        for path, command in COMMANDS.items()
+        for param in command.params
+    }
+    numbers = {name: kind for name, kind in types.items() if isinstance(kind, FloatParamType)}
+    assert len(numbers) > 10
+    for name, kind in numbers.items():
+        with pytest.raises(click.BadParameter):
+            pytest.fail(f"{name} takes {kind.convert(value, None, None)}")
 
 
 def _parse(line: str) -> None:

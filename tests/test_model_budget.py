@@ -170,3 +170,9 @@ def test_two_of_three_clips():
 def test_a_rule_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match=r"above 0|is needed"):
         AlarmRule(**wrong)
+
+
+def test_a_budget_beyond_all_frames_takes_the_lowest_threshold_at_once():
+    scores = [np.linspace(0, 1, 2000) * 0.9]
+    low, lowest = (fit_threshold(scores, [10.0], per_hour) for per_hour in (1e6, 1e300))
+    assert low.threshold == lowest.threshold < 0.46  # half of the frames stay below

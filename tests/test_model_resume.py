@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,11 +23,13 @@ from data.errors import ModelError
 from feat import cli
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.gather import DataOptions
+from model.methods.weak.deepmil import DeepMIL
 from model.network.winograd import transforms
 from model.runs.checkpoint import load_checkpoint, save_checkpoint
 from model.runs.folder import CHECKPOINT_NAME
 from model.runs.state import STATE_NAME
 from model.runs.train import resume_training, run_training
+from model.runs.trained import load_run
 
 METHOD = ConvLSTMMethod(
     hidden=4,
@@ -204,6 +207,29 @@ def test_ctrl_c_says_how_to_go_on(cache, tmp_path, monkeypatch, arguments, advic
     assert (
         last == f"interrupted: what is finished is kept in {out}; {advice.format(out=out)} with it"
     )
+
+
+@pytest.mark.parametrize("seeds", [(), ("--seeds", "1")])
+def test_what_ctrl_c_says_goes_on_from_the_cache_of_the_run(cache, tmp_path, monkeypatch, seeds):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)  # where no ./features is
+    command = ["train", "--cache", str(cache.path), "--out", "my run", "--method", "deepmil"]
+    with monkeypatch.context() as patched:
+        patched.setattr(DeepMIL, "fit", interrupt)
+        stopped = CliRunner().invoke(cli, [*command, "--set", "steps=2", *seeds])
+    _, said, _ = stopped.stderr.rsplit("`", 2)
+    again = CliRunner().invoke(cli, shlex.split(said)[1:])
+    assert again.exit_code == 0, again.stderr
+    assert load_run(Path("my run")).checkpoints[0].info.cache == str(cache.path)
+
+
+@pytest.mark.parametrize("option", [("--false-alarms", "3"), ("--set", "steps=9"), ("--seed", "1")])
+def test_what_a_killed_training_has_settled_is_refused_beside_resume(tmp_path, option):
+    found = CliRunner().invoke(cli, ["train", "--resume", str(tmp_path), *option])
+    assert found.exit_code == 2
+    assert f"{option[0]} beside --resume" in found.stderr
 
 
 @pytest.mark.slow

@@ -129,7 +129,13 @@ def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path
     assert predict_video(load_run(report.run), cache, "bad/6.mp4").threshold == 0.5
     refused = feat("threshold", report.run)
     assert refused.exit_code == 1
-    assert "1.7 minutes of held-out normal video, at least 3 are needed" in refused.stderr
+    expected = f"error: {report.run}: 1.7 minutes of held-out normal video, at least 3 are needed"
+    assert refused.stderr.startswith(expected)
+    assert "--labels and --cache take other normal footage" in refused.stderr
+
+    none = feat("threshold", tmp_path / "none")
+    assert none.exit_code == 1
+    assert "model.safetensors: no checkpoint there; run `feat train` first" in none.stderr
 
 
 def test_new_normal_footage_gives_a_threshold_to_runs_of_earlier_builds(cache, rows, tmp_path):

@@ -9,6 +9,7 @@ import click
 
 from cache.commands.options import cache_option, config_option, echo_json, json_option
 from data.help_text import examples
+from data.number_option import Number
 
 path_argument = click.Path(path_type=Path)
 mixed_option = click.option(
@@ -206,7 +207,7 @@ def export_command(
     type=path_argument,
     help="labels.csv: its videos' names are used, and it is added to the cache's.",
 )
-@click.option("--fps", type=click.FloatRange(0), default=0.0, help="Frame rate, if it is known.")
+@click.option("--fps", type=Number(min=0), default=0.0, help="Frame rate, if it is known.")
 @mixed_option
 @json_option
 def import_command(

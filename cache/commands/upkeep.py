@@ -14,6 +14,7 @@ from cache.commands.share import (
     push_command,
 )
 from data.help_text import examples
+from data.number_option import Number
 
 
 @examples("feat cache ls", "feat cache verify")
@@ -150,7 +151,7 @@ def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
 @cache_group.command()
 @takes_cache
 @click.option(
-    "--days", type=click.FloatRange(0), default=7.0, show_default=True,
+    "--days", type=Number(0), default=7.0, show_default=True,
     help="Remove leftovers older than this.",
 )  # fmt: skip
 @click.option(

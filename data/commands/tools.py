@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data.help_text import examples
+from data.number_option import Number
 from data.splits.options import fold_option, folds_option, require_fold
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ FORMATS = ["labels", "ucf", "masks", "npy", "activitynet"]
 )
 @click.option(
     "--val",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="Share of the training videos to set aside for validation.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
@@ -175,7 +176,11 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     show_default=True,
     help="Of the videos, where the format does not tell.",
 )
-@click.option("--fps", type=float, help="Frames a second, for activitynet and labels in seconds.")
+@click.option(
+    "--fps",
+    type=Number(min=0, min_open=True),
+    help="Frames a second, for activitynet and labels in seconds.",
+)
 @click.option(
     "--like", type=FILE, help="A labels file of the same videos: names, splits, lengths, order."
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from data.help_text import examples
+from data.number_option import Number
 from model.commands.options import (
     FILE,
     FOLDER,
@@ -54,7 +55,7 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
     show_default=True, help="Figure 5's values.",
 )  # fmt: skip
 @click.option(
-    "--lambda2", "score_weights", type=Names(click.FloatRange(min=0)), default="0.1,1,5,10,20,50",
+    "--lambda2", "score_weights", type=Names(Number(min=0)), default="0.1,1,5,10,20,50",
     show_default=True, help="Figure 6's values.",
 )  # fmt: skip
 @smoothing_option

@@ -2,16 +2,20 @@
 
 import difflib
 import functools
+import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from cache.commands.options import NOfM, config_option
+from data.number_option import Number
 from data.process import use_threads
 from model.methods.registry import METHODS, PRESETS
 from model.runs.folder import CONFIG_NAME, SEEDS_NAME
@@ -101,7 +105,7 @@ set_option = click.option(
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 smoothing_option = click.option(
-    "--smoothing", type=click.FloatRange(0, 100),
+    "--smoothing", type=Number(0, 100),
     help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",
 )  # fmt: skip
 
@@ -109,7 +113,7 @@ smoothing_option = click.option(
 def alarm_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take what a threshold is fitted for."""
     budget = click.option(
-        "--false-alarms", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+        "--false-alarms", type=Number(0, min_open=True), default=1.0, show_default=True,
         help="Fit the threshold for so many false alarms an hour, on held-out normal videos.",
     )  # fmt: skip
     clips = click.option(
@@ -194,6 +198,19 @@ class Setup:
             raise CacheError(
                 f"{error} (the run was trained from there; name its cache with --cache)"
             ) from error
+
+    def of_killed(self, run: Path) -> "Setup":
+        """Return this with the cache of a killed training, unless --cache or a setting names one.
+
+        Where the folder does not say its cache, the default stays.
+        """
+        source = click.get_current_context().get_parameter_source("cache_dir")
+        if source is not ParameterSource.DEFAULT:
+            return self
+        for path in (run / CONFIG_NAME, *sorted(run.glob(f"seed-*/{CONFIG_NAME}"))):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                return replace(self, cache_dir=Path(json.loads(path.read_text("utf-8"))["cache"]))
+        return self
 
     def data_options(self, cache: "FeatureCache") -> "DataOptions":
         """Return which features and labels are used.

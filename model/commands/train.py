@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data.configuration import given_here
 from data.help_text import examples
 from model.commands.options import (
     FOLDER,
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from model.experiments.seeds import SeedsReport
     from model.methods.base import Method
     from model.runs.train import TrainReport
+
+# as a run is begun, so it ends
+_SETTLED = (
+    "labels_file", "out", "method", "preset", "assignments", "seed", "seeds", "false_alarms",
+    "n_of_m", "streams", "configs",
+)  # fmt: skip
 
 
 @examples(
@@ -54,8 +61,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--resume", "killed", type=RunFolder(),
-    help="Go on with the killed training in this run folder, with its method, settings, labels and "
-    "budget of false alarms. "
+    help="Go on with the killed training in this run folder, with its method, settings, labels, "
+    "cache and budget of false alarms. "
     "A method that keeps no state begins again; the result is the same.",
 )  # fmt: skip
 @alarm_options
@@ -86,12 +93,19 @@ def train_command(
     def choose() -> "Method":
         return _method_of(killed) if killed else choose_method(method, preset, assignments)
 
+    if killed:
+        _refuse_beside_resume()
     if help_settings:
         click.echo(_settings_text(choose()))
         return
-    # what is missing is told before PyTorch is loaded
-    cache = setup.open_cache()
-    labels = [] if killed else read_training_labels(labels_file, cache)
+    if killed:
+        chosen = choose()
+        setup = setup.of_killed(killed)
+        cache, labels = setup.open_cache(), []
+    else:  # what is missing is told before PyTorch is loaded
+        cache = setup.open_cache()
+        labels = read_training_labels(labels_file, cache)
+        chosen = choose()
 
     from model.experiments.seeds import resume_seeds, train_seeds
     from model.measures.budget import AlarmRule
@@ -99,7 +113,6 @@ def train_command(
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
 
-    chosen = choose()
     report: TrainReport | SeedsReport
     with TrainProgress(max_steps=chosen.num_steps) as progress:
         how: dict[str, Any] = {
@@ -119,6 +132,16 @@ def train_command(
             else:
                 report = run_training(cache, labels, chosen, seed=seed, **how)
     click.echo(json.dumps(report.to_dict()) if as_json else report.to_text())
+
+
+def _refuse_beside_resume() -> None:
+    """Refuse what a training that is gone on with has settled, rather than pass over it."""
+    for option in click.get_current_context().command.params:
+        if option.name in _SETTLED and given_here(option.name):
+            raise click.UsageError(
+                f"{option.opts[0]} beside --resume, which goes on with what the run was begun "
+                f"with; leave {option.opts[0]} out, or train anew without --resume"
+            )
 
 
 def _method_of(killed: Path) -> "Method":

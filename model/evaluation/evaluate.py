@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from zipfile import BadZipFile
 
@@ -238,7 +239,7 @@ def reading_evaluation(
             else than the block takes from them.
     """
     folder = evaluation_folder(run, split)
-    again = f"run `feat eval --run {run} --split {split}`"
+    again = f"run `feat eval --run {quote(str(run))} --split {split}`"
     if not (folder / MEASURES_NAME).is_file():
         raise ModelError(f"{run}: its {split} videos are not evaluated yet; {again}")
     try:

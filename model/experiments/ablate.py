@@ -8,6 +8,7 @@ need is trained once.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def run_ablation(
         )
 
     finished = []
-    with working_in(out, go_on=f"the same command with --out {out}"):
+    with working_in(out, go_on=f"the same command with --out {quote(str(out))}"):
         for part in parts:
             for variant in part.variants:
                 if variant.name not in done:

@@ -7,6 +7,7 @@ comparison can be stopped, gone on with, and given more methods or seeds.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from cache import FeatureCache
 from cache.streams import FRAMES
@@ -69,7 +70,7 @@ def run_comparison(
     )
     rows: list[Row] = []
     runs: list[FinishedRun] = []
-    with working_in(out, go_on=f"the same command with --out {out}"):
+    with working_in(out, go_on=f"the same command with --out {quote(str(out))}"):
         for method in ordered:
             runs = []
             for seed in range(seeds if method.is_random else 1):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from cache import FeatureCache
@@ -20,6 +21,7 @@ from model.measures.budget import AlarmRule, NoThresholdError
 from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
+from model.runs.checkpoint import load_checkpoint
 from model.runs.folder import LABELS_NAME, SEEDS_NAME, is_seeds_folder, new_run_dir, working_in
 from model.runs.threshold import (
     NormalVideo,
@@ -122,7 +124,7 @@ def train_seeds(
     name = f"{method.name}-seeds-{first}-to-{first + count - 1}"
     folder = out or new_run_dir(runs, name=name)
     _open_seeds(folder, labels, _terms(method, options, alarms, first, count))
-    with working_in(folder, go_on=f"`feat train --resume {folder}`"):
+    with working_in(folder, go_on=f"`feat train --resume {quote(str(folder))}`"):
         for seed in range(first, first + count):
             logger.info("seed %d of %d to %d", seed, first, first + count - 1)
             run = folder / f"seed-{seed}"
@@ -208,14 +210,20 @@ def fit_thresholds(
 
     Raises:
         NoThresholdError: the scores of held-out normal videos give none; nothing is changed then.
-        ModelError: a training is not finished, or has kept no such scores.
+        ModelError: there is no finished training, or it has kept no such scores.
     """
+    folders = run_folders(run)
+    load_checkpoint(folders[0])
     with working_in(run, go_on="the same command"):
-        held = {folder: (held_out or _held_out)(folder) for folder in run_folders(run)}
+        held = {folder: (held_out or _held_out)(folder) for folder in folders}
         if is_seeds_folder(run):
             held[run] = mean_of_seeds(list(held.values()))
-        for one in held.values():
-            fit_stored(one, rule)  # refused before anything is written
+        for folder, one in held.items():  # refused before anything is written
+            try:
+                fit_stored(one, rule)
+            except NoThresholdError as error:
+                other = "" if held_out else "; --labels and --cache take other normal footage"
+                raise NoThresholdError(f"{folder}: {error}{other}") from error
         return {folder: store_threshold(folder, one, rule) for folder, one in held.items()}[run]
 
 

@@ -95,7 +95,8 @@ def fit_threshold(
             + (f", and {timeless} their frame rate (`feat cache import --fps`)" if timeless else "")
         )
     claimed = max(per_hour, most_an_hour(0, hours))
-    counts = np.arange(int(claimed * hours) + 2)
+    most = min(claimed * hours, sum(len(one) for one, _ in timed))  # a frame has one at most
+    counts = np.arange(int(most) + 2)
     allowed = max(int((_most(counts) <= claimed * hours * (1 + 1e-12)).sum()) - 1, 0)
     # a run begins where the score rises, for all thresholds above the one and up to the other score
     before = np.concatenate([np.append(-np.inf, one[:-1]) for one, _ in timed])

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,8 @@ def read_threshold(run: Path) -> StoredThreshold | None:
     except (OSError, KeyError, TypeError, ValueError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelError(
-            f"{path}: not a threshold: {what:.200}; run `feat threshold {run}` to fit it again"
+            f"{path}: not a threshold: {what:.200}; run `feat threshold {quote(str(run))}` to fit "
+            "it again"
         ) from error
 
 
@@ -246,7 +248,7 @@ def check_threshold(run: Path) -> None:
     if not is_same:
         raise ModelError(
             f"{run / THRESHOLD_NAME}: not what the scores in {HELD_OUT_NAME} give; run "
-            f"`feat threshold {run}` to fit it again"
+            f"`feat threshold {quote(str(run))}` to fit it again"
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ def run_training(
     )
     run = _claim_killed(out, planned) if resume else _begin(runs, out, planned, labels, target)
     labels_sha256 = labels_digest(run)
-    with working_in(run, go_on=f"`feat train --resume {run}`"):
+    with working_in(run, go_on=f"`feat train --resume {quote(str(run))}`"):
         state = StateFile(run, save_seconds=save_seconds)
         saved = state.read() if resume else None
         _cut_log(run / METRICS_NAME, saved.step if saved else 0)
@@ -312,8 +313,8 @@ def _begin(
             raise ModelError(f"{out}: the training there is finished; name a new folder with --out")
         if (out / CONFIG_NAME).is_file():
             raise ModelError(
-                f"{out}: a training there is not finished; go on with it with --resume {out}, or "
-                "name a new folder with --out"
+                f"{out}: a training there is not finished; go on with it with "
+                f"--resume {quote(str(out))}, or name a new folder with --out"
             )
     run = out or new_run_dir(runs, name=f"{planned.method.name}-{names}-s{planned.seed}")
     used_here = {"device": str(device), "threads": torch.get_num_threads()}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -227,7 +228,7 @@ def finished_seeds(folder: Path) -> dict[int, Path]:
     if unfinished:
         raise ModelError(
             f"{folder}: the trainings of seeds {', '.join(map(str, unfinished))} are not finished; "
-            f"run `feat train --resume {folder}` first"
+            f"run `feat train --resume {quote(str(folder))}` first"
         )
     return runs
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from data.errors import FeatError
 from model.runs.checkpoint import load_checkpoint
@@ -32,7 +33,7 @@ class CheckedRun:
             return f"{self.run}: damaged: {'; also '.join(self.problems)}"
         if self.finished:
             return f"{self.run}: sound"
-        return f"{self.run}: not finished; go on with `feat train --resume {self.run}`"
+        return f"{self.run}: not finished; go on with `feat train --resume {quote(str(self.run))}`"
 
 
 def verify_run(run: Path) -> CheckedRun:
