@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,8 @@ logger = logging.getLogger(f"feat.{__name__}")
 
 _BLOCK_NAME = re.compile(r"([0-9]{9})-([0-9]{9})-([0-9a-f]{64})\.block")
 _MAX_BLOCK_BYTES = 1 << 30
+#: More than any video has.
+MAX_CLIPS = 10**9
 _HEAD_LEN = 4096
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
@@ -33,11 +35,19 @@ _DTYPES = {
 }
 
 
+class _Block(NamedTuple):
+    """Clips `first` to `stop`, exclusively; none: the video ends there."""
+
+    first: int
+    stop: int
+    name: str
+
+
 class FeatureCheckpoint:
     """The finished clips of one video in the making.
 
     Arrays are given by name (`"rgb"`, `"flow"`, `"start_seconds"`, ...); in one block all have
-    the same number of rows, one a clip.
+    the same number of rows, one a clip. Several processes may save blocks, of any clips.
     """
 
     def __init__(self, partial_dir: Path, key: str) -> None:
@@ -62,8 +72,19 @@ class FeatureCheckpoint:
             CacheError: the disk is full, read-only, or fails.
         """
         counts = {len(array) for array in arrays.values()}
-        if len(counts) != 1 or 0 in counts or not 0 <= first_clip < 10**9:
+        if len(counts) != 1 or 0 in counts or not 0 <= first_clip < MAX_CLIPS:
             raise ValueError("a block needs arrays of one length above 0 and a first clip")
+        self._write(first_clip, counts.pop(), arrays)
+
+    def save_end(self, num_clips: int) -> None:
+        """Save how many clips the video has, once it has been read to its end.
+
+        Raises:
+            CacheError: the disk is full, read-only, or fails.
+        """
+        self._write(num_clips, 0, {})
+
+    def _write(self, first_clip: int, count: int, arrays: Mapping[str, np.ndarray]) -> None:
         head: dict[str, Any] = {}
         parts = []
         for name in sorted(arrays):
@@ -83,52 +104,63 @@ class FeatureCheckpoint:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain("write", self._folder, error) from error
-        path = self._folder / f"{first_clip:09d}-{counts.pop():09d}-{digest}.block"
+        path = self._folder / f"{first_clip:09d}-{count:09d}-{digest}.block"
         write_whole(path, data, error=CacheError)
 
-    def load(self) -> dict[str, np.ndarray]:
-        """Return the intact rows from clip 0 up to the first gap; {} if there are none.
+    def load(self, first_clip: int = 0) -> dict[str, np.ndarray]:
+        """Return the rows from a clip on up to the first that no intact block holds, {} if none.
 
-        A block that is damaged, or that does not fit the ones before it, counts as a gap.
+        A block that is damaged, or that does not fit the ones before it, is none.
         """
         blocks = self._list()
         parts: list[dict[str, np.ndarray]] = []
-        position = 0
-        while position in blocks:
-            for count, name in sorted(blocks.pop(position), reverse=True):
-                block = self._read(name, count)
-                if block and (not parts or _same_layout(parts[0], block)):
-                    parts.append(block)
-                    position += count
-                    break
+        position = first_clip
+        while here := [block for block in blocks if block.first <= position < block.stop]:
+            longest = max(here, key=lambda block: block.stop)
+            blocks.remove(longest)
+            rows = self._read(longest)
+            if rows and (not parts or _same_layout(parts[0], rows)):
+                parts.append({k: array[position - longest.first :] for k, array in rows.items()})
+                position = longest.stop
         if not parts:
             return {}
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def covers(self, clips: range) -> bool:
+        """Return whether all of these clips that the video has are saved, going by blocks' names.
+
+        Args:
+            clips: of which those that the video has not do not count; that it has so many has to
+                have been saved too.
+        """
+        blocks = self._list()
+        stop = min([clips.stop, *(block.first for block in blocks if block.first == block.stop)])
+        position = clips.start
+        for block in sorted(blocks):
+            if block.first <= position:
+                position = max(position, block.stop)
+        return position >= stop
 
     def clear(self) -> None:
         """Remove the checkpoint: the video is in the cache, or to be done anew."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _list(self) -> dict[int, list[tuple[int, str]]]:
-        blocks: dict[int, list[tuple[int, str]]] = {}
+    def _list(self) -> list[_Block]:
         try:
             names = os.listdir(self._folder)
         except (FileNotFoundError, NotADirectoryError):
-            return {}
-        for name in names:
-            match = _BLOCK_NAME.fullmatch(name)
-            if match and int(match[2]):
-                blocks.setdefault(int(match[1]), []).append((int(match[2]), name))
-        return blocks
+            return []
+        matches = [match for name in names if (match := _BLOCK_NAME.fullmatch(name))]
+        return [_Block(int(m[1]), int(m[1]) + int(m[2]), m[0]) for m in matches]
 
-    def _read(self, name: str, count: int) -> dict[str, np.ndarray]:
+    def _read(self, block: _Block) -> dict[str, np.ndarray]:
         """Return a block's arrays, {} if it is not intact."""
-        path = self._folder / name
+        path = self._folder / block.name
         try:
             data = read_limited(path, _MAX_BLOCK_BYTES)
-            if hashlib.sha256(data).hexdigest() != name[20:84]:
+            if hashlib.sha256(data).hexdigest() != block.name[20:84]:
                 raise CacheError(f"{path}: damaged, its clips will be computed again")
-            return _parse(data, count)
+            return _parse(data, block.stop - block.first)
         except FileNotFoundError:
             return {}
         except (CacheError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.checkpoints import MAX_CLIPS
 from cache.records import ClipTable
+
+ALL_CLIPS = range(MAX_CLIPS)
 
 
 def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int) -> range:
@@ -30,6 +34,19 @@ def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int) -> range:
         return range(0)
     # a start is wanted while the clip before it ends short of the video's end
     return range(0, max(1, min(num_frames, num_frames - clip_len + clip_stride)), clip_stride)
+
+
+def cut_clips(num_clips: int, num_pieces: int) -> list[range]:
+    """Return equal pieces of a video, as ranges of its clips; the last one has no end.
+
+    How many frames there are is known when they have been decoded and not before.
+
+    Args:
+        num_clips: that the video is expected to have.
+        num_pieces: 1 or more.
+    """
+    starts = [num_clips * number // num_pieces for number in range(num_pieces)]
+    return [range(*piece) for piece in pairwise([*starts, MAX_CLIPS])]
 
 
 def clip_table(

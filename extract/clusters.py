@@ -44,6 +44,7 @@ class _Video(NamedTuple):
     source: VideoSource
     stamp: Stamp
     there: frozenset[str]  # keys that the cache has of it
+    clips: range | None
 
 
 class _Made(NamedTuple):
@@ -107,7 +108,7 @@ def _videos(cache: FeatureCache, tasks: Sequence[VideoTask]) -> list[_Video]:
         same = known and (known.size, known.mtime_ns) == (task.stamp.size, task.stamp.mtime_ns)
         there = cache.keys_of_content(known.sha256) if known and same else ()
         source = dataclasses.replace(task.source, path=task.source.path.absolute())
-        videos.append(_Video(source, task.stamp, frozenset(there)))
+        videos.append(_Video(source, task.stamp, frozenset(there), task.clips))
     return videos
 
 
@@ -150,8 +151,15 @@ class _Terms:
             self.resources, workers=1, threads=self.resources.threads or threads
         )
         _, share = own.share((device,), num_videos=threads)
-        job = dataclasses.replace(self.job, weights=weights, devices=(device,), share=share)
-        extract = _extract if self.mark.exists() else _extract_and_hand_over
+        sees_cache = self.mark.exists()
+        job = dataclasses.replace(
+            self.job,
+            weights=weights,
+            devices=(device,),
+            share=share,
+            piece_clips=self.job.piece_clips if device == "cpu" and sees_cache else None,
+        )
+        extract = _extract if sees_cache else _extract_and_hand_over
         return Ready(partial(extract, job), slots=share.videos)
 
 
@@ -184,7 +192,9 @@ def _place_weights(weights: Weights, content: bytes) -> Weights:
 
 
 def _extract(job: Job, video: _Video, stop: threading.Event) -> _Made:
-    task = VideoTask(source=video.source, stamp=video.stamp, job=job, there=video.there)
+    task = VideoTask(
+        source=video.source, stamp=video.stamp, job=job, there=video.there, clips=video.clips
+    )
     return _Made(extract_one(task, Turn(stop)), {})
 
 

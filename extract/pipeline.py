@@ -27,11 +27,12 @@ from data.errors import FeatError
 from data.process import release_freed_memory
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
-from extract.clips import Clip, iter_clips
+from extract.clips import ALL_CLIPS, Clip, iter_clips
 from extract.config import ExtractConfig
 from extract.crops import cut_crops
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
+from extract.decode.stream import StreamInfo
 from extract.flow.gray_torch import rgb_to_gray_torch
 from extract.flow.statistics import flow_statistics
 from extract.flow.tvl1 import compile_kernels, rgb_to_gray, tvl1_flow
@@ -125,11 +126,12 @@ class Extractor:
         streams: Sequence[str],
         *,
         stage_seconds: dict[str, float],
-        skip_clips: int = 0,
+        clips: range = ALL_CLIPS,
         folder_fps: float = 25.0,
         limits: Limits | None = None,
         thumbnails: bool = False,
         decode_threads: int | None = None,
+        on_open: Callable[[StreamInfo], None] = lambda _: None,
         on_clip: Callable[[int, int, Arrays], None] = lambda *_: None,
         on_read: Callable[[], None] = lambda: None,
     ) -> VideoFeatures:
@@ -143,12 +145,14 @@ class Extractor:
             stage_seconds: what this video took is added to it: seconds waited for `decode`, and
                 seconds that `flow` and `network` kept all threads or the GPU busy, its share of
                 them where clips of several videos are computed together.
-            skip_clips: leading clips that need no features because a checkpoint has them; their
-                frames are decoded and counted all the same, and their rows are not returned.
+            clips: whose rows to return, of those that the video has. The frames before them are
+                decoded and counted all the same; behind them nothing is read, so that what is
+                returned beside the rows is of the video's beginning.
             folder_fps: frame rate that a folder of images is taken to have.
             limits: what the video may cost; None for the defaults.
             thumbnails: keep a picture of every clip, the leading ones included.
             decode_threads: of the video's decoder; None for all.
+            on_open: told what the video is; what it raises ends the work.
             on_clip: told after every clip: frames done so far, frames expected in all (0 if
                 that is not known), all rows so far.
             on_read: called when the last clips are under way, so that decoders or cores are free.
@@ -165,13 +169,14 @@ class Extractor:
             folder_fps=folder_fps,
             limits=limits,
         ) as stream:
-            clips = iter_clips(
+            on_open(stream.info)
+            every = iter_clips(
                 stream, clip_len=self.config.clip_len, clip_stride=self.config.clip_stride
             )
             pictures = Thumbnails(stream.info, self.config.decode) if thumbnails else None
             if pictures:
-                clips = pictures.watch(clips)
-            ahead = read_ahead(islice(clips, skip_clips, None))
+                every = pictures.watch(every)
+            ahead = read_ahead(islice(every, clips.start, clips.stop))
             with (
                 contextlib.closing(ahead),
                 contextlib.closing(

@@ -1,10 +1,12 @@
 """The videos of a run, worked off in this process or in several."""
 
+import dataclasses
 import logging
 import multiprocessing
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 
 from data.child import Child, child_command
+from extract.clips import cut_clips
 from extract.devices import Share
 from extract.progress import ExtractProgress
 from extract.report import VideoOutcome
@@ -20,6 +23,10 @@ from extract.worker import Turn, VideoTask, extract_one
 logger = logging.getLogger(f"feat.{__name__}")
 
 BUSY_POLL_SECONDS = 5.0
+#: Pieces of one video at most: what is before a piece is decoded for it once more.
+MAX_PIECES = 8
+#: Pieces of all long videos together, more or less: where these are as many, none need be cut.
+ALL_PIECES = 64
 _END_SECONDS = 10.0  # what an interrupted worker has to finish the clips that are under way
 
 
@@ -27,26 +34,89 @@ _END_SECONDS = 10.0  # what an interrupted worker has to finish the clips that a
 Engine = Callable[[Sequence[VideoTask]], Iterator[VideoOutcome]]
 
 
-def run_tasks(tasks: Sequence[VideoTask], engine: Engine) -> Iterator[VideoOutcome]:
+def run_tasks(
+    tasks: Sequence[VideoTask], engine: Engine, progress: ExtractProgress
+) -> Iterator[VideoOutcome]:
     """Yield one final result a video; wait for those that another process has claimed.
+
+    Long videos come when the others are done, in pieces, so that every worker has some of them.
 
     Args:
         tasks: of one job.
         engine: what works on them: `on_this_machine`, or a cluster.
+        progress: shown how far videos in pieces are.
     """
     waiting = list(tasks)
+    cut: dict[str, _InPieces] = {}
+    ended: set[str] = set()
     while waiting:
-        busy = []
-        by_id = {task.source.video_id: task for task in waiting}
+        busy: list[VideoTask] = []
+        long: list[VideoOutcome] = []
+        joined: list[VideoTask] = []
+        by_id = {(task.source.video_id, task.clips): task for task in waiting}
         for result in engine(waiting):
+            name = result.video_id
             if result.status == "busy":
-                busy.append(by_id[result.video_id])
-            else:
-                yield result
+                busy.append(by_id[name, result.clips])
+            elif result.status == "long":
+                long.append(result)
+            elif result.status == "piece":
+                if cut[name].finish(result, progress):
+                    joined.append(cut[name].video)
+            elif name not in ended:  # else another piece has failed before
+                ended.add(name)
+                yield cut[name].add_up(result) if name in cut else result
         if busy and len(busy) == len(waiting):
             logger.info("waiting for %d videos that another process is extracting", len(busy))
             time.sleep(BUSY_POLL_SECONDS)
-        waiting = busy
+        more = {
+            each.video_id: _InPieces(by_id[each.video_id, None], each.num_clips, len(long))
+            for each in long
+        }
+        cut |= more
+        waiting = [task for task in busy + joined if task.source.video_id not in ended]
+        waiting += [task for each in more.values() for task in each.tasks]
+
+
+class _InPieces:
+    """A long video and what is done of it."""
+
+    def __init__(self, video: VideoTask, num_clips: int, num_videos: int) -> None:
+        """Cut a video.
+
+        Args:
+            video: the whole video's task.
+            num_clips: that it is expected to have.
+            num_videos: that are cut at the same time.
+        """
+        assert video.job.piece_clips
+        count = min(num_clips // video.job.piece_clips, MAX_PIECES, -(-ALL_PIECES // num_videos))
+        self.video = video
+        self.tasks = [
+            dataclasses.replace(video, clips=clips) for clips in cut_clips(num_clips, count)
+        ]
+        self._num_frames = num_clips * video.job.config.clip_stride
+        self._finished: list[VideoOutcome] = []
+
+    def finish(self, piece: VideoOutcome, progress: ExtractProgress) -> bool:
+        """Take note of a piece that was the last for nobody; return whether there is none left."""
+        self._finished.append(piece)
+        progress.underway(
+            piece.video_id,
+            num_frames=self._num_frames * len(self._finished) // len(self.tasks),
+            expected_frames=self._num_frames,
+            num_bytes=piece.size,
+        )
+        return len(self._finished) == len(self.tasks)
+
+    def add_up(self, result: VideoOutcome) -> VideoOutcome:
+        """Return the video's result with the time that its pieces took."""
+        all_of_it = [result, *self._finished]
+        stage_seconds = Counter[str]()
+        for each in all_of_it:
+            stage_seconds.update(each.stage_seconds)
+        seconds = sum(each.seconds for each in all_of_it)
+        return dataclasses.replace(result, seconds=seconds, stage_seconds=stage_seconds)
 
 
 def on_this_machine(
@@ -121,7 +191,7 @@ def _in_processes(
     waiting = iter(tasks)
     job = tasks[0].job
     processes: list[Child] = []
-    held: dict[Connection, dict[str, VideoTask]] = {}
+    held: dict[Connection, dict[tuple[str, range | None], VideoTask]] = {}
     left: list[VideoTask] = []
     try:
         for number in range(workers):
@@ -137,7 +207,7 @@ def _in_processes(
                     if said is None:
                         task = next(waiting, None)
                         if task:
-                            held[pipe][task.source.video_id] = task
+                            held[pipe][task.source.video_id, task.clips] = task
                         pipe.send(task)
                         continue
                 except (EOFError, ConnectionError):
@@ -145,7 +215,7 @@ def _in_processes(
                     continue
                 if isinstance(said, BaseException):
                     raise said
-                del held[pipe][said.video_id]
+                del held[pipe][said.video_id, said.clips]
                 yield said
         return [*left, *waiting]
     finally:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Status = Literal["done", "skipped", "busy", "failed"]
+Status = Literal["done", "skipped", "busy", "failed", "long", "piece"]
 STAGES = ("decode", "flow", "network", "write")
 
 
@@ -14,12 +14,14 @@ class VideoOutcome:
 
     Attributes:
         status: `done` extracted now; `skipped` already in the cache; `busy` another process is
-            at it; `failed` see `error`.
+            at it; `failed` see `error`; `long` it is to be cut into pieces, it has about
+            `num_clips`; `piece` these clips of it are in its checkpoint.
         partial: why decoding stopped early, empty if it did not. A partial video has features
             of the frames that were delivered.
         seconds: from its hash to its shard.
         stage_seconds: of `STAGES`: seconds waited for decoding and writing, and seconds that flow
             and network kept all threads busy.
+        clips: the piece of it that was worked on; None for all of it.
     """
 
     video_id: str
@@ -33,6 +35,7 @@ class VideoOutcome:
     error: str = ""
     seconds: float = 0.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    clips: range | None = None
 
 
 @dataclass(kw_only=True)

@@ -44,6 +44,9 @@ logger = logging.getLogger(f"feat.{__name__}")
 
 NAMES_SECONDS = 10.0
 
+#: Three minutes of four cores: a video twice as long is worth the overhead of cutting it.
+PIECE_CLIPS = 512
+
 #: Whose label is taken where that of a video differs; "" refuses.
 LabelsOf = Literal["", "cache", "videos"]
 
@@ -218,6 +221,9 @@ def extract_videos(
         folder_fps=folder_fps,
         limits=limits or Limits(),
         thumbnails=thumbnails,
+        # one worker would be no faster, and a GPU waits for decoders, which read a video's
+        # beginning again for each of its pieces
+        piece_clips=PIECE_CLIPS if devices == ("cpu",) and (cluster or workers > 1) else None,
     )
     tasks = [VideoTask(source=source, stamp=stamps[source.video_id], job=job) for source in sources]
     num_bytes = sum(stamps[source.video_id].size for source in sources)
@@ -227,7 +233,7 @@ def extract_videos(
             engine = partial(on_this_machine, workers=workers, progress=progress)
         else:
             engine = partial(extract_on, cluster, resources=resources)
-        for result in run_tasks(tasks, engine):
+        for result in run_tasks(tasks, engine, progress):
             progress.finish(result, num_bytes=stamps[result.video_id].size)
             yield result
 

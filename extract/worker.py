@@ -9,7 +9,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -28,8 +28,10 @@ from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract import thumbnails
 from extract.backbones import BACKBONES
+from extract.clips import ALL_CLIPS, clip_starts
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
+from extract.decode.stream import StreamInfo
 from extract.devices import Share
 from extract.frames import read_frames
 from extract.kernels.choice import use_kernels
@@ -62,6 +64,7 @@ class Job:
         limits: what one video may cost.
         thumbnails: whether to keep pictures; None: of the videos whose features are extracted,
             True: also of those whose features are there.
+        piece_clips: a video of twice as many clips is cut into pieces; None for none.
     """
 
     cache_dir: Path
@@ -72,6 +75,7 @@ class Job:
     folder_fps: float
     limits: Limits
     thumbnails: bool | None = False
+    piece_clips: int | None = None
 
     @cached_property
     def configs(self) -> dict[str, dict[str, Any]]:
@@ -114,12 +118,14 @@ class VideoTask:
         stamp: what it was when the run began, which tells its size.
         job: what the run asks of it.
         there: keys that are not missing, although the job's cache need not have them.
+        clips: the piece of it to do, or `ALL_CLIPS`; None for all of it, unless it is to be cut.
     """
 
     source: VideoSource
     stamp: Stamp
     job: Job
     there: frozenset[str] = frozenset()
+    clips: range | None = None
 
     @cached_property
     def before(self) -> Stamp:
@@ -160,13 +166,34 @@ class VideoTask:
 
     def lacks_thumbnails(self, streams: tuple[str, ...]) -> bool:
         """Return whether pictures are to be kept that the cache lacks, beside these streams."""
-        with_features = any(stream != FRAMES for stream in streams)
+        with_features = bool(_of_clips(streams))
         wanted = with_features if self.job.thumbnails is None else self.job.thumbnails
         key = feature_key(self.sha256, thumbnails.CONFIG)
         return wanted and key not in self.there and not self.cache.has(key)
 
     def complete(self, turn: Turn) -> VideoOutcome:
-        """Extract what is missing and write it, unless another process is at it."""
+        """Do what the task says, unless another process is at it."""
+        stage_seconds: dict[str, float] = {}
+        if self.clips in (None, ALL_CLIPS):
+            return self._complete_video(turn, stage_seconds)
+        streams = _of_clips(self.missing())
+        checkpoint = self.cache.checkpoint(self._identity(streams))
+        if streams and not checkpoint.covers(self.clips):
+            piece = f"{self._identity(streams)} {self.clips}"
+            with self.cache.claim(hashlib.sha256(piece.encode()).hexdigest()) as mine:
+                if not mine:
+                    return self._result("busy")
+                self.extract(streams, checkpoint, stage_seconds, turn, clips=self.clips)
+            if not self.missing():  # others did without, for the video ends before this piece
+                checkpoint.clear()
+        if checkpoint.covers(ALL_CLIPS):
+            video = self._complete_video(turn, stage_seconds)
+            if video.status != "busy":  # else another process came to its last piece as well
+                return video
+        return self._result("piece", stage_seconds=stage_seconds)
+
+    def _complete_video(self, turn: Turn, stage_seconds: dict[str, float]) -> VideoOutcome:
+        """Extract what is missing of all of it and write it."""
         streams = self.missing()
         if not streams and not self.lacks_thumbnails(streams):
             return self._skipped()
@@ -178,20 +205,26 @@ class VideoTask:
             with_thumbnails = self.lacks_thumbnails(streams)
             if not streams and not with_thumbnails:
                 return self._skipped()
-            stage_seconds: dict[str, float] = {}
             made = []
             # each is written before the next is begun: what is finished is not lost
             if FRAMES in streams:
                 made.append(self._read_frames(stage_seconds, turn))
                 self._write(stage_seconds, lambda: [self._frames_record(made[0])])
-            of_clips = tuple(stream for stream in streams if stream != FRAMES)
-            checkpoint = self._checkpoint(of_clips)
+            of_clips = _of_clips(streams)
+            checkpoint = self.cache.checkpoint(self._identity(of_clips))
             if of_clips:
-                made.append(
-                    self.extract(
-                        of_clips, checkpoint, stage_seconds, turn, with_thumbnails=with_thumbnails
+                try:
+                    made.append(
+                        self.extract(
+                            of_clips,
+                            checkpoint,
+                            stage_seconds,
+                            turn,
+                            with_thumbnails=with_thumbnails,
+                        )
                     )
-                )
+                except _LongVideo as long:
+                    return self._result("long", num_clips=long.num_clips)
             elif with_thumbnails:
                 made.append(self._read_thumbnails(stage_seconds, turn))
             features = made[-1]
@@ -224,7 +257,8 @@ class VideoTask:
         stage_seconds: dict[str, float],
         turn: Turn,
         *,
-        with_thumbnails: bool,
+        clips: range = ALL_CLIPS,
+        with_thumbnails: bool = False,
     ) -> "VideoFeatures":
         """Return the features, going on from the checkpoint and leaving new blocks in it.
 
@@ -234,11 +268,29 @@ class VideoTask:
                 from its start in any case.
             stage_seconds: the seconds of each stage are added to it.
             turn: asked after every clip whether to go on.
+            clips: of a piece: all its rows are left in the checkpoint, and the rest of what is
+                returned is not the whole video's.
             with_thumbnails: keep a picture of every clip.
+
+        Raises:
+            _LongVideo: the video is to be cut.
         """
-        saved = checkpoint.load()
+        saved = checkpoint.load(clips.start)
         num_saved = len(next(iter(saved.values()))) if saved else 0
-        saver = _Saver(checkpoint, num_saved, self.refuse_change)
+        first_clip = clips.start + num_saved
+        saver = _Saver(checkpoint, first_clip, self.refuse_change)
+
+        def on_open(info: StreamInfo) -> None:
+            if self.clips is None and self.job.piece_clips and not checkpoint.covers(ALL_CLIPS):
+                num_clips = len(
+                    clip_starts(
+                        info.expected_frames,
+                        clip_len=self.job.config.clip_len,
+                        clip_stride=self.job.config.clip_stride,
+                    )
+                )
+                if num_clips >= 2 * self.job.piece_clips:
+                    raise _LongVideo(num_clips)
 
         def on_clip(num_frames: int, expected_frames: int, rows: "Arrays") -> None:
             saver.save_if_due(rows)
@@ -248,14 +300,19 @@ class VideoTask:
             self.source,
             streams,
             stage_seconds=stage_seconds,
-            skip_clips=num_saved,
+            clips=range(first_clip, clips.stop),
             folder_fps=self.job.folder_fps,
             limits=self.job.limits,
             thumbnails=with_thumbnails,
             decode_threads=self.job.share.decode_threads,
+            on_open=on_open,
             on_clip=on_clip,
             on_read=turn.end_reading,
         )
+        if clips != ALL_CLIPS:
+            saver.save(features.arrays)
+            if len(features.clips) < clips.stop:
+                checkpoint.save_end(len(features.clips))
         if not saved:
             return features
         arrays = {
@@ -372,9 +429,10 @@ class VideoTask:
             "frame_seconds": None if is_told else seconds,
         }
 
-    def _checkpoint(self, streams: tuple[str, ...]) -> FeatureCheckpoint:
-        identity = "\n".join(self.keys[stream] for stream in streams)
-        return self.cache.checkpoint(hashlib.sha256(identity.encode()).hexdigest())
+    def _identity(self, streams: tuple[str, ...]) -> str:
+        """Return a digest of the content and of all that makes these streams of it."""
+        keys = "\n".join(self.keys[stream] for stream in streams)
+        return hashlib.sha256(keys.encode()).hexdigest()
 
     def _result(self, status: Status, **more: Any) -> VideoOutcome:
         return VideoOutcome(
@@ -393,8 +451,21 @@ class VideoTask:
         return self._result("skipped", partial=self.cache.entry(first).source.partial)
 
 
+class _LongVideo(Exception):
+    """Extraction ends where it begins: the video has so many clips that it is to be cut."""
+
+    def __init__(self, num_clips: int) -> None:
+        super().__init__(num_clips)
+        self.num_clips = num_clips
+
+
+def _of_clips(streams: Iterable[str]) -> tuple[str, ...]:
+    """Return those streams that have a row a clip."""
+    return tuple(stream for stream in streams if stream != FRAMES)
+
+
 def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
-    """Extract what the cache lacks of one video and write it as one shard.
+    """Do what a task says: extract what the cache lacks of one video and write it as one shard.
 
     A video that cannot be extracted gives a `failed` result.
 
@@ -403,11 +474,14 @@ def extract_one(task: VideoTask, turn: Turn | None = None) -> VideoOutcome:
         KeyboardInterrupt: it was told to stop.
     """
     started = time.perf_counter()
-    turn = turn or Turn()
+    result = _extract(task, turn or Turn())
+    return dataclasses.replace(result, seconds=time.perf_counter() - started, clips=task.clips)
+
+
+def _extract(task: VideoTask, turn: Turn) -> VideoOutcome:
     source = task.source
     try:
-        result = task.complete(turn)
-        return dataclasses.replace(result, seconds=time.perf_counter() - started)
+        return task.complete(turn)
     except CacheError:
         raise
     except (FeatError, OSError) as error:
@@ -450,12 +524,17 @@ class _Saver:
 
     def save_if_due(self, rows: "Arrays") -> None:
         """Save those rows of the clips from `first_clip` on that are new, if it is time."""
-        if time.monotonic() - self._last < CHECKPOINT_SECONDS:
-            return
+        if time.monotonic() - self._last >= CHECKPOINT_SECONDS:
+            self.save(rows)
+
+    def save(self, rows: "Arrays") -> None:
+        """Save those rows of the clips from `first_clip` on that are new."""
         self._check()
         block = {name: array[self._num_saved :] for name, array in rows.items()}
-        self._checkpoint.save(self._first_clip + self._num_saved, block)
-        self._num_saved = len(next(iter(rows.values())))
+        count = len(next(iter(block.values()), ()))
+        if count:
+            self._checkpoint.save(self._first_clip + self._num_saved, block)
+        self._num_saved += count
         self._last = time.monotonic()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache import FeatureCache
-from cache.checkpoints import FeatureCheckpoint
+from cache.checkpoints import MAX_CLIPS, FeatureCheckpoint
 
 KEY = sha256_of("long video")
 
@@ -59,20 +59,33 @@ def test_what_follows_a_damaged_block_is_not_loaded(checkpoint, tmp_path, caplog
     assert len(checkpoint.load()["rgb"]) == 12
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=12))
-@settings(max_examples=40, deadline=None)
-def test_load_is_the_longest_run_the_blocks_allow_greedily(tmp_path_factory, blocks) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 5)), max_size=12),
+    st.integers(0, 14),
+    st.integers(0, 6),
+    st.one_of(st.none(), st.integers(0, 14)),
+)
+@settings(max_examples=60, deadline=None)
+def test_load_is_all_from_a_clip_to_the_first_that_no_block_has(
+    tmp_path_factory, blocks, first, length, end
+) -> None:
     checkpoint = FeatureCheckpoint(tmp_path_factory.mktemp("partial"), KEY)
-    for first, count in blocks:
-        checkpoint.save(first, rows(first, count))
-    position = 0
-    while any(first == position for first, _ in blocks):
-        position += max(count for first, count in blocks if first == position)
-    loaded = checkpoint.load()
-    expected = rows(0, position) if position else {}
+    for start, count in blocks:
+        checkpoint.save(start, rows(start, count))
+    there = {start + i for start, count in blocks for i in range(count)}
+    stop = next(clip for clip in range(first, 99) if clip not in there)
+    loaded = checkpoint.load(first)
+    expected = rows(first, stop - first) if stop > first else {}
     assert loaded.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(loaded[name], array)
+        np.testing.assert_array_equal(loaded[name], array, strict=True)
+    wanted = range(first, first + length)
+    assert checkpoint.covers(wanted) == there.issuperset(wanted)
+    if end is not None:
+        checkpoint.save_end(end)
+        assert checkpoint.covers(wanted) == there.issuperset(wanted[: max(end - first, 0)])
+        assert checkpoint.covers(range(MAX_CLIPS)) == there.issuperset(range(end))
+        assert checkpoint.load(first).keys() == expected.keys()
 
 
 def test_other_shapes_count_as_a_gap(checkpoint) -> None:

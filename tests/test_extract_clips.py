@@ -1,9 +1,11 @@
+from itertools import islice, pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.clips import clip_starts, clip_table, iter_clips
+from extract.clips import clip_starts, clip_table, cut_clips, iter_clips
 
 LENGTHS = st.integers(1, 40)
 
@@ -74,6 +76,36 @@ def test_iter_clips_yields_the_frames_that_clip_starts_says(num_frames, clip_len
         assert clip.frames.shape == (clip_len + 1, 2, 2, 3)
         assert clip.frames[:, 0, 0, 0].tolist() == np.minimum(wanted, num_frames - 1).tolist()
         assert clip.num_real == min(clip_len, num_frames - clip.start_frame)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 9))
+def test_pieces_have_each_clip_once_and_the_last_one_no_end(num_clips, num_pieces):
+    pieces = cut_clips(num_clips, num_pieces)
+    assert len(pieces) == num_pieces
+    assert pieces[0].start == 0
+    assert all(a.stop == b.start for a, b in pairwise(pieces))
+    assert pieces[-1].stop > 10**8
+    lengths = [min(piece.stop, num_clips) - piece.start for piece in pieces]
+    assert sum(lengths) == num_clips
+    assert max(lengths) - min(lengths) <= 1
+
+
+@given(
+    st.integers(0, 60), st.integers(1, 5), st.integers(1, 7), st.integers(0, 60), st.integers(1, 8)
+)
+def test_pieces_give_the_clips_of_the_whole(num_frames, clip_len, stride, expected, num_pieces):
+    """However many frames were expected, and each clip with the frame behind it."""
+    whole = clips_of(num_frames, clip_len, stride)
+    num_clips = len(clip_starts(expected, clip_len=clip_len, clip_stride=stride))
+    in_pieces = []
+    for piece in cut_clips(num_clips, num_pieces):
+        stream = ListStream(num_frames)
+        clips = iter_clips(stream, clip_len=clip_len, clip_stride=stride)
+        in_pieces += islice(clips, piece.start, piece.stop)
+    assert [clip.start_frame for clip in in_pieces] == [clip.start_frame for clip in whole]
+    for one, other in zip(in_pieces, whole, strict=True):
+        assert one.num_real == other.num_real
+        np.testing.assert_array_equal(one.frames, other.frames)
 
 
 def test_the_last_frame_is_its_own_successor():

@@ -67,14 +67,14 @@ def test_an_extractor_leaves_the_number_of_torchs_threads_as_it_is(
         torch.set_num_threads(1)
 
 
-def test_batches_are_reported_in_order_and_leading_clips_skipped(
+def test_batches_are_reported_in_order_and_no_clips_returned_but_those_asked_for(
     video: VideoSource, random_rgb_weights: Path
 ) -> None:
     one = extractor(random_rgb_weights, num_threads=2)
     seen: list[tuple[int, np.ndarray]] = []
     whole = one.extract(video, ("rgb",), stage_seconds={})
     rest = one.extract(
-        video, ("rgb",), stage_seconds={}, skip_clips=1,
+        video, ("rgb",), stage_seconds={}, clips=range(1, 99),
         on_clip=lambda frames, expected, rows: seen.append((frames, rows["rgb"].copy())),
     )  # fmt: skip
     assert [frames for frames, _ in seen] == [32, 38]
@@ -82,6 +82,8 @@ def test_batches_are_reported_in_order_and_leading_clips_skipped(
         np.testing.assert_array_equal(rows, rest.arrays["rgb"][:count])
     np.testing.assert_array_equal(rest.arrays["rgb"], whole.arrays["rgb"][1:])
     assert rest.num_frames == whole.num_frames == 38
+    middle = one.extract(video, ("rgb",), stage_seconds={}, clips=range(1, 2))
+    np.testing.assert_array_equal(middle.arrays["rgb"], whole.arrays["rgb"][1:2])
 
 
 def test_two_videos_at_once_and_the_end_of_one_is_announced(
