@@ -188,7 +188,7 @@ class VideoTask:
                 checkpoint.clear()
         if checkpoint.covers(ALL_CLIPS):
             video = self._complete_video(turn, stage_seconds)
-            if video.status != "busy":  # else another process came to its last piece as well
+            if video.status == "done":  # else another process came to its last piece as well
                 return video
         return self._result("piece", stage_seconds=stage_seconds)
 

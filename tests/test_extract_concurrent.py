@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,16 @@ def extract(folder: Path, cache: str, weights: Path) -> dict:
 
 
 def start(
-    folder: Path, cache: str, weights: Path, *options: str, stderr: int | None = None
+    folder: Path,
+    cache: str,
+    weights: Path,
+    *options: str,
+    stderr: int | None = None,
+    command: Sequence[str] = ("-m", "feat"),
 ) -> subprocess.Popen[str]:
     root = Path(__file__).resolve().parents[1]
     return subprocess.Popen(
-        [sys.executable, "-m", "feat", *arguments(folder, cache, weights), *options],
+        [sys.executable, *command, *arguments(folder, cache, weights), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
