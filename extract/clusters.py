@@ -2,7 +2,8 @@
 
 The driver's configuration, precision and weights hold everywhere. Workers see the videos under the
 driver's paths. Those that see the cache as well write shards of their own into it, as machines do
-that share a cache; the others hand them to the driver, which checks and writes them.
+that share a cache; the others hand them to the driver, which checks and writes them. All send them
+to a cache that is an address.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from typing import NamedTuple
 
 from cache import FeatureCache
 from cache.exchange.merge import receive_shard
+from cache.exchange.remote import Remote
+from cache.marker import MARKER
 from data.clusters.engine import Cluster, Lost, Ready
 from data.errors import ConfigError, WeightsError
 from data.ffmpeg import ffmpeg_version
@@ -53,7 +56,7 @@ class _Made(NamedTuple):
 
 
 def extract_on(
-    cluster: Cluster, tasks: Sequence[VideoTask], resources: Resources
+    cluster: Cluster, tasks: Sequence[VideoTask], *, resources: Resources, address: str
 ) -> Iterator[VideoOutcome]:
     """Yield each video's result, from whichever worker; who stops iterating cancels.
 
@@ -61,6 +64,7 @@ def extract_on(
         cluster: whose workers.
         tasks: of one job, of which each worker has devices, share and weights of its own.
         resources: what one worker computes on; by default its threads and a GPU that it sees.
+        address: where workers send shards, of a cache that the job's is a mirror of; "" for none.
 
     Raises:
         FeatError: no worker is fit, the scheduler is gone, or the cache cannot be written.
@@ -80,6 +84,7 @@ def extract_on(
             },
             resources=resources,
             mark=mark.path,
+            address=address,
             example=videos[0].source.path,
         )
         for video, result in cluster.run(terms, videos):
@@ -104,9 +109,9 @@ def _videos(cache: FeatureCache, tasks: Sequence[VideoTask]) -> list[_Video]:
     names = cache.names()
     videos = []
     for task in tasks:
+        # of another content, if the video has changed: then these are not the keys that it asks for
         known = names.get(task.source.video_id)
-        same = known and (known.size, known.mtime_ns) == (task.stamp.size, task.stamp.mtime_ns)
-        there = cache.keys_of_content(known.sha256) if known and same else ()
+        there = cache.keys_of_content(known.sha256) if known else ()
         source = dataclasses.replace(task.source, path=task.source.path.absolute())
         videos.append(_Video(source, task.stamp, frozenset(there), task.clips))
     return videos
@@ -121,6 +126,7 @@ class _Terms:
     contents: Mapping[Path, bytes]  # of the files of weights
     resources: Resources
     mark: Path  # a file in the cache
+    address: str
     example: Path  # a video
 
     def __call__(self, threads: int) -> Ready[_Video, _Made]:
@@ -151,7 +157,7 @@ class _Terms:
             self.resources, workers=1, threads=self.resources.threads or threads
         )
         _, share = own.share((device,), num_videos=threads)
-        sees_cache = self.mark.exists()
+        sees_cache = self.mark.exists() and not self.address
         job = dataclasses.replace(
             self.job,
             weights=weights,
@@ -159,8 +165,13 @@ class _Terms:
             share=share,
             piece_clips=self.job.piece_clips if device == "cpu" and sees_cache else None,
         )
-        extract = _extract if sees_cache else _extract_and_hand_over
-        return Ready(partial(extract, job), slots=share.videos)
+        extract = partial(_extract if sees_cache else _extract_and_hand_over, job)
+        if self.address:
+            remote = Remote(self.address)
+            if remote.size(MARKER) is None:
+                raise ConfigError(f"{remote.url}: no feature cache there, as this worker sees it")
+            extract = partial(_extract_and_send, self.address, job)
+        return Ready(extract, slots=share.videos)
 
 
 @cache
@@ -202,6 +213,18 @@ def _extract_and_hand_over(job: Job, video: _Video, stop: threading.Event) -> _M
     """Extract into a cache of this video's own, which goes when its shards have been read."""
     with temporary_cache() as cache:
         made = _extract(dataclasses.replace(job, cache_dir=cache.path), video, stop)
-        # thumbnails are written before the features, which say that a video is done
-        paths = sorted(cache.shards_dir.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        return made._replace(shards={path.name: path.read_bytes() for path in paths})
+        return made._replace(shards={path.name: path.read_bytes() for path in _shards(cache)})
+
+
+def _extract_and_send(address: str, job: Job, video: _Video, stop: threading.Event) -> _Made:
+    """Extract into a cache of this video's own, which goes when its shards have been sent."""
+    with temporary_cache() as cache:
+        made = _extract(dataclasses.replace(job, cache_dir=cache.path), video, stop)
+        for path in _shards(cache):
+            Remote(address).upload(path, f"shards/{path.name}")
+        return made
+
+
+def _shards(cache: FeatureCache) -> list[Path]:
+    """Return the shards in the order of their writing: features, which end a video, come last."""
+    return sorted(cache.shards_dir.iterdir(), key=lambda path: path.stat().st_mtime_ns)

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,17 @@ _LIMITS = (
 )  # fmt: skip
 
 
+class FolderOrAddress(click.Path):
+    """A path, or an address such as `s3://bucket/features` as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a Path, or an address as text."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 def _parse_streams(text: str) -> dict[str, Any]:
     """Return the fields of `ExtractConfig` that `rgb,flow,frames:256x256,gray` stands for."""
     from cache.streams import FRAMES
@@ -94,8 +106,9 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     help="The same as DIR.",
 )  # fmt: skip
 @click.option(
-    "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
-    help="The feature cache.",
+    "--cache", "cache_dir", default="features", show_default=True, type=FolderOrAddress(),
+    help="The feature cache; with --cluster also an address, such as s3://bucket/features, to "
+    "which the workers send features: then no picture is kept without --thumbnails.",
 )  # fmt: skip
 @click.option(
     "--streams", default="rgb,flow", show_default=True,
@@ -184,7 +197,7 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
 def extract_command(
     place: Path | None,
     videos_dir: Path | None,
-    cache_dir: Path,
+    cache_dir: Path | str,
     streams: str,
     resize: str,
     crops: str,
@@ -223,6 +236,8 @@ def extract_command(
     FEAT_KERNELS=0 in the environment computes in plain PyTorch, without the compiled kernels and
     without numba: on a CPU tens of times as slow, the same features but for rounding.
     """
+    from cache.exchange.mirror import mirrored
+    from cache.exchange.remote import Remote
     from data.clusters.open import open_cluster
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
@@ -244,6 +259,12 @@ def extract_command(
         raise click.UsageError("--precision auto is one machine's: name one for a cluster")
     if cluster and workers:
         raise click.UsageError("--workers is for this machine: a cluster has its own")
+    address = cache_dir if isinstance(cache_dir, str) else ""
+    if address and not cluster:
+        raise click.UsageError(
+            "--cache takes an address with --cluster: here extract into a folder, then "
+            f"feat cache push {address}"
+        )
     elsewhere = open_cluster(cluster, scheduler=scheduler, nodes=nodes, partition=partition)
     # the default needs no look at the hardware, which would load torch
     if not cluster and precision != "float32":  # each worker of a cluster looks at its own
@@ -262,22 +283,29 @@ def extract_command(
         "prefix": prefix,
         "labels_of": labels_of or "",
         "limit": limit,
-        "thumbnails": thumbnails,
+        # who is in the videos is nobody's business at an address, as of `feat cache push`
+        "thumbnails": bool(thumbnails) if address else thumbnails,
     }
-    if dry_run:
-        plan = plan_extraction(folder, cache_dir, config, **terms)
-        click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
-        click.get_current_context().exit(int(bool(plan.refused)))
-    report = run_extraction(
-        folder,
-        cache_dir,
-        config,
-        resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
-        cluster=elsewhere,
-        folder_fps=folder_fps,
-        limits=limits,
-        **terms,
-    )
+    remote = Remote(address) if address else None
+    shown = remote.url if remote else str(cache_dir)
+    with mirrored(remote, dry_run=dry_run) if remote else nullcontext(Path(cache_dir)) as cache:
+        if dry_run:
+            plan = plan_extraction(folder, cache, config, **terms)
+            plan.cache = shown
+            click.echo(json.dumps(plan.to_json()) if as_json else plan.to_text())
+            click.get_current_context().exit(int(bool(plan.refused)))
+        report = run_extraction(
+            folder,
+            cache,
+            config,
+            resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
+            cluster=elsewhere,
+            address=address,
+            folder_fps=folder_fps,
+            limits=limits,
+            **terms,
+        )
+    report.cache = shown
     click.echo(json.dumps(report.to_json()) if as_json else report.to_text())
     if report.failed or report.partial:
         click.get_current_context().exit(1)

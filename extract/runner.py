@@ -59,6 +59,7 @@ def run_extraction(
     weights: Mapping[str, str] | None = None,
     resources: Resources | None = None,
     cluster: Cluster | None = None,
+    address: str = "",
     folder_fps: float = 25.0,
     limits: Limits | None = None,
     allow_mixed: bool = False,
@@ -79,6 +80,8 @@ def run_extraction(
         weights: by stream, a file, `auto` or for `flow` `crossmodal`; `auto` where none is named.
         resources: what to compute on, on a cluster each worker; by default all there is.
         cluster: whose workers extract; None for this machine.
+        address: to which these send features, of a cache that `cache_dir` is a mirror of; "" for
+            none.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost; None for the defaults.
         allow_mixed: admit a second configuration to the cache.
@@ -121,6 +124,7 @@ def run_extraction(
             work.weights,
             resources=resources,
             cluster=cluster,
+            address=address,
             folder_fps=folder_fps,
             limits=limits,
             thumbnails=thumbnails,
@@ -179,6 +183,7 @@ def extract_videos(
     *,
     resources: Resources | None = None,
     cluster: Cluster | None = None,
+    address: str = "",
     folder_fps: float = 25.0,
     limits: Limits | None = None,
     thumbnails: bool | None = False,
@@ -195,6 +200,8 @@ def extract_videos(
         weights: of each stream of `config`.
         resources: what to compute on, on a cluster each worker; by default all there is.
         cluster: whose workers extract; None for this machine.
+        address: to which these send features, of a cache that `cache_dir` is a mirror of; "" for
+            none.
         folder_fps: frame rate that folders of images are taken to have.
         limits: what one video may cost; None for the defaults.
         thumbnails: see `Job`.
@@ -232,7 +239,7 @@ def extract_videos(
         if cluster is None:
             engine = partial(on_this_machine, workers=workers, progress=progress)
         else:
-            engine = partial(extract_on, cluster, resources=resources)
+            engine = partial(extract_on, cluster, resources=resources, address=address)
         for result in run_tasks(tasks, engine, progress):
             progress.finish(result, num_bytes=stamps[result.video_id].size)
             yield result

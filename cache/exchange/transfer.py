@@ -100,9 +100,9 @@ def push_cache(
     if remote.is_http:
         raise CacheError(f"{remote.url}: HTTP servers are read-only; push by sftp or s3")
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
-    if not _check_marker(remote):
+    if not check_marker(remote):
         remote.upload(cache.path / MARKER, MARKER)
-    there, _ = _shards_there(remote)
+    there, _ = shards_there(remote)
     here = cache.shards()
     entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
@@ -143,11 +143,23 @@ def push_cache(
     report.thumbnails_left_out = streams.count(THUMBNAILS)
     report.frames_left_out = streams.count(FRAMES)
     report.damaged += [name for name in cache.bad_shards if name not in report.damaged]
-    report.names = _push_names(cache, remote)
-    if cache.labels_path.exists():
-        report.labels = _push_labels(cache, remote)
-    _push_listing(remote)
+    report.names, report.labels = push_names_and_labels(cache, remote)
     return report
+
+
+def push_names_and_labels(cache: FeatureCache, remote: Remote) -> tuple[int, int]:
+    """Send the names and labels that the other side lacks, and leave a list of its files there.
+
+    Returns:
+        How many files of names were sent, and how many labels.
+
+    Raises:
+        CacheError: labels differ, or the connection failed for good.
+    """
+    names = _push_names(cache, remote)
+    labels = _push_labels(cache, remote) if cache.labels_path.exists() else 0
+    _push_listing(remote)
+    return names, labels
 
 
 def pull_cache(
@@ -160,9 +172,9 @@ def pull_cache(
             connection failed for good; what has arrived is kept.
     """
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
-    if not _check_marker(remote):
+    if not check_marker(remote):
         raise CacheError(f"{remote.url}: no feature cache there (no {MARKER})")
-    there, impossible = _shards_there(remote)
+    there, impossible = shards_there(remote)
     for name, size in impossible.items():
         logger.warning(
             "refused: %s/shards/%s: %d bytes, expected 1 to %d",
@@ -172,8 +184,8 @@ def pull_cache(
     missing = {name: size for name, size in there.items() if name not in cache.shards()}
     tables = _remote_tables(remote, missing, report)
     with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
-        manifests = _fetch_names(cache, remote, Path(folder), report)
-        labels = _download_labels(remote, Path(folder))
+        manifests = fetch_names(cache, remote, Path(folder), report)
+        labels = download_labels(remote, Path(folder))
         if labels:
             _merge_labels([LabelsFrom.file(cache.labels_path), labels], remote)
         entries = [stored.entry for table in tables.values() for stored in table.records.values()]
@@ -224,7 +236,7 @@ def _without(path: Path, keys: Collection[str]) -> Iterator[Path]:
         yield write_shard(Path(folder), kept)
 
 
-def _check_marker(remote: Remote) -> bool:
+def check_marker(remote: Remote) -> bool:
     """Return whether there is a cache.
 
     Raises:
@@ -247,7 +259,7 @@ def _check_marker(remote: Remote) -> bool:
     return True
 
 
-def _shards_there(remote: Remote) -> tuple[dict[str, int], dict[str, int]]:
+def shards_there(remote: Remote) -> tuple[dict[str, int], dict[str, int]]:
     """Return the other side's shards and their sizes: those of a possible size, and the others."""
     listed: dict[str, Any] = {}
     if remote.is_http:
@@ -333,7 +345,7 @@ def _refuse_push(
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
         if not latest_names:
             ignored = TransferReport(cache="", url=remote.url)
-            manifests = _fetch_names(cache, remote, Path(folder), ignored)
+            manifests = fetch_names(cache, remote, Path(folder), ignored)
             ours = cache.names()
             conflicts += name_conflicts(
                 {name: entry.sha256 for name, entry in ours.items()},
@@ -342,7 +354,7 @@ def _refuse_push(
                 advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pushed", conflicts)
-        theirs = _download_labels(remote, Path(folder))
+        theirs = download_labels(remote, Path(folder))
         if theirs:
             _merge_labels([theirs, LabelsFrom.file(cache.labels_path)], remote)
 
@@ -391,7 +403,7 @@ def _push_names(cache: FeatureCache, remote: Remote) -> int:
     return sent
 
 
-def _fetch_names(
+def fetch_names(
     cache: FeatureCache, remote: Remote, folder: Path, report: TransferReport
 ) -> dict[str, dict[str, NameLine]]:
     """Fetch the files of names that are new here, checked, into `folder`; return their lines."""
@@ -458,7 +470,7 @@ def _push_labels(cache: FeatureCache, remote: Remote) -> int:
     """Add our labels to the other side's; return how many it lacked."""
     ours = LabelsFrom.file(cache.labels_path)
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
-        theirs = _download_labels(remote, Path(folder))
+        theirs = download_labels(remote, Path(folder))
         labels = _merge_labels([*([theirs] if theirs else []), ours], remote)
         added = len(labels) - (len(theirs.labels) if theirs else 0)
         if added:
@@ -468,7 +480,7 @@ def _push_labels(cache: FeatureCache, remote: Remote) -> int:
         return added
 
 
-def _download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
+def download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
     """Return the other side's labels, None if it has none."""
     data = remote.read_small("labels.csv", MAX_LABELS_BYTES)
     if data is None:
@@ -493,7 +505,7 @@ def _push_listing(remote: Remote) -> None:
     """Leave a list of what is there: HTTP servers need not list their folders."""
     listing = {
         "format": "feat listing",
-        "shards": _shards_there(remote)[0],
+        "shards": shards_there(remote)[0],
         "names": sorted(name for name in remote.list("names") if is_manifest_name(name)),
     }
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
