@@ -27,7 +27,7 @@ from data.process import ENVIRONMENT, set_up_process
 from data.sample.videos import draw_video
 
 if TYPE_CHECKING:
-    from extract.worker import Job
+    from extract.job import Job
 
 SIDES = ("reference", "ours")
 VIDEOS_A_TURN = 2
@@ -92,8 +92,9 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from extract.config import ExtractConfig
     from extract.decode.limits import Limits
     from extract.devices import Share
+    from extract.job import Job
     from extract.weights.resolve import resolve_weights
-    from extract.worker import Job, VideoTask, extract_one
+    from extract.worker import VideoTask, extract_one
 
     set_up_process()
     weights = resolve_weights(streams=STREAMS, flow="crossmodal")

@@ -44,10 +44,11 @@ from extract.clusters import extract_on
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.devices import Resources, Share
+from extract.job import Job
 from extract.runner import run_extraction
 from extract.streaming import VideoFeatures
 from extract.weights.resolve import resolve_weights
-from extract.worker import Job, VideoTask
+from extract.worker import VideoTask
 
 CONFIG = ExtractConfig()
 RESOURCES = Resources(device="cpu", threads=1)
@@ -119,7 +120,7 @@ def prepare_watched(
     if record:
         import extract.worker
 
-        extract.worker._extractor = lambda job: Recorded(record)  # type: ignore[assignment,return-value]
+        extract.worker.extractor_of = lambda job: Recorded(record)  # type: ignore[assignment,return-value]
     return Ready(partial(call_watched, ready.call), ready.slots)
 
 
@@ -155,7 +156,7 @@ def bench_workers(root: Path, videos: int, rounds: int) -> None:
                 tasks = [VideoTask(source=s, stamp=source_stamp(s), job=job) for s in sources]
                 watched = Watched(DaskCluster(address))
                 print(f"{workers} at work, load {os.getloadavg()}", file=sys.stderr)
-                done = list(extract_on(watched, tasks, RESOURCES))
+                done = list(extract_on(watched, tasks, resources=RESOURCES))
                 assert {each.status for each in done} == {"done"}, done
                 if turn:
                     seconds[workers].append(watched.ended - watched.began)

@@ -30,6 +30,7 @@ from data.process import set_up_process
 from data.videos import Stamp, VideoSource
 from extract.devices import Resources, list_devices
 from extract.i3d.precision import precision_for
+from extract.job import Job, temporary_cache
 from extract.report import VideoOutcome
 from extract.weights.resolve import (
     CROSSMODAL,
@@ -38,7 +39,7 @@ from extract.weights.resolve import (
     read_entry,
     weights_folder,
 )
-from extract.worker import Job, Turn, VideoTask, extract_one, temporary_cache
+from extract.worker import Turn, VideoTask, extract_one
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -56,7 +57,7 @@ class _Made(NamedTuple):
 
 
 def extract_on(
-    cluster: Cluster, tasks: Sequence[VideoTask], *, resources: Resources, address: str
+    cluster: Cluster, tasks: Sequence[VideoTask], *, resources: Resources, address: str = ""
 ) -> Iterator[VideoOutcome]:
     """Yield each video's result, from whichever worker; who stops iterating cancels.
 

@@ -32,13 +32,14 @@ from extract.clusters import extract_on
 from extract.config import ExtractConfig, recorded_weights
 from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
+from extract.job import Job
 from extract.kernels.choice import warn_without_kernels
 from extract.pool import Engine, on_this_machine, run_tasks
 from extract.progress import ExtractProgress
 from extract.report import ExtractPlan, ExtractReport, VideoOutcome
 from extract.thumbnails import CONFIG as THUMBNAILS_CONFIG
 from extract.weights.resolve import Weights, check_weights
-from extract.worker import Job, VideoTask, failed
+from extract.worker import VideoTask, failed
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -6,15 +6,12 @@ torch and numba are loaded with `extract.pipeline`, at the first video that need
 import dataclasses
 import hashlib
 import platform
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,63 +21,28 @@ from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
 from cache.streams import FRAMES, THUMBNAILS
 from data.errors import CacheError, DecodeError, FeatError
-from data.process import use_threads
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract import thumbnails
 from extract.backbones import BACKBONES
 from extract.clips import ALL_CLIPS, clip_starts
-from extract.config import ExtractConfig
-from extract.decode.limits import Limits
 from extract.decode.stream import StreamInfo
-from extract.devices import Share
 from extract.frames import read_frames
+from extract.job import Job, device_of, extractor_of, open_cache
 from extract.kernels.choice import use_kernels
 from extract.progress import ExtractProgress
 from extract.report import Status, VideoOutcome
 from extract.streaming import timed
-from extract.weights.resolve import Weights
 
 if TYPE_CHECKING:
-    from extract.pipeline import Extractor
     from extract.streaming import Arrays, VideoFeatures
 
 # Seconds of work after which the finished clips of a long video are saved: what a kill costs.
 CHECKPOINT_SECONDS = 120.0
 # Frames' times that differ by less are the same: time bases are 90 kHz and coarser.
 EQUAL_SECONDS = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What one run asks of its workers; picklable.
-
-    Attributes:
-        cache_dir: the feature cache; it exists.
-        config: how features are made.
-        weights: of each stream in `config`.
-        devices: torch devices, dealt out to the worker processes in turn.
-        share: what one worker gets of the machine.
-        folder_fps: frame rate that folders of images are taken to have.
-        limits: what one video may cost.
-        thumbnails: whether to keep pictures; None: of the videos whose features are extracted,
-            True: also of those whose features are there.
-        piece_clips: a video of twice as many clips is cut into pieces; None for none.
-    """
-
-    cache_dir: Path
-    config: ExtractConfig
-    weights: Mapping[str, Weights]
-    devices: tuple[str, ...]
-    share: Share
-    folder_fps: float
-    limits: Limits
-    thumbnails: bool | None = False
-    piece_clips: int | None = None
-
-    @cached_property
-    def configs(self) -> dict[str, dict[str, Any]]:
-        """The configuration of each stream, as it enters the keys."""
-        return self.config.stream_configs(self.weights)
+# A batch finishes a dozen videos at once. As many threads that write would keep each other waiting
+# for the interpreter, and the one that keeps the GPU busy; two are as fast together.
+_writing = threading.Semaphore(2)
 
 
 class Turn:
@@ -157,7 +119,7 @@ class VideoTask:
     @property
     def cache(self) -> FeatureCache:
         """The cache of the job, open in this process."""
-        return _open_cache(self.job.cache_dir)
+        return open_cache(self.job.cache_dir)
 
     def missing(self) -> tuple[str, ...]:
         """Return the streams that the cache lacks."""
@@ -296,7 +258,7 @@ class VideoTask:
             saver.save_if_due(rows)
             self._go_on(turn, num_frames, expected_frames)
 
-        features = _extractor(self.job).extract(
+        features = extractor_of(self.job).extract(
             self.source,
             streams,
             stage_seconds=stage_seconds,
@@ -542,7 +504,7 @@ def _provenance(job: Job) -> dict[str, Any]:
     """Return what made the features but, as far as is known, does not change them."""
     from data.ffmpeg import ffmpeg_version
 
-    device = _device(job).partition(":")[0]
+    device = device_of(job).partition(":")[0]
     return {
         **who_and_when(),
         **_versions(device),
@@ -561,59 +523,3 @@ def _versions(device: str) -> dict[str, str]:
         "torch": version("torch"),
         "numba": version("numba") if uses_numba else "not used",
     }
-
-
-# One cache, one extractor and one device a process: made at the first video, kept for the others.
-_caches: dict[Path, FeatureCache] = {}
-_extractors: dict[tuple[Any, ...], "Extractor"] = {}
-_own_device: str | None = None
-_making = threading.Lock()
-# A batch finishes a dozen videos at once. As many threads that write would keep each other waiting
-# for the interpreter, and the one that keeps the GPU busy; two are as fast together.
-_writing = threading.Semaphore(2)
-
-
-def use_device(device: str) -> None:
-    """Let this process, one of several, use a device of its own."""
-    global _own_device
-    _own_device = device
-
-
-def _device(job: Job) -> str:
-    return _own_device or job.devices[0]
-
-
-def _open_cache(path: Path) -> FeatureCache:
-    if path not in _caches:
-        _caches.setdefault(path, FeatureCache(path))  # another thread may have been quicker
-    return _caches[path]
-
-
-@contextmanager
-def temporary_cache() -> Iterator[FeatureCache]:
-    """Yield a new cache, which tasks of this process may name as their job's until it goes."""
-    with tempfile.TemporaryDirectory(prefix="feat-worker-", ignore_cleanup_errors=True) as folder:
-        cache = FeatureCache.create(folder)
-        try:
-            yield cache
-        finally:
-            _caches.pop(cache.path, None)
-
-
-def _extractor(job: Job) -> "Extractor":
-    from extract.pipeline import Extractor
-
-    digests = tuple(job.weights[stream].digest for stream in job.config.streams)
-    identity = (job.config, digests, _device(job), job.share.threads, job.share.batch)
-    with _making:
-        if identity not in _extractors:
-            _extractors.clear()
-            use_threads(1)  # of PyTorch: each thread of the extractor's pool computes alone
-            _extractors[identity] = Extractor(
-                job.config,
-                job.weights,
-                device=_device(job),
-                num_threads=job.share.threads,
-                batch=job.share.batch,
-            )
-        return _extractors[identity]

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 
 from data.errors import CacheError
 from data.process import end_in_order_when_stopped, set_up_process
+from extract.job import use_device
 from extract.pool import overlapping
-from extract.worker import VideoTask, use_device
+from extract.worker import VideoTask
 
 
 def main() -> None:

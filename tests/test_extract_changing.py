@@ -67,7 +67,7 @@ def extract_while(
         return TINT.function(clips)
 
     patch.setitem(BACKBONES, "tint", replace(TINT, function=network))  # type: ignore[misc]
-    extract.worker._extractors.clear()
+    extract.job._extractors.clear()
     cache = videos.parent / "features"
     config = ExtractConfig(streams=("tint",), decode=SMALL)
     report = run_extraction(videos, cache, config, resources=CPU)

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.devices import Share
+from extract.job import Job
 from extract.pool import on_this_machine, run_tasks
 from extract.progress import ExtractProgress
 from extract.report import VideoOutcome
-from extract.worker import Job, Turn, VideoTask, extract_one
+from extract.worker import Turn, VideoTask, extract_one
 
 PIECE_CLIPS = 2
 
@@ -37,7 +39,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registers]:
     def register(*backbones: Drawn) -> None:
         for each in backbones:
             monkeypatch.setitem(BACKBONES, each.stream, each)  # type: ignore[misc]
-        monkeypatch.setattr("extract.worker._extractors", {})
+        monkeypatch.setattr("extract.job._extractors", {})
 
     threads = torch.get_num_threads()
     register(COLOUR, MOTION)
@@ -89,11 +91,13 @@ class Engine:
         self._num_pieces = num_pieces
 
     def __call__(self, tasks: Sequence[VideoTask]) -> Iterator[VideoOutcome]:
-        for outcome in on_this_machine(tasks, workers=1, progress=self.progress):
-            self.outcomes.append(outcome)
-            yield outcome
-            if self.pieces == self._num_pieces:
-                raise KeyboardInterrupt
+        results = on_this_machine(tasks, workers=1, progress=self.progress)
+        with closing(results):  # type: ignore[type-var]  # else its threads would go on
+            for outcome in results:
+                self.outcomes.append(outcome)
+                yield outcome
+                if self.pieces == self._num_pieces:
+                    raise KeyboardInterrupt
 
     @property
     def pieces(self) -> int:
@@ -198,6 +202,13 @@ def test_a_folder_of_frames(video: VideoSource, tmp_path: Path, register: Regist
 def test_a_run_that_ended_among_pieces_goes_on_with_those_it_lacks(
     video: VideoSource, tmp_path: Path, register: Registers
 ) -> None:
+    (whole,) = Engine().run(task_of(video, tmp_path / "whole", config(), None))
+    task = task_of(video, tmp_path / "pieces", config())
+    with pytest.raises(KeyboardInterrupt):
+        Engine(num_pieces=2).run(task)
+    blocks = (tmp_path / "pieces").glob("partial/*/*.block")
+    num_saved = sum(int(path.name.split("-")[1]) for path in blocks)
+    assert 4 <= num_saved < 10
     computed = []
 
     def colour(clips: torch.Tensor) -> torch.Tensor:
@@ -205,16 +216,6 @@ def test_a_run_that_ended_among_pieces_goes_on_with_those_it_lacks(
         return COLOUR.function(clips)
 
     register(dataclasses.replace(COLOUR, function=colour))
-    (whole,) = Engine().run(task_of(video, tmp_path / "whole", config(), None))
-    assert len(computed) == 10
-    task = task_of(video, tmp_path / "pieces", config())
-    computed.clear()
-    with pytest.raises(KeyboardInterrupt):
-        Engine(num_pieces=2).run(task)
-    blocks = (tmp_path / "pieces").glob("partial/*/*.block")
-    num_saved = sum(int(path.name.split("-")[1]) for path in blocks)
-    assert 4 <= num_saved < 10
-    computed.clear()
     (done,) = Engine().run(task)
     assert done.status == "done"
     assert len(computed) == 10 - num_saved

@@ -33,10 +33,11 @@ from extract.decode.config import DecodeConfig
 from extract.decode.limits import Limits
 from extract.decode.stream import StreamInfo
 from extract.devices import Resources, Share
+from extract.job import Job
 from extract.runner import extract_videos, run_extraction
 from extract.thumbnails import CONFIG, LONGEST_SIDE, MAX_BYTES, Thumbnails, encode
 from extract.weights.resolve import Weights
-from extract.worker import Job, Turn, VideoTask, extract_one
+from extract.worker import Turn, VideoTask, extract_one
 from feat import cli
 
 CPU = Resources(device="cpu", threads=2)
@@ -257,7 +258,7 @@ def test_a_kill_between_pictures_and_features_costs_the_features_only(
     for video in NUM_FRAMES:
         (cache.shards_dir / cache.find(video, "colour").shard).unlink()
     before = {path.name for path in cache.shards_dir.iterdir()}
-    monkeypatch.setattr("extract.worker._caches", {})  # as in a process that begins
+    monkeypatch.setattr("extract.job._caches", {})  # as in a process that begins
     report = run_extraction(videos, cache.path, config, resources=CPU)
     assert (report.done, report.failed) == (2, [])
     assert_has_pictures(FeatureCache(cache.path))
@@ -290,7 +291,7 @@ def test_other_features_of_a_video_want_no_other_pictures(
     assert levels(cache, "a.mkv") == pytest.approx([24, 72, 108], abs=2)
     assert len(cache.find_all("a.mkv", "colour")) == 2
     assert len(remove_features(cache, stream=THUMBNAILS).records) == 2
-    monkeypatch.setattr("extract.worker._caches", {})  # as in a process that begins
+    monkeypatch.setattr("extract.job._caches", {})  # as in a process that begins
     run_extraction(videos, cache.path, other, resources=CPU, thumbnails=True)
     assert levels(cache, "a.mkv") == pytest.approx([12, 36, 60, 84, 108], abs=2)
 

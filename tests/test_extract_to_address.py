@@ -54,7 +54,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     backbone: Any = Drawn("colour", "frames", (3,), colour)
     monkeypatch.setitem(BACKBONES, "colour", backbone)
-    monkeypatch.setattr("extract.worker._extractors", {})
+    monkeypatch.setattr("extract.job._extractors", {})
     threads = torch.get_num_threads()
     yield clips
     torch.set_num_threads(threads)
