@@ -18,6 +18,7 @@ from model.evaluation.compat import CompatTable
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.results import read_results
 from model.evaluation.rtfm import COLUMNS, Shortcuts, evaluated_frames
+from model.experiments.seeds import train_seeds
 from model.measures.metrics import VideoResult
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.registry import choose_method
@@ -26,6 +27,7 @@ from model.runs.train import run_training
 # tails of 1 to 15 frames, none, and a video shorter than a clip
 LENGTHS = [64, 33, 80, 81, 170, 9, 175, 96]
 SPANS = ["", "17:33", "", "40:81", "150:170", "", "3:80", ""]
+COMPAT = ["--compat", "rtfm", "--json"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,6 +121,26 @@ def test_the_table_is_printed_kept_and_shown(run):
     plain = CliRunner().invoke(cli, ["-q", "eval", "--run", str(run)])
     assert "rtfm" not in plain.stdout
     assert not (run / "eval" / "rtfm.md").exists()
+
+
+def test_several_seeds_show_the_means_of_their_tables(cache, rows, tmp_path):
+    method = choose_method("deepmil", assignments=["steps=2"])
+    folder = train_seeds(cache, rows, method, count=2, out=tmp_path / "two").run
+    found = [
+        json.loads(CliRunner().invoke(cli, ["-q", "eval", "--run", str(run), *COMPAT]).stdout)
+        for run in (folder / "seed-0", folder / "seed-1", folder)
+    ]
+    one, two, both = (each["compat"]["values"] for each in found)
+    assert {column: set(measures) for column, measures in both.items()} == {
+        column: set(measures) for column, measures in one.items()
+    }
+    for column, measures in both.items():
+        for name, value in measures.items():
+            assert value == pytest.approx((one[column][name] + two[column][name]) / 2)
+    assert one["rtfm"] != two["rtfm"]
+    shown = CliRunner().invoke(cli, ["-q", "eval", "--run", str(folder), *COMPAT[:2]]).stdout
+    assert "| rtfm | rtfm_tails |" in shown
+    assert "Means of 2 seeds." in shown
 
 
 @pytest.mark.parametrize(

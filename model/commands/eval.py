@@ -127,6 +127,8 @@ def eval_command(
         click.echo(several.to_text((*names, *(f"{name}{rule.suffix}" for name in names))))
         if rule.suffix:
             click.echo(f"names with {rule.suffix} behind: {rule.note()}")
+        if several.compat:
+            click.echo(f"\n{several.compat.to_markdown()}")
         return
     report = evaluate(run)
     if as_json:

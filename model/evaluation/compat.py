@@ -1,7 +1,8 @@
 """A published evaluation beside the right one: a table of what each of its shortcuts is worth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from numpy.typing import NDArray
@@ -55,6 +56,19 @@ class CompatTable:
     def to_markdown(self) -> str:
         """Return the table and how to read it."""
         return f"{markdown_table(self.rows())}\n\n{self.note}\n"
+
+
+def mean_table(tables: Sequence[CompatTable]) -> CompatTable:
+    """Return the means of the tables of several seeds, which have the same columns and measures."""
+    first = tables[0]
+    values: dict[str, dict[str, float | None]] = {}
+    for column, measures in first.values.items():
+        values[column] = {}
+        for measure in measures:
+            found = [table.values[column][measure] for table in tables]
+            known = [value for value in found if value is not None]
+            values[column][measure] = fmean(known) if known and len(known) == len(found) else None
+    return replace(first, values=values, note=f"Means of {len(tables)} seeds. {first.note}")
 
 
 def markdown_table(rows: Sequence[Sequence[str]], *, num_names: int = 1) -> str:

@@ -35,6 +35,7 @@ from model.runs.train import finish_training
 from model.runs.trained import finished_seeds, load_run, read_terms, run_folders
 
 if TYPE_CHECKING:
+    from model.evaluation.compat import CompatTable
     from model.evaluation.evaluate import EvalReport
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -52,6 +53,8 @@ class SeedsReport:
     """Measure -> over the seeds; None where a seed has none."""
     ensemble: "EvalReport | None" = None
     """Of the mean of all seeds' scores and category probabilities, where that was evaluated."""
+    compat: "CompatTable | None" = None
+    """Means over the seeds of a published evaluation, where one was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -60,6 +63,7 @@ class SeedsReport:
             "seeds": list(self.rows),
             "spread": {name: s.to_dict() if s else None for name, s in self.spreads.items()},
             **({"ensemble": self.ensemble.to_dict()} if self.ensemble else {}),
+            **({"compat": self.compat.to_dict()} if self.compat else {}),
         }
 
     def to_text(self, names: Sequence[str] = ()) -> str:
@@ -188,11 +192,18 @@ def evaluate_seeds(folder: Path, evaluate: "Callable[[Path], EvalReport]") -> Se
         ModelError: a run is not finished.
         FeatError: as of `evaluate`.
     """
-    rows = []
+    from model.evaluation.compat import mean_table
+
+    rows, tables = [], []
     for seed, run in finished_seeds(folder).items():
         report = evaluate(run)
         rows.append({"seed": seed, "run": str(run), **report.values()})
-    return replace(_report(folder, rows), ensemble=evaluate(folder))
+        tables += [report.compat] if report.compat else []
+    return replace(
+        _report(folder, rows),
+        ensemble=evaluate(folder),
+        compat=mean_table(tables) if tables else None,
+    )
 
 
 def fit_thresholds(
