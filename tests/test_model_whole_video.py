@@ -1,10 +1,14 @@
 """Methods that judge whole videos: the rules of Sultani et al., and real evaluations."""
 
+import csv
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import quick_first
@@ -12,8 +16,13 @@ from model_cache import add_video, label
 from test_model_methods import fit
 
 from cache import FeatureCache
-from data.errors import ConfigError
-from model.evaluation.evaluate import run_evaluation
+from cache.exchange.foreign import ImportConfig
+from cache.exchange.importing import import_features
+from data.errors import ConfigError, ModelError
+from data.labels import write_labels
+from feat import cli
+from model.evaluation.evaluate import run_evaluation, write_page_again
+from model.evaluation.results import read_results
 from model.features.load import load_features
 from model.methods.classifiers.mean_feature import MeanFeature
 from model.methods.classifiers.tcnn import TCNN, whole_video_loss
@@ -60,6 +69,15 @@ def cache(rows, tmp_path_factory):
     return cache
 
 
+def imported(folder, rows, cache, counted):
+    """Return the same arrays imported, with frame counts of the videos `counted` alone."""
+    np.savez(folder / "c3d.npz", **{row.video: cache.read(row.video, "c3d") for row in rows})
+    found = FeatureCache.create(folder / "features")
+    config = ImportConfig(stream="c3d", origin="test", layout="segments")
+    import_features([folder / "c3d.npz"], found, config, frames=dict.fromkeys(counted, 320))
+    return found
+
+
 def held_out(rows):
     return [row for row in rows if row.split == "test"]
 
@@ -80,6 +98,104 @@ def test_categories_are_found_and_said_by_eval(name, cache, rows, tmp_path):
     # a video's windows are one: the whole of it
     assert report.metrics.counts["num_category_windows"] == 15
     assert "weakly supervised" in report.protocol
+
+
+@pytest.mark.parametrize("name", ["nearest", "tcnn"])
+@pytest.mark.parametrize("kept", [0, 7])
+def test_categories_need_no_frame_counts(name, kept, cache, rows, tmp_path, caplog):
+    """Published arrays tell no frames: the category accuracy is there, and who has no frames."""
+    counted = [row.video for row in held_out(rows)[:kept]]
+    features = imported(tmp_path, rows, cache, counted)
+    run = run_training(features, rows, METHODS[name], seed=0, runs=tmp_path).run
+    report = run_evaluation(run, features, rows)
+    found = report.metrics
+    assert found.values["accuracy_video"] == found.values["accuracy_window"] == 1.0
+    assert found.intervals["accuracy_video"] is not None
+    assert found.counts["num_category_videos"] == 15
+    assert found.counts["num_videos"] == 20
+    assert found.counts["num_uncounted_videos"] == 20 - kept
+    assert found.counts["num_frames"] == 320 * kept
+    assert f"{20 - kept} test videos were imported without a frame count: " in caplog.text
+    frames = [name for name in found.values if not name.startswith("accuracy")]
+    if kept:
+        assert "frame-level on 7 of the 20 test videos, the others without" in report.protocol
+    else:
+        assert "by the categories of the 20 test videos, without frame counts" in report.protocol
+        for measure in frames:
+            assert found.values[measure] is None
+            if not measure.endswith("_fitted"):
+                assert found.reasons[measure] == "not measured: no frame counts"
+    with (report.report.parent / "videos.csv").open(encoding="utf-8") as file:
+        told = {row["video"]: row for row in csv.DictReader(file)}
+    assert (
+        sum(row["frames"] == "0" and row["abnormal"] == "?" for row in told.values()) == 20 - kept
+    )
+    assert all(row["predicted"] == row["category"] for row in told.values() if row["category"])
+    results = read_results(report.report.parent)
+    assert sum(result.labels is None for result in results) == 20 - kept
+    write_page_again(run)
+    page = report.report.read_text(encoding="utf-8")
+    assert page.count("Nobody has counted its frames") == 20 - kept
+    if kept:  # measures of frames are as if only those were there
+        alone = [row for row in rows if row.split == "train" or row.video in counted]
+        expected = run_evaluation(run, features, alone, pictures=False).metrics.values
+        assert {name: found.values[name] for name in frames} == {
+            name: expected[name] for name in frames
+        }
+
+
+def test_what_only_frames_can_tell_is_refused_without_any(cache, rows, tmp_path):
+    features = imported(tmp_path, rows, cache, [])
+    run = run_training(features, rows, METHODS["nearest"], seed=0, runs=tmp_path).run
+    for how in ({"normalise": "video"}, {"drop_first": 4}, {"compat": "rtfm"}):
+        with pytest.raises(ModelError, match="20 test videos were imported without a frame count"):
+            run_evaluation(run, features, rows, **how)
+    unnamed = [replace(row, category="") if row.split == "test" else row for row in rows]
+    with pytest.raises(ModelError, match="no frame can be scored"):
+        run_evaluation(run, features, unnamed)
+
+
+@pytest.mark.parametrize("compat", ["rtfm", "one-class"])
+def test_other_measures_of_frames_are_of_counted_videos(compat, cache, rows, tmp_path):
+    counted = [row.video for row in held_out(rows)[:7]]
+    features = imported(tmp_path, rows, cache, counted)
+    run = run_training(features, rows, METHODS["nearest"], seed=0, runs=tmp_path).run
+    how = {"compat": compat, "normalise": "video", "drop_first": 4, "pictures": False}
+    alone = [row for row in rows if row.split == "train" or row.video in counted]
+    found, expected = (run_evaluation(run, features, part, **how) for part in (rows, alone))
+    assert found.compat == expected.compat
+    for name, value in expected.ruled.metrics.values.items():
+        if not name.startswith("accuracy"):
+            assert found.ruled.metrics.values[name] == value
+
+
+def test_eval_says_how_many_videos_have_no_frames(cache, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    features = imported(tmp_path, rows, cache, [row.video for row in held_out(rows)[:7]])
+    write_labels(features.labels_path, rows)
+    train = ["train", "--method", "mean-feature", "--threads", "1", "--out", "run"]
+    for words in (train, ["eval", "--run", "run"]):
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert "20 (13 without frame counts: in no measure of frames), 2240 frames" in done.stdout
+    assert re.search("accuracy_video +1.0000", done.stdout)
+    told = json.loads((tmp_path / "run/eval/metrics.json").read_text(encoding="utf-8"))
+    assert told["num_uncounted_videos"] == 13
+    # a method without categories has the same videos for its frames, and nothing for the others
+    words = ["compare", "--methods", "mean-feature,knn", "--seeds", "1", "--threads", "1"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "20 test videos (13 without frame counts: in no measure of frames), 2240" in done.stdout
+
+
+def test_categories_alone_can_be_compared(cache, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_labels(imported(tmp_path, rows, cache, []).labels_path, rows)
+    words = ["compare", "--methods", "mean-feature", "--threads", "1", "--json"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["accuracy_video"], row["auc"]) == (1.0, None)
 
 
 @pytest.mark.parametrize("name", quick_first(METHODS, 2))

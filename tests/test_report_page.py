@@ -439,6 +439,25 @@ def test_the_page_fits_a_phone_and_the_dark(browser, written, width, scheme):
     assert opened.complaints == []
 
 
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_video_without_frames_has_a_card_without_a_curve(browser, results, tmp_path, others):
+    """The last one, too, behind whose points there are none; and a page of such videos alone."""
+    none = VideoResult(
+        video="zz.mp4", scores=np.zeros(0), labels=None, category="fall", predicted="run",
+        probabilities=np.full(2, 0.5),
+    )  # fmt: skip
+    shown = [*results[:others], none, replace(none, video="zzz.mp4", predicted="fall")]
+    opened = Opened(browser, write_page(tmp_path, shown), ready=".card .verdict span")
+    page = opened.page
+    assert page.locator(".plot").count() == others
+    assert page.get_by_text("frames not counted").count() == 2
+    page.select_option("#show", "wrong")
+    assert "zz.mp4" in opened.names()
+    opened.set(3)
+    page.close()
+    assert opened.complaints == []
+
+
 @pytest.mark.slow
 def test_everything_can_be_reached_by_keyboard(opened):
     page = opened.page

@@ -139,7 +139,9 @@ def eval_command(
     if names:
         click.echo(f"({len(report.metrics.values)} measures in all: --all prints them)\n")
     counts = report.metrics.counts
-    click.echo(f"{'videos':15} {counts['num_videos']}, {counts['num_frames']} frames")
+    uncounted = counts["num_uncounted_videos"]
+    left_out = f" ({uncounted} without frame counts: in no measure of frames)" if uncounted else ""
+    click.echo(f"{'videos':15} {counts['num_videos']}{left_out}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'threshold':15} {threshold_words(report.threshold)}")
     click.echo(f"{'report':15} {report.report}")

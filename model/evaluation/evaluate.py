@@ -132,13 +132,16 @@ def run_evaluation(
 
     Raises:
         FeatError: the features are not those the run was trained on, videos are missing, a test
-            video was trained on or has no frame left, or a run without windows is to be evaluated
-            as released.
+            video was trained on or has no frame left, a run without windows is to be evaluated
+            as released, or there is nothing to measure for want of frame counts.
     """
     trained = load_run(run, device=device)
     if not options.configs:
         trained.check_cache(cache)
-    wanted = choose_videos(cache, labels, split, trained.options(options))
+    rule = ScoreRule(normalise=normalise, drop_first=drop_first or 0)
+    named_videos = [row for row in labels if row.split == split and row.category]
+    of_frames = bool(compat) or rule != ScoreRule() or not (trained.categories and named_videos)
+    wanted = choose_videos(cache, labels, split, trained.options(options), of_frames=of_frames)
     if compat:
         check_published(compat, trained)
     data = trained.load_features(cache, wanted, options.configs)
@@ -147,7 +150,6 @@ def run_evaluation(
     threshold = trained.threshold_at(smoothing)
     fitted = threshold.value if threshold else None
     metrics = measure_all(results, trained.categories, threshold=fitted)
-    rule = ScoreRule(normalise=normalise, drop_first=drop_first or 0)
     ruled = measure_ruled(results, trained.categories, rule, threshold=fitted)
     table = (
         compare_with_published(
@@ -161,7 +163,10 @@ def run_evaluation(
     (folder / MEASURES_NAME).unlink(missing_ok=True)
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)
-    protocol = describe_protocol(trained, split, len(results))
+    counts = metrics.counts
+    protocol = describe_protocol(
+        trained, split, len(results), uncounted=counts["num_uncounted_videos"]
+    )
     sources = {"seen": dict(trained.info.label_sources), split: count_sources(data.labels)}
     for part, counts in sources.items():
         protocol += f"; {part} videos: {sources_text(counts) if counts else UNKNOWN}"
@@ -295,14 +300,26 @@ def check_unseen(data: FeatureSet, trained: TrainedRun) -> None:
         )
 
 
-def describe_protocol(trained: TrainedRun, split: Split, num_videos: int) -> str:
-    """Return in words what kind of number this evaluation gives."""
+def describe_protocol(
+    trained: TrainedRun, split: Split, num_videos: int, *, uncounted: int = 0
+) -> str:
+    """Return in words what kind of number this evaluation gives.
+
+    Args:
+        trained: the run.
+        split: the part evaluated.
+        num_videos: evaluated.
+        uncounted: those of them whose frames nobody has counted.
+    """
     info = trained.info
     warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
-    words = (
-        f"{info.method.name}, {_trained_words(info)}, frame-level on the {num_videos} {split} "
-        f"videos{warning}"
-    )
+    where = f"frame-level on the {num_videos} {split} videos"
+    if uncounted:
+        where = f"frame-level on {num_videos - uncounted} of the {num_videos} {split} videos"
+        where += ", the others without frame counts"
+        if uncounted == num_videos:
+            where = f"by the categories of the {num_videos} {split} videos, without frame counts"
+    words = f"{info.method.name}, {_trained_words(info)}, {where}{warning}"
     count = len(trained.checkpoints)
     return f"mean of {count} seeds' models, each {words}" if count > 1 else words
 
@@ -329,12 +346,24 @@ def _trained_words(info: RunInfo) -> str:
 
 
 def choose_videos(
-    cache: FeatureCache, labels: Sequence[VideoLabel], split: Split, options: DataOptions
+    cache: FeatureCache,
+    labels: Sequence[VideoLabel],
+    split: Split,
+    options: DataOptions,
+    *,
+    of_frames: bool = True,
 ) -> list[VideoLabel]:
-    """Return the videos of a split, whose labels fit and whose frames are known.
+    """Return the videos of a split, whose labels fit; warn of those whose frames nobody counted.
+
+    Args:
+        cache: their features.
+        labels: of these and other videos.
+        split: which to take.
+        options: which features, and what is let pass.
+        of_frames: only frames are measured, so that some video must have counted ones.
 
     Raises:
-        FeatError: there are none, or one has no features, other frames or an unknown number.
+        FeatError: there are none, one has no features or other frames, or nothing can be measured.
     """
     wanted = sorted((row for row in labels if row.split == split), key=lambda row: row.video)
     if not wanted:
@@ -353,11 +382,18 @@ def choose_videos(
     uncounted = videos_without_frames(
         cache, wanted, streams=options.streams, configs=options.configs
     )
-    if uncounted:
+    found = f"{len(uncounted)} {split} videos were imported without a frame count"
+    if of_frames and len(uncounted) == len(wanted):
         raise ModelError(
-            f"{len(uncounted)} {split} videos were imported without a frame count, so that no "
-            f"frame can be scored: {named(uncounted)}; import them again with --frames, or remove "
-            "their rows"
+            f"{found}, so that no frame can be scored: {named(uncounted)}; import them again with "
+            "--frames"
+        )
+    if uncounted:
+        logger.warning(
+            "%s: %s; measures of frames are of the other %d",
+            found,
+            named(uncounted),
+            len(wanted) - len(uncounted),
         )
     return wanted
 

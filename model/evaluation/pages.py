@@ -68,10 +68,9 @@ def encode_curves(
     every = np.concatenate([result.scores for run in runs for result in run])
     sample = every[:: 1 + len(every) // 1_000_000]  # quantiles of all would take seconds
     shares = np.linspace(0, 1, NUM_QUANTILES)
-    thresholds = np.unique(
-        [threshold, *(np.arange(NUM_STEPS + 1) / NUM_STEPS), *np.quantile(sample, shares).round(4)]
-    )
-    stride = -(-len(every) // MAX_POINTS)
+    further = np.quantile(sample, shares).round(4) if len(every) else ()
+    thresholds = np.unique([threshold, *(np.arange(NUM_STEPS + 1) / NUM_STEPS), *further])
+    stride = max(1, -(-len(every) // MAX_POINTS))
     points = [
         np.maximum.reduceat(result.scores, np.arange(0, len(result.scores), stride))
         for run in runs

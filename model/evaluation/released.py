@@ -203,9 +203,10 @@ def _framed(videos: Sequence[_Video], data: FeatureSet) -> tuple[list[VideoResul
     framed, are_abnormal = [], []
     for video in videos:
         label = data.labels[video.index]
-        if label.is_weak:
+        num_frames = int(data.num_frames[video.index])
+        if label.is_weak or not num_frames:
             continue
-        truth = label.frame_labels(int(data.num_frames[video.index]))
+        truth = label.frame_labels(num_frames)
         labels = truth[: len(video.scores)]
         framed.append(VideoResult(video=label.video, scores=video.scores, labels=labels))
         are_abnormal.append(bool(truth.any()))

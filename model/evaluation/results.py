@@ -23,7 +23,7 @@ def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
                 "frames": str(len(result.scores)),
                 "abnormal": "?" if result.labels is None else str(int(result.labels.sum())),
                 "auc": "" if auc is None else f"{auc:.4f}",
-                "peak": f"{result.scores.max():.4f}",
+                "peak": f"{result.scores.max():.4f}" if result.is_counted else "",
                 "category": result.category,
                 "predicted": result.predicted,
             }
@@ -79,7 +79,7 @@ def read_results(folder: Path) -> list[VideoResult]:
             VideoResult(
                 video=str(video),
                 scores=part,
-                labels=None if (label < 0).any() else label.astype(np.uint8),
+                labels=label.astype(np.uint8) if len(label) and (label >= 0).all() else None,
                 category=from_cell(rows[str(video)]["category"]),
                 predicted=from_cell(rows[str(video)]["predicted"]),
                 frame_rate=float(rate),

@@ -71,6 +71,8 @@ def explain_videos(
         distance = reference.distance(data.features[rows], sha256=sha256)
         if distance and distance.is_far:
             cards[index]["far"] = distance.to_text()
+        if not result.is_counted:
+            continue
         peak = int(result.scores.argmax())
         clip = rows.start + _clip_at(data.start_frame[rows], data.end_frame[rows], peak)
         cards[index]["neighbours"] = [
@@ -136,6 +138,8 @@ def _pictures(result: VideoResult, sha256: str, images: "_Images") -> list[dict[
 def _moments(result: VideoResult) -> list[tuple[int, str]]:
     """Return frames worth a look, the most telling first: the peak, errors, further peaks."""
     scores, labels = result.scores, result.labels
+    if not result.is_counted:
+        return []
     peaks = highest_peaks(
         scores, max_peaks=MAX_PICTURES, min_distance=max(1, len(scores) // (2 * MAX_PICTURES))
     )

@@ -85,6 +85,7 @@ def run_comparison(
         rows=tuple(rows),
         num_test_videos=len(results),
         num_test_frames=sum(len(result.scores) for result in results),
+        num_uncounted_videos=sum(not result.is_counted for result in results),
         labels_sha256=labels_digest(out),
         streams=tuple(features),
     )

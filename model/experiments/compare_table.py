@@ -73,6 +73,8 @@ class Comparison:
     rows: tuple[Row, ...]
     num_test_videos: int
     num_test_frames: int
+    num_uncounted_videos: int
+    """Test videos without a frame count, which are in no measure of frames."""
     labels_sha256: str
     streams: tuple[str, ...]
 
@@ -85,6 +87,7 @@ class Comparison:
             "labels_sha256": self.labels_sha256,
             "num_test_videos": self.num_test_videos,
             "num_test_frames": self.num_test_frames,
+            "num_uncounted_videos": self.num_uncounted_videos,
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -134,9 +137,15 @@ def to_markdown(comparison: Comparison) -> str:
                 cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
         cells += [_number(row.snapshots.get(name)) for name in NAMES if has_snapshots]
         lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
+    left_out = (
+        f" ({comparison.num_uncounted_videos} without frame counts: in no measure of frames)"
+        if comparison.num_uncounted_videos
+        else ""
+    )
     return (
         f"{markdown_table(lines, num_names=2)}\n\n"
-        f"{comparison.num_test_videos} test videos, {comparison.num_test_frames} frames; features "
+        f"{comparison.num_test_videos} test videos{left_out}, {comparison.num_test_frames} frames; "
+        "features "
         f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
         "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "
         "frames of normal videos that score 0.5 or more, and an hour: at the threshold fitted for "

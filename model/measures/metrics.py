@@ -12,6 +12,9 @@ from sklearn.metrics import average_precision_score
 THRESHOLD = 0.5
 """Binarises a score (Wan et al. 2021, section 5.1): a score of at least this is an alarm."""
 
+NO_FRAME_COUNTS = "not measured: no frame counts"
+"""Why an evaluation has no measure of frames, where no video tells how many it has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoResult:
@@ -19,9 +22,10 @@ class VideoResult:
 
     video: str
     scores: NDArray[np.float64]
-    """(T,) in [0, 1], one for each frame."""
+    """(T,) in [0, 1], one for each frame; none where nobody has counted the frames."""
     labels: NDArray[np.uint8] | None
-    """(T,) 0 or 1; None for a weak label, whose abnormal frames are not known."""
+    """(T,) 0 or 1; None where the abnormal frames are not known: of a weak label, or of a video
+    whose frames nobody has counted."""
     category: str = ""
     """Empty: none given."""
     predicted: str = ""
@@ -38,6 +42,11 @@ class VideoResult:
             raise ValueError(
                 f"{self.video}: {len(self.scores)} scores for {len(self.labels)} frame labels"
             )
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is known how many frames the video has."""
+        return len(self.scores) > 0
 
     @property
     def is_abnormal(self) -> bool:
@@ -73,7 +82,8 @@ def compute_metrics(
     - `accuracy_window`: the same share of the windows of these videos, so that long videos weigh
       more.
 
-    Videos with a weak label count for the accuracies only.
+    Videos with a weak label, and those whose frames nobody has counted, count for the accuracies
+    only.
 
     Args:
         results: one for each video.
@@ -85,6 +95,7 @@ def compute_metrics(
     normal = [result for result in framed if not result.is_abnormal]
     own = [auc for auc in (frame_auc([result])[0] for result in framed) if auc is not None]
     named = [result for result in results if result.category]
+    uncounted = "" if any(result.is_counted for result in results) else NO_FRAME_COUNTS
     reasons: dict[str, str] = {}
     values: dict[str, float | None] = {}
 
@@ -93,12 +104,16 @@ def compute_metrics(
         if value is None:
             reasons[name] = reason
 
-    put("auc", *frame_auc(framed))
-    put("ap", *_average_precision(framed))
-    put("auc_abnormal", *frame_auc(abnormal))
-    put("auc_macro", float(np.mean(own)) if own else None, "no video has frames of both kinds")
+    def put_frames(name: str, value: float | None, reason: str) -> None:
+        put(name, value, uncounted or reason)
+
+    put_frames("auc", *frame_auc(framed))
+    put_frames("ap", *_average_precision(framed))
+    put_frames("auc_abnormal", *frame_auc(abnormal))
+    mean = float(np.mean(own)) if own else None
+    put_frames("auc_macro", mean, "no video has frames of both kinds")
     alarms = _joined([result.scores for result in normal]) >= threshold
-    put("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
+    put_frames("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
     hits = [result.predicted == result.category for result in named]
     known = bool(categories) and bool(hits)
     put(
@@ -118,7 +133,8 @@ def compute_metrics(
         "num_frames": sum(len(result.scores) for result in results),
         "num_abnormal_videos": len(abnormal),
         "num_abnormal_frames": sum(int(r.labels.sum()) for r in framed if r.labels is not None),
-        "num_weak_videos": len(results) - len(framed),
+        "num_weak_videos": sum(r.labels is None and r.is_counted for r in results),
+        "num_uncounted_videos": sum(not r.is_counted for r in results),
         "num_macro_videos": len(own),
         "num_category_videos": len(named),
         "num_unknown_category_videos": sum(r.category not in categories for r in named),

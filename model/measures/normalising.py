@@ -75,7 +75,7 @@ class ScoreRule:
         Raises:
             ModelError: a video has no more frames than are to be dropped.
         """
-        short = [result for result in results if len(result.scores) <= self.drop_first]
+        short = [r for r in results if r.is_counted and len(r.scores) <= self.drop_first]
         if short and self.drop_first:
             raise ModelError(
                 f"no frame is left of {len(short)} videos without their first {self.drop_first}: "

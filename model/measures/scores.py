@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from data.labels import VideoLabel
 from model.features.load import FeatureSet
 from model.features.windows import slot_bounds, spread_on_frames
 from model.measures.metrics import VideoResult
@@ -101,6 +102,10 @@ def mean_scores(answers: Sequence[VideoScores]) -> VideoScores:
     )
 
 
+def _frame_labels(label: VideoLabel, num_frames: int) -> NDArray[np.uint8] | None:
+    return None if label.is_weak or not num_frames else label.frame_labels(num_frames)
+
+
 def video_results(scores: VideoScores, data: FeatureSet) -> list[VideoResult]:
     """Return the scores beside the truth.
 
@@ -112,7 +117,7 @@ def video_results(scores: VideoScores, data: FeatureSet) -> list[VideoResult]:
         VideoResult(
             video=label.video,
             scores=scores.frames[index],
-            labels=None if label.is_weak else label.frame_labels(int(data.num_frames[index])),
+            labels=_frame_labels(label, int(data.num_frames[index])),
             category=label.category,
             predicted=(
                 scores.categories[int(probabilities[index].argmax())] if scores.categories else ""

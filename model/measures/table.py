@@ -22,6 +22,7 @@ from model.measures.bootstrap import (
 )
 from model.measures.detection import count_alarms, detection_tables
 from model.measures.metrics import (
+    NO_FRAME_COUNTS,
     Metrics,
     VideoResult,
     abnormal_categories,
@@ -202,6 +203,8 @@ def _value_text(value: float, interval: Interval | None) -> str:
 
 
 def _reason(name: str, results: Sequence[VideoResult], categories: Sequence[str]) -> str:
+    if not any(result.is_counted for result in results):
+        return NO_FRAME_COUNTS
     if name.startswith("far_per_hour"):
         return "no normal frame of a video whose frame rate is known"
     if not any(result.is_abnormal for result in results):

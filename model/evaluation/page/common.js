@@ -19,7 +19,10 @@ function readVideos() {
   let first = 0;
   return data.videos.map((video, index) => {
     const curves = [];
-    for (let i = first; i < bytes.length; i += ofRun) curves.push(bytes.subarray(i, i + sizes[index]));
+    for (let run = 0; run < (data.runs || [0]).length; run++) {
+      const start = run * ofRun + first;
+      curves.push(bytes.subarray(start, start + sizes[index]));
+    }
     first += sizes[index];
     const card = cards[index];
     return { ...video, curves, points: curves[0], card, category: card.dataset.category };
@@ -270,7 +273,7 @@ function listen() {
     else return;
     event.preventDefault();
   });
-  for (const video of videos.filter(({ link }) => link)) {
+  for (const video of videos.filter(({ link, frames }) => link && frames)) {
     const plot = video.card.querySelector(".plot");
     plot.classList.add("playable");
     plot.setAttribute("aria-label", `${plot.getAttribute("aria-label")}; Enter plays the video`);
@@ -291,5 +294,6 @@ function start() {
   byId("choose").addEventListener("submit", (event) => event.preventDefault());
   arrange();
   listen();
-  for (const { card } of videos) watcher.observe(card);
+  // without frames there is nothing to draw
+  for (const { card, frames } of videos) if (frames) watcher.observe(card);
 }

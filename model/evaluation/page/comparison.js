@@ -17,7 +17,7 @@ const gainWords = (video, gain) => video.isRanked ? `AUC ${signed(gain, 3)}` :
 
 function verdict(video) {
   const largest = video.most >= -video.least ? video.most : video.least;
-  const parts = video.gains.length === 0 ? [element("span", {}, "frames not labelled")] :
+  const parts = video.gains.length === 0 ? [element("span", {}, video.frames ? "frames not labelled" : "frames not counted")] :
     largest === 0 ? [element("span", {}, "no difference")] :
       [element("span", { className: largest < 0 ? "bad" : "good" },
         `${gainWords(video, largest)}${runs.length > 2 ? `, ${runs[video.gains.indexOf(largest) + 1].name}` : ""}`)];

@@ -89,7 +89,7 @@ function verdict(video) {
   video.told = told;
   const bad = (text) => element("span", { className: "bad" }, text);
   const parts = [];
-  if (video.events === null) parts.push(element("span", {}, "frames not labelled"));
+  if (video.events === null) parts.push(element("span", {}, video.frames ? "frames not labelled" : "frames not counted"));
   if (falseAlarms) parts.push(bad(plural(falseAlarms, "false alarm")));
   if (missed.length) parts.push(bad(`${missed.length} of ${plural(video.events.length, "event")} missed`));
   if (!parts.length) parts.push(element("span", {}, video.events.length ? "events found" : "quiet"));
