@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,6 +203,25 @@ def test_a_killed_training_ends_as_one_that_was_not(
     assert all(np.array_equal(array, found[key]) for key, array in expected.items())
     logs = [(tmp_path / n / "metrics.jsonl").read_text() for n in ("whole", "killed")]
     assert logs[0] == logs[1]
+
+
+def test_the_loss_of_flow_teaches_and_goes_on_after_a_kill(cache: FeatureCache) -> None:
+    method = tiny("unet", steps=21, batch_size=1)
+    known = material(cache, method)
+    saved: list[SavedState] = []
+
+    def keep(make: Callable[[], SavedState]) -> None:  # its tensors are those that learn on
+        state = make()
+        copies = {name: value.clone() for name, value in state.tensors.items()}
+        saved.append(replace(state, tensors=copies))
+
+    whole = method.fit(known, FitSession(seed=0, offer_state=keep))
+    assert saved[0].step == 20
+    resumed = method.fit(known, FitSession(seed=0, saved=saved[0]))
+    without = method.changed({"flow_weight": 0.0}).fit(known, FitSession(seed=0))
+    for name, array in whole.parameters.items():
+        np.testing.assert_array_equal(array, resumed.parameters[name])
+    assert any(not np.array_equal(x, without.parameters[n]) for n, x in whole.parameters.items())
 
 
 @pytest.mark.slow

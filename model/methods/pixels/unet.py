@@ -1,8 +1,10 @@
 """Future frame prediction: a frame that a network of normal videos does not foresee is abnormal.
 
 Liu, Luo, Lian, Gao 2018 (Future frame prediction for anomaly detection, a new baseline): a U-Net
-that is trained on intensity, gradients and a discriminator of patches. Their fourth loss, which
-compares the flow of the predicted frame with that of the real one by a FlowNet, is left out.
+that is trained on intensity, gradients, motion and a discriminator of patches. Their loss of motion
+compares the flow of the predicted frame with that of the real one, both found by a fixed FlowNet,
+whose weights are in no registry. Ours compares the same two flows, found by a few steps of TV-L1
+that a gradient passes through: U-Net (TV-L1).
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from model.features.frames import LUMA
 from model.methods.pixels.frames import PredictionMethod, Step, autocast, take_step
+from model.network.flow import tvl1_flow
 from model.network.unet import PatchDiscriminator, UNet
 
 
@@ -39,12 +43,14 @@ class FutureFrame(PredictionMethod[FuturePair]):
     """Of the discriminator's Adam (1e-5, of colour videos 2e-5)."""
     gradient_weight: float = 1.0
     """Of the difference of the gradients (1 published)."""
+    flow_weight: float = 2.0
+    """Of the difference of the flows (2 published, there of a FlowNet's); 0: none."""
     adversarial_weight: float = 0.05
     """Of what the discriminator finds (0.05 published)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_at_least(0, "gradient_weight", "adversarial_weight")
+        self._require_at_least(0, "gradient_weight", "flow_weight", "adversarial_weight")
         self._require("critic_rate", self.critic_rate > 0, "above 0")
 
     def network(self) -> FuturePair:
@@ -77,6 +83,8 @@ class FutureFrame(PredictionMethod[FuturePair]):
                 + self.gradient_weight * gradient_difference(predicted, real)
                 + self.adversarial_weight * (verdict - 1).square().mean() / 2
             )
+            if self.flow_weight:
+                loss = loss + self.flow_weight * flow_difference(predicted, real, batch[:, -2])
             take_step(of_generator, loss)
             with autocast(batch.device):
                 of_real = network.discriminator(real).float()
@@ -97,3 +105,27 @@ def gradient_difference(predicted: Tensor, real: Tensor) -> Tensor:
         (predicted.diff(dim=axis).abs() - real.diff(dim=axis).abs()).abs().mean() for axis in (2, 3)
     ]
     return differences[0] + differences[1]
+
+
+def flow_difference(predicted: Tensor, real: Tensor, before: Tensor) -> Tensor:
+    """Return by how much two frames differ in their motion since the frame before, pixels.
+
+    Their equation 5, |f(predicted, before) - f(real, before)|, with TV-L1 as f: the mean over all
+    places and both directions.
+
+    Args:
+        predicted: (B, C, H, W) in [-1, 1].
+        real: what it should be.
+        before: the frame before it.
+    """
+    shown = [_luma(frames) for frames in (predicted, real, before)]
+    with torch.no_grad():
+        expected = tvl1_flow(shown[1], shown[2])
+    return (tvl1_flow(shown[0], shown[2]) - expected).abs().mean()
+
+
+def _luma(frames: Tensor) -> Tensor:
+    """Return (B, 1, H, W) of 0 to 255, from (B, C, H, W) in [-1, 1]."""
+    if frames.shape[1] == len(LUMA):
+        frames = (frames * frames.new_tensor(LUMA).view(-1, 1, 1)).sum(dim=1, keepdim=True)
+    return 127.5 * (frames + 1)
