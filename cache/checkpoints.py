@@ -98,14 +98,16 @@ class FeatureCheckpoint:
             raise ValueError("too many arrays in one block")
         data = text.ljust(_HEAD_LEN) + b"".join(parts)
         digest = hashlib.sha256(data).hexdigest()
+        self._save(f"{first_clip:09d}-{count:09d}-{digest}.block", data)
+
+    def _save(self, name: str, data: bytes) -> None:
         if self._folder.is_symlink():
             raise CacheError(f"{self._folder}: a symbolic link; remove it")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain("write", self._folder, error) from error
-        path = self._folder / f"{first_clip:09d}-{count:09d}-{digest}.block"
-        write_whole(path, data, error=CacheError)
+        write_whole(self._folder / name, data, error=CacheError)
 
     def load(self, first_clip: int = 0) -> dict[str, np.ndarray]:
         """Return the rows from a clip on up to the first that no intact block holds, {} if none.
@@ -140,6 +142,27 @@ class FeatureCheckpoint:
             if block.first <= position:
                 position = max(position, block.stop)
         return position >= stop
+
+    def blocks(self) -> dict[str, bytes]:
+        """Return all blocks as they are stored, by name: for `receive`, elsewhere.
+
+        Raises:
+            CacheError: one cannot be read.
+        """
+        paths = [self._folder / block.name for block in self._list()]
+        return {path.name: read_limited(path, _MAX_BLOCK_BYTES) for path in paths}
+
+    def receive(self, blocks: Mapping[str, bytes]) -> None:
+        """Save blocks that come from elsewhere; whether they are intact is seen by `load`.
+
+        Raises:
+            ValueError: a name is no block's.
+            CacheError: the disk is full, read-only, or fails.
+        """
+        for name, data in blocks.items():
+            if _BLOCK_NAME.fullmatch(name) is None:
+                raise ValueError(f"no block's name: {name!r:.80}")
+            self._save(name, data)
 
     def clear(self) -> None:
         """Remove the checkpoint: the video is in the cache, or to be done anew."""

@@ -54,6 +54,7 @@ class _Video(NamedTuple):
 class _Made(NamedTuple):
     outcome: VideoOutcome
     shards: dict[str, bytes]  # that are handed over, by name, in the order of their writing
+    blocks: dict[str, dict[str, bytes]]  # the same of checkpoints, by key and name: of a piece
 
 
 def extract_on(
@@ -102,6 +103,8 @@ def extract_on(
                 handed_over = True
             for name, content in result.shards.items():
                 receive_shard([content], name, cache, origin=f"a worker's shard {name}")
+            for key, blocks in result.blocks.items():
+                cache.checkpoint(key).receive(blocks)
             yield result.outcome
 
 
@@ -207,14 +210,20 @@ def _extract(job: Job, video: _Video, stop: threading.Event) -> _Made:
     task = VideoTask(
         source=video.source, stamp=video.stamp, job=job, there=video.there, clips=video.clips
     )
-    return _Made(extract_one(task, Turn(stop)), {})
+    return _Made(extract_one(task, Turn(stop)), {}, {})
 
 
 def _extract_and_hand_over(job: Job, video: _Video, stop: threading.Event) -> _Made:
-    """Extract into a cache of this video's own, which goes when its shards have been read."""
+    """Extract into a cache of this video's own, which goes when its files have been read."""
     with temporary_cache() as cache:
         made = _extract(dataclasses.replace(job, cache_dir=cache.path), video, stop)
-        return made._replace(shards={path.name: path.read_bytes() for path in _shards(cache)})
+        return made._replace(
+            shards={path.name: path.read_bytes() for path in _shards(cache)},
+            blocks={
+                folder.name: cache.checkpoint(folder.name).blocks()
+                for folder in (cache.path / "partial").iterdir()
+            },
+        )
 
 
 def _extract_and_send(address: str, job: Job, video: _Video, stop: threading.Event) -> _Made:

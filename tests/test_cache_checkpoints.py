@@ -142,3 +142,14 @@ def test_unfinished_files_are_ignored(checkpoint, tmp_path) -> None:
 def test_keys_are_checked(tmp_path) -> None:
     with pytest.raises(ValueError, match="64 hex digits"):
         FeatureCheckpoint(tmp_path, "../x")
+
+
+def test_blocks_go_elsewhere_and_no_other_file_comes(checkpoint, tmp_path) -> None:
+    checkpoint.save(0, rows(0, 5))
+    checkpoint.save_end(5)
+    other = FeatureCheckpoint(tmp_path / "elsewhere", KEY)
+    other.receive(checkpoint.blocks())
+    assert other.covers(range(MAX_CLIPS))
+    np.testing.assert_array_equal(other.load()["rgb"], rows(0, 5)["rgb"])
+    with pytest.raises(ValueError, match="no block's name"):
+        other.receive({"../../labels.csv": b"video"})

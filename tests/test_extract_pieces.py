@@ -4,8 +4,9 @@ import dataclasses
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import torch
 from test_extract_backbones import COLOUR, MOTION, SMALL, TVL1, Drawn
 
 from cache import FeatureCache
+from data.clusters.engine import Item, Lost, Prepare, Result
 from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource, find_videos, source_stamp
 from extract.backbones import BACKBONES
+from extract.clusters import extract_on
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
-from extract.devices import Share
+from extract.devices import Resources, Share
 from extract.job import Job
 from extract.pool import on_this_machine, run_tasks
 from extract.progress import ExtractProgress
@@ -311,6 +314,39 @@ def test_two_runs_share_the_pieces_of_a_video(
         thread.join()
     assert sorted(one.status for one in results) == ["done", "skipped"]
     (whole,) = Engine().run(task_of(video, tmp_path / "whole", config(), None))
+    assert_same_records(
+        records(tmp_path / "whole", whole.sha256), records(tmp_path / "pieces", whole.sha256)
+    )
+
+
+class HalfBlind:
+    """A cluster of two workers in this process, of which the second does not see the cache."""
+
+    def run(
+        self, prepare: Prepare[Item, Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | Lost]]:
+        blind = dataclasses.replace(prepare, mark=Path("not there"))  # type: ignore[type-var]
+        workers = cycle([prepare(1), blind(1)])
+        for item in items:
+            yield item, next(workers).call(item, threading.Event())
+
+
+def test_workers_that_do_not_see_the_cache_hand_pieces_over(
+    video: VideoSource, tmp_path: Path, register: Registers
+) -> None:
+    (whole,) = Engine().run(task_of(video, tmp_path / "whole", config(), None))
+    statuses = []
+
+    def engine(tasks: Sequence[VideoTask]) -> Iterator[VideoOutcome]:
+        for outcome in extract_on(HalfBlind(), tasks, resources=Resources(device="cpu")):
+            statuses.append(outcome.status)
+            yield outcome
+
+    task = task_of(video, tmp_path / "pieces", config())
+    (done,) = run_tasks([task], engine, ExtractProgress(num_videos=1, num_bytes=1))
+    assert done.status == "done"
+    assert statuses.count("long") == statuses.count("done") == 1
+    assert statuses.count("piece") == len(statuses) - 2 >= 4
     assert_same_records(
         records(tmp_path / "whole", whole.sha256), records(tmp_path / "pieces", whole.sha256)
     )
