@@ -31,6 +31,10 @@ from feat import cli
 
 folder = test_extract_concurrent.folder  # the fixture
 
+pytestmark = pytest.mark.filterwarnings(  # of the server's libraries, not of ours
+    "ignore::DeprecationWarning:(botocore|moto|s3fs|werkzeug).*"
+)
+
 
 class Here:
     """A cluster of one worker, which is this process."""
@@ -154,6 +158,17 @@ def test_without_a_cluster_it_is_refused(tmp_path: Path, make_video) -> None:
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 2
     assert "feat cache push s3://bucket/features" in done.stderr
+
+
+def test_a_dry_run_writes_nothing_there(tmp_path: Path, make_video) -> None:
+    pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
+    make_video(tmp_path / "videos" / "a.mp4", num_frames=8)
+    address = f"file://{tmp_path / 'there'}"
+    command = ["extract", str(tmp_path / "videos"), "--cache", address, "--dry-run"]
+    done = CliRunner().invoke(cli, [*command, "--cluster", "dask", "--scheduler", "tcp://x:1"])
+    assert done.exit_code == 0, done.output
+    assert f"would extract 1, 0 already there, 0 refused -> {address}" in done.stdout
+    assert not (tmp_path / "there").exists()
 
 
 @pytest.mark.slow
