@@ -95,7 +95,6 @@ def compute_metrics(
     normal = [result for result in framed if not result.is_abnormal]
     own = [auc for auc in (frame_auc([result])[0] for result in framed) if auc is not None]
     named = [result for result in results if result.category]
-    uncounted = "" if any(result.is_counted for result in results) else NO_FRAME_COUNTS
     reasons: dict[str, str] = {}
     values: dict[str, float | None] = {}
 
@@ -104,16 +103,14 @@ def compute_metrics(
         if value is None:
             reasons[name] = reason
 
-    def put_frames(name: str, value: float | None, reason: str) -> None:
-        put(name, value, uncounted or reason)
-
-    put_frames("auc", *frame_auc(framed))
-    put_frames("ap", *_average_precision(framed))
-    put_frames("auc_abnormal", *frame_auc(abnormal))
-    mean = float(np.mean(own)) if own else None
-    put_frames("auc_macro", mean, "no video has frames of both kinds")
+    put("auc", *frame_auc(framed))
+    put("ap", *_average_precision(framed))
+    put("auc_abnormal", *frame_auc(abnormal))
+    put("auc_macro", float(np.mean(own)) if own else None, "no video has frames of both kinds")
     alarms = _joined([result.scores for result in normal]) >= threshold
-    put_frames("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
+    put("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
+    if not any(result.is_counted for result in results):
+        reasons.update(dict.fromkeys(reasons, NO_FRAME_COUNTS))
     hits = [result.predicted == result.category for result in named]
     known = bool(categories) and bool(hits)
     put(
