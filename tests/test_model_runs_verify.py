@@ -53,6 +53,14 @@ def test_sound_and_unfinished_runs_are_listed_wherever_they_lie(rgb_cache, tmp_p
     ]
     check = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd="runs/one")
     assert check.returncode == 0
+    for command in (["threshold"], ["report"], ["eval", "--run"]):
+        for folder, message in (
+            ("runs/two", "not finished; go on with `feat train --resume runs/two`"),
+            ("runs", "holds runs and is none; name one of them, such as runs/one"),
+        ):
+            refused = CliRunner().invoke(cli, [*command, folder])
+            assert refused.exit_code == 1
+            assert f"error: {folder}: {message}" in refused.stderr
     Path("none").mkdir()
     empty = verify(Path("none"))
     assert empty.exit_code == 1

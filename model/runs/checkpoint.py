@@ -10,7 +10,7 @@ from model.features.load import StreamFeatures
 from model.measures.budget import AlarmRule
 from model.methods.base import Fitted, Method, Parameters
 from model.methods.registry import choose_method
-from model.runs.folder import CHECKPOINT_NAME
+from model.runs.folder import CHECKPOINT_NAME, not_finished
 from model.runs.tensor_file import read_arrays, write_arrays
 
 FORMAT = 2
@@ -139,7 +139,7 @@ def load_checkpoint(
         if (run / _OLD_METHOD_NAME).is_file():
             path = run / _OLD_METHOD_NAME
         else:
-            raise ModelError(f"{path}: no checkpoint there; run `feat train` first")
+            raise ModelError(not_finished(run))
     try:
         described, parameters = read_arrays(path, KIND)
         return Checkpoint(info=RunInfo.from_dict(described), parameters=parameters)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
 from data.errors import ModelError
 from data.files import explain_os_error, write_whole
@@ -80,6 +81,17 @@ def find_runs(folder: Path) -> list[Path]:
     if not found:
         raise ModelError(f"{folder}: no run there; run `feat train`, or name another folder")
     return found
+
+
+def not_finished(run: Path) -> str:
+    """Return what a folder without a checkpoint is, and what to do."""
+    if (run / CONFIG_NAME).is_file() and not (run / SUMS_NAME).is_file():
+        return f"{run}: not finished; go on with `feat train --resume {quote(str(run))}`"
+    below = (p.parent for place in ("*", "*/*") for p in run.glob(f"{place}/{CHECKPOINT_NAME}"))
+    found = min(below, default=None)
+    if found:
+        return f"{run}: holds runs and is none; name one of them, such as {found}"
+    return f"{run / CHECKPOINT_NAME}: no checkpoint there; run `feat train` first"
 
 
 def labels_digest(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
 from data.errors import FeatError
 from model.runs.checkpoint import load_checkpoint
@@ -12,6 +11,7 @@ from model.runs.folder import (
     SUMMED_NAMES,
     SUMS_NAME,
     file_digest,
+    not_finished,
 )
 from model.runs.state import StateFile
 from model.runs.threshold import check_threshold
@@ -33,7 +33,7 @@ class CheckedRun:
             return f"{self.run}: damaged: {'; also '.join(self.problems)}"
         if self.finished:
             return f"{self.run}: sound"
-        return f"{self.run}: not finished; go on with `feat train --resume {quote(str(self.run))}`"
+        return not_finished(self.run)
 
 
 def verify_run(run: Path) -> CheckedRun:
