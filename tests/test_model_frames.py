@@ -36,6 +36,7 @@ from model.methods.registry import METHODS, choose_method
 from model.network.unet import UNet
 from model.runs.train import resume_training, run_training
 from model.runs.trained import load_run
+from model.training.names import network_weights
 from model.training.session import FitSession, SavedState, SavedStateError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,13 +143,7 @@ def test_each_method_finds_the_frames_that_are_odd(
     ratios = []
     for parameters in (run.checkpoints[0].parameters, untaught.parameters):
         network = method.network()
-        network.load_state_dict(
-            {
-                key.removeprefix("network."): torch.from_numpy(np.array(value))
-                for key, value in parameters.items()
-                if key.startswith("network.")
-            }
-        )
+        network.load_state_dict(network_weights(parameters))
         with torch.inference_mode():
             ratios.append(method.measure(network.eval(), frames)[:, 0].mean())
     assert ratios[0] > ratios[1] + 3
@@ -225,13 +220,18 @@ def test_the_loss_of_flow_teaches_and_goes_on_after_a_kill(cache: FeatureCache) 
 
 
 @pytest.mark.slow
-def test_a_state_of_another_network_is_refused(cache: FeatureCache) -> None:
+def test_a_state_of_another_network_or_a_part_of_one_is_refused(cache: FeatureCache) -> None:
     method = tiny("unet", steps=30)
     saved: list[SavedState] = []
     known = material(cache, method)
     method.fit(known, FitSession(seed=0, offer_state=lambda make: saved.append(make())))
     with pytest.raises(SavedStateError):
         tiny("mnad", steps=30).fit(known, FitSession(seed=0, saved=saved[0]))
+    for owner in ("network", "0", "1"):  # weights, Adam and the discriminator's Adam
+        tensors = {n: t for n, t in saved[0].tensors.items() if not n.startswith(f"{owner}.")}
+        assert len(tensors) < len(saved[0].tensors)
+        with pytest.raises(SavedStateError):
+            method.fit(known, FitSession(seed=0, saved=replace(saved[0], tensors=tensors)))
 
 
 @pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae", "mlep"]))

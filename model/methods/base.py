@@ -154,6 +154,14 @@ class Method(Settings, ABC):
         return self
 
 
+def unbounded_scores(beyond: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return scores in (0, 1) of values of any size; 0.5 where one is 0.
+
+    The arc tangent never reaches its limits, so that far and farther stay apart.
+    """
+    return np.asarray(0.5 + np.arctan(beyond) / np.pi, np.float64)
+
+
 def clip_targets(data: FeatureSet) -> NDArray[np.float64]:
     """Return (N,) the share of abnormal frames of each clip.
 

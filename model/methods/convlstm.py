@@ -18,7 +18,8 @@ from model.network.config import NetworkConfig
 from model.network.multitask import AnomalyNetwork
 from model.network.scoring import predict_windows, score_clips
 from model.training.config import TrainConfig
-from model.training.fit import FitResult, Validation, fit_network, network_parameters
+from model.training.fit import FitResult, Validation, fit_network
+from model.training.names import network_parameters, network_weights
 from model.training.session import FitSession
 from model.training.step import Trainer, make_window_data
 
@@ -240,15 +241,5 @@ def load_network(method: ConvLSTMMethod, fitted: Fitted, feature_dim: int) -> An
         network = AnomalyNetwork(
             method, feature_dim=feature_dim, num_categories=len(fitted.categories)
         )
-    weights = _weights_of(fitted.parameters)
-    network.load_state_dict(weights, strict=True, assign=True)
+    network.load_state_dict(network_weights(fitted.parameters), strict=True, assign=True)
     return network
-
-
-def _weights_of(parameters: Parameters) -> dict[str, torch.Tensor]:
-    mark = "network."
-    return {
-        name.removeprefix(mark): torch.from_numpy(np.asarray(array))
-        for name, array in parameters.items()
-        if name.startswith(mark)
-    }

@@ -38,7 +38,7 @@ from model.network.winograd import GRID
 from model.runs.checkpoint import Checkpoint, RunInfo, save_checkpoint
 from model.runs.environment import environment
 from model.runs.folder import CONFIG_NAME, ENVIRONMENT_NAME, LABELS_NAME, labels_digest
-from model.training.fit import network_parameters
+from model.training.names import network_parameters
 
 logger = logging.getLogger(f"feat.{__name__}")
 

@@ -1,14 +1,10 @@
 """Fitting one network: steps, looks at the validation part, and which weights are kept."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from model.features.load import FeatureSet
 from model.features.standardize import NetworkInputs
@@ -18,7 +14,14 @@ from model.network.multitask import AnomalyNetwork
 from model.network.scoring import score_clips
 from model.training.config import TrainConfig
 from model.training.losses import LossTerms
-from model.training.session import FitSession, SavedState, SavedStateError
+from model.training.names import (
+    named,
+    network_parameters,
+    part_of,
+    restore_training,
+    training_tensors,
+)
+from model.training.session import FitSession, SavedState, restoring
 from model.training.step import Trainer, WindowData, window_losses
 
 MIN_VIDEOS_FOR_AUC = 5
@@ -128,12 +131,8 @@ def fit_network(
     criterion = _criterion(validation, config)
     state = FitState(kept=trainer.network)
     if session.saved:
-        try:
+        with restoring():
             _restore(session.saved, trainer, state)
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise SavedStateError(f"{type(error).__name__}: {error}") from error
     window: list[LossTerms] = []
     while trainer.step < config.steps and not 0 < config.patience <= state.stale:
         window.append(trainer.train_step())
@@ -162,21 +161,11 @@ def fit_network(
     )
 
 
-def network_parameters(network: nn.Module) -> dict[str, NDArray[Any]]:
-    """Return a copy of the weights under the names of a checkpoint."""
-    return {
-        f"network.{name}": value.detach().cpu().numpy().copy()
-        for name, value in network.state_dict().items()
-    }
-
-
 def _saved(trainer: Trainer, state: FitState) -> SavedState:
     """Return weights, Adam's state and the best network so far."""
-    tensors = _named("network", trainer.network.state_dict())
+    tensors = training_tensors(trainer.network, [trainer.optimizer])
     if state.kept is not trainer.network:
-        tensors |= _named("kept", state.kept.state_dict())
-    for number, values in trainer.optimizer.state_dict()["state"].items():
-        tensors |= _named(f"adam.{number}", values)
+        tensors |= named("kept", state.kept.state_dict())
     described = {
         name: getattr(state, name) for name in ("best", "best_step", "best_value", "stale")
     }
@@ -185,30 +174,14 @@ def _saved(trainer: Trainer, state: FitState) -> SavedState:
 
 def _restore(saved: SavedState, trainer: Trainer, state: FitState) -> None:
     """Put a saved state into a fresh trainer of the same settings."""
-    trainer.network.load_state_dict(_part(saved.tensors, "network"))
-    if kept := _part(saved.tensors, "kept"):
+    restore_training(saved.tensors, trainer.network, [trainer.optimizer])
+    if kept := part_of("kept", saved.tensors):
         state.keep(trainer.network)
         state.kept.load_state_dict(kept)
-    adam = trainer.optimizer.state_dict()
-    parts = {n: _part(saved.tensors, f"adam.{n}") for n in adam["param_groups"][0]["params"]}
-    adam["state"] = {number: values for number, values in parts.items() if values}
-    trainer.optimizer.load_state_dict(adam)
     trainer.step = saved.step
     described = saved.described
     state.best, state.best_step = dict(described["best"]), int(described["best_step"])
     state.best_value, state.stale = float(described["best_value"]), int(described["stale"])
-
-
-def _named(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}": torch.as_tensor(tensor).detach().cpu().contiguous()
-        for name, tensor in tensors.items()
-    }
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
 
 def _criterion(validation: Validation | None, config: TrainConfig) -> str:

@@ -1,6 +1,7 @@
 """What a fit is given beside its data: seed, device, a log, and what a killed fit left behind."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,17 @@ class SavedState:
 
 class SavedStateError(Exception):
     """A saved state is of another network, or of none."""
+
+
+@contextmanager
+def restoring() -> Iterator[None]:
+    """Raise `SavedStateError` where a block fails to take a saved state, but for want of memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise SavedStateError(f"{type(error).__name__}: {error}") from error
 
 
 def _ignore_row(row: Row) -> None:

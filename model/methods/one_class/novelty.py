@@ -6,7 +6,6 @@ training clips, a distance from these, and its map to [0, 1].
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +19,8 @@ from data.splits.protocols import Supervision
 from model.features.load import FeatureSet
 from model.features.standardize import Standardizer
 from model.measures.scores import ClipScores
-from model.methods.base import Fitted, Material, Method, Parameters
+from model.methods.base import Fitted, Material, Method, Parameters, unbounded_scores
+from model.training.names import part_of
 from model.training.session import FitSession
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -84,10 +84,9 @@ class NoveltyMethod(Method):
         parameters = fitted.parameters
         standardizer = Standardizer(mean=parameters["mean"], std=parameters["std"])
         reduced = standardizer.apply(data.features) @ parameters["axes"]
-        distance = self.distance(_model_part(parameters), reduced, data.video_of)
-        # The arc tangent never reaches its limits, so that far and farther stay apart.
-        turned = np.arctan((distance - parameters["center"]) / parameters["scale"])
-        return ClipScores(slots=np.asarray(0.5 + turned / np.pi, np.float64))
+        distance = self.distance(part_of("model", parameters), reduced, data.video_of)
+        beyond = (distance - parameters["center"]) / parameters["scale"]
+        return ClipScores(slots=unbounded_scores(beyond))
 
     def _calibrate(
         self, reduced: NDArray[np.float32], videos: NDArray[np.int64], seed: int
@@ -105,11 +104,6 @@ class NoveltyMethod(Method):
         measured = self.distance(model, reduced[others], videos[others])
         center, median = np.quantile(measured, [ALARM_QUANTILE, 0.5])
         return float(center), max(float(center - median), 1e-9 * max(abs(float(center)), 1.0))
-
-
-def _model_part(parameters: Mapping[str, NDArray[Any]]) -> Parameters:
-    mark = "model."
-    return {k.removeprefix(mark): v for k, v in parameters.items() if k.startswith(mark)}
 
 
 def _reduce(

@@ -24,8 +24,13 @@ from model.features.frames import FrameWindows, load_frames, network_frames
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method
-from model.training.fit import network_parameters
-from model.training.session import FitSession, SavedState, SavedStateError
+from model.training.names import (
+    network_parameters,
+    network_weights,
+    restore_training,
+    training_tensors,
+)
+from model.training.session import FitSession, SavedState, restoring
 
 LOG_EVERY = 20
 ALARM_QUANTILE = 0.99
@@ -161,7 +166,10 @@ class FrameMethod(Method, Generic[Net]):
             torch.manual_seed(session.seed)
             network = self.network().to(device)
             optimizers = self.optimizers(network)
-            first = _restore(session.saved, network, optimizers) if session.saved else 0
+            first = session.saved.step if session.saved else 0
+            if session.saved:
+                with restoring():
+                    restore_training(session.saved.tensors, network, optimizers)
             network.train()
             learn = self.learn(network, optimizers)
             recent: list[Tensor] = []
@@ -173,7 +181,7 @@ class FrameMethod(Method, Generic[Net]):
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
-                    session.offer_state(partial(_saved, step, network, optimizers))
+                    session.offer_state(partial(_state, step, network, optimizers))
                 session.keep_snapshot(step, partial(self._learnt, network, material))
             parameters = self._learnt(network, material)
         return Fitted(
@@ -183,12 +191,7 @@ class FrameMethod(Method, Generic[Net]):
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return a score for each frame; 0.5 where 1 % of the normal frames are beyond."""
         network = self.network()
-        weights = {
-            name.removeprefix("network."): torch.from_numpy(np.array(value))
-            for name, value in fitted.parameters.items()
-            if name.startswith("network.")
-        }
-        network.load_state_dict(weights)
+        network.load_state_dict(network_weights(fitted.parameters))
         network.to(device).eval()
         usual = np.asarray(fitted.parameters["usual"], np.float64)
         with torch.inference_mode():
@@ -283,37 +286,7 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _saved(
+def _state(
     step: int, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> SavedState:
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for number, optimizer in enumerate(optimizers):
-        for row, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"{number}.{row}.{name}": value for name, value in values.items()}
-    return SavedState(
-        step=step,
-        tensors={name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-    )
-
-
-def _restore(
-    saved: SavedState, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> int:
-    """Put a saved state into a fresh network and its optimisers; return the steps taken."""
-    states: dict[str, Any] = {}
-    for name, value in saved.tensors.items():
-        owner, _, rest = name.partition(".")
-        states.setdefault(owner, {})[rest] = value
-    try:
-        network.load_state_dict(states.pop("network"))
-        for number, optimizer in enumerate(optimizers):
-            rows: dict[int, dict[str, Tensor]] = {}
-            for name, value in states.get(str(number), {}).items():
-                row, _, rest = name.partition(".")
-                rows.setdefault(int(row), {})[rest] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})
-    except torch.OutOfMemoryError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise SavedStateError(f"{type(error).__name__}: {error}") from error
-    return saved.step
+    return SavedState(step=step, tensors=training_tensors(network, optimizers))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.methods.base import unbounded_scores
 from model.methods.pixels.frames import (
     ALARM_QUANTILE,
     PredictionMethod,
@@ -171,8 +172,7 @@ class MNAD(PredictionMethod[MemoryNetwork]):
         Published is the sum of both values after each was stretched over the video, which looks
         into its future; here each is in units of its deviation among normal frames.
         """
-        beyond = self._sum(values, usual) - usual[2, 0]
-        return np.asarray(0.5 + np.arctan(beyond / 10) / np.pi, np.float64)
+        return unbounded_scores((self._sum(values, usual) - usual[2, 0]) / 10)
 
     def _sum(self, values: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArray[np.float64]:
         ratio, distance = ((values - usual[0]) / usual[1]).T

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.methods.base import unbounded_scores
 from model.methods.pixels.frames import (
     ALARM_QUANTILE,
     FrameMethod,
@@ -258,8 +259,8 @@ class OldIsGold(FrameMethod[OldAndNew]):
     def combine(
         self, values: NDArray[np.float64], usual: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return (T,) scores; the arc tangent never reaches its limits."""
-        return np.asarray(0.5 + np.arctan((values[:, 0] - usual[0]) / usual[1]) / np.pi, np.float64)
+        """Return (T,) scores."""
+        return unbounded_scores((values[:, 0] - usual[0]) / usual[1])
 
 
 def _cut(maps: Tensor, at: Sequence[int], size: int) -> Tensor:
