@@ -174,3 +174,24 @@ def test_the_command(tmp_path: Path) -> None:
     plain = json.loads(result.stdout)
     assert plain["videos"][1]["kappa"] is None
     assert plain["videos"][0]["start_deviation"] == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["consensus", "ann.csv", "bob.csv", "--out", "./bob.csv"],
+        ["split", "--labels", "bob.csv", "--out", "bob.csv", "--protocol", "video"],
+        ["convert", "bob.csv", "bob.csv", "--fps", "25"],
+        ["convert", "ann.csv", "link.csv", "--like", "bob.csv"],
+    ],
+)
+def test_no_file_that_is_read_is_written_over(tmp_path: Path, monkeypatch, command) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ann.csv", "bob.csv"):
+        write_labels(Path(name), [mark((2, 5), num_frames=10)])
+    Path("link.csv").symlink_to("bob.csv")
+    before = Path("bob.csv").read_bytes()
+    found = CliRunner().invoke(data_group, command)
+    assert found.exit_code == 2
+    assert "is read here and would be written over; name another file to write" in found.stderr
+    assert Path("bob.csv").read_bytes() == before

@@ -96,6 +96,7 @@ def split_command(
     from data.splits import divide as splits
     from data.splits import leaks, protocols
 
+    _keep(labels_file, out)
     if scheme == "folds":
         require_fold(fold, folds)
     labels = read_labels(labels_file)
@@ -142,6 +143,8 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     from data.annotation.consensus import agreement_records, agreement_table, consensus
     from data.labels import read_labels, write_labels
 
+    for path in annotators:
+        _keep(path, out)
     labels, agreements = consensus([read_labels(path) for path in annotators])
     source = f"consensus of {', '.join(path.name for path in annotators)}"
     labels = [replace(label, source=source) for label in labels]
@@ -201,7 +204,17 @@ def convert_command(
     from data.annotation.convert import read_format, write_format
     from data.labels import read_labels
 
+    for path in (source, *([like] if like else [])):
+        _keep(path, target)
     known = read_labels(like) if like else None
     labels = read_format(source, source_format, split=split, fps=fps, like=known)
     write_format(target, labels, target_format, fps=fps)
     click.echo(f"{target}: {len(labels)} videos")
+
+
+def _keep(read: Path, written: Path) -> None:
+    """Refuse to write over what is read: frames that somebody labelled would be lost."""
+    if written.exists() and written.samefile(read):
+        raise click.UsageError(
+            f"{written}: is read here and would be written over; name another file to write"
+        )
