@@ -115,7 +115,7 @@ def test_categories_need_no_frame_counts(name, kept, cache, rows, tmp_path, capl
     assert found.counts["num_videos"] == 20
     assert found.counts["num_uncounted_videos"] == 20 - kept
     assert found.counts["num_frames"] == 320 * kept
-    assert f"{20 - kept} test videos were imported without a frame count: " in caplog.text
+    assert f"{20 - kept} test videos were imported without a frame count and are" in caplog.text
     frames = [name for name in found.values if not name.startswith("accuracy")]
     if kept:
         assert "frame-level on 7 of the 20 test videos, the others without" in report.protocol
@@ -181,6 +181,13 @@ def test_eval_says_how_many_videos_have_no_frames(cache, rows, tmp_path, monkeyp
     assert re.search("accuracy_video +1.0000", done.stdout)
     told = json.loads((tmp_path / "run/eval/metrics.json").read_text(encoding="utf-8"))
     assert told["num_uncounted_videos"] == 13
+    for words in (
+        ["train", "--method", "mean-feature", "--seeds", "1", "--threads", "1", "--out", "several"],
+        ["eval", "--run", "several"],
+    ):
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert "report.html; 20 videos (13 without frame counts: in no" in done.stdout
     # a method without categories has the same videos for its frames, and nothing for the others
     words = ["compare", "--methods", "mean-feature,knn", "--seeds", "1", "--threads", "1"]
     done = CliRunner().invoke(cli, words, catch_exceptions=False)

@@ -97,6 +97,7 @@ def eval_command(
     from model.evaluation.ruled import ruled_rows
     from model.evaluation.snapshots import NAMES
     from model.experiments.seeds import evaluate_seeds
+    from model.measures.metrics import uncounted_words
     from model.measures.normalising import ScoreRule
     from model.measures.registry import ADDED_MEASURES
     from model.measures.table import HEADLINE, metrics_text
@@ -139,9 +140,8 @@ def eval_command(
     if names:
         click.echo(f"({len(report.metrics.values)} measures in all: --all prints them)\n")
     counts = report.metrics.counts
-    uncounted = counts["num_uncounted_videos"]
-    left_out = f" ({uncounted} without frame counts: in no measure of frames)" if uncounted else ""
-    click.echo(f"{'videos':15} {counts['num_videos']}{left_out}, {counts['num_frames']} frames")
+    videos = f"{counts['num_videos']}{uncounted_words(counts['num_uncounted_videos'])}"
+    click.echo(f"{'videos':15} {videos}, {counts['num_frames']} frames")
     click.echo(f"{'protocol':15} {report.protocol}")
     click.echo(f"{'threshold':15} {threshold_words(report.threshold)}")
     click.echo(f"{'report':15} {report.report}")

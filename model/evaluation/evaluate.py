@@ -390,10 +390,10 @@ def choose_videos(
         )
     if uncounted:
         logger.warning(
-            "%s: %s; measures of frames are of the other %d",
+            "%s and are in no measure of frames (%d are): %s",
             found,
-            named(uncounted),
             len(wanted) - len(uncounted),
+            named(uncounted),
         )
     return wanted
 

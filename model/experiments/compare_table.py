@@ -13,6 +13,7 @@ from model.evaluation.compat import markdown_table
 from model.evaluation.snapshots import NAMES
 from model.experiments.folder import FinishedRun, spread_of
 from model.measures.bootstrap import COVERAGE, Interval, bootstrap_intervals
+from model.measures.metrics import uncounted_words
 from model.methods.base import Method
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far", "far_per_hour_fitted", "accuracy_video")
@@ -137,14 +138,10 @@ def to_markdown(comparison: Comparison) -> str:
                 cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
         cells += [_number(row.snapshots.get(name)) for name in NAMES if has_snapshots]
         lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
-    left_out = (
-        f" ({comparison.num_uncounted_videos} without frame counts: in no measure of frames)"
-        if comparison.num_uncounted_videos
-        else ""
-    )
     return (
         f"{markdown_table(lines, num_names=2)}\n\n"
-        f"{comparison.num_test_videos} test videos{left_out}, {comparison.num_test_frames} frames; "
+        f"{comparison.num_test_videos} test videos"
+        f"{uncounted_words(comparison.num_uncounted_videos)}, {comparison.num_test_frames} frames; "
         "features "
         f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
         "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "

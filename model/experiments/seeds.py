@@ -18,6 +18,7 @@ from data.files import write_json
 from data.labels import VideoLabel, read_labels
 from model.experiments.folder import Spread, begin_folder, spread_of
 from model.measures.budget import AlarmRule, NoThresholdError
+from model.measures.metrics import uncounted_words
 from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
@@ -88,7 +89,12 @@ class SeedsReport:
                 each = f"{'' if value is None else f'{value:.4f}':8}  {each}"
             lines.append(f"{name:{width}}  {spread.mean:.4f}  {std}  {each}")
         if self.ensemble:
-            lines.append(f"ensemble: the mean of all seeds' scores, {self.ensemble.report}")
+            counts = self.ensemble.metrics.counts
+            videos = f"{counts['num_videos']} videos"
+            videos += uncounted_words(counts["num_uncounted_videos"])
+            lines.append(
+                f"ensemble: the mean of all seeds' scores, {self.ensemble.report}; {videos}"
+            )
         return "\n".join(lines)
 
 

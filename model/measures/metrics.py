@@ -140,6 +140,11 @@ def compute_metrics(
     return Metrics(values=values, reasons=reasons, counts=counts)
 
 
+def uncounted_words(count: int) -> str:
+    """Return what stands behind a number of videos, so many of them without a frame count."""
+    return f" ({count} without frame counts: in no measure of frames)" if count else ""
+
+
 def frame_auc(results: Sequence[VideoResult]) -> tuple[float | None, str]:
     """Return the area under the ROC curve over all frames, or None and the reason.
 
