@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import click
 
+from data.clusters.engine import Cluster
+from data.clusters.options import takes_cluster
 from data.configuration import given_here
 from data.help_text import examples
 from data.number_option import Number
@@ -161,14 +163,7 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     "a GPU, halved where its memory does not suffice, else 1.",
 )  # fmt: skip
 @takes_limits
-@click.option(
-    "--cluster", type=click.Choice(["dask", "slurm"]),
-    help="Extract on the workers of a cluster, which see the videos at the same paths: of a "
-    "Dask scheduler, or in jobs that Slurm starts.  [default: on this machine]",
-)  # fmt: skip
-@click.option("--scheduler", metavar="ADDRESS", help="Of Dask, such as tcp://host:8786.")
-@click.option("--nodes", type=click.IntRange(min=1), help="Of Slurm: jobs, a worker each.")
-@click.option("--partition", metavar="NAME", help="Of Slurm.")
+@takes_cluster(sees="the videos")
 @click.option("--allow-mixed", is_flag=True, help="Admit a second configuration to the same cache.")
 @click.option(
     "--prefix", default="", metavar="NAME/",
@@ -214,10 +209,7 @@ def extract_command(
     threads: int | None,
     batch: int | None,
     limits: Limits,
-    cluster: Literal["dask", "slurm"] | None,
-    scheduler: str | None,
-    nodes: int | None,
-    partition: str | None,
+    cluster: Cluster | None,
     allow_mixed: bool,
     prefix: str,
     labels_of: Literal["cache", "videos"] | None,
@@ -238,7 +230,6 @@ def extract_command(
     """
     from cache.exchange.mirror import mirrored
     from cache.exchange.remote import Remote
-    from data.clusters.open import open_cluster
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
@@ -265,7 +256,6 @@ def extract_command(
             "--cache takes an address with --cluster: here extract into a folder, then "
             f"feat cache push {address}"
         )
-    elsewhere = open_cluster(cluster, scheduler=scheduler, nodes=nodes, partition=partition)
     # the default needs no look at the hardware, which would load torch
     if not cluster and precision != "float32":  # each worker of a cluster looks at its own
         precision = precision_for(list_devices(device)[0], precision)
@@ -299,7 +289,7 @@ def extract_command(
             cache,
             config,
             resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
-            cluster=elsewhere,
+            cluster=cluster,
             address=address,
             folder_fps=folder_fps,
             limits=limits,
