@@ -1,5 +1,6 @@
-"""Calls on a real Dask scheduler and its worker processes, some of which die or are not fit."""
+"""Calls on worker processes of a real Dask or Ray, some of which die or are not fit."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +18,19 @@ if not importlib.util.find_spec("dask_jobqueue"):
     pytest.skip("needs Dask: pip install -e '.[slurm]'", allow_module_level=True)
 
 import dask
+from cluster_calls import (
+    prepare,
+    prepare_deadly,
+    prepare_failing,
+    prepare_first_alone,
+    prepare_meeting,
+    prepare_patient,
+)
 from distributed import LocalCluster
+from test_extract_clusters import Ray
 
 from data.clusters.dask import DaskCluster
-from data.clusters.engine import Lost, Ready
+from data.clusters.engine import Cluster, Lost
 from data.clusters.slurm import SlurmCluster
 from data.errors import ConfigError, FeatError
 
@@ -34,27 +45,37 @@ def workers() -> Iterator[LocalCluster]:
         yield cluster
 
 
-def prepare(threads: int, *, slots: int = 1) -> Ready[int, tuple[int, int]]:
-    assert threads == 1
-    return Ready(square, slots)
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
+    pytest.importorskip("ray")
+    with ExitStack() as killed:
+        servers = Ray(tmp_path_factory.mktemp("ray"), killed)
+        for _ in range(2):
+            servers.start_worker(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        yield servers
 
 
-def square(number: int, stop: threading.Event) -> tuple[int, int]:
-    time.sleep(0.02)
-    return number**2, os.getpid()
+@pytest.fixture(params=["dask", pytest.param("ray", marks=pytest.mark.slow)])
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    """Two workers of a thread each."""
+    if request.param == "dask":
+        return DaskCluster(request.getfixturevalue("workers").scheduler_address)
+    from data.clusters.ray import RayCluster
+
+    return RayCluster(request.getfixturevalue("ray").address)
 
 
 def test_each_item_comes_back_once_with_its_result_from_several_processes(
-    workers: LocalCluster,
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    found = list(DaskCluster(workers.scheduler_address).run(prepare, range(30)))
+    found = list(cluster.run(partial(prepare_meeting, folder=tmp_path), range(30)))
     assert sorted((number, result[0]) for number, result in found) == [
         (number, number * number) for number in range(30)
     ]
     processes = {result[1] for _, result in found}
     assert len(processes) == 2
     assert os.getpid() not in processes
-    assert list(DaskCluster(workers.scheduler_address).run(prepare, [])) == []
+    assert list(cluster.run(prepare, [])) == []
 
 
 def test_ctrl_c_stays_what_it_was() -> None:
@@ -68,14 +89,6 @@ def test_ctrl_c_stays_what_it_was() -> None:
     assert done.stdout == "True\n", done.stderr
 
 
-def prepare_first_alone(threads: int, *, folder: Path) -> Ready[int, tuple[int, int]]:
-    try:
-        (folder / "first").mkdir()
-    except FileExistsError:
-        raise ConfigError(f"ffmpeg: found 4, expected 7; process {os.getpid()}") from None
-    return Ready(square, 1)
-
-
 def test_a_worker_that_is_not_fit_gets_nothing_and_is_named(
     workers: LocalCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,48 +99,46 @@ def test_a_worker_that_is_not_fit_gets_nothing_and_is_named(
     (said,) = [each.getMessage() for each in caplog.records if each.name.startswith("feat")]
     assert "this worker gets no work: ffmpeg: found 4, expected 7" in said
     assert str(worker) not in said.partition("process")[2]
-    with pytest.raises(FeatError, match=r"no worker is fit: tcp://.*ffmpeg: found 4, expected 7"):
-        list(DaskCluster(workers.scheduler_address).run(prepare_one, range(9)))
 
 
-def prepare_failing(threads: int) -> Ready[int, int]:
-    return Ready(fail, 1)
+def test_where_no_worker_is_fit_one_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    where = r"(tcp://)?\d+\.\d+\.\d+\.\d+"
+    with pytest.raises(
+        FeatError, match=rf"^no worker is fit: {where}.*: ffmpeg: found 4, expected 7"
+    ):
+        list(cluster.run(partial(prepare_first_alone, folder=tmp_path), range(9)))
 
 
-def fail(number: int, stop: threading.Event) -> int:
-    raise ConfigError(f"{number}: no room")
+@pytest.mark.slow
+def test_workers_that_lack_the_code_say_so(
+    ray: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data.clusters.ray import RayCluster
+
+    (tmp_path / "only_of_the_driver.py").write_text("def prepare(threads): raise ValueError")
+    monkeypatch.syspath_prepend(tmp_path)
+    here = importlib.import_module("only_of_the_driver")
+    with pytest.raises(FeatError, match=r"no worker is fit: .*cannot load this feat .*only_of"):
+        list(RayCluster(ray.address).run(here.prepare, range(9)))
 
 
-def test_what_a_call_raises_arrives(workers: LocalCluster) -> None:
+def test_what_a_call_raises_arrives(cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=r"^7: no room$"):
-        list(DaskCluster(workers.scheduler_address).run(prepare_failing, [7]))
-
-
-def prepare_patient(threads: int, *, folder: Path) -> Ready[int, None]:
-    return Ready(partial(wait_to_be_stopped, folder=folder), 1)
-
-
-def wait_to_be_stopped(number: int, stop: threading.Event, *, folder: Path) -> None:
-    if number == 0:
-        return
-    assert stop.wait(60)
-    (folder / f"stopped-{number}").touch()
-    raise KeyboardInterrupt
+        list(cluster.run(prepare_failing, [7]))
 
 
 def test_who_stops_iterating_stops_what_is_under_way_and_the_workers_live_on(
-    workers: LocalCluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    run = DaskCluster(workers.scheduler_address).run(
-        partial(prepare_patient, folder=tmp_path), range(100)
-    )
+    run = cluster.run(partial(prepare_patient, folder=tmp_path), range(100))
     assert next(iter(run)) == (0, None)
     run.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 30
     while not any(tmp_path.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert len(list(DaskCluster(workers.scheduler_address).run(prepare, range(4)))) == 4
+    assert len(list(cluster.run(prepare, range(4)))) == 4
     assert len(list(tmp_path.iterdir())) <= 2  # those that were queued never began
 
 
@@ -183,26 +194,12 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         list(DaskCluster("tcp://127.0.0.1:9").run(prepare, [1]))
 
 
-def prepare_deadly(threads: int, *, log: Path) -> Ready[int, int]:
-    return Ready(partial(die_of_three, log=log), 1)
-
-
-def die_of_three(number: int, stop: threading.Event, *, log: Path) -> int:
-    with log.open("a") as file:
-        file.write(f"{number}\n")
-    if number == 3:
-        os._exit(1)
-    return number
-
-
 @pytest.mark.slow
 def test_what_kills_its_worker_is_tried_three_times_again_and_costs_no_other_item(
-    tmp_path: Path,
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        run = DaskCluster(cluster.scheduler_address).run(partial(prepare_deadly, log=log), range(8))
-        results = dict(run)
+    results = dict(cluster.run(partial(prepare_deadly, log=log), range(8)))
     assert results.pop(3) == Lost(tries=4)
     assert results == {number: number for number in range(8) if number != 3}
     tried = log.read_text().split()
