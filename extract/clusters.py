@@ -7,14 +7,12 @@ to a cache that is an address.
 """
 
 import dataclasses
-import hashlib
 import logging
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +21,7 @@ from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
 from cache.marker import MARKER
 from data.clusters.engine import Cluster, Lost, Ready
+from data.clusters.fit import code_of, refuse_other
 from data.errors import ConfigError, WeightsError
 from data.ffmpeg import ffmpeg_version
 from data.files import write_whole
@@ -94,8 +93,7 @@ def extract_on(
                 yield VideoOutcome(
                     video_id=video.source.video_id,
                     status="failed",
-                    error=f"its worker died each of the {result.tries} times it was tried, most "
-                    "likely for want of memory; give workers more, or start fewer on a machine",
+                    error=result.reason,
                 )
                 continue
             if result.shards and not handed_over:
@@ -140,10 +138,7 @@ class _Terms:
             FeatError: this worker is not fit, and why.
         """
         set_up_process()
-        here = _build()
-        for name, expected in self.build.items():
-            if here[name] != expected:
-                raise ConfigError(f"{name}: found {here[name]}, expected the driver's {expected}")
+        refuse_other(_build(), expected=self.build)
         if not self.example.exists():
             raise ConfigError(
                 f"{self.example}: not there: mount the videos folder where the driver has it"
@@ -178,18 +173,9 @@ class _Terms:
         return Ready(extract, slots=share.videos)
 
 
-@cache
 def _build() -> dict[str, str]:
     """Return what features hang on beside their configuration, as this process loaded it."""
-    home = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for package in ("cache", "data", "extract"):
-        for path in sorted((home / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return {
-        "feat": f"{version('feat')} (code {digest.hexdigest()[:12]})",
-        "ffmpeg": ffmpeg_version(),
-    }
+    return {"feat": code_of("cache", "data", "extract"), "ffmpeg": ffmpeg_version()}
 
 
 def _place_weights(weights: Weights, content: bytes) -> Weights:

@@ -35,6 +35,14 @@ class Lost:
 
     tries: int
 
+    @property
+    def reason(self) -> str:
+        """What its caller says of the item."""
+        return (
+            f"its worker died each of the {self.tries} times it was tried, most likely for want "
+            "of memory; give workers more, or start fewer on a machine"
+        )
+
 
 #: Called once in every worker process before all else, with its number of processor threads;
 #: picklable. Whatever FeatError it raises is why this worker gets no work.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from data.clusters.engine import Cluster
 from data.help_text import examples
 from data.number_option import Number
 from model.commands.options import (
@@ -20,6 +21,7 @@ from model.commands.options import (
     show_run,
     smoothing_option,
     takes_setup,
+    trains_on_cluster,
 )
 
 PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
@@ -60,6 +62,7 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 )  # fmt: skip
 @smoothing_option
 @json_option
+@trains_on_cluster
 @takes_setup(of_run=False)
 def ablate_command(
     setup: Setup,
@@ -74,6 +77,7 @@ def ablate_command(
     score_weights: tuple[float, ...],
     smoothing: float | None,
     as_json: bool,
+    cluster: Cluster | None,
 ) -> None:
     """Run the paper's ablations on your data: tables and pictures.
 
@@ -96,6 +100,7 @@ def ablate_command(
         out=out,
         method=choose_method(method, preset, assignments),
         terms=setup.terms(cache, smoothing),
+        workers=setup.workers(cluster),
         what=what,
         seeds=seeds,
         k_values=k_values,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
 from model.commands.options import (
@@ -20,6 +21,7 @@ from model.commands.options import (
     show_run,
     smoothing_option,
     takes_setup,
+    trains_on_cluster,
 )
 
 DEFAULT_METHODS = "convlstm,logistic,shuffled,position,deepmil,ar-net,gmm,sparse,knn,autoencoder"
@@ -62,6 +64,7 @@ TABLE_3 = "sparse,conv-ae,gmm,srnn,unet,mnad,ognet,deepmil,mlep,ar-net,convlstm"
 @smoothing_option
 @click.option("--csv", "csv_file", type=FILE, help="Write the table there too, with all digits.")
 @json_option
+@trains_on_cluster
 @takes_setup(of_run=False)
 def compare_command(
     setup: Setup,
@@ -75,6 +78,7 @@ def compare_command(
     smoothing: float | None,
     csv_file: Path | None,
     as_json: bool,
+    cluster: Cluster | None,
 ) -> None:
     """Train and test several methods on the same videos: one table.
 
@@ -99,6 +103,7 @@ def compare_command(
         seeds=seeds,
         out=out,
         terms=setup.terms(cache, smoothing),
+        workers=setup.workers(cluster),
         on_run=show_run,
     )
     draw_comparison(out / PICTURE_NAME, comparison)

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from cache.commands.options import NOfM, config_option
+from data.clusters.options import takes_cluster
 from data.number_option import Number
 from data.process import use_threads
 from model.methods.registry import METHODS, PRESETS
@@ -22,7 +23,9 @@ from model.runs.folder import CONFIG_NAME, SEEDS_NAME
 
 if TYPE_CHECKING:
     from cache import FeatureCache
+    from data.clusters.engine import Cluster
     from data.labels import VideoLabel
+    from model.experiments.clusters import Workers
     from model.experiments.folder import Terms
     from model.methods.gather import DataOptions
 
@@ -130,6 +133,7 @@ def show_run(*run: Any) -> None:
     logger.info("%s, seed %d: AUC %s", ", ".join(names), seed, found)
 
 
+trains_on_cluster = takes_cluster(sees="the cache and the folder of runs")
 streams_option = click.option(
     "--streams", type=Names(click.STRING), default=(),
     help="Such as rgb or rgb,flow.  [default: those all videos have]",
@@ -166,6 +170,7 @@ class Setup:
     skip_missing: bool
     allow_misaligned: bool
     streams: tuple[str, ...] = ()
+    threads: int | None = None
 
     def open_cache(self) -> "FeatureCache":
         """Return the cache that --cache names.
@@ -228,6 +233,12 @@ class Setup:
             allow_misaligned=self.allow_misaligned,
         )
 
+    def workers(self, cluster: "Cluster | None") -> "Workers | None":
+        """Return where trainings are finished; None: here."""
+        from model.experiments.clusters import Workers
+
+        return Workers(cluster, self.threads) if cluster else None
+
     def terms(self, cache: "FeatureCache", smoothing: float | None) -> "Terms":
         """Return what is the same for all runs of an experiment; raises as `data_options`."""
         from model.experiments.folder import Terms
@@ -247,7 +258,8 @@ def takes_setup(*, of_run: bool) -> Callable[[Callable[..., None]], Callable[...
         def with_setup(threads: int | None, **given: Any) -> None:
             use_threads(threads)
             names = [field.name for field in fields(Setup) if field.name in given]
-            command(setup=Setup(**{name: given.pop(name) for name in names}), **given)
+            own = {name: given.pop(name) for name in names}
+            command(setup=Setup(**own, threads=threads), **given)
 
         if of_run:
             cache_help, default = "[default: the cache of the run]", None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
 from model.commands.options import (
@@ -20,6 +21,7 @@ from model.commands.options import (
     read_training_labels,
     set_option,
     takes_setup,
+    trains_on_cluster,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ _SETTLED = (
 )  # fmt: skip
 @alarm_options
 @json_option
+@trains_on_cluster
 @takes_setup(of_run=False)
 def train_command(
     setup: Setup,
@@ -83,12 +86,18 @@ def train_command(
     false_alarms: float,
     n_of_m: tuple[int, int],
     as_json: bool,
+    cluster: Cluster | None,
 ) -> None:
     """Stage 2: train the ConvLSTM or another method.
 
     It needs a feature cache with labels.csv, and no video. A run folder is written.
     """
     from model.methods.registry import choose_method
+    from model.runs.folder import is_seeds_folder
+
+    several = is_seeds_folder(killed) if killed else bool(seeds)
+    if cluster and not several:
+        raise click.UsageError("--cluster is for several trainings: add --seeds")
 
     def choose() -> "Method":
         return _method_of(killed) if killed else choose_method(method, preset, assignments)
@@ -109,19 +118,20 @@ def train_command(
 
     from model.experiments.seeds import resume_seeds, train_seeds
     from model.measures.budget import AlarmRule
-    from model.runs.folder import is_seeds_folder
     from model.runs.progress import TrainProgress
     from model.runs.train import resume_training, run_training
 
     report: TrainReport | SeedsReport
-    with TrainProgress(max_steps=chosen.num_steps) as progress:
+    with TrainProgress(max_steps=0 if cluster else chosen.num_steps) as progress:
         how: dict[str, Any] = {
             "options": setup.data_options(cache),
             "device": setup.device,
             "on_row": progress.show,
         }
+        if several:
+            how["workers"] = setup.workers(cluster)
         if killed:
-            resume = resume_seeds if is_seeds_folder(killed) else resume_training
+            resume = resume_seeds if several else resume_training
             report = resume(cache, killed, **how)
         else:
             needs, of = n_of_m

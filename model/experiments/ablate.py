@@ -7,6 +7,7 @@ need is trained once.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product, starmap
 from pathlib import Path
 from shlex import quote
 
@@ -27,12 +28,13 @@ from model.experiments.ablate_plan import (
     plan_parts,
 )
 from model.experiments.ablate_table import FinishedPart, Run, write_runs
+from model.experiments.clusters import Training, Workers
 from model.experiments.folder import (
     Terms,
     choose_videos,
-    finish_run,
     open_experiment,
     settings_entry,
+    training_of,
 )
 from model.methods.base import Method
 from model.runs.folder import working_in
@@ -47,6 +49,7 @@ def run_ablation(
     out: Path,
     method: Method,
     terms: Terms,
+    workers: Workers | None = None,
     what: Sequence[str] = PARTS,
     seeds: int = 1,
     k_values: Sequence[int] = K_VALUES,
@@ -61,6 +64,7 @@ def run_ablation(
         out: folder of the ablation.
         method: the base of all variants.
         terms: what is the same for all runs.
+        workers: where runs are finished; by default here.
         what: names of parts.
         seeds: runs of each variant on each split, with the seeds 0, 1, ...
         k_values: of figure 5.
@@ -103,10 +107,14 @@ def run_ablation(
         )
     done: dict[str, list[Run]] = {}
 
-    def run(variant: Variant, split: str, seed: int) -> Run:
+    def training(variant: Variant, split: str, seed: int) -> Training:
         folder = out / split / variant.name / f"seed-{seed}"
         own = replace(terms, options=replace(terms.options, streams=variant.streams))
-        finished = finish_run(folder, variant.method, seed, cache, chosen[split][0], own)
+        return training_of(folder, variant.method, seed, chosen[split][0], own)
+
+    def run(variant: Variant, split: str, seed: int) -> Run:
+        one = training(variant, split, seed)
+        finished = one.finish(one.run, cache=cache)
         auc = finished.measures["auc"]
         on_run(variant.name, split, seed, auc)
         return Run(
@@ -124,6 +132,10 @@ def run_ablation(
 
     finished = []
     with working_in(out, go_on=f"the same command with --out {quote(str(out))}"):
+        if workers:
+            variants = {one.name: one for part in parts for one in part.variants}
+            trainings = product(variants.values(), chosen, range(seeds))
+            workers.finish(starmap(training, trainings), cache, out)
         for part in parts:
             for variant in part.variants:
                 if variant.name not in done:

@@ -6,6 +6,7 @@ comparison can be stopped, gone on with, and given more methods or seeds.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 
@@ -13,14 +14,15 @@ from cache import FeatureCache
 from cache.streams import FRAMES
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
+from model.experiments.clusters import Workers
 from model.experiments.compare_table import Comparison, Row, make_row
 from model.experiments.folder import (
     FinishedRun,
     Terms,
     choose_videos,
-    finish_run,
     open_experiment,
     settings_entry,
+    training_of,
 )
 from model.methods.base import Method
 from model.runs.folder import labels_digest, working_in
@@ -37,6 +39,7 @@ def run_comparison(
     seeds: int,
     out: Path,
     terms: Terms,
+    workers: Workers | None = None,
     on_run: Callable[[str, int, float | None], None] = lambda method, seed, auc: None,
 ) -> Comparison:
     """Train and evaluate what `out` does not hold yet, and return the table.
@@ -48,6 +51,7 @@ def run_comparison(
         seeds: runs of each method that draws anything, with the seeds 0, 1, ...
         out: folder of the comparison.
         terms: what is the same for all.
+        workers: where runs are finished; by default here.
         on_run: called after each run with method, seed and AUC.
 
     Raises:
@@ -68,14 +72,22 @@ def run_comparison(
         entries={method.name: {**settings_entry(method), **evaluated} for method in ordered},
         entries_name="methods",
     )
+    trainings = {
+        method.name: [
+            training_of(out / method.name / f"seed-{seed}", method, seed, there, own[method.name])
+            for seed in range(seeds if method.is_random else 1)
+        ]
+        for method in ordered
+    }
     rows: list[Row] = []
     runs: list[FinishedRun] = []
     with working_in(out, go_on=f"the same command with --out {quote(str(out))}"):
+        if workers:
+            workers.finish(chain.from_iterable(trainings.values()), cache, out)
         for method in ordered:
             runs = []
-            for seed in range(seeds if method.is_random else 1):
-                folder = out / method.name / f"seed-{seed}"
-                runs.append(finish_run(folder, method, seed, cache, there, own[method.name]))
+            for seed, training in enumerate(trainings[method.name]):
+                runs.append(training.finish(training.run, cache=cache))
                 on_run(method.name, seed, runs[-1].measures["auc"])
             rows.append(make_row(method, runs))
     results = runs[0].results

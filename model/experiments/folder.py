@@ -7,8 +7,10 @@ table.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,6 +25,7 @@ from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
 from model.evaluation.evaluate import run_evaluation
 from model.evaluation.results import read_results
+from model.experiments.clusters import Training
 from model.features.choose import available_streams, choose_streams, drop_missing
 from model.measures.metrics import VideoResult
 from model.methods.base import Method
@@ -30,6 +33,7 @@ from model.methods.gather import DataOptions
 from model.runs.folder import EVAL_NAME, LABELS_NAME, MEASURES_NAME
 from model.runs.progress import TrainProgress
 from model.runs.train import finish_training
+from model.training.session import Row
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -186,6 +190,22 @@ def settings_entry(method: Method) -> dict[str, Any]:
     return plain
 
 
+def training_of(
+    run: Path, method: Method, seed: int, labels: Sequence[VideoLabel], terms: Terms
+) -> Training:
+    """Return the training and evaluation of a run as one that any machine can finish.
+
+    Args:
+        run: its folder.
+        method: what is trained.
+        seed: of the training.
+        labels: of all videos.
+        terms: features, device and smoothing.
+    """
+    finish = partial(finish_run, method=method, seed=seed, labels=tuple(labels), terms=terms)
+    return Training(run, DONE_NAME, finish)
+
+
 def finish_run(
     run: Path,
     method: Method,
@@ -193,6 +213,7 @@ def finish_run(
     cache: FeatureCache,
     labels: Sequence[VideoLabel],
     terms: Terms,
+    on_row: Callable[[Row], None] | None = None,
 ) -> FinishedRun:
     """Return a run, from its folder if it was finished before.
 
@@ -203,9 +224,12 @@ def finish_run(
         cache: to train and evaluate with.
         labels: of all videos.
         terms: features, device and smoothing.
+        on_row: called with every row of `metrics.jsonl`; by default it is shown.
     """
     if not (run / DONE_NAME).is_file():
-        with TrainProgress(max_steps=method.num_steps) as progress:
+        with ExitStack() as shown:
+            if on_row is None:
+                on_row = shown.enter_context(TrainProgress(max_steps=method.num_steps)).show
             report = finish_training(
                 run,
                 cache,
@@ -214,7 +238,7 @@ def finish_run(
                 seed=seed,
                 options=terms.options,
                 device=terms.device,
-                on_row=progress.show,
+                on_row=on_row,
             )
         run_evaluation(
             run,

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from cache import FeatureCache
 from data.errors import ConfigError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels
+from model.experiments.clusters import Training, Workers
 from model.experiments.folder import Spread, begin_folder, spread_of
 from model.measures.budget import AlarmRule, NoThresholdError
 from model.measures.metrics import uncounted_words
@@ -23,7 +25,14 @@ from model.methods.base import Method
 from model.methods.gather import DataOptions
 from model.methods.registry import choose_method
 from model.runs.checkpoint import load_checkpoint
-from model.runs.folder import LABELS_NAME, SEEDS_NAME, is_seeds_folder, new_run_dir, working_in
+from model.runs.folder import (
+    CHECKPOINT_NAME,
+    LABELS_NAME,
+    SEEDS_NAME,
+    is_seeds_folder,
+    new_run_dir,
+    working_in,
+)
 from model.runs.threshold import (
     NormalVideo,
     StoredThreshold,
@@ -109,6 +118,8 @@ def train_seeds(
     out: Path | None = None,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     alarms: AlarmRule = AlarmRule(),  # noqa: B008 - frozen
+    device: str = "auto",
+    workers: Workers | None = None,
     **how: Any,
 ) -> SeedsReport:
     """Train what the folder does not hold yet of several runs and report what they measured.
@@ -123,7 +134,9 @@ def train_seeds(
         out: the folder; what was finished in it is kept.
         options: which features and labels are used.
         alarms: what the thresholds are fitted for: each seed's, and that of the mean of them all.
-        how: as of `run_training`: device, on_row.
+        device: as of `run_training`.
+        workers: where runs are finished; by default here.
+        how: as of `run_training`, here: on_row.
 
     Raises:
         ConfigError: `out` holds runs of other labels or settings.
@@ -134,13 +147,24 @@ def train_seeds(
     name = f"{method.name}-seeds-{first}-to-{first + count - 1}"
     folder = out or new_run_dir(runs, name=name)
     _open_seeds(folder, labels, _terms(method, options, alarms, first, count))
+    finish = partial(
+        finish_training,
+        labels=tuple(labels),
+        method=method,
+        options=options,
+        alarms=alarms,
+        device=device,
+    )
+    trainings = {
+        seed: Training(folder / f"seed-{seed}", CHECKPOINT_NAME, partial(finish, seed=seed))
+        for seed in range(first, first + count)
+    }
     with working_in(folder, go_on=f"`feat train --resume {quote(str(folder))}`"):
-        for seed in range(first, first + count):
+        if workers:
+            workers.finish(trainings.values(), cache, folder)
+        for seed, training in trainings.items():
             logger.info("seed %d of %d to %d", seed, first, first + count - 1)
-            run = folder / f"seed-{seed}"
-            finish_training(
-                run, cache, labels, method, seed=seed, options=options, alarms=alarms, **how
-            )
+            training.finish(training.run, cache=cache, **how)
         try:
             held = [_held_out(one) for one in finished_seeds(folder).values()]
             told = store_threshold(folder, mean_of_seeds(held), alarms)
