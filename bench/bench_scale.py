@@ -1,11 +1,12 @@
-"""Workers of a Dask scheduler: two against one, what a call costs, and very many videos.
+"""Workers of a cluster: two against one, what a call costs on Dask and Ray, and very many videos.
 
 All processes are of this machine: `workers` extracts the drawn videos of `feat sample` with both
 networks, in workers of one thread. The two sides take turns, and each has done the same videos
 once before, so that its networks and kernels are loaded. Time is counted from the beginning of
 the first video to the end of the last one, as the workers tell it.
 
-`calls` makes calls that do nothing, on one worker: what passes between two of them is overhead.
+`calls` makes calls that do nothing, on one worker of each engine, in turn: what passes between two
+of them is overhead.
 
 `many` is `feat extract` of very many tiny videos, all of it, but for what decodes and computes:
 workers return the features of one video, recorded before, in its place. They hash, claim, write
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import multiprocessing
 import os
+import secrets
 import socket
 import statistics
 import subprocess
@@ -37,7 +39,7 @@ import psutil
 from bench.bench_gpu import multiply
 from cache import FeatureCache
 from data.clusters.dask import DaskCluster
-from data.clusters.engine import Lost, Prepare, Ready
+from data.clusters.engine import Cluster, Lost, Prepare, Ready
 from data.sample.videos import draw_video, make_samples
 from data.videos import find_videos, source_stamp
 from extract.clusters import extract_on
@@ -79,18 +81,50 @@ def dask(workers: int) -> Iterator[tuple[str, psutil.Process]]:
             )
             killed.callback(processes[-1].wait)
             killed.callback(processes[-1].kill)
-        for _ in range(600):  # a busy machine takes a while
-            with suppress(OSError), socket.create_connection((host, port)):
-                break
-            time.sleep(0.1)
+        wait_for(host, port)
         yield address, psutil.Process(processes[0].pid)
+
+
+@contextmanager
+def ray() -> Iterator[str]:
+    """Start a head that is one worker of a thread; yield its address."""
+    with socket.socket() as one, socket.socket() as two:
+        ports = []
+        for free in (one, two):
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    with tempfile.TemporaryDirectory(prefix="feat-ray-", ignore_cleanup_errors=True) as home:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
+        command += ["--node-ip-address=127.0.0.1", "--num-cpus=1", f"--temp-dir={home}"]
+        command += ["--include-dashboard=false", "--disable-usage-stats"]
+        process = subprocess.Popen(
+            [*command, "--object-store-memory=100000000"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+        try:
+            wait_for("127.0.0.1", ports[0])
+            yield f"127.0.0.1:{ports[0]}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(host: str, port: int) -> None:
+    for _ in range(600):  # a busy machine takes a while
+        with suppress(OSError), socket.create_connection((host, port)):
+            return
+        time.sleep(0.1)
 
 
 @dataclasses.dataclass
 class Watched:
     """A cluster: when its calls began and ended, and what this process had in memory."""
 
-    cluster: DaskCluster
+    cluster: Cluster
     record: VideoFeatures | None = None  # returned for every video, instead of its own
     at: tuple[int, ...] = ()  # memory is read when so many results have come
     began: float = float("inf")
@@ -184,17 +218,21 @@ def prepare_nothing(threads: int) -> Ready[int, None]:
 
 
 def bench_calls(calls: int, rounds: int) -> None:
-    gaps = []
-    with dask(1) as (address, _):
-        for _ in range(rounds + 1):
-            watched = Watched(DaskCluster(address))
-            assert len(list(watched.run(prepare_nothing, range(calls)))) == calls
-            gaps.append((watched.ended - watched.began) / (calls - 1) * 1000)
     print("| calls that do nothing, one after the other | ms a call |\n|---|---:|")
-    print(
-        f"| {calls}, {rounds} rounds | {statistics.median(gaps[1:]):.1f} ({min(gaps[1:]):.1f} to "
-        f"{max(gaps[1:]):.1f}) |"
-    )
+    with dask(1) as (scheduler, _), ray() as head:
+        from data.clusters.ray import RayCluster
+
+        gaps: dict[str, list[float]] = {"Dask": [], "Ray": []}
+        for _ in range(rounds + 1):
+            for name, cluster in (("Dask", DaskCluster(scheduler)), ("Ray", RayCluster(head))):
+                watched = Watched(cluster)
+                assert len(list(watched.run(prepare_nothing, range(calls)))) == calls
+                gaps[name].append((watched.ended - watched.began) / (calls - 1) * 1000)
+    for name, (_, *each) in gaps.items():  # the first loads what is needed
+        print(
+            f"| {name}: {calls}, {rounds} rounds | {statistics.median(each):.1f} ({min(each):.1f} "
+            f"to {max(each):.1f}) |"
+        )
     print(f"\nLoad: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores.")
 
 
