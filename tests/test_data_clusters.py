@@ -194,6 +194,22 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         list(DaskCluster("tcp://127.0.0.1:9").run(prepare, [1]))
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:9", "Connection refused"),
+        ("ray://127.0.0.1:9", "expected auto, or an address such as host:6379"),
+        ("host", "expected auto, or an address such as host:6379"),
+    ],
+)
+def test_no_head_is_one_line(address: str, why: str) -> None:
+    pytest.importorskip("ray")
+    from data.clusters.ray import RayCluster
+
+    with pytest.raises(FeatError, match=rf"^{address}: no Ray cluster answers: .*{why}$"):
+        list(RayCluster(address).run(prepare, [1]))
+
+
 @pytest.mark.slow
 def test_what_kills_its_worker_is_tried_three_times_again_and_costs_no_other_item(
     cluster: Cluster, tmp_path: Path

@@ -67,6 +67,8 @@ class RayCluster:
 def _connect(address: str) -> None:
     """Raise an OSError where nobody listens: Ray itself would wait, and then end this process."""
     host, _, port = address.rpartition(":")
+    if "/" in host or not port.isdecimal():
+        raise ValueError("expected auto, or an address such as host:6379")
     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
