@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -361,11 +362,13 @@ def test_damage_in_the_middle_is_reported(tmp_path):
 
 
 def test_a_video_without_its_index_is_refused_with_ffmpegs_cause(tmp_path):
-    path = make_video(tmp_path / "v.mp4", "-c:v", "libx264")
+    path = make_video(tmp_path / "my v.mp4", "-c:v", "libx264")
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(DecodeError, match=r"v\.mp4: no frame .*: moov atom not found; ") as caught:
         decode(path)
     assert "\n" not in str(caught.value)
+    _, command = str(caught.value).rsplit("(", 1)
+    assert shlex.split(command.rstrip(")")) == ["ffmpeg", "-i", str(path)]
 
 
 @pytest.mark.parametrize(

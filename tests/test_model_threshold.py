@@ -133,6 +133,10 @@ def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path
     assert refused.stderr.startswith(expected)
     assert "--labels and --cache take other normal footage" in refused.stderr
 
+    no_val = [row for row in rows if row.split != "val"]
+    report = run_training(cache, no_val, choose_method("knn"), out=tmp_path / "knn")
+    assert "set held_out (convlstm: val_fraction), if the method has that" in report.to_text()
+
     none = feat("threshold", tmp_path / "none")
     assert none.exit_code == 1
     assert "model.safetensors: no checkpoint there; run `feat train` first" in none.stderr

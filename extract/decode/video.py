@@ -6,6 +6,7 @@ import secrets
 import signal
 from array import array
 from fractions import Fraction
+from shlex import quote
 from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
@@ -250,7 +251,7 @@ class FFmpegStream:
         cause = self._log.cause() or "ffmpeg gave no reason"
         return (
             f"{video_id}: no frame can be decoded: {cause}; check that it is a complete video "
-            f"(ffmpeg -i {self._source.path})"
+            f"(ffmpeg -i {quote(str(self._source.path))})"
         )
 
 

@@ -146,7 +146,10 @@ def three_numbers(
     known = [value for value in values if value is not None]
     is_chosen = bool(known) and len(known) == len(looks)
     what = "frames" if by_frames else "videos"
-    none = "no validation videos: give some the split val, or set held_out (val_fraction)"
+    none = (
+        "no validation videos: give some the split val, or set held_out (convlstm: val_fraction), "
+        "if the method has that setting"
+    )
     if held is not None and not is_chosen:
         none = f"the {len(rows)} validation videos are of one kind"
     return ThreeNumbers(
