@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -41,6 +42,8 @@ def set_up_process() -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # letters of a video's name that no font of matplotlib has are drawn as boxes
+    warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
     _keep_freed_memory()
 
 

@@ -68,6 +68,12 @@ def test_info_of_the_cache(cache) -> None:
     assert "digest: " + "ab" * 32 in run("info", "--cache", cache.path)
 
 
+def test_info_of_a_cache_without_its_option_tells_the_option(cache) -> None:
+    result = CliRunner().invoke(cache_group, ["info", str(cache.path)])
+    assert result.exit_code == 2
+    assert f"is a cache, no video; name it with --cache {cache.path}" in result.stderr
+
+
 def test_info_tells_who_put_it_there_and_when(cache, monkeypatch) -> None:
     made = []
     for number, user in enumerate(("ann", "bob\nforged: 1", "", None)):

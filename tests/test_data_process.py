@@ -54,6 +54,35 @@ def test_freed_memory_is_kept():
     assert share_kept("let go") < 0.05  # or the test shows nothing
 
 
+LETTERS = """
+import sys
+from pathlib import Path
+from data.process import set_up_process
+
+if sys.argv[2] == "set up":
+    set_up_process()
+from model.evaluation.plots import new_figure, save_figure
+
+figure = new_figure(2, 1)
+figure.suptitle("\u4e2d\u6587")
+save_figure(figure, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("mode", "warned"), [("set up", False), ("not", True)])
+def test_a_name_in_letters_that_no_font_has_is_drawn_without_a_warning(tmp_path, mode, warned):
+    picture = tmp_path / "picture.png"
+    done = subprocess.run(
+        [sys.executable, "-c", LETTERS, str(picture), mode],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("Glyph" in done.stderr) == warned
+    assert picture.stat().st_size > 0
+
+
 HUGE = """
 import re, sys
 from pathlib import Path

@@ -62,9 +62,12 @@ def info_command(cache_dir: Path, video: str | None, as_json: bool) -> None:
 
     VIDEO is a name or a sha256.
     """
+    from cache.marker import MARKER
     from cache.store import FeatureCache
     from cache.upkeep.summary import describe_cache, describe_video, format_tree
 
+    if video and (Path(video) / MARKER).is_file():
+        raise click.UsageError(f"{video} is a cache, no video; name it with --cache {video}")
     cache = FeatureCache(cache_dir)
     about = describe_video(cache, video) if video else describe_cache(cache)
     if as_json:
