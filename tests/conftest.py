@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from safetensors.numpy import save_file
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 # As `feat` does before PyTorch is loaded: threads that wait must not keep the others' cores busy.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+# On a busy machine a sound example takes any time; a hang is found by pytest's own limit.
+hypothesis.settings.register_profile("feat", deadline=None)
+hypothesis.settings.load_profile("feat")
 
 # What is imported stays: looking through a million objects for garbage takes half a second a time.
 gc.disable()

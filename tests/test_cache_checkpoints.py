@@ -65,7 +65,7 @@ def test_what_follows_a_damaged_block_is_not_loaded(checkpoint, tmp_path, caplog
     st.integers(0, 6),
     st.one_of(st.none(), st.integers(0, 14)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_load_is_all_from_a_clip_to_the_first_that_no_block_has(
     tmp_path_factory, blocks, first, length, end
 ) -> None:

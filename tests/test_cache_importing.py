@@ -222,7 +222,7 @@ def test_shapes_as_python_2_wrote_them(tmp_path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_arrays_are_one_line_each(data) -> None:
     array = np.arange(24, dtype=np.float32).reshape(4, 6)
     suffix = data.draw(st.sampled_from([".npy", ".npz", ".csv", ".txt"]))
@@ -260,7 +260,7 @@ def test_fortran_order_and_big_endian(tmp_path) -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 5000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_segments_cover_every_frame_in_order(num_rows, num_frames) -> None:
     table = clip_table(num_rows, None, num_frames, 0)
     covered = np.zeros(num_frames, bool)

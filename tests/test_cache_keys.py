@@ -23,14 +23,14 @@ def test_key_is_the_sha256_of_documented_json() -> None:
     assert feature_key(VIDEO, {"stream": "rgb", "a": [1, 2.5]}) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs)
 def test_key_survives_a_round_trip_through_json(config) -> None:
     again = json.loads(json.dumps(config))
     assert feature_key(VIDEO, again) == feature_key(VIDEO, config)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, configs)
 def test_different_configurations_have_different_digests(a, b) -> None:
     same = canonical_json(a) == canonical_json(b)

@@ -476,7 +476,7 @@ def test_what_is_said_must_fit_the_files(cache, folder) -> None:
     counted=st.booleans(),
     seed=st.integers(0, 2**20),
 )  # fmt: skip
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_features_are_read_rightly_or_not_at_all(
     axes, num_crops, rows, segments, counted, seed
 ) -> None:
@@ -648,7 +648,7 @@ def test_overlapping_clips_are_on_record(cache, folder) -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 64), st.integers(1, 64), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_expected_rows_are_those_that_a_loop_counts(frames, clip_len, stride, pad) -> None:
     rows = start = 0
     while start < frames:

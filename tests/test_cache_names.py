@@ -185,7 +185,7 @@ class NamesLikeADict(RuleBasedStateMachine):
         shutil.rmtree(self.root)
 
 
-NamesLikeADict.TestCase.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
+NamesLikeADict.TestCase.settings = settings(max_examples=8, stateful_step_count=15)
 TestNamesLikeADict = NamesLikeADict.TestCase
 
 

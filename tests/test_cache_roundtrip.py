@@ -114,7 +114,7 @@ def records(draw: st.DrawFn) -> list[FeatureRecord]:
 
 @pytest.mark.parametrize("layout", FORMATS)
 @given(made=records(), renamed=st.booleans())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_every_format_comes_back_identical(layout, made, renamed) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = FeatureCache.create(Path(folder) / "ours")
@@ -216,7 +216,7 @@ def test_a_hostile_or_damaged_manifest_is_one_line(cache, tmp_path, change, matc
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_change_of_the_manifest_goes_unnoticed(sealed, data) -> None:
     place = data.draw(st.integers(0, len(sealed) - 1))
     other = data.draw(st.integers(0, 255).filter(lambda byte: byte != sealed[place]))

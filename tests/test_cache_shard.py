@@ -60,7 +60,7 @@ def test_round_trip_keeps_every_field(tmp_path) -> None:
     assert all(same(read_record(table, record.key), record) for record in records)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.data(),
     st.integers(1, 40),

@@ -57,7 +57,7 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values, st.sampled_from(PROTOCOLS))
 def test_reads_what_pythons_unpickler_reads(value: Any, protocol: int) -> None:
     content = pickle.dumps(value, protocol)

@@ -26,8 +26,8 @@ from cluster_calls import (
     prepare_meeting,
     prepare_patient,
 )
+from cluster_servers import Ray
 from distributed import LocalCluster
-from test_extract_clusters import Ray
 
 from data.clusters.dask import DaskCluster
 from data.clusters.engine import Cluster, Lost

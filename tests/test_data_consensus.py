@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.annotation.consensus import consensus, fleiss_kappa
@@ -62,7 +62,6 @@ def test_fleiss_kappa_of_a_table_in_the_literature() -> None:
 
 
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 99))
-@settings(deadline=None)
 def test_the_consensus_is_the_thresholded_mean(count: int, num_frames: int, seed: int) -> None:
     from data.intervals import intervals_from_frames
 

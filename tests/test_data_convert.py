@@ -52,7 +52,7 @@ def frames(labels: list[VideoLabel]) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("kind", ["labels", "ucf", "masks", "npy", "activitynet"])
 @given(labels=label_sets(), fps=st.sampled_from([23.976, 24, 25, 29.97, 30, 12.5, 59.94, 7.3]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_round_trip_loses_no_frame(kind: str, labels: list[VideoLabel], fps: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels"
@@ -66,7 +66,7 @@ def test_a_round_trip_loses_no_frame(kind: str, labels: list[VideoLabel], fps: f
 
 
 @given(labels=label_sets())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_activitynet_alone_keeps_everything(labels: list[VideoLabel]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.json"
@@ -79,7 +79,6 @@ def test_activitynet_alone_keeps_everything(labels: list[VideoLabel]) -> None:
 
 
 @given(st.integers(0, 10**7), st.floats(0.5, 1000))
-@settings(deadline=None)
 def test_seconds_tell_the_frame(frame: int, fps: float) -> None:
     assert round(frame / fps * fps) == frame
 

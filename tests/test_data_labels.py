@@ -244,7 +244,7 @@ def label_strategy(draw: st.DrawFn) -> VideoLabel:
 
 
 @given(st.lists(label_strategy(), min_size=1, unique_by=lambda label: label.video))
-@settings(max_examples=25, deadline=None)  # each waits for the disk
+@settings(max_examples=25)  # each waits for the disk
 def test_any_labels_survive_a_file(labels: list[VideoLabel]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "labels.csv"
@@ -294,7 +294,7 @@ def test_times_are_the_frames_that_appear_in_them(
 
 
 @given(st.text("0123456789:.,-;s@ \u2013apm?ll", max_size=24))
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_any_anomaly_is_read_or_refused(text: str) -> None:
     try:
         extent, intervals, times = parse_anomaly(text)
@@ -350,7 +350,6 @@ def test_unknown_names_come_with_those_that_may_be_meant() -> None:
 
 
 @given(st.lists(st.integers(0, 3)))
-@settings(deadline=None)
 def test_intervals_and_frames_say_the_same(frames: list[int]) -> None:
     flags = np.array(frames, dtype=int) > 0
     intervals = intervals_from_frames(flags)
@@ -359,7 +358,6 @@ def test_intervals_and_frames_say_the_same(frames: list[int]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=8))
-@settings(deadline=None)
 def test_merging_keeps_every_frame(spans: list[tuple[int, int]]) -> None:
     intervals = [(start, start + length) for start, length in spans]
     frames = np.zeros(100, dtype=np.uint8)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data.commands.prepare import data_group
@@ -108,7 +108,6 @@ def test_lads_recipe_says_what_is_too_small() -> None:
 
 
 @given(st.lists(st.integers(0, 25), min_size=40, max_size=40), st.integers(0, 5))
-@settings(deadline=None)
 def test_lads_recipe_keeps_scenes_whole(scenes: list[int], seed: int) -> None:
     labels = lad_like({True: 10, False: 10}, ("Fire", "Drop"))
     groups = {x.video: str(n) for x, n in zip(labels, scenes, strict=True) if n < 10}

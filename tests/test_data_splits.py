@@ -2,7 +2,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import LabelsError
@@ -58,7 +58,6 @@ def test_the_division_of_a_seed_never_changes() -> None:
     st.integers(2, 6),
     st.integers(0, 3),
 )
-@settings(deadline=None)
 def test_folds_test_every_video_once_and_are_stratified(
     classes: list[tuple[int, int]], folds: int, seed: int
 ) -> None:
@@ -80,7 +79,6 @@ def test_folds_test_every_video_once_and_are_stratified(
 
 
 @given(st.integers(1, 60), st.floats(0.05, 0.5), st.integers(0, 5))
-@settings(deadline=None)
 def test_validation_part_has_its_share(count: int, share: float, seed: int) -> None:
     rows = videos(count, 0)
     part = validation_part(rows, share=share, seed=seed)
@@ -102,7 +100,6 @@ def test_validation_leaves_test_videos_alone() -> None:
 
 
 @given(st.lists(st.integers(0, 7), min_size=8, max_size=40), st.integers(2, 4), st.integers(0, 3))
-@settings(deadline=None)
 def test_a_group_is_never_divided(scenes: list[int], folds: int, seed: int) -> None:
     rows = [
         VideoLabel(video=str(i), split="train", extent="all" if i % 2 else "normal")

@@ -56,7 +56,7 @@ def ten_crops(frames: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 @given(st.integers(5, 14), st.integers(5, 14), st.sampled_from([5, 10]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_crops_are_torchvisions_pixel_for_pixel(height: int, width: int, count: int) -> None:
     frames = np.arange(2 * 3 * height * width * 3).reshape(2, 3, height, width, 3).astype(np.uint8)
     found = list(cut_crops(torch.from_numpy(frames), count, 5))

@@ -30,7 +30,7 @@ def test_flow_statistics_are_those_of_the_real_frames() -> None:
     st.lists(st.integers(1, 6), min_size=1, max_size=5),
     st.integers(16, 40), st.integers(16, 40), st.integers(0, 3), st.integers(0, 99),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_statistics_of_a_batch_are_those_clip_by_clip(
     num_real: list[int], height: int, width: int, digits: int, seed: int
 ) -> None:

@@ -252,7 +252,7 @@ def test_whole_network_runs_on_the_meta_device(precision: str) -> None:
     assert features.dtype == torch.float32
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.integers(1, 20)),
     st.sampled_from([((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)),

@@ -13,7 +13,7 @@ from extract.i3d.same import pad_same
 from extract.i3d.stem import StemConv, suits_stem
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     batch=st.integers(1, 2),
     channels=st.sampled_from([2, 3, 4, 9]),  # two pixels of 9 are more than any vector holds

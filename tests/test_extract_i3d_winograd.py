@@ -30,7 +30,7 @@ def random_conv(out: int, inputs: int, taps: int, seed: int) -> tuple[torch.Tens
     padding=st.integers(0, 2),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_direct_convolution(
     clips: int,
     sizes: tuple[int, int, int],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extract.kernels import products
@@ -29,7 +29,6 @@ def assert_close(found: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
 
 
 @given(rows=rows, depth=depths, columns=columns, count=st.integers(1, 3))
-@settings(deadline=None)
 def test_batch_of_products_is_numpys_and_nothing_beside_it_is_written(rows, depth, columns, count):
     a, b = random(count, rows, depth), random(count, depth, columns)
     around = np.full((count + 2, rows, columns), np.nan, np.float32)

@@ -45,7 +45,7 @@ LENGTHS = {"a.mp4": 20, "b.mp4": 5, "c.mp4": 50, "d.mp4": 16, "e.mp4": 33, "sub/
 @given(
     st.lists(st.tuples(st.sampled_from("xy"), st.integers(0, 3)), max_size=30), st.integers(1, 5)
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_every_item_has_its_own_result_whatever_it_was_computed_with(
     items: list[tuple[str, int]], size: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_extract_clusters import Dask, cluster
+from cluster_servers import Dask
 from test_extract_concurrent import extract, finish, start
 
 from cache import FeatureCache
@@ -71,7 +71,7 @@ def test_a_worker_of_a_cluster_dies_at_a_piece(
     with ExitStack() as killed:
         dask = Dask(tmp_path, killed)
         workers = [dask.start_worker(), dask.start_worker()]
-        run = start(folder, "dask", random_rgb_weights, *cluster(dask), command=TINY)
+        run = start(folder, "dask", random_rgb_weights, *dask.options, command=TINY)
         wait_for_blocks(run, folder / "dask", 2)
         workers[0].kill()
         report = finish(run)

@@ -405,7 +405,7 @@ def test_a_video_that_is_turned_for_showing_has_turned_pictures(
     rotation=st.sampled_from([0, 90, 180, 270]),
     num_real=st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_shape_fits_and_the_middle_real_frame_is_taken(
     width: int, height: int, rotation: int, num_real: int
 ) -> None:

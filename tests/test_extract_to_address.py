@@ -11,9 +11,9 @@ import pytest
 import test_extract_concurrent
 import torch
 from click.testing import CliRunner
+from cluster_servers import Dask
 from test_cache_transfer import make_bucket, s3, s3_port  # noqa: F401 - a fixture
 from test_extract_backbones import COLOUR, SMALL, Drawn
-from test_extract_clusters import Dask, cluster
 from test_extract_concurrent import NUM_VIDEOS, assert_as_alone, finish, start
 
 from cache import FeatureCache
@@ -188,7 +188,7 @@ def test_workers_of_dask_send_to_s3(
         dask = Dask(tmp_path, killed)
         for _ in range(2):
             dask.start_worker()
-        options = (*cluster(dask), "--thumbnails", "--cache", "s3://sent/features")
+        options = (*dask.options, "--thumbnails", "--cache", "s3://sent/features")
         report = finish(start(folder, "unused", random_rgb_weights, *options))
         assert (report["done"], report["cache"]) == (NUM_VIDEOS, "s3://sent/features")
         again = finish(start(folder, "unused", random_rgb_weights, *options))

@@ -84,7 +84,7 @@ def test_identical_frames_do_not_move(size):
     np.testing.assert_array_equal(flow, 0)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     height=st.integers(64, 110),
     width=st.integers(64, 110),

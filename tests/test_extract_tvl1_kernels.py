@@ -157,7 +157,7 @@ def test_median_equals_opencvs_bit_for_bit(size):
         np.testing.assert_array_equal(view[1:, channel, width], view[1:, channel, width - 1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     image=hnp.arrays(np.float32, (6, 7), elements=st.floats(-(2.0**20), 2.0**20, width=32)),
 )

@@ -37,7 +37,7 @@ def hours_of(videos) -> float:
     return sum(map(len, videos)) / RATE / 3600
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(curves, st.floats(0.01, 100))
 def test_the_threshold_keeps_to_what_is_claimed_there_and_above(videos, per_hour):
     found = fit_threshold(videos, [RATE] * len(videos), per_hour)
@@ -62,7 +62,7 @@ def test_the_threshold_keeps_to_what_is_claimed_there_and_above(videos, per_hour
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(curves, st.floats(0.01, 100), st.floats(1, 10))
 def test_a_greater_budget_never_gives_a_higher_threshold(videos, per_hour, times):
     rates = [RATE] * len(videos)

@@ -175,7 +175,7 @@ def random_results(rng: np.random.Generator, num_videos: int) -> list[VideoResul
     return results
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_measures_of_a_drawn_set_are_those_of_the_repeated_videos(seed, num_videos):
     from model.measures.bootstrap import _Table

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from marks import quick_first
 from model_cache import SMALLEST, add_video, label, make_cache, segment_table
@@ -173,7 +173,6 @@ def test_imported_segments_have_no_tail(rows, tmp_path):
         assert table.values["rtfm"][name] == pytest.approx(table.values["right"][name])
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 100),
     st.integers(1, 20),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from marks import quick_first
@@ -53,7 +53,6 @@ def with_crops(
         elements=st.floats(-6e4, 6e4, width=16),
     )
 )
-@settings(deadline=None)
 def test_the_mean_crop_lies_between_its_crops_in_any_order_and_is_that_of_float64(crops):
     mean = mean_crop(crops)
     wide = crops.astype(np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from marks import quick_first
 from model_cache import KilledError, add_video, clip_table, label
@@ -260,7 +260,6 @@ def test_a_video_is_scored_alike_alone_and_shorter_than_a_window(
 # --- frames and windows -------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
     length=st.integers(1, 5),
@@ -292,7 +291,6 @@ def test_windows_are_all_there_and_none_crosses_a_cut(
     assert length == 1 or len(found) == len(expected)
 
 
-@settings(deadline=None)
 @given(num=st.integers(6, 30), size=st.integers(1, 5), first=st.integers(0, 9))
 def test_batches_go_through_all_windows_and_go_on_where_they_were(
     num: int, size: int, first: int
@@ -311,7 +309,6 @@ def test_batches_go_through_all_windows_and_go_on_where_they_were(
     assert all(torch.equal(a, b) for a, b in zip(batches[first:], rest, strict=True))
 
 
-@settings(deadline=None)
 @given(
     num=st.integers(1, 25), length=st.integers(1, 6), size=st.integers(1, 4), step=st.integers(1, 3)
 )

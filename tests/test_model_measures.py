@@ -313,7 +313,7 @@ def test_an_added_measure_stands_beside_the_others(monkeypatch):
 # --- bootstrap --------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), num_videos=st.integers(1, 8))
 def test_counts_of_a_drawn_set_give_the_measures_of_that_set(seed, num_videos):
     """Every measure from the table's counts equals the one computed from copies of the videos."""

@@ -108,7 +108,7 @@ many = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(many, st.integers(0, 5))
 def test_rules_are_those_of_scikit_learn(videos, dropped):
     given_ = [

@@ -115,7 +115,7 @@ def test_the_limit_is_the_quantile_of_the_training_videos_medians(cache):
     assert make_reference([data]).limit == pytest.approx(1.1 * max(medians), abs=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(30, 60), st.integers(0, 2**16))
 def test_of_videos_drawn_alike_few_are_far(count, seed):
     """Videos differ as cameras do; a twentieth of the new ones at most may exceed the quantile."""

@@ -275,7 +275,7 @@ def test_the_nearest_video_decides(unit_clips, cache, rows):
 
 
 @given(st.integers(1, 5), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 99))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_toi_pooling_is_the_maximum_of_each_part(bins, lengths, seed):
     class Data:
         labels = lengths

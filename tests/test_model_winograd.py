@@ -30,7 +30,7 @@ def random(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_it_is_a_convolution_of_maps_with_zeros_around_them(number, channels, outputs, seed):
     images = random(number, channels, GRID, GRID, seed=seed).requires_grad_()
     kernels = random(outputs, channels, 3, 3, seed=seed + 1).requires_grad_()
