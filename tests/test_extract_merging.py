@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extract_backbones import COLOUR, MOTION, SMALL, TVL1
 
+import extract.job
 import extract.pool
 import extract.runner
-import extract.worker
 from cache import FeatureCache
 from data.child import Child
 from data.videos import find_videos
@@ -220,7 +220,7 @@ def watch(
         return COLOUR.function(clips)
 
     monkeypatch.setitem(BACKBONES, "colour", replace(COLOUR, function=network))  # type: ignore[misc]
-    monkeypatch.setattr(extract.worker, "_extractors", {})  # nor the networks of an earlier run
+    monkeypatch.setattr(extract.job, "_extractors", {})  # nor the networks of an earlier run
     return sizes
 
 
