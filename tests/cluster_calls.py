@@ -47,6 +47,10 @@ def fail(number: int, stop: threading.Event) -> int:
     raise ConfigError(f"{number}: no room")
 
 
+def prepare_unfit(threads: int, *, error: Exception) -> Ready[int, int]:
+    raise error
+
+
 def prepare_patient(threads: int, *, folder: Path) -> Ready[int, None]:
     return Ready(partial(wait_to_be_stopped, folder=folder), 1)
 

@@ -25,6 +25,7 @@ from cluster_calls import (
     prepare_first_alone,
     prepare_meeting,
     prepare_patient,
+    prepare_unfit,
 )
 from cluster_servers import Ray
 from distributed import LocalCluster
@@ -126,6 +127,15 @@ def test_workers_that_lack_the_code_say_so(
 def test_what_a_call_raises_arrives(cluster: Cluster) -> None:
     with pytest.raises(ConfigError, match=r"^7: no room$"):
         list(cluster.run(prepare_failing, [7]))
+
+
+@pytest.mark.parametrize("error", [ImportError("no torch"), OSError("no room"), ValueError("bad")])
+def test_a_worker_that_cannot_be_prepared_is_told_and_not_waited_for(
+    cluster: Cluster, error: Exception
+) -> None:
+    said = rf"^no worker is fit: .*: cannot be prepared: {type(error).__name__}: {error}$"
+    with pytest.raises(FeatError, match=said):
+        list(cluster.run(partial(prepare_unfit, error=error), [7]))
 
 
 def test_who_stops_iterating_stops_what_is_under_way_and_the_workers_live_on(

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cluster_servers import ROOT, Ray
 from model_cache import demo_rows, make_cache
 
 from cache import FeatureCache
@@ -23,7 +25,6 @@ from model.runs.folder import working_in
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = [
     *("--set", "steps=12", "--set", "eval_every=4", "--set", "hidden=4", "--set", "layers=1"),
     *("--set", "batch_size=16"),
@@ -115,6 +116,20 @@ def test_runs_are_those_of_one_machine_and_none_is_made_by_the_driver(
     assert {path: after[path] for path in made} == made
     assert len(after) > len(made)
     assert not [path for path in there.rglob(".tmp-*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_makes_the_same_runs(cache: FeatureCache, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install ray")
+    here, there = tmp_path / "here", tmp_path / "there"
+    options = ("--methods", "logistic,gmm", "--seeds", "2")
+    feat("compare", cache, here, *options)
+    with ExitStack() as killed:
+        ray = Ray(tmp_path, killed)
+        ray.start_worker()
+        _, said = start("compare", cache, there, *options, *ray.options).communicate(timeout=200)
+    assert "Traceback" not in said
+    assert_same_runs(here, there)
 
 
 @pytest.mark.slow

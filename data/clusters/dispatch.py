@@ -19,6 +19,8 @@ logger = logging.getLogger(f"feat.{__name__}")
 POLL_SECONDS = 1.0  # how soon a worker that came or went is noticed
 NO_FEAT = "cannot load this feat ({}): install it in the workers' environment"
 
+UNPREPARED = "cannot be prepared: {}"
+
 Call = TypeVar("Call", bound=Hashable)
 
 

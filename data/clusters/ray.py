@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data.clusters.dispatch import NO_FEAT, Dispatch, gone
+from data.clusters.dispatch import NO_FEAT, UNPREPARED, Dispatch, gone
 from data.clusters.engine import Item, Lost, Prepare, Ready, Result
 from data.errors import FeatError
 
@@ -152,9 +152,9 @@ def _state(ready: Any) -> int | str | None:
         return state
     except RayTaskError as error:
         # an argument that the worker cannot load is an error of Ray's
-        if not isinstance(error.cause, ImportError | AttributeError | RayError):
-            raise error.cause from error
-        return NO_FEAT.format(_last_line(error))
+        if isinstance(error.cause, RayError):
+            return NO_FEAT.format(_last_line(error))
+        return UNPREPARED.format(_last_line(error))
     except RayActorError as error:
         return f"its process died as it was prepared: {_last_line(error)}"
 
