@@ -119,6 +119,13 @@ def test_several_seeds_have_one_threshold_of_their_mean(cache, rows, tmp_path):
         index = [row.video for row in held.labels].index(video.video)
         assert video.scores.tolist() == pytest.approx(scores[index].tolist())
 
+    # what was fitted to another budget since stays
+    assert feat("threshold", folder, "--false-alarms", "30").exit_code == 0
+    fitted = read_threshold(folder)
+    assert fitted.rule.per_hour == 30
+    train_seeds(cache, rows, SMALLEST, count=2, out=folder)
+    assert read_threshold(folder) == fitted
+
 
 def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path):
     few = [row for row in rows if row.video not in ("good/4.mp4", "good/5.mp4")]

@@ -39,6 +39,7 @@ from model.runs.threshold import (
     fit_stored,
     mean_of_seeds,
     read_held_out,
+    read_threshold,
     store_threshold,
 )
 from model.runs.train import finish_training
@@ -160,17 +161,20 @@ def train_seeds(
         for seed in range(first, first + count)
     }
     with working_in(folder, go_on=f"`feat train --resume {quote(str(folder))}`"):
+        is_new = not all((one.run / one.marker).is_file() for one in trainings.values())
         if workers:
             workers.finish(trainings.values(), cache, folder)
         for seed, training in trainings.items():
             logger.info("seed %d of %d to %d", seed, first, first + count - 1)
             training.finish(training.run, cache=cache, **how)
-        try:
-            held = [_held_out(one) for one in finished_seeds(folder).values()]
-            told = store_threshold(folder, mean_of_seeds(held), alarms)
-            logger.info("mean of all seeds: %s", told.to_text())
-        except NoThresholdError as error:
-            logger.info("mean of all seeds: no threshold was fitted: %s", error)
+        # one that is there may have been fitted since, to another budget or other footage
+        if is_new or read_threshold(folder) is None:
+            try:
+                held = [_held_out(one) for one in finished_seeds(folder).values()]
+                told = store_threshold(folder, mean_of_seeds(held), alarms)
+                logger.info("mean of all seeds: %s", told.to_text())
+            except NoThresholdError as error:
+                logger.info("mean of all seeds: no threshold was fitted: %s", error)
     rows = [
         {"seed": one.info.seed, "run": str(folder / f"seed-{one.info.seed}"), **one.info.result}
         for one in load_run(folder).checkpoints

@@ -113,8 +113,8 @@ def drop_missing(
             held = order_streams(set.union(*(set(cache.streams(video)) for video in without)))
             raise ModelError(
                 f"{len(without)} of {len(labels)} labelled videos have no features in the cache, "
-                f"only {', '.join(held)}: {named(without)}; run `feat extract`, choose a --method "
-                "that looks at frames, or pass --skip-missing"
+                f"only {', '.join(held)}: {named(without)}; run `feat extract`, choose "
+                "methods that look at frames, or pass --skip-missing"
             )
         names = _with_nearest(missing, labels, cache)
         raise ModelError(
