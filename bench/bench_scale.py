@@ -1,9 +1,9 @@
 """Workers of a cluster: two against one, what a call costs on Dask and Ray, and very many videos.
 
 All processes are of this machine: `workers` extracts the drawn videos of `feat sample` with both
-networks, in workers of one thread. The two sides take turns, and each has done the same videos
-once before, so that its networks and kernels are loaded. Time is counted from the beginning of
-the first video to the end of the last one, as the workers tell it.
+networks, in workers of one thread, each on a core of its own. The two sides take turns, and each
+has done the same videos once before, so that its networks and kernels are loaded. Time is counted
+from the beginning of the first video to the end of the last one, as the workers tell it.
 
 `calls` makes calls that do nothing, on one worker of each engine, in turn: what passes between two
 of them is overhead.
@@ -58,7 +58,7 @@ RESOURCES = Resources(device="cpu", threads=1)
 
 @contextmanager
 def dask(workers: int) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a scheduler and workers of one thread; yield its address and process."""
+    """Start a scheduler and workers of one thread and core; yield its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host, port = free.getsockname()
@@ -81,6 +81,9 @@ def dask(workers: int) -> Iterator[tuple[str, psutil.Process]]:
             )
             killed.callback(processes[-1].wait)
             killed.callback(processes[-1].kill)
+        # a core each, with the ffmpeg that it starts: else one alone would have all cores for both
+        for worker, core in zip(processes[1:], sorted(os.sched_getaffinity(0)), strict=False):
+            os.sched_setaffinity(worker.pid, {core})
         wait_for(host, port)
         yield address, psutil.Process(processes[0].pid)
 
