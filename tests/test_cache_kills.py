@@ -135,5 +135,5 @@ def test_a_few_kills(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # minutes on a busy machine
-def test_200_kills(tmp_path) -> None:
-    run_kills(tmp_path, 200, seed=2)
+def test_100_kills(tmp_path) -> None:
+    run_kills(tmp_path, 100, seed=2)

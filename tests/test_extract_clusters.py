@@ -62,6 +62,7 @@ def test_a_killed_worker_costs_nothing_and_an_unfit_one_is_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("servers", ENGINES[:1], indirect=True)  # the same on every engine
 def test_workers_that_do_not_see_the_cache_hand_their_features_over(
     folder: Path, random_rgb_weights: Path, servers: Servers
 ) -> None:
