@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker, wait
 from distributed.comm import CommClosedError
 
-from data.clusters.dispatch import NO_FEAT, POLL_SECONDS, UNPREPARED, Dispatch, gone
+from data.clusters.dispatch import NO_FEAT, POLL_SECONDS, Dispatch, gone, prepared
 from data.clusters.engine import Item, Lost, Prepare, Result
 from data.errors import FeatError
 
@@ -108,14 +108,11 @@ class _Preparation(WorkerPlugin):  # type: ignore[misc]  # distributed has no ty
 
     async def setup(self, worker: Worker) -> None:
         self.stop = threading.Event()
-        try:
-            self.ready = await asyncio.to_thread(self._prepare, worker.state.nthreads)
-        except FeatError as error:
-            self.state = str(error)
-        except Exception as error:  # noqa: BLE001 - else the driver waits for it for ever
-            self.state = UNPREPARED.format(f"{type(error).__name__}: {error}")
+        ready = await asyncio.to_thread(prepared, self._prepare, worker.state.nthreads)
+        if isinstance(ready, str):
+            self.state = ready
         else:
-            self.state = self.ready.slots
+            self.ready, self.state = ready, ready.slots
 
     def teardown(self, worker: Worker) -> None:
         self.stop.set()

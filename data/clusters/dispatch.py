@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from data.clusters.engine import RETRIES, Item, Lost
+from data.clusters.engine import RETRIES, Item, Lost, Prepare, Ready, Result
 from data.errors import FeatError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -19,7 +19,6 @@ logger = logging.getLogger(f"feat.{__name__}")
 POLL_SECONDS = 1.0  # how soon a worker that came or went is noticed
 NO_FEAT = "cannot load this feat ({}): install it in the workers' environment"
 
-UNPREPARED = "cannot be prepared: {}"
 
 Call = TypeVar("Call", bound=Hashable)
 
@@ -46,6 +45,16 @@ class Workers(Protocol[Call]):
     def finished(self, calls: Sequence[Call], seconds: float) -> Iterator[tuple[Call, Any]]:
         """Yield calls with their results, or Lost; after so many seconds at most, perhaps none."""
         ...
+
+
+def prepared(prepare: Prepare[Item, Result], threads: int) -> Ready[Item, Result] | str:
+    """Return this worker as it may begin, or why it gets no work: else it would be waited for."""
+    try:
+        return prepare(threads)
+    except FeatError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - told by the driver
+        return f"cannot be prepared: {type(error).__name__}: {error}"
 
 
 def gone(address: str, what: str) -> FeatError:

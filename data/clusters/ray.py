@@ -22,8 +22,8 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from data.clusters.dispatch import NO_FEAT, UNPREPARED, Dispatch, gone
-from data.clusters.engine import Item, Lost, Prepare, Ready, Result
+from data.clusters.dispatch import NO_FEAT, Dispatch, gone, prepared
+from data.clusters.engine import Item, Lost, Prepare, Result
 from data.errors import FeatError
 
 _CONNECT_SECONDS = 10
@@ -151,10 +151,7 @@ def _state(ready: Any) -> int | str | None:
         state: int | str = ray.get(ready)
         return state
     except RayTaskError as error:
-        # an argument that the worker cannot load is an error of Ray's
-        if isinstance(error.cause, RayError):
-            return NO_FEAT.format(_last_line(error))
-        return UNPREPARED.format(_last_line(error))
+        return NO_FEAT.format(_last_line(error))
     except RayActorError as error:
         return f"its process died as it was prepared: {_last_line(error)}"
 
@@ -168,11 +165,11 @@ class _Actor:
         self._stop = threading.Event()
 
     def prepare(self, prepare: Prepare[Any, Any], threads: int) -> int | str:
-        try:
-            self._ready: Ready[Any, Any] = prepare(threads)
-        except FeatError as error:
-            return str(error)
-        return self._ready.slots
+        ready = prepared(prepare, threads)
+        if isinstance(ready, str):
+            return ready
+        self._ready = ready
+        return ready.slots
 
     def call(self, item: Any) -> Any:
         try:
