@@ -85,12 +85,20 @@ class Contents:
 
     def has(self, key: str) -> bool:
         """Return whether the features of `key` are there."""
-        return not self.lacking([key])
-
-    def lacking(self, keys: Sequence[str]) -> list[str]:
-        """Return those of `keys` whose features are not there."""
         with self._guard():
-            return self._look_for(keys)
+            return not self._look_for([key])
+
+    def lacking(self, keys: Sequence[str], *, look: bool = True) -> list[str]:
+        """Return those of `keys` whose features are not there, to be added.
+
+        What compaction moves at this moment may be among them: added once more it does no harm.
+
+        Args:
+            keys: of features.
+            look: False: tell what was not there when somebody last looked, which may have come.
+        """
+        with self._guard():
+            return self._look_for(keys, times=int(look))
 
     def entry(self, key: str) -> FeatureEntry:
         """Return all that is known of the features of `key`, without loading them.
@@ -299,11 +307,11 @@ class Contents:
         self._look_for([key])
         return self._index.get(key)
 
-    def _look_for(self, keys: Sequence[str]) -> list[str]:
+    def _look_for(self, keys: Sequence[str], *, times: int = 2) -> list[str]:
         """Return the keys that are not there, once the folder has been looked at if any is not."""
         # Twice: while a folder is listed, compaction may move a record from a shard that is not
         # listed yet to one whose place in the list has passed.
-        for _ in range(2):
+        for _ in range(times):
             keys = [key for key in keys if self._index.get(key) is None]
             if not keys or not self._index.changed():
                 return keys

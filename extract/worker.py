@@ -121,24 +121,27 @@ class VideoTask:
         """The cache of the job, open in this process."""
         return open_cache(self.job.cache_dir)
 
-    def missing(self) -> tuple[str, ...]:
-        """Return the streams that the cache lacks."""
-        lacking = self.cache.lacking([key for key in self.keys.values() if key not in self.there])
-        return tuple(stream for stream, key in self.keys.items() if key in lacking)
+    def missing(self, *, look: bool = True) -> tuple[tuple[str, ...], bool]:
+        """Return the streams that the cache lacks, and whether it lacks pictures that are wanted.
 
-    def lacks_thumbnails(self, streams: tuple[str, ...]) -> bool:
-        """Return whether pictures are to be kept that the cache lacks, beside these streams."""
-        with_features = bool(_of_clips(streams))
-        wanted = with_features if self.job.thumbnails is None else self.job.thumbnails
-        key = feature_key(self.sha256, thumbnails.CONFIG)
-        return wanted and key not in self.there and not self.cache.has(key)
+        Args:
+            look: False: as of the last look.
+        """
+        asked = list(self.keys.values())
+        pictures = feature_key(self.sha256, thumbnails.CONFIG)
+        if self.job.thumbnails is not False:
+            asked.append(pictures)
+        lacking = self.cache.lacking([key for key in asked if key not in self.there], look=look)
+        streams = tuple(stream for stream, key in self.keys.items() if key in lacking)
+        # unless they were asked for, pictures come only with features
+        return streams, pictures in lacking and bool(self.job.thumbnails or _of_clips(streams))
 
     def complete(self, turn: Turn) -> VideoOutcome:
         """Do what the task says, unless another process is at it."""
         stage_seconds: dict[str, float] = {}
         if self.clips in (None, ALL_CLIPS):
             return self._complete_video(turn, stage_seconds)
-        streams = _of_clips(self.missing())
+        streams = _of_clips(self.missing()[0])
         checkpoint = self.cache.checkpoint(self._identity(streams))
         if streams and not checkpoint.covers(self.clips):
             piece = f"{self._identity(streams)} {self.clips}"
@@ -146,7 +149,7 @@ class VideoTask:
                 if not mine:
                     return self._result("busy")
                 self.extract(streams, checkpoint, stage_seconds, turn, clips=self.clips)
-            if not self.missing():  # others did without, for the video ends before this piece
+            if not self.missing()[0]:  # others did without, for the video ends before this piece
                 checkpoint.clear()
         if checkpoint.covers(ALL_CLIPS):
             video = self._complete_video(turn, stage_seconds)
@@ -156,15 +159,13 @@ class VideoTask:
 
     def _complete_video(self, turn: Turn, stage_seconds: dict[str, float]) -> VideoOutcome:
         """Extract what is missing of all of it and write it."""
-        streams = self.missing()
-        if not streams and not self.lacks_thumbnails(streams):
+        # Looked at once, when it is claimed: in a folder of very many shards that takes the time.
+        if self.missing(look=False) == ((), False):
             return self._skipped()
         with self.cache.claim(self.sha256) as mine:
             if not mine:
                 return self._result("busy")
-            # another process may have finished it between the look and the claim
-            streams = self.missing()
-            with_thumbnails = self.lacks_thumbnails(streams)
+            streams, with_thumbnails = self.missing()
             if not streams and not with_thumbnails:
                 return self._skipped()
             made = []

@@ -1,6 +1,7 @@
 """Long videos in pieces: what workers make of them apart is what one makes of the whole."""
 
 import dataclasses
+import os
 import subprocess
 import threading
 import time
@@ -317,6 +318,24 @@ def test_two_runs_share_the_pieces_of_a_video(
     assert_same_records(
         records(tmp_path / "whole", whole.sha256), records(tmp_path / "pieces", whole.sha256)
     )
+
+
+def test_a_video_is_looked_for_once(
+    video: VideoSource, tmp_path: Path, register: Registers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of very many shards, each look for what is not there takes longest of all."""
+    cache = FeatureCache.create(tmp_path / "cache")
+    task = task_of(video, cache.path, config(), None)
+    assert task.missing() == (("colour", "motion"), True)  # from now on the cache is open
+    listed: list[Path] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(Path(path)) or listdir(path))
+    (done,) = Engine().run(task)
+    assert done.status == "done"
+    assert listed.count(cache.shards_dir) == 1
+    listed.clear()
+    (again,) = Engine().run(task)
+    assert (again.status, listed.count(cache.shards_dir)) == ("skipped", 0)
 
 
 class HalfBlind:
