@@ -28,6 +28,7 @@ BENCHES = {
     "Training from mapped features": ["bench.bench_mapped"],
     "Methods of pixels: training steps": ["bench.bench_frames", "steps"],
     "The feature cache": ["bench.bench_cache"],
+    "A cache that is far away": ["bench.bench_transfer"],
     "Running again with everything there": ["bench.bench_rerun"],
     "Peak memory of a long video": ["bench.bench_memory"],
     "The report of a thousand videos": ["bench.bench_report"],

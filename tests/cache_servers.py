@@ -98,6 +98,13 @@ class SftpServer:
             except (paramiko.SSHException, EOFError, OSError):
                 continue  # the connection was cut during the handshake
 
+    def make_known(self, home: Path) -> None:
+        """Write the server's key where clients of that home folder look for it."""
+        (home / ".ssh").mkdir()
+        (home / ".ssh" / "known_hosts").write_text(
+            f"[127.0.0.1]:{self.port} {self.key.get_name()} {self.key.get_base64()}\n"
+        )
+
     def close(self) -> None:
         self._socket.close()
         for transport in self._transports:

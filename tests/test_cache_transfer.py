@@ -2,6 +2,8 @@ import json
 import os
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -289,7 +291,7 @@ def test_sftp_goes_on_when_connections_are_cut(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     folder = tmp_path / "server" / "features"
     for transfer, target in ((push_cache, cache), (pull_cache, other)):
-        proxy = CuttingProxy(sftp_server.port, cut_after=60_000, cuts=3)
+        proxy = CuttingProxy(sftp_server.port, cut_after=15_000, cuts=3)
         report = transfer(target, sftp(sftp_server, folder, proxy.port))
         assert proxy.cuts_left == 0
         assert report.shards == NUM_VIDEOS
@@ -304,7 +306,8 @@ def test_sftp_that_stays_away_is_an_error_and_the_next_try_goes_on(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     folder = tmp_path / "server" / "features"
-    proxy = CuttingProxy(sftp_server.port, cut_after=100_000, cuts=1000, then=100)
+    monkeypatch.setattr("cache.exchange.remote.CONNECTIONS", 2)
+    proxy = CuttingProxy(sftp_server.port, cut_after=60_000, cuts=1000, then=100)
     remote = sftp(sftp_server, folder, proxy.port)
     with pytest.raises(CacheError, match="what has arrived is kept, the same command"):
         push_cache(cache, remote)
@@ -317,16 +320,47 @@ def test_sftp_that_stays_away_is_an_error_and_the_next_try_goes_on(
     assert same(cache, FeatureCache(folder))
 
 
+def test_connections_share_the_work_and_its_order_stays(sftp_server, tmp_path) -> None:
+    remote = sftp(sftp_server, tmp_path / "server" / "features")
+    meeting = threading.Barrier(4)  # nobody goes on before four are at it
+
+    def work(connection: Remote, number: int) -> tuple[int, Remote]:
+        if number < 4:
+            meeting.wait(30)
+        return number, connection
+
+    numbers, connections = zip(*remote.each(range(20), work), strict=True)
+    assert numbers == tuple(range(20))
+    assert 4 <= len(set(connections)) <= 8
+    assert remote not in connections
+
+
+def test_where_one_connection_fails_the_others_end_first(sftp_server, tmp_path) -> None:
+    remote = sftp(sftp_server, tmp_path / "server" / "features")
+    meeting, ended = threading.Barrier(2), []
+
+    def work(connection: Remote, number: int) -> None:
+        if number < 2:
+            meeting.wait(30)
+        if number == 0:
+            raise CacheError("the disk is full")
+        time.sleep(0.3)
+        ended.append(number)
+
+    with pytest.raises(CacheError, match="the disk is full"):
+        list(remote.each(range(100), work))
+    before = list(ended)
+    assert 1 in before
+    time.sleep(0.4)
+    assert ended == before
+
+
 def test_sftp_servers_must_be_known(tmp_path, sftp_server, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     url = f"sftp://ann:secret@127.0.0.1:{sftp_server.port}/features"
     with pytest.raises(CacheError, match="not found in known_hosts"):
         Remote(url)
-    (tmp_path / ".ssh").mkdir()
-    key = sftp_server.key
-    (tmp_path / ".ssh" / "known_hosts").write_text(
-        f"[127.0.0.1]:{sftp_server.port} {key.get_name()} {key.get_base64()}\n"
-    )
+    sftp_server.make_known(tmp_path)
     Remote(url)
     with pytest.raises(CacheError, match="cannot connect") as caught:
         Remote(url.replace("secret", "wrong"))
@@ -385,7 +419,7 @@ def test_http_that_drips_ends(cache, other, tmp_path, monkeypatch, after) -> Non
     server = HttpServer(tmp_path / "www")
     proxy = DrippingProxy(server.port, after=after)
     try:
-        with pytest.raises(CacheError, match=r"less than 16 KiB a second for 0\.3 s .*FEAT_STALL"):
+        with pytest.raises(CacheError, match=r"less than \d+ KiB a second for 0\.3 s .*FEAT_STALL"):
             pull_cache(other, Remote(f"http://127.0.0.1:{proxy.port}"))
     finally:
         proxy.close()
@@ -401,7 +435,7 @@ def test_sftp_that_drips_ends(cache, other, tmp_path, sftp_server, monkeypatch) 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     proxy = DrippingProxy(sftp_server.port, after=30_000)
     remote = sftp(sftp_server, folder, proxy.port)
-    with pytest.raises(CacheError, match="less than 16 KiB a second"):
+    with pytest.raises(CacheError, match=r"less than \d KiB a second"):
         pull_cache(other, remote)
     proxy.close()
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import test_extract_concurrent
 import torch
+from cache_servers import SftpServer
 from click.testing import CliRunner
 from cluster_servers import Dask
-from test_cache_transfer import make_bucket, s3, s3_port  # noqa: F401 - a fixture
+from test_cache_transfer import make_bucket, s3_port  # noqa: F401 - a fixture
 from test_extract_backbones import COLOUR, SMALL, Drawn
 from test_extract_concurrent import NUM_VIDEOS, assert_as_alone, finish, start
 
@@ -171,28 +172,43 @@ def test_a_dry_run_writes_nothing_there(tmp_path: Path, make_video) -> None:
     assert not (tmp_path / "there").exists()
 
 
+@pytest.fixture(params=["s3", "sftp"])
+def server(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Remote]:
+    """An empty folder on a server that all processes may write to."""
+    if request.param == "s3":
+        port = request.getfixturevalue("s3_port")
+        make_bucket(port, "sent")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+        yield Remote("s3://sent/features")
+        return
+    (tmp_path / "served").mkdir()
+    sftp = SftpServer(tmp_path / "served")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sftp.make_known(tmp_path)
+    yield Remote(f"sftp://ann:secret@127.0.0.1:{sftp.port}/features")
+    sftp.close()
+
+
 @pytest.mark.slow
-def test_workers_of_dask_send_to_s3(
-    folder: Path,
-    random_rgb_weights: Path,
-    tmp_path: Path,
-    s3_port: int,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+def test_workers_of_dask_send_to_a_server(
+    folder: Path, random_rgb_weights: Path, tmp_path: Path, server: Remote
 ) -> None:
     pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
-    make_bucket(s3_port, "sent")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    address = server.url.replace("ann@", "ann:secret@")
     with ExitStack() as killed:
         dask = Dask(tmp_path, killed)
         for _ in range(2):
             dask.start_worker()
-        options = (*dask.options, "--thumbnails", "--cache", "s3://sent/features")
+        options = (*dask.options, "--thumbnails", "--cache", address)
         report = finish(start(folder, "unused", random_rgb_weights, *options))
-        assert (report["done"], report["cache"]) == (NUM_VIDEOS, "s3://sent/features")
+        assert (report["done"], report["cache"]) == (NUM_VIDEOS, server.url)
         again = finish(start(folder, "unused", random_rgb_weights, *options))
         assert (again["done"], again["skipped"]) == (0, NUM_VIDEOS)
     assert not (folder / "unused").exists()
-    pull_cache(FeatureCache.create(folder / "pulled"), s3(s3_port, "sent"))
-    assert_as_alone(folder, "pulled")
+    pulled = f"pulled-{server.protocol}"
+    pull_cache(FeatureCache.create(folder / pulled), server)
+    assert_as_alone(folder, pulled)

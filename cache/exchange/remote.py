@@ -9,9 +9,10 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,7 @@ from data.process import stall_seconds
 
 logger = logging.getLogger(f"feat.{__name__}")
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Protocols whose uploads appear whole or not at all; elsewhere a rename makes them so.
@@ -27,7 +29,10 @@ ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 MAX_TRIES = 4
 BLOCK = 1 << 18
 PIECE = 8 << 20
-#: Bytes a second below which a connection is given up.
+#: Connections at a time; fewer over HTTP, where each may hold 64 MiB.
+CONNECTIONS = 8
+HTTP_CONNECTIONS = 4
+#: Bytes a second, of all connections, below which one is given up.
 MIN_RATE = 1 << 14
 _PACKAGES = {
     "sftp": "paramiko",
@@ -59,6 +64,7 @@ class Remote:
         self.protocol = url.split("://", 1)[0] if "://" in url else "file"
         self._options = dict(options or {})
         self._new_host_keys = new_host_keys
+        self._min_rate = MIN_RATE
         self._errors = _remote_errors()
         self._fs: Any = None
         self._root = ""
@@ -191,6 +197,41 @@ class Remote:
 
         self._retry(f"write {name}", action, size=expected)
 
+    def each(self, items: Sequence[S], work: Callable[["Remote", S], T]) -> Iterator[T]:
+        """Yield what `work` gives for each item, in their order, over several connections at once.
+
+        With many small files nearly all the time is spent on waiting for answers.
+
+        Args:
+            items: what is to be done.
+            work: does it, with a connection of its own, in any thread.
+
+        Raises:
+            CacheError: one of them fails; those under way have ended.
+        """
+        most = {"file": 1, "http": HTTP_CONNECTIONS, "https": HTTP_CONNECTIONS}
+        count = min(len(items), most.get(self.protocol, CONNECTIONS))
+        if count <= 1:
+            yield from (work(self, item) for item in items)
+            return
+        own = threading.local()
+
+        def in_a_thread(item: S) -> T:
+            if not hasattr(own, "remote"):
+                own.remote = Remote(self._url, self._options, new_host_keys=self._new_host_keys)
+                own.remote._min_rate = MIN_RATE // count
+            return work(own.remote, item)
+
+        pool = ThreadPool(count)
+        try:
+            yield from pool.imap(in_a_thread, items)
+        except CacheError:
+            pool.terminate()
+            pool.join()
+            raise
+        finally:
+            pool.terminate()
+
     def _read_up_to(self, file: Any, limit: int) -> bytes:
         parts = []
         while limit > 0 and (part := file.read(min(limit, BLOCK))):
@@ -248,7 +289,7 @@ class Remote:
             size: the bytes that it moves, if it does not count them as they come.
 
         Raises:
-            TimeoutError: it is slower than `MIN_RATE` for the time that is allowed.
+            TimeoutError: it is slower than the least rate for the time that is allowed.
         """
         results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -258,6 +299,7 @@ class Remote:
             except BaseException as error:  # noqa: BLE001 - raised where it is waited for
                 results.put((None, error))
 
+        rate = self._min_rate
         self._moved = before = 0
         started = checked = time.monotonic()
         threading.Thread(target=run, daemon=True, name="feat-remote").start()
@@ -270,9 +312,9 @@ class Remote:
             now, moved, stall = time.monotonic(), self._moved, self._stall_seconds
             if now - checked < stall:
                 continue
-            if moved - before < MIN_RATE * stall and now - started > stall + size / MIN_RATE:
+            if moved - before < rate * stall and now - started > stall + size / rate:
                 raise TimeoutError(
-                    f"less than {MIN_RATE >> 10} KiB a second for {stall:g} s (FEAT_STALL_SECONDS "
+                    f"less than {rate >> 10} KiB a second for {stall:g} s (FEAT_STALL_SECONDS "
                     "allows more)"
                 )
             checked, before = now, moved

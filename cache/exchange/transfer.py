@@ -108,37 +108,44 @@ def push_cache(
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
     keys_there = {entry.key for entry in entries}
     left_out: set[str] = set()
-    for name in followed(sorted(here), "push: shards", total=len(here)):
+
+    def send(connection: Remote, name: str) -> int | ShardError | None:
+        """Return the bytes that were sent, 0 if the other side has the shard."""
         path = cache.shards_dir / name
         try:
             size = path.stat().st_size
             keys = set(cache.keys_of(name))
             if there.get(name) == size:
-                report.already += 1
-                continue
+                return 0
             private = {
                 key
                 for key in keys
                 if (stream := cache.entry(key).stream) in PICTURES and stream not in pictures
             }
-            left_out |= private - keys_there
+            left_out.update(private - keys_there)
             if keys - private <= keys_there:
-                report.already += not keys <= private
-                continue
+                return None if keys <= private else 0
             _check_local(path)
             with _without(path, private) as sent:
                 size = sent.stat().st_size
-                remote.upload(sent, f"shards/{sent.name}")
+                connection.upload(sent, f"shards/{sent.name}")
         except FileNotFoundError:
-            continue  # compacted away; its records are in another shard, or go next time
+            return None  # compacted away; its records are in another shard, or go next time
         except ShardError as error:
-            logger.warning("not sent: %s", error)
-            report.damaged.append(name)
-            continue
+            return error
         if reread:
-            _check_remote(remote, sent.name, size)
-        report.shards += 1
-        report.nbytes += size
+            _check_remote(connection, sent.name, size)
+        return size
+
+    sent = zip(sorted(here), remote.each(sorted(here), send), strict=True)
+    for name, size in followed(sent, "push: shards", total=len(here)):
+        if isinstance(size, ShardError):
+            logger.warning("not sent: %s", size)
+            report.damaged.append(name)
+        elif size is not None:
+            report.shards += size > 0
+            report.nbytes += size
+            report.already += size == 0
     streams = [cache.entry(key).stream for key in left_out]
     report.thumbnails_left_out = streams.count(THUMBNAILS)
     report.frames_left_out = streams.count(FRAMES)
@@ -201,11 +208,22 @@ def pull_cache(
                 advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pulled", conflicts)
-        for name in followed(sorted(tables), "pull: shards", total=len(tables)):
-            if all(cache.has(key) for key in tables[name].records):
-                report.already += 1
-                continue
-            _fetch_shard(cache, remote, name, missing[name], report)
+
+        def fetch(connection: Remote, name: str) -> int | ShardError:
+            """Return the bytes that were fetched, 0 if the cache has all that is in the shard."""
+            if not cache.lacking(list(tables[name].records)):
+                return 0
+            return _fetch_shard(cache, connection, name, missing[name])
+
+        fetched = zip(sorted(tables), remote.each(sorted(tables), fetch), strict=True)
+        for name, nbytes in followed(fetched, "pull: shards", total=len(tables)):
+            if isinstance(nbytes, ShardError):
+                logger.warning("refused: %s", nbytes)
+                report.damaged.append(name)
+            else:
+                report.shards += nbytes > 0
+                report.nbytes += nbytes
+                report.already += nbytes == 0
         for file in manifests:
             content = (Path(folder) / file).read_bytes()
             write_whole(cache.path / "names" / file, content, error=CacheError)
@@ -294,18 +312,26 @@ def _remote_tables(
     remote: Remote, shards: dict[str, int], report: TransferReport
 ) -> dict[str, ShardTable]:
     """Return the tables of some of the other side's shards, read without the arrays."""
-    tables = {}
-    for name, size in shards.items():
+
+    def read(connection: Remote, name: str) -> ShardTable | ShardError:
         place = f"shards/{name}"
 
-        def read(count: int, offset: int, place: str = place) -> bytes:
-            return remote.read_range(place, count, offset)
+        def read_range(count: int, offset: int) -> bytes:
+            return connection.read_range(place, count, offset)
 
         try:
-            tables[name] = parse_table(read, Path(remote.url) / place, size)[0]
+            return parse_table(read_range, Path(remote.url) / place, shards[name])[0]
         except ShardError as error:
-            logger.warning("refused: %s", error)
+            return error
+
+    tables = {}
+    found = zip(shards, remote.each(list(shards), read), strict=True)
+    for name, table in followed(found, "look at shards", total=len(shards)):
+        if isinstance(table, ShardError):
+            logger.warning("refused: %s", table)
             report.damaged.append(name)
+        else:
+            tables[name] = table
     return tables
 
 
@@ -376,9 +402,8 @@ def _check_remote(remote: Remote, name: str, size: int) -> None:
         raise CacheError(f"{remote.url}: shards/{name} was damaged on its way; push again")
 
 
-def _fetch_shard(
-    cache: FeatureCache, remote: Remote, name: str, size: int, report: TransferReport
-) -> None:
+def _fetch_shard(cache: FeatureCache, remote: Remote, name: str, size: int) -> int | ShardError:
+    """Return how many bytes were fetched, or why the shard is refused."""
     free = shutil.disk_usage(cache.path).free
     if size > free:
         raise CacheError(f"{cache.path}: {free} bytes free, shards/{name} needs {size}; make room")
@@ -386,11 +411,8 @@ def _fetch_shard(
     try:
         receive_shard(remote.blocks(place, size), name, cache, origin=f"{remote.url}/{place}")
     except ShardError as error:
-        logger.warning("refused: %s", error)
-        report.damaged.append(name)
-        return
-    report.shards += 1
-    report.nbytes += size
+        return error
+    return size
 
 
 def _push_names(cache: FeatureCache, remote: Remote) -> int:
