@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
 from safetensors.numpy import save_file
@@ -308,10 +310,32 @@ def test_a_checkpoint_gives_the_same_scores_as_the_network_it_was_saved_from(run
     assert all(np.array_equal(a.scores, b.scores) for a, b in zip(once, twice, strict=True))
 
 
-def test_file_names_are_safe_and_all_different():
-    names = file_names(["a/b.mp4", "a_b.mp4", "A/b.mp4", "..", "x" * 300, "é/ü.mp4"])
-    assert len({name.lower() for name in names}) == len(names)
-    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,110}", name) for name in names)
+def test_file_names_are_readable_and_all_different():
+    videos = [
+        "a/b.mp4",
+        "a_b.mp4",
+        "A/b.mp4",
+        "..",
+        "x" * 300,
+        "é/ü.mp4",
+        "e\u0301/u\u0308.mp4",
+        "門.mp4",
+        "हिन्दी 1",
+    ]
+    names = file_names(videos)
+    assert names[:4] == ["a_b.mp4", "a_b.mp4-2", "A_b.mp4-3", "video"]
+    assert names[5:] == ["é_ü.mp4", "é_ü.mp4-2", "門.mp4", "हिन्दी_1"]
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_file_names_are_safe(tmp_path_factory: pytest.TempPathFactory, videos: list[str]):
+    folder = tmp_path_factory.mktemp("names")
+    names = file_names(videos)
+    for name in names:
+        (folder / f"{name}.scores.json").touch()
+    assert len(list(folder.iterdir())) == len(videos)
+    assert len({name.casefold() for name in names}) == len(videos)
+    assert not any(set(name) & set('<>:"/\\|?*\0\n') or name.startswith(".") for name in names)
 
 
 @pytest.mark.slow
