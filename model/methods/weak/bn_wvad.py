@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from model.features.load import FeatureSet
+from model.methods.weak.embedding import WIDTH, Embedding
 from model.methods.weak.sequence import SequenceMethod
-from model.methods.weak.ur_dmu import WIDTH, Embedding
 
 SHARE_OF_VIDEO = 0.2
 SHARE_OF_BATCH = 0.4
