@@ -2,9 +2,12 @@
 
     python -m bench.paired comparison/off/deepmil comparison/on/deepmil comparison/full/convlstm
 
+    python -m bench.paired 'comparison/five-*/deepmil' 'comparison/five-*/convlstm'
+
 Each argument is a method's folder in one of `feat compare`: `seed-<n>` below it. The first is
 compared with each other. A draw takes one set of test videos for all methods, and of each method
-as many of its seeds as it has, with replacement.
+as many of its seeds as it has, with replacement. With `*` in them arguments stand for the folders
+of several folds: what is compared is the mean over the folds, and a draw takes videos in each.
 """
 
 import sys
@@ -39,26 +42,34 @@ def drawn_aucs(
     return np.concatenate([[aucs[:, 0].mean()], drawn])
 
 
-def main(folders: list[Path]) -> None:
+def main(patterns: list[str]) -> None:
     """Print a table of all against the first."""
     rng = np.random.default_rng(0)
-    aucs: list[NDArray[np.float64]] = []
-    names: list[str] = []
-    for folder in folders:
-        runs = [read_results(run / EVAL_NAME) for run in sorted(folder.glob("seed-*"))]
-        found = [result.video for result in runs[0]]
-        names = names or found
-        if found != names:
-            sys.exit(f"{folder}: other test videos than {folders[0]}")
-        if not aucs:
-            draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
-        aucs.append(drawn_aucs(runs, draws.astype(float), rng))
-    print("| runs | AUC | against the first | 95 % interval |\n|---|---:|---:|---|")
-    for folder, values in zip(folders, aucs, strict=True):
-        change = values - aucs[0]
+    weights: list[NDArray[np.float64]] = []  # of each fold
+    videos: list[list[str]] = []
+    print("| runs | AUC | by fold | against the first | 95 % interval |\n|---|---:|---|---:|---|")
+    first: NDArray[np.float64] | None = None
+    for pattern in patterns:
+        folders = sorted(Path().glob(pattern)) or sys.exit(f"{pattern}: nothing there")
+        runs = [
+            [read_results(run / EVAL_NAME) for run in sorted(folder.glob("seed-*"))]
+            for folder in folders
+        ]
+        found = [[result.video for result in fold[0]] for fold in runs]
+        if not videos:
+            videos = found
+            even = [np.full(len(names), 1 / len(names)) for names in videos]
+            weights = [rng.multinomial(len(each), each, DRAWS).astype(float) for each in even]
+        if found != videos:
+            sys.exit(f"{pattern}: other test videos than {patterns[0]}")
+        folds = np.stack([drawn_aucs(*pair, rng) for pair in zip(runs, weights, strict=True)])
+        values = folds.mean(axis=0)
+        first = values if first is None else first
+        change = values - first
         low, high = np.nanquantile(change[1:], [0.025, 0.975])
-        print(f"| {folder} | {values[0]:.3f} | {change[0]:+.3f} | {low:+.3f} to {high:+.3f} |")
+        row = [pattern, f"{values[0]:.3f}", " ".join(f"{value:.3f}" for value in folds[:, 0])]
+        print("|", " | ".join([*row, f"{change[0]:+.3f}", f"{low:+.3f} to {high:+.3f}"]), "|")
 
 
 if __name__ == "__main__":
-    main([Path(name) for name in sys.argv[1:]])
+    main(sys.argv[1:])
