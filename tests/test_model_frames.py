@@ -30,7 +30,6 @@ from model.methods.gather import DataOptions, gather
 from model.methods.pixels.conv_ae import ConvAutoEncoder
 from model.methods.pixels.frames import FrameMethod, from_the_first, peak_ratio, windows_of
 from model.methods.pixels.mnad import MNAD, MemoryNetwork, weighted_error
-from model.methods.pixels.ognet import STILL
 from model.methods.pixels.unet import FutureFrame, gradient_difference
 from model.methods.registry import METHODS, choose_method
 from model.network.unet import UNet
@@ -444,18 +443,28 @@ def test_a_patch_is_where_most_moves() -> None:
         assert float(patch.sum()) == max(sums)
 
 
-def test_nothing_is_odd_where_nothing_moves() -> None:
+@pytest.mark.parametrize("contrast", [1.0, 0.05])
+def test_a_frame_is_rated_by_what_moves_most_however_little_that_is(contrast: float) -> None:
     torch.manual_seed(0)
-    method = tiny("ognet")
+    method = tiny("ognet", patch=8, width=16)  # places 0, 4, ... 24 both ways, of which 7 are rated
     network = method.network().eval()
-    still = np.repeat(walk(1), 6, axis=0)
+    noise = np.random.default_rng(0).normal(0, 40, (6, SIZE, SIZE, 3))
+    frames = np.clip(120 + contrast * noise, 0, 255).astype(np.uint8)
     with torch.inference_mode():
-        values = method.measure(network, still)
-        moving = method.measure(network, walk(6))
-    assert (values == STILL).all()
-    assert (moving > STILL).all()
-    usual = method.calibrate(moving)
-    assert (method.combine(values, usual) < method.combine(moving, usual).min()).all()
+        values = method.measure(network, frames)[:, 0]
+        shown = method.tensors(torch.from_numpy(frames[None]), CPU)[0]
+        for number in range(1, 6):
+            patches = {
+                (top, left): shown[number - 1 : number + 1, :, top : top + 8, left : left + 8]
+                for top in range(0, 25, 4)
+                for left in range(0, 25, 4)
+            }
+            moved = sorted(
+                patches.values(), key=lambda pair: -float((pair[1] - pair[0]).abs().mean())
+            )
+            rated = [float(network.judge(network.new(pair[1:]))) for pair in moved[:7]]
+            assert values[number] == pytest.approx(max(rated), rel=1e-4)
+    assert len(set(values)) > 4
 
 
 def test_large_errors_weigh_more() -> None:

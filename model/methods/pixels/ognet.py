@@ -27,10 +27,9 @@ from model.methods.pixels.frames import (
     windows_of,
 )
 
-STILL = -20.0
-"""Logit of a frame in which nothing moves: well rebuilt beyond doubt."""
 CANDIDATES = 8
-"""Places tried in a frame, of which the one that moves most gives the patch of a step."""
+"""Places tried in a frame, of which the one that moves most gives the patch of a step. So a frame
+is rated by the eighth of its places that moves most: patches such as were learnt from."""
 
 
 class Rebuilder(nn.Module):
@@ -125,8 +124,6 @@ class OldIsGold(FrameMethod[OldAndNew]):
     """Weight of what the old state rebuilt among the bad ones (0.001 published)."""
     adversarial_weight: float = 0.05
     """Weight of the discriminator in the auto-encoder's loss."""
-    moving: float = 0.02
-    """Mean change of a pixel, of its range, from which on a patch counts as moving."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,7 +132,7 @@ class OldIsGold(FrameMethod[OldAndNew]):
         self._require_share("old_share")
         self._require_share("real_share")
         self._require_share("old_weight")
-        self._require_at_least(0, "noise", "adversarial_weight", "moving")
+        self._require_at_least(0, "noise", "adversarial_weight")
 
     def network(self) -> OldAndNew:
         """Return fresh networks."""
@@ -231,30 +228,27 @@ class OldIsGold(FrameMethod[OldAndNew]):
         return functional.avg_pool2d(change, self.patch, stride=1)[:, 0]
 
     def measure(self, network: OldAndNew, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return (T, 1) the largest logit of a frame's moving patches, half a patch apart."""
+        """Return (T, 1) the largest logit of those patches of a frame that move most.
+
+        Patches lie half a patch apart.
+        """
         device = next(network.parameters()).device
         step = max(self.patch // 2, 1)
         edges = sorted({*range(0, self.size - self.patch, step), self.size - self.patch})
         places = [(top, left) for top in edges for left in edges]
+        count = -(-len(places) // CANDIDATES)
         found = []
         for _, batch in windows_of(frames, self.window, batch_size=1):
             shown = self.tensors(batch, device)[0]
             change = self.change_at(shown[None])[0, edges][:, edges]
-            moving = [
-                places[at]
-                for at in torch.nonzero(change.flatten() >= self.moving).flatten().tolist()
-            ]
-            if not moving:
-                found.append(STILL)
-                continue
+            moving = [places[at] for at in change.flatten().topk(count).indices.tolist()]
             patches = torch.stack([_cut(shown[1], at, self.patch) for at in moving])
             found.append(float(network.judge(network.new(patches)).max()))
         return from_the_first(np.array(found)[:, None], len(frames))
 
     def calibrate(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return (2,) the logit that one in a hundred normal frames is beyond, and their spread."""
-        known = values[values > STILL] if (values > STILL).any() else np.zeros(1)
-        return np.array([np.quantile(known, ALARM_QUANTILE), max(float(known.std()), 1e-6)])
+        return np.array([np.quantile(values, ALARM_QUANTILE), max(float(values.std()), 1e-6)])
 
     def combine(
         self, values: NDArray[np.float64], usual: NDArray[np.float64]
