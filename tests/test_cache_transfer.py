@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -353,6 +354,16 @@ def test_where_one_connection_fails_the_others_end_first(sftp_server, tmp_path) 
     assert 1 in before
     time.sleep(0.4)
     assert ended == before
+
+
+def test_ctrl_c_waits_for_no_connection() -> None:
+    answered = threading.Event()
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(Remote("memory://x").each(range(20), lambda *_: answered.wait(60)))
+    assert time.monotonic() - started < 20
+    answered.set()
 
 
 def test_sftp_servers_must_be_known(tmp_path, sftp_server, monkeypatch) -> None:
