@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -86,14 +87,27 @@ def test_a_bad_line_of_the_list_is_named(tmp_path: Path, line: str, message: str
 def test_what_does_not_fit_is_refused(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match=r"UCSDped1\.m not found|list of .* ped1 not found"):
         prepare_ucsd(archive, name="ped1")
+    for name in ("Test/Test004", "Test/more"):
+        make_frames(archive / name, 8)
+        with pytest.raises(LabelsError, match=f"3 clips listed, none of them is {name},"):
+            prepare_ucsd(archive, name="ped2")
+        shutil.rmtree(archive / name)
     (archive / "Test/Test003/008.tif").unlink()
     with pytest.raises(LabelsError, match="abnormal to frame 8 in Test/Test003, which has 7"):
         prepare_ucsd(archive, name="ped2")
-    (archive / "Test/UCSDped2.m").write_text(LIST.replace("% a comment", "") + LIST)
-    with pytest.raises(LabelsError, match="6 clips listed, 3 folders under"):
-        prepare_ucsd(archive, name="ped2")
     with pytest.raises(LabelsError, match="neither Train and Test or training/frames"):
         prepare_ucsd(archive / "Train", name="ped2")
+
+
+def test_some_clips_have_the_lines_of_their_numbers(archive: Path) -> None:
+    shutil.rmtree(archive / "Test/Test001")
+    shutil.rmtree(archive / "Train/Train002")
+    prepared = prepare_ucsd(archive, name="ped2", split="official")
+    assert [(x.video, x.anomaly) for x in prepared.labels if x.split == "test"] == [
+        ("Test/Test002", "0:2;5:8"),
+        ("Test/Test003", "0:8"),
+    ]
+    assert "13 abnormal test frames found, 1648 published" in prepared.problems[-1]
 
 
 def test_the_command_refuses_an_incomplete_download(archive: Path, tmp_path: Path) -> None:

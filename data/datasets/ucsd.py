@@ -80,13 +80,15 @@ def prepare_ucsd(
     train = _clips(root, folders[0])
     test = _clips(root, folders[1])
     intervals = read_ucsd_list(list_path)
-    if len(intervals) != len(test):
-        raise LabelsError(
-            f"{list_path}: {len(intervals)} clips listed, {len(test)} folders under"
-            f" {root / folders[1]}, expected as many; complete the download"
-        )
     labels = [_label(video, "train", (), num_frames) for video, num_frames in train.items()]
-    for (video, num_frames), spans in zip(test.items(), intervals, strict=True):
+    for video, num_frames in test.items():
+        line = _number(video)
+        if not 1 <= line <= len(intervals):
+            raise LabelsError(
+                f"{list_path}: {len(intervals)} clips listed, none of them is {video}, expected"
+                " folders numbered as in the list; move away what is none of its clips"
+            )
+        spans = intervals[line - 1]
         if spans and spans[-1][1] > num_frames:
             raise LabelsError(
                 f"{list_path}: abnormal to frame {spans[-1][1]} in {video}, which has"
@@ -98,7 +100,7 @@ def prepare_ucsd(
         "test clips": len(test),
         "training frames": sum(train.values()),
         "test frames": sum(test.values()),
-        "abnormal test frames": sum(end - start for spans in intervals for start, end in spans),
+        "abnormal test frames": sum(end - start for x in labels for start, end in x.intervals),
     }
     source = source_of(name, list_path)
     labels = [replace(label, source=source) for label in labels]
@@ -109,7 +111,7 @@ def prepare_ucsd(
             clip
             for clips, numbers in zip((train, test), WEAK_TRAIN, strict=True)
             for clip in clips
-            if int(re.sub("[^0-9]", "", PurePosixPath(clip).name) or 0) in numbers
+            if _number(clip) in numbers
         }
         labels = with_splits(
             labels, {x.video: "train" if x.video in chosen else "test" for x in labels}
@@ -224,6 +226,11 @@ def _clips(root: Path, folder: str) -> dict[str, int]:
         if source.kind == "frames" and not source.video_id.endswith("_gt"):
             clips[f"{folder}/{source.video_id}"] = len(frame_paths(source))
     return clips
+
+
+def _number(video: str) -> int:
+    """Return the number in a clip's name, which is its line in the list; 0 if it has none."""
+    return int(re.sub("[^0-9]", "", PurePosixPath(video).name) or 0)
 
 
 def _label(video: str, split: Split, intervals: Intervals, num_frames: int) -> VideoLabel:
