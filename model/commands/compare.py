@@ -35,6 +35,7 @@ TABLE_3 = "sparse,conv-ae,gmm,srnn,unet,mnad,ognet,deepmil,mlep,ar-net,convlstm"
     "feat compare",
     "feat compare --table3 --seeds 1 --preset small",
     "feat compare --methods convlstm,deepmil,knn --seeds 3 --csv table.csv",
+    "feat compare --choose 3 --seeds 1 --out choice",
 )
 @click.command()
 @labels_option
@@ -47,6 +48,11 @@ TABLE_3 = "sparse,conv-ae,gmm,srnn,unet,mnad,ognet,deepmil,mlep,ar-net,convlstm"
     "--table3", is_flag=True,
     help="All methods of the paper's Table 3, instead of --methods. Those of pixels need frames "
     "(feat extract --streams rgb,flow,frames).",
+)  # fmt: skip
+@click.option(
+    "--choose", "folds", type=click.IntRange(min=2), metavar="FOLDS",
+    help="Say which method to take: compare them on so many folds of the training videos, the test "
+    "videos left out.",
 )  # fmt: skip
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True,
@@ -71,6 +77,7 @@ def compare_command(
     labels_file: Path | None,
     methods: tuple[str, ...],
     table3: bool,
+    folds: int | None,
     seeds: int,
     out: Path,
     preset: str,
@@ -83,29 +90,35 @@ def compare_command(
     """Train and test several methods on the same videos: one table.
 
     The table is printed as Markdown and drawn as compare.png in --out. A method that has no
-    preset of that name takes its default.
+    preset of that name takes its default. With --choose the table tells which method to take.
     """
     if table3 and given_here("methods"):
         raise click.UsageError("--methods and --table3 exclude each other")
+    if folds and csv_file:
+        raise click.UsageError("--csv is of a comparison; with --choose take --json")
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()
     labels = read_training_labels(labels_file, cache)
 
+    from model.experiments.choose import choose_by_folds
     from model.experiments.compare import run_comparison
     from model.experiments.compare_plot import PICTURE_NAME, draw_comparison
     from model.experiments.compare_table import to_markdown, write_csv
     from model.methods.registry import choose_methods
 
+    chosen = choose_methods(TABLE_3.split(",") if table3 else methods, preset, assignments)
+    terms, workers = setup.terms(cache, smoothing), setup.workers(cluster)
+    if folds:
+        choice = choose_by_folds(
+            cache, labels, chosen,
+            folds=folds, seeds=seeds, out=out, terms=terms, workers=workers, on_run=show_run,
+        )  # fmt: skip
+        click.echo(json.dumps(choice.to_dict()) if as_json else choice.to_markdown())
+        return
     comparison = run_comparison(
-        cache,
-        labels,
-        choose_methods(TABLE_3.split(",") if table3 else methods, preset, assignments),
-        seeds=seeds,
-        out=out,
-        terms=setup.terms(cache, smoothing),
-        workers=setup.workers(cluster),
-        on_run=show_run,
-    )
+        cache, labels, chosen,
+        seeds=seeds, out=out, terms=terms, workers=workers, on_run=show_run,
+    )  # fmt: skip
     draw_comparison(out / PICTURE_NAME, comparison)
     if csv_file:
         write_csv(csv_file, comparison)
