@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from model.evaluation.results import read_results
 from model.experiments.choose import Choice, choose_by_folds
 from model.experiments.folder import Terms
 from model.methods.registry import choose_method
+
+FEW: dict[str, dict[str, Any]] = {"deepmil": {"steps": 5}}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +41,7 @@ def choose(
     return choose_by_folds(
         cache,
         rows or demo_rows(),
-        [choose_method(name) for name in names],
+        [replace(choose_method(name), **FEW.get(name, {})) for name in names],
         folds=folds,
         seeds=1,
         out=out,

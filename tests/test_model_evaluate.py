@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
@@ -327,6 +327,7 @@ def test_file_names_are_readable_and_all_different():
     assert names[5:] == ["é_ü.mp4", "é_ü.mp4-2", "門.mp4", "हिन्दी_1"]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(), max_size=5))
 def test_file_names_are_safe(tmp_path_factory: pytest.TempPathFactory, videos: list[str]):
     folder = tmp_path_factory.mktemp("names")
