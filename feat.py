@@ -90,7 +90,14 @@ def _add_debug_option(command: click.Command) -> None:
 
 
 class StderrHandler(logging.Handler):
-    """Writes messages to what stderr is now, so that a progress bar can stand below them."""
+    """Writes messages to what stderr is now, so that a progress bar can stand below them.
+
+    A warning is given once, not for each of several seeds or folds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message; what it tells of, a video's name or an error, begins no line."""
@@ -100,7 +107,12 @@ class StderrHandler(logging.Handler):
                 one_line(str(value)) if isinstance(value, str | Path | BaseException) else value
                 for value in record.args
             )
-        click.echo(visible(self.format(shown)), err=True)
+        text = self.format(shown)
+        if record.levelno == logging.WARNING:
+            if text in self._given:
+                return
+            self._given.add(text)
+        click.echo(visible(text), err=True)
 
 
 class FeatGroup(click.Group):

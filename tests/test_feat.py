@@ -1,5 +1,6 @@
 """The `feat` command itself: how errors reach the user."""
 
+import logging
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from click.types import FloatParamType
 
-from feat import FeatGroup, _add_debug_option, cli
+from feat import FeatGroup, StderrHandler, _add_debug_option, cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,6 +143,22 @@ def test_quiet_leaves_results_warnings_and_errors(tmp_path: Path, quiet: bool) -
     assert ("sample_01.mp4" in made.stderr) != quiet
     error = CliRunner().invoke(cli, ["-q", *words] if quiet else words)
     assert error.stderr.startswith("error: ")
+
+
+def test_a_warning_is_given_once_in_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    handler, other = StderrHandler(), StderrHandler()
+    for level, to in (("warning", handler), ("info", handler), ("warning", other)):
+        number = logging.getLevelName(level.upper())
+        told = {"msg": f"{level} of %s", "args": ("labels",), "levelno": number}
+        record = logging.makeLogRecord(told)
+        to.emit(record)
+        to.emit(record)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning of labels",
+        "info of labels",
+        "info of labels",
+        "warning of labels",
+    ]
 
 
 def test_ctrl_c_while_feat_is_loaded_shows_no_traceback() -> None:
