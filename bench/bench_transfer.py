@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.bench_cache import make_record
 from cache import FeatureCache
-from cache.exchange import remote
+from cache.exchange import connections
+from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache, push_cache
 
 
@@ -41,22 +42,20 @@ def main() -> None:
         cache = FeatureCache.create(root / "here")
         for number in range(options.shards):
             cache.write([make_record(number, "rgb", 10, 1024)])
-        push_cache(cache, remote.Remote(str(root / "www")))
+        push_cache(cache, Remote(str(root / "www")))
         handler = partial(LateHandler, directory=str(root / "www"))
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print("| connections | s | ms a shard |\n|---:|---:|---:|")
-        for connections in (1, remote.HTTP_CONNECTIONS):
-            remote.HTTP_CONNECTIONS = connections
-            other = FeatureCache.create(root / f"pulled-{connections}")
+        for count in (1, connections.HTTP_CONNECTIONS):
+            connections.HTTP_CONNECTIONS = count
+            other = FeatureCache.create(root / f"pulled-{count}")
             begin = time.perf_counter()
-            report = pull_cache(
-                other, remote.Remote(f"http://127.0.0.1:{server.server_address[1]}")
-            )
+            report = pull_cache(other, Remote(f"http://127.0.0.1:{server.server_address[1]}"))
             seconds = time.perf_counter() - begin
             assert report.shards == options.shards
             each = seconds / options.shards * 1000
-            print(f"| {connections} | {seconds:.1f} | {each:.0f} |", flush=True)
+            print(f"| {count} | {seconds:.1f} | {each:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,13 @@ class _SshLogin(paramiko.ServerInterface):
 
 
 class SftpServer:
-    """An SFTP server on a free port of this machine; user ann, password secret."""
+    """An SFTP server on a free port of this machine; user ann, password secret.
+
+    Attributes:
+        most: connections that are admitted at a time.
+    """
+
+    most = 100
 
     def __init__(self, root: Path) -> None:
         self.key = paramiko.ECDSAKey.generate()
@@ -89,6 +95,10 @@ class SftpServer:
                 client, _ = self._socket.accept()
             except OSError:
                 return
+            self._transports = [one for one in self._transports if one.is_active()]
+            if len(self._transports) >= self.most:
+                client.close()
+                continue
             transport = paramiko.Transport(client)
             transport.add_server_key(self.key)
             transport.set_subsystem_handler("sftp", paramiko.SFTPServer, self._files)

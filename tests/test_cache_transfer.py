@@ -14,6 +14,7 @@ from marks import quick_first
 
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
+from cache.exchange.connections import over_connections
 from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache, push_cache
 from cache.upkeep.compact import compact_cache
@@ -307,7 +308,7 @@ def test_sftp_that_stays_away_is_an_error_and_the_next_try_goes_on(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     folder = tmp_path / "server" / "features"
-    monkeypatch.setattr("cache.exchange.remote.CONNECTIONS", 2)
+    monkeypatch.setattr("cache.exchange.connections.CONNECTIONS", 2)
     proxy = CuttingProxy(sftp_server.port, cut_after=60_000, cuts=1000, then=100)
     remote = sftp(sftp_server, folder, proxy.port)
     with pytest.raises(CacheError, match="what has arrived is kept, the same command"):
@@ -330,7 +331,7 @@ def test_connections_share_the_work_and_its_order_stays(sftp_server, tmp_path) -
             meeting.wait(30)
         return number, connection
 
-    numbers, connections = zip(*remote.each(range(20), work), strict=True)
+    numbers, connections = zip(*over_connections(remote, range(20), work), strict=True)
     assert numbers == tuple(range(20))
     assert 4 <= len(set(connections)) <= 8
     assert remote not in connections
@@ -349,21 +350,42 @@ def test_where_one_connection_fails_the_others_end_first(sftp_server, tmp_path) 
         ended.append(number)
 
     with pytest.raises(CacheError, match="the disk is full"):
-        list(remote.each(range(100), work))
+        list(over_connections(remote, range(100), work))
     before = list(ended)
     assert 1 in before
     time.sleep(0.4)
     assert ended == before
 
 
-def test_ctrl_c_waits_for_no_connection() -> None:
-    answered = threading.Event()
-    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+def test_ctrl_c_gives_up_what_is_under_way(cache, other, tmp_path) -> None:
+    """At once, and nothing that was begun is left."""
+    pytest.importorskip("aiohttp")
+    push_cache(cache, Remote(str(tmp_path / "www")))
+    server = HttpServer(tmp_path / "www")
+    proxy = DrippingProxy(server.port, after=60_000)  # among the shards
+    threading.Timer(3, os.kill, [os.getpid(), signal.SIGINT]).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(Remote("memory://x").each(range(20), lambda *_: answered.wait(60)))
+        pull_cache(other, Remote(f"http://127.0.0.1:{proxy.port}"))
     assert time.monotonic() - started < 20
-    answered.set()
+    assert not list(other.shards_dir.glob(".tmp-*"))
+    proxy.close()
+    server.close()
+
+
+def test_a_server_that_admits_few_is_worked_on_with_those(
+    cache, other, tmp_path, sftp_server, monkeypatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    folder = tmp_path / "server" / "features"
+    sftp_server.most = 3
+    assert push_cache(cache, sftp(sftp_server, folder)).shards == NUM_VIDEOS
+    # all but one connection have been closed
+    assert pull_cache(other, sftp(sftp_server, folder)).shards == NUM_VIDEOS
+    assert same(cache, other)
+    sftp_server.most = 0
+    with pytest.raises(CacheError, match="cannot connect"):
+        sftp(sftp_server, folder)
 
 
 def test_sftp_servers_must_be_known(tmp_path, sftp_server, monkeypatch) -> None:

@@ -1,136 +1,29 @@
-"""`feat compare --choose`: the method to take, by folds of the training videos."""
+"""Which streams a model takes by itself, and which it refuses."""
 
-import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from model_cache import demo_rows, make_cache
-from sklearn.metrics import roc_auc_score
+from cache_samples import make_other, make_record
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.labels import VideoLabel, read_labels, write_labels
-from feat import cli
-from model.evaluation.results import read_results
-from model.experiments.choose import Choice, choose_by_folds
-from model.experiments.folder import Terms
-from model.methods.registry import choose_method
-
-FEW: dict[str, dict[str, Any]] = {"deepmil": {"steps": 5}}
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from data.labels import VideoLabel
+from model.features.choose import available_streams, choose_streams
+from model.features.load import load_features
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    return make_cache(tmp_path_factory.mktemp("demo") / "features", demo_rows())
-
-
-def choose(
-    cache: FeatureCache,
-    out: Path,
-    rows: list[VideoLabel] | None = None,
-    names: tuple[str, ...] = ("knn", "logistic"),
-    folds: int = 2,
-    done: list[tuple[str, str, int]] | None = None,
-) -> Choice:
-    return choose_by_folds(
-        cache,
-        rows or demo_rows(),
-        [replace(choose_method(name), **FEW.get(name, {})) for name in names],
-        folds=folds,
-        seeds=1,
-        out=out,
-        terms=Terms(device="cpu"),
-        on_run=lambda *run: done.append(run[:3]) if done is not None else None,
-    )
-
-
-def test_every_training_video_is_tested_once_and_no_test_video_is_seen(
-    cache: FeatureCache, tmp_path: Path
-) -> None:
-    found = choose(cache, tmp_path)
-    tested = []
-    for fold in range(2):
-        rows = read_labels(tmp_path / f"fold-{fold}" / "labels.csv")
-        assert {row.video for row in rows} == {
-            row.video for row in demo_rows() if row.split == "train"
-        }
-        tested += [row.video for row in rows if row.split == "test"]
-    assert sorted(tested) == sorted(row.video for row in demo_rows() if row.split == "train")
-    for one in found.candidates:
-        each = []
-        for fold in range(2):
-            results = read_results(tmp_path / f"fold-{fold}" / one.method / "seed-0" / "eval")
-            truth = np.concatenate([result.labels for result in results])
-            each.append(roc_auc_score(truth, np.concatenate([one.scores for one in results])))
-        assert one.aucs == pytest.approx(each)
-        assert one.auc
-        assert one.auc.mean == pytest.approx(np.mean(each))
-    means = [one.auc.mean for one in found.candidates if one.auc]
-    assert means == sorted(means, reverse=True)
-    assert found.taken == found.candidates[0].method
-    # what the labels say of test videos changes nothing
+def test_models_take_streams_of_features_and_of_crops_only(tmp_path) -> None:
+    cache = FeatureCache.create(tmp_path / "features")
+    streams = [make_record(stream=stream) for stream in ("flow", "rgb", "c3d")]
     others = [
-        replace(row, extent="normal", intervals=()) if row.split == "test" else row
-        for row in demo_rows()
+        make_other("images", "thumbnails"),
+        make_other("frames", "pixels"),
+        make_other("crops", "ten-crop"),
     ]
-    done: list[tuple[str, str, int]] = []
-    again = choose(cache, tmp_path, rows=others, done=done)
-    assert again.to_dict() == found.to_dict()
-
-
-def test_a_control_is_never_taken(cache: FeatureCache, tmp_path: Path) -> None:
-    found = choose(cache, tmp_path, names=("position", "knn"))
-    assert {one.method for one in found.candidates} == {"position", "knn"}
-    assert found.taken == "knn"
-    assert "Take knn: feat train --method knn" in found.to_markdown()
-
-
-def test_scenes_stay_together_and_weak_videos_are_trained_on_only(
-    cache: FeatureCache, tmp_path: Path
-) -> None:
-    rows = [
-        replace(row, scene=row.video[-5])  # bad/0 and good/0 are of one scene
-        if row.split == "train"
-        else row
-        for row in demo_rows()
-    ]
-    rows[3] = replace(rows[3], extent="unknown", intervals=())
-    choose(cache, tmp_path, rows=rows, names=("deepmil",))
-    for fold in range(2):
-        held = read_labels(tmp_path / f"fold-{fold}" / "labels.csv")
-        scenes = [{row.scene for row in held if row.split == split} for split in ("train", "test")]
-        assert scenes[0] & scenes[1] <= {rows[3].scene}
-        assert next(row for row in held if row.video == rows[3].video).split == "train"
-
-
-def test_what_cannot_be_told_apart_is_refused(cache: FeatureCache, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"fold \d of 5 has (ab)?normal videos only"):
-        choose(cache, tmp_path / "a", folds=5)
-    weak = [replace(x, extent="unknown", intervals=()) if x.is_abnormal else x for x in demo_rows()]
-    with pytest.raises(ModelError, match="no abnormal training video has known frames"):
-        choose(cache, tmp_path / "b", rows=weak)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_command_goes_on_and_says_what_to_type(cache: FeatureCache, tmp_path: Path) -> None:
-    labels = tmp_path / "labels.csv"
-    write_labels(labels, demo_rows())
-    command = ["compare", "--cache", cache.path, "--labels", labels, "--out", tmp_path / "choice"]
-    command += ["--choose", 2, "--seeds", 1, "--methods", "knn,logistic", "--device", "cpu"]
-    first = CliRunner().invoke(cli, list(map(str, command)))
-    assert first.exit_code == 0, first.output
-    assert "8 training videos in 2 folds; test videos had no part. Take " in first.stdout
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("choice/*/*/*/*.safetensors")}
-    second = CliRunner().invoke(cli, [*map(str, command), "--json"])
-    found = json.loads(second.stdout)
-    assert f"Take {found['taken']}: feat train --method {found['taken']}" in first.stdout
-    assert made == {path: path.stat().st_mtime_ns for path in made}
-    assert [len(one["auc_of_folds"]) for one in found["candidates"]] == [2, 2]
-    refused = CliRunner().invoke(cli, [*map(str, command), "--csv", str(tmp_path / "t.csv")])
-    assert refused.exit_code == 2
+    cache.write([*streams, *others])
+    available = available_streams(cache, ["a/one.mp4", "absent.mp4"])
+    assert available == {"a/one.mp4": {"rgb", "flow", "c3d", "ten-crop"}, "absent.mp4": set()}
+    chosen = choose_streams({"a/one.mp4": available["a/one.mp4"]})
+    assert chosen == ("rgb", "flow", "c3d", "ten-crop")
+    label = VideoLabel(video="a/one.mp4", split="train", category="Normal")
+    assert load_features(cache, [label], streams=chosen).features.shape == (5, 32)
+    with pytest.raises(ModelError, match="thumbnails: found a stream of kind images"):
+        load_features(cache, [label], streams=("thumbnails",))

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cache.exchange.remote import Remote
+from cache.exchange.connections import over_connections
+from cache.exchange.remote import PIECE, Remote
 from cache.exchange.transfer import (
     TransferReport,
     check_marker,
@@ -77,7 +78,7 @@ def _fetch(remote: Remote, cache: FeatureCache) -> None:
             return error
         return None
 
-    fetched = remote.each(sorted(there), fetch)
+    fetched = over_connections(remote, sorted(there), fetch)
     for error in followed(fetched, f"look at {remote.url}", total=len(there)):
         if error:
             logger.warning("counts as missing: %s", error)
@@ -115,7 +116,7 @@ def _fetch_outside_of_arrays(remote: Remote, name: str, size: int, path: Path) -
             position = stop
             if not 0 <= start - begin <= _MAX_BYTES:
                 raise ShardError(f"{remote.url}/{name}: its arrays do not lie side by side")
-            if stop - start > _SMALL or start == size:
+            if stop - start > _SMALL or start == size or start - begin > PIECE:
                 data = remote.read_range(name, start - begin, begin)
                 for first, last in gaps:
                     write(data[first - begin : last - begin], first)

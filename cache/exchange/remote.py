@@ -9,10 +9,9 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,7 +20,6 @@ from data.process import stall_seconds
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 #: Protocols whose uploads appear whole or not at all; elsewhere a rename makes them so.
@@ -29,9 +27,6 @@ ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 MAX_TRIES = 4
 BLOCK = 1 << 18
 PIECE = 8 << 20
-#: Connections at a time; fewer over HTTP, where each may hold 64 MiB.
-CONNECTIONS = 8
-HTTP_CONNECTIONS = 4
 #: Bytes a second, of all connections, below which one is given up.
 MIN_RATE = 1 << 14
 _PACKAGES = {
@@ -65,6 +60,7 @@ class Remote:
         self._options = dict(options or {})
         self._new_host_keys = new_host_keys
         self._min_rate = MIN_RATE
+        self._is_closed = False
         self._errors = _remote_errors()
         self._fs: Any = None
         self._root = ""
@@ -186,7 +182,7 @@ class Remote:
 
         def action() -> None:
             if not self.is_atomic:
-                self._fs.makedirs(self._join(folder), exist_ok=True)
+                self._make_folder(self._join(folder))
             self._fs.put_file(str(path), self._join(temp))
             self._fs.invalidate_cache()
             arrived = self._fs.info(self._join(temp)).get("size")
@@ -197,40 +193,32 @@ class Remote:
 
         self._retry(f"write {name}", action, size=expected)
 
-    def each(self, items: Sequence[S], work: Callable[["Remote", S], T]) -> Iterator[T]:
-        """Yield what `work` gives for each item, in their order, over several connections at once.
+    def _make_folder(self, path: str) -> None:
+        """Make a folder that need not be new: another connection may make it at this moment."""
+        try:
+            self._fs.makedirs(path, exist_ok=True)
+        except OSError:
+            if not self._fs.isdir(path):
+                raise
 
-        With many small files nearly all the time is spent on waiting for answers.
+    def another(self, *, share: int) -> "Remote":
+        """Return a connection of its own to the same folder.
 
         Args:
-            items: what is to be done.
-            work: does it, with a connection of its own, in any thread.
+            share: how many there are; so much slower may each be.
 
         Raises:
-            CacheError: one of them fails; those under way have ended.
+            CacheError: it cannot be made.
         """
-        most = {"file": 1, "http": HTTP_CONNECTIONS, "https": HTTP_CONNECTIONS}
-        count = min(len(items), most.get(self.protocol, CONNECTIONS))
-        if count <= 1:
-            yield from (work(self, item) for item in items)
-            return
-        own = threading.local()
+        other = Remote(self._url, self._options, new_host_keys=self._new_host_keys)
+        other._min_rate = MIN_RATE // share
+        return other
 
-        def in_a_thread(item: S) -> T:
-            if not hasattr(own, "remote"):
-                own.remote = Remote(self._url, self._options, new_host_keys=self._new_host_keys)
-                own.remote._min_rate = MIN_RATE // count
-            return work(own.remote, item)
-
-        pool = ThreadPool(count)
-        try:
-            yield from pool.imap(in_a_thread, items)
-        except CacheError:
-            pool.terminate()
-            pool.join()
-            raise
-        finally:
-            pool.terminate()
+    def close(self) -> None:
+        """End the connection; what is under way on it is given up, by a CacheError."""
+        self._is_closed = True
+        if self._is_sftp and self._fs is not None:  # fsspec's others end by themselves
+            self._fs.client.close()
 
     def _read_up_to(self, file: Any, limit: int) -> bytes:
         parts = []
@@ -309,10 +297,12 @@ class Remote:
                 if error is not None:
                     raise error
                 return cast(T, value)
+            if self._is_closed:
+                raise CacheError(f"{self.url}: the connection was closed")
             now, moved, stall = time.monotonic(), self._moved, self._stall_seconds
             if now - checked < stall:
                 continue
-            if moved - before < rate * stall and now - started > stall + size / rate:
+            if moved - before < rate * stall and now - started > stall + size / MIN_RATE:
                 raise TimeoutError(
                     f"less than {rate >> 10} KiB a second for {stall:g} s (FEAT_STALL_SECONDS "
                     "allows more)"
@@ -328,6 +318,8 @@ class Remote:
             size: the bytes that it moves, if it does not count them as they come.
         """
         for attempt in range(MAX_TRIES):
+            if self._is_closed:
+                raise CacheError(f"{self.url}: the connection was closed")
             try:
                 return self._in_time(lambda: self._connect_and(action), size)
             except (PermissionError, FileNotFoundError, NotImplementedError) as error:

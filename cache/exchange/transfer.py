@@ -18,6 +18,7 @@ from cache.conflicts import (
     name_conflicts,
     refuse_conflicts,
 )
+from cache.exchange.connections import over_connections
 from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
 from cache.files import hash_fd, open_regular
@@ -108,44 +109,54 @@ def push_cache(
     _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
     keys_there = {entry.key for entry in entries}
     left_out: set[str] = set()
-
-    def send(connection: Remote, name: str) -> int | ShardError | None:
-        """Return the bytes that were sent, 0 if the other side has the shard."""
-        path = cache.shards_dir / name
+    private_in: dict[str, set[str]] = {}  # of each shard that is sent, the keys that stay here
+    for name in followed(sorted(here), "push: look at shards", total=len(here)):
         try:
-            size = path.stat().st_size
-            keys = set(cache.keys_of(name))
+            size, keys = (cache.shards_dir / name).stat().st_size, set(cache.keys_of(name))
             if there.get(name) == size:
-                return 0
+                report.already += 1
+                continue
             private = {
                 key
                 for key in keys
                 if (stream := cache.entry(key).stream) in PICTURES and stream not in pictures
             }
-            left_out.update(private - keys_there)
-            if keys - private <= keys_there:
-                return None if keys <= private else 0
-            _check_local(path)
-            with _without(path, private) as sent:
+        except FileNotFoundError:
+            continue  # compacted away; its records are in another shard, or go next time
+        except ShardError as error:
+            logger.warning("not sent: %s", error)
+            report.damaged.append(name)
+            continue
+        left_out |= private - keys_there
+        if keys - private <= keys_there:
+            report.already += not keys <= private
+        else:
+            private_in[name] = private
+
+    def send(connection: Remote, name: str) -> int | ShardError | None:
+        """Return the bytes that were sent; None if the shard is gone."""
+        try:
+            _check_local(cache.shards_dir / name)
+            with _without(cache.shards_dir / name, private_in[name]) as sent:
                 size = sent.stat().st_size
                 connection.upload(sent, f"shards/{sent.name}")
         except FileNotFoundError:
-            return None  # compacted away; its records are in another shard, or go next time
+            return None
         except ShardError as error:
             return error
         if reread:
             _check_remote(connection, sent.name, size)
         return size
 
-    sent = zip(sorted(here), remote.each(sorted(here), send), strict=True)
-    for name, size in followed(sent, "push: shards", total=len(here)):
-        if isinstance(size, ShardError):
-            logger.warning("not sent: %s", size)
+    names = list(private_in)
+    sent = zip(names, over_connections(remote, names, send), strict=True)
+    for name, nbytes in followed(sent, "push: shards", total=len(names)):
+        if isinstance(nbytes, ShardError):
+            logger.warning("not sent: %s", nbytes)
             report.damaged.append(name)
-        elif size is not None:
-            report.shards += size > 0
-            report.nbytes += size
-            report.already += size == 0
+        elif nbytes is not None:
+            report.shards += 1
+            report.nbytes += nbytes
     streams = [cache.entry(key).stream for key in left_out]
     report.thumbnails_left_out = streams.count(THUMBNAILS)
     report.frames_left_out = streams.count(FRAMES)
@@ -208,22 +219,27 @@ def pull_cache(
                 advice=LATEST_NAMES,
             )
         refuse_conflicts(remote.url, "pulled", conflicts)
+        lacking = set(cache.lacking([key for table in tables.values() for key in table.records]))
+        wanted = [name for name in sorted(tables) if not lacking.isdisjoint(tables[name].records)]
+        report.already += len(tables) - len(wanted)
+        needed, free = sum(missing[name] for name in wanted), shutil.disk_usage(cache.path).free
+        if needed > free:
+            raise CacheError(
+                f"{cache.path}: {free} bytes free, {len(wanted)} shards of {remote.url} need "
+                f"{needed}; make room"
+            )
 
-        def fetch(connection: Remote, name: str) -> int | ShardError:
-            """Return the bytes that were fetched, 0 if the cache has all that is in the shard."""
-            if not cache.lacking(list(tables[name].records)):
-                return 0
+        def fetch(connection: Remote, name: str) -> ShardError | None:
             return _fetch_shard(cache, connection, name, missing[name])
 
-        fetched = zip(sorted(tables), remote.each(sorted(tables), fetch), strict=True)
-        for name, nbytes in followed(fetched, "pull: shards", total=len(tables)):
-            if isinstance(nbytes, ShardError):
-                logger.warning("refused: %s", nbytes)
+        fetched = zip(wanted, over_connections(remote, wanted, fetch), strict=True)
+        for name, error in followed(fetched, "pull: shards", total=len(wanted)):
+            if error:
+                logger.warning("refused: %s", error)
                 report.damaged.append(name)
             else:
-                report.shards += nbytes > 0
-                report.nbytes += nbytes
-                report.already += nbytes == 0
+                report.shards += 1
+                report.nbytes += missing[name]
         for file in manifests:
             content = (Path(folder) / file).read_bytes()
             write_whole(cache.path / "names" / file, content, error=CacheError)
@@ -325,7 +341,7 @@ def _remote_tables(
             return error
 
     tables = {}
-    found = zip(shards, remote.each(list(shards), read), strict=True)
+    found = zip(shards, over_connections(remote, list(shards), read), strict=True)
     for name, table in followed(found, "look at shards", total=len(shards)):
         if isinstance(table, ShardError):
             logger.warning("refused: %s", table)
@@ -402,17 +418,14 @@ def _check_remote(remote: Remote, name: str, size: int) -> None:
         raise CacheError(f"{remote.url}: shards/{name} was damaged on its way; push again")
 
 
-def _fetch_shard(cache: FeatureCache, remote: Remote, name: str, size: int) -> int | ShardError:
-    """Return how many bytes were fetched, or why the shard is refused."""
-    free = shutil.disk_usage(cache.path).free
-    if size > free:
-        raise CacheError(f"{cache.path}: {free} bytes free, shards/{name} needs {size}; make room")
+def _fetch_shard(cache: FeatureCache, remote: Remote, name: str, size: int) -> ShardError | None:
+    """Fetch a shard; return why it is refused, if it is."""
     place = f"shards/{name}"
     try:
         receive_shard(remote.blocks(place, size), name, cache, origin=f"{remote.url}/{place}")
     except ShardError as error:
         return error
-    return size
+    return None
 
 
 def _push_names(cache: FeatureCache, remote: Remote) -> int:
