@@ -18,6 +18,7 @@ from model.experiments.seeds import train_seeds
 from model.measures.budget import AlarmRule
 from model.methods.registry import choose_method
 from model.prediction.prediction import predict_video
+from model.runs.checkpoint import load_checkpoint
 from model.runs.threshold import read_held_out, read_threshold
 from model.runs.train import run_training
 from model.runs.trained import load_run
@@ -98,15 +99,26 @@ def test_another_budget_and_n_of_m_are_fitted_without_the_cache(cache, rows, tmp
     assert feat("threshold", run, "--n-of-m", "3/2").exit_code == 2
 
 
-def test_a_refit_is_measured_by_what_had_not_seen_the_videos(cache, rows, tmp_path):
+@pytest.mark.parametrize("is_rare", [False, True])
+def test_a_refit_is_measured_by_what_had_not_seen_the_videos(cache, rows, tmp_path, is_rare):
+    """Nor a category, where the only video of it is held out."""
     none_val = [replace(row, split="train") if row.split == "val" else row for row in rows]
     once = SMALLEST.changed({"val_fraction": 0.5, "refit": False})
+    if is_rare:
+        held = load_checkpoint(
+            run_training(cache, none_val, once, out=tmp_path / "to look").run
+        ).info.val_videos
+        rare = next(row.video for row in none_val if row.video in held and row.is_abnormal)
+        none_val = [replace(row, category="rare") if row.video == rare else row for row in none_val]
     alone = run_training(cache, none_val, once, out=tmp_path / "once")
     again = run_training(cache, none_val, once.changed({"refit": True}), out=tmp_path / "again")
+    assert ("rare" in again.info.categories) == is_rare
     one, other = read_held_out(alone.run), read_held_out(again.run)
     assert [video.video for video in one] == [video.video for video in other]
     for first, second in zip(one, other, strict=True):
         assert first.scores.tolist() == second.scores.tolist()
+    if is_rare:
+        assert "rare" not in alone.info.categories
 
 
 def test_several_seeds_have_one_threshold_of_their_mean(cache, rows, tmp_path):

@@ -55,8 +55,9 @@ class Fitted:
     """How the fit went, as JSON types: steps, validation measures."""
     on_whole: bool = False
     """Whether the parameters were fitted to `Material.whole` in the end."""
-    before_whole: Parameters = field(default_factory=dict)
-    """Then those from before, which had not seen the videos held out."""
+    before_whole: "Fitted | None" = None
+    """Then what it was before, which had not seen the videos held out, nor categories that they
+    alone are of."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,8 +108,10 @@ class ConvLSTMMethod(NetworkConfig, TrainConfig, Method):
                 session.show_selected(validation.results(selected.network), selected.best_step)
             del trainer, validation  # what they hold of a GPU
             whole = material.whole() if self.refit and material.whole else None
-            before = {**network_parameters(selected.network), **standard} if whole else {}
+            before = None
             if whole:
+                parameters = {**network_parameters(selected.network), **standard}
+                before = Fitted(parameters=parameters, categories=material.categories)
                 selected = self._refit(whole, session, selected)
         last = whole or material
         return Fitted(

@@ -339,8 +339,7 @@ def _fit_threshold(
     """
     held = []
     if material.val and any(not label.is_abnormal for label in material.val.labels):
-        unseen = replace(fitted, parameters=fitted.before_whole or fitted.parameters)
-        scores = method.score(unseen, material.val, device)
+        scores = method.score(fitted.before_whole or fitted, material.val, device)
         answer = spread_scores(scores, material.val, smoothing=method.smoothing)
         held = normal_videos(answer, material.val)
     try:
