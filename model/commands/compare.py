@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -60,7 +61,7 @@ TABLE_3 = "sparse,conv-ae,gmm,srnn,unet,mnad,ognet,deepmil,mlep,ar-net,convlstm"
 )  # fmt: skip
 @click.option(
     "--out", type=FOLDER, default=Path("comparison"), show_default=True,
-    help="Folder of the runs. What is in it already is not done again.",
+    help="Folder of the runs (with --choose: choice). What is in it already is not done again.",
 )  # fmt: skip
 @preset_option
 @click.option(
@@ -96,6 +97,8 @@ def compare_command(
         raise click.UsageError("--methods and --table3 exclude each other")
     if folds and csv_file:
         raise click.UsageError("--csv is of a comparison; with --choose take --json")
+    if folds and not given_here("out"):
+        out = Path("choice")
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()
     labels = read_training_labels(labels_file, cache)
@@ -113,7 +116,13 @@ def compare_command(
             cache, labels, chosen,
             folds=folds, seeds=seeds, out=out, terms=terms, workers=workers, on_run=show_run,
         )  # fmt: skip
-        click.echo(json.dumps(choice.to_dict()) if as_json else choice.to_markdown())
+        own = [one.partition(".")[2] for one in assignments if one.startswith(f"{choice.taken}.")]
+        given: list[tuple[str, object]] = [("--set", one) for one in own]
+        given += [("--preset", preset)] if given_here("preset") else []
+        given += [("--labels", labels_file)] if labels_file else []
+        given += [("--cache", cache.path)] if given_here("cache_dir") else []
+        options = "".join(f" {name} {quote(str(value))}" for name, value in given)
+        click.echo(json.dumps(choice.to_dict()) if as_json else choice.to_markdown(options))
         return
     comparison = run_comparison(
         cache, labels, chosen,

@@ -8,11 +8,14 @@ have no part in it, so that what the chosen one gives on them afterwards is a re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cache import FeatureCache
 from data.errors import ModelError
+from data.files import write_json
 from data.labels import VideoLabel
+from data.output_folder import claim_folder
 from data.splits.divide import k_fold, with_splits
 from data.splits.leaks import linked_videos
 from model.evaluation.compat import markdown_table
@@ -22,6 +25,7 @@ from model.experiments.compare_table import Comparison, Row
 from model.experiments.folder import Spread, Terms, spread_of
 from model.methods.base import Method
 
+CHOICE_NAME = "choice.json"
 SEED = 0
 """Of the division into folds."""
 CONTROLS = ("shuffled", "position")
@@ -75,6 +79,11 @@ class Choice:
         """The name of the method to take."""
         return next(one.method for one in self.candidates if one.method not in CONTROLS)
 
+    @property
+    def num_folds(self) -> int:
+        """Into which they were divided."""
+        return len(self.candidates[0].rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
         return {
@@ -84,24 +93,24 @@ class Choice:
             "candidates": [one.to_dict() for one in self.candidates],
         }
 
-    def to_markdown(self) -> str:
-        """Return the table and what to do next."""
+    def to_markdown(self, options: str = "") -> str:
+        """Return the table and what to do next, with those options of `feat train`."""
         lines = [["method", "supervision", "AUC, mean ± over folds", "by fold", "s"]]
         for one in self.candidates:
-            assert one.auc
             lines.append(
                 [
                     one.method,
                     one.rows[0].supervision,
-                    f"{one.auc.mean:.3f} ± {one.auc.std:.3f}",
-                    " ".join(f"{auc:.3f}" for auc in one.aucs),
+                    f"{one.auc.mean:.3f} ± {one.auc.std:.3f}" if one.auc else "none",
+                    " ".join("none" if auc is None else f"{auc:.3f}" for auc in one.aucs),
                     f"{sum(row.seconds for row in one.rows):.0f}",
                 ]
             )
         return (
             f"{markdown_table(lines, num_names=2)}\n\n"
-            f"{self.num_videos} training videos in {len(self.candidates[0].rows)} folds; test "
-            f"videos had no part. Take {self.taken}: feat train --method {self.taken}"
+            f"{self.num_videos} training videos, each tested in one of {self.num_folds} folds; "
+            f"those of the test part had no part in it. Take {self.taken}:\n"
+            f"feat train --method {self.taken}{options}"
         )
 
 
@@ -120,7 +129,7 @@ def choose_by_folds(
     """Train and test on the folds what `out` does not hold yet, and return the choice.
 
     Videos of one scene, and copies, stay in one fold. Videos whose abnormal frames nobody knows are
-    trained on in every fold and tested in none.
+    tested in none, and trained on where nothing of their scene is tested.
 
     Args:
         cache: the features.
@@ -134,10 +143,15 @@ def choose_by_folds(
         on_run: called after each run with the fold, the method, the seed and the AUC.
 
     Raises:
-        ModelError: the folds are too small to be tested on.
+        ModelError: the folds are too small to be tested on, or `out` holds something else.
         LabelsError: there are more folds than videos.
         FeatError: as `run_comparison`.
     """
+    if all(method.name in CONTROLS for method in methods):
+        raise ModelError(
+            f"{', '.join(method.name for method in methods)}: controls that nobody would take; "
+            "name other methods, too"
+        )
     part = [replace(label, split="train") for label in labels if label.split != "test"]
     known = [label for label in part if not label.is_weak]
     if not any(label.is_abnormal for label in known):
@@ -146,7 +160,7 @@ def choose_by_folds(
             "the frames of some, or begin with feat train --method deepmil"
         )
     contents = {name: entry.sha256 for name, entry in cache.names().items()}
-    groups = linked_videos(known, content=contents)
+    groups = linked_videos(part, content=contents)
     divided = [
         k_fold(known, folds=folds, fold=fold, seed=SEED, groups=groups) for fold in range(folds)
     ]
@@ -158,8 +172,12 @@ def choose_by_folds(
                 f"only, of {len(known)} training videos with known frames; expected both kinds: "
                 "ask for fewer folds, or label more videos"
             )
+    if not claim_folder(out, marker=CHOICE_NAME, kind="a choice", error=ModelError):
+        write_json(out / CHOICE_NAME, {"folds": folds})
     comparisons: list[Comparison] = []
     for fold, rows in enumerate(divided):
+        split_of = {row.video: row.split for row in rows}
+        tested = {groups.get(video, video) for video in split_of if split_of[video] == "test"}
 
         def tell(method: str, seed: int, auc: float | None, fold: int = fold) -> None:
             on_run(f"fold {fold}", method, seed, auc)
@@ -167,18 +185,27 @@ def choose_by_folds(
         comparisons.append(
             run_comparison(
                 cache,
-                with_splits(part, {row.video: row.split for row in rows}),
+                [
+                    row
+                    for row in with_splits(part, split_of)
+                    # of a scene or a content that is tested nothing is learnt
+                    if row.video in split_of or groups.get(row.video, row.video) not in tested
+                ],
                 methods,
                 seeds=seeds,
                 out=out / f"fold-{fold}",
+                go_on=f"the same command with --out {quote(str(out))}",
                 terms=terms,
                 workers=workers,
                 on_run=tell,
             )
         )
     candidates = [Candidate(rows=rows) for rows in zip(*(c.rows for c in comparisons), strict=True)]
-    for one in candidates:
-        if one.auc is None:
-            raise ModelError(f"{out}: {one.method} has no AUC in one of the folds; ask for fewer")
+    if not any(one.auc for one in candidates):
+        raise ModelError(
+            f"{out}: no method has an AUC in each of the {folds} folds, for the frames of some are "
+            "of one kind only; ask for fewer"
+        )
     candidates.sort(key=lambda one: -one.auc.mean if one.auc else 0.0)
-    return Choice(out=out, candidates=tuple(candidates), num_videos=len(known))
+    num_videos = sum(comparison.num_test_videos for comparison in comparisons)
+    return Choice(out=out, candidates=tuple(candidates), num_videos=num_videos)

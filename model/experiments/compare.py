@@ -39,6 +39,7 @@ def run_comparison(
     seeds: int,
     out: Path,
     terms: Terms,
+    go_on: str = "",
     workers: Workers | None = None,
     on_run: Callable[[str, int, float | None], None] = lambda method, seed, auc: None,
 ) -> Comparison:
@@ -51,6 +52,7 @@ def run_comparison(
         seeds: runs of each method that draws anything, with the seeds 0, 1, ...
         out: folder of the comparison.
         terms: what is the same for all.
+        go_on: what goes on with it, told at Ctrl-C; by default the same command with `out`.
         workers: where runs are finished; by default here.
         on_run: called after each run with method, seed and AUC.
 
@@ -81,7 +83,8 @@ def run_comparison(
     }
     rows: list[Row] = []
     runs: list[FinishedRun] = []
-    with working_in(out, go_on=f"the same command with --out {quote(str(out))}"):
+    go_on = go_on or f"the same command with --out {quote(str(out))}"
+    with working_in(out, go_on=go_on):
         if workers:
             workers.finish(chain.from_iterable(trainings.values()), cache, out)
         for method in ordered:
