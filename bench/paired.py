@@ -10,6 +10,7 @@ as many of its seeds as it has, with replacement. With `*` in them arguments sta
 of several folds: what is compared is the mean over the folds, and a draw takes videos in each.
 """
 
+import glob
 import sys
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def main(patterns: list[str]) -> None:
     print("| runs | AUC | by fold | against the first | 95 % interval |\n|---|---:|---|---:|---|")
     first: NDArray[np.float64] | None = None
     for pattern in patterns:
-        folders = sorted(Path().glob(pattern)) or sys.exit(f"{pattern}: nothing there")
+        folders = sorted(map(Path, glob.glob(pattern))) or sys.exit(f"{pattern}: nothing there")
         runs = [
             [read_results(run / EVAL_NAME) for run in sorted(folder.glob("seed-*"))]
             for folder in folders

@@ -327,6 +327,11 @@ def test_file_names_are_readable_and_all_different():
     assert names[5:] == ["é_ü.mp4", "é_ü.mp4-2", "門.mp4", "हिन्दी_1"]
 
 
+def test_file_names_have_room_on_any_file_system():
+    names = file_names(["門" * 300, "門" * 300 + "a", "x" * 300])
+    assert names == ["門" * 50, "門" * 50 + "-2", "x" * 150]
+
+
 @settings(max_examples=30)
 @given(st.lists(st.text(), max_size=5))
 def test_file_names_are_safe(tmp_path_factory: pytest.TempPathFactory, videos: list[str]):

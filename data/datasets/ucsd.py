@@ -7,6 +7,7 @@ beside them). The list has one line a test clip, frames from 1 and the last one 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -37,10 +38,11 @@ WEAK_TRAIN = ((7, 8, 14, 15), (2, 6, 9, 10, 11, 12))
 LAYOUTS = (("Train", "Test"), ("training/frames", "testing/frames"))
 PUBLISHED: Mapping[str, Mapping[str, int]] = {
     # the dataset's README, and its lists as counted by hand
-    "ped1": {"training clips": 34, "test clips": 36},
+    "ped1": {"training clips": 34, "test clips": 36, "clips in the list": 36},
     "ped2": {
         "training clips": 16,
         "test clips": 12,
+        "clips in the list": 12,
         "training frames": 2550,
         "test frames": 2010,
         "abnormal test frames": 1648,
@@ -81,12 +83,13 @@ def prepare_ucsd(
     test = _clips(root, folders[1])
     intervals = read_ucsd_list(list_path)
     labels = [_label(video, "train", (), num_frames) for video, num_frames in train.items()]
+    lines = Counter(map(_number, test))
     for video, num_frames in test.items():
         line = _number(video)
-        if not 1 <= line <= len(intervals):
+        if not 1 <= line <= len(intervals) or lines[line] > 1:
             raise LabelsError(
-                f"{list_path}: {len(intervals)} clips listed, none of them is {video}, expected"
-                " folders numbered as in the list; move away what is none of its clips"
+                f"{list_path}: {len(intervals)} clips listed, found {video}, expected folders"
+                " numbered as in the list, each once; move away what is none of its clips"
             )
         spans = intervals[line - 1]
         if spans and spans[-1][1] > num_frames:
@@ -98,6 +101,7 @@ def prepare_ucsd(
     found = {
         "training clips": len(train),
         "test clips": len(test),
+        "clips in the list": len(intervals),
         "training frames": sum(train.values()),
         "test frames": sum(test.values()),
         "abnormal test frames": sum(end - start for x in labels for start, end in x.intervals),
@@ -229,8 +233,9 @@ def _clips(root: Path, folder: str) -> dict[str, int]:
 
 
 def _number(video: str) -> int:
-    """Return the number in a clip's name, which is its line in the list; 0 if it has none."""
-    return int(re.sub("[^0-9]", "", PurePosixPath(video).name) or 0)
+    """Return the number that a clip's name ends with, its line in the list; 0 if it has none."""
+    match = re.fullmatch(r"[A-Za-z_]*([0-9]+)", PurePosixPath(video).name)
+    return int(match[1]) if match else 0
 
 
 def _label(video: str, split: Split, intervals: Intervals, num_frames: int) -> VideoLabel:
