@@ -41,6 +41,12 @@ GPU_BENCHES = {
     "On a GPU: training steps": [
         *("bench.bench_train", "--device", "cuda", "--rounds", "3", "--steps", "60"),
     ],
+    "On a GPU: methods of pixels, training steps": [
+        *("bench.bench_frames", "steps", "--preset", "default", "--device", "cuda"),
+    ],
+    "On a GPU: weakly supervised methods, training steps": [
+        *("bench.bench_methods", "--device", "cuda", "--steps", "50"),
+    ],
     "On a GPU: whole extraction": [*EXTRACT, "--count", "2000"],
     "On a GPU: whole extraction of 640x360": [
         *(*EXTRACT, "--count", "300", "--size", "640x360", "--devices", "cuda"),
