@@ -331,8 +331,9 @@ def test_connections_share_the_work_and_its_order_stays(sftp_server, tmp_path) -
             meeting.wait(30)
         return number, connection
 
-    numbers, connections = zip(*over_connections(remote, range(20), work), strict=True)
-    assert numbers == tuple(range(20))
+    items, found = zip(*over_connections(remote, range(20), work), strict=True)
+    numbers, connections = zip(*found, strict=True)
+    assert items == numbers == tuple(range(20))
     assert 4 <= len(set(connections)) <= 8
     assert remote not in connections
 

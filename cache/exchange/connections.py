@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from cache.exchange.remote import Remote
-from data.errors import CacheError
+from data.errors import CacheError, ShardError
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -20,10 +20,11 @@ _END_SECONDS = 3.0
 
 def over_connections(
     remote: Remote, items: Sequence[S], work: Callable[[Remote, S], T]
-) -> Iterator[T]:
-    """Yield what `work` gives for each item, in their order, doing several at once.
+) -> Iterator[tuple[S, T | ShardError]]:
+    """Yield each item, in their order, with what `work` gives for it, doing several at once.
 
-    A server that admits fewer connections is worked on with those.
+    A damaged shard spoils nothing of the others: its ShardError is given, not raised. A server that
+    admits fewer connections is worked on with those.
 
     Args:
         remote: the server; it is connected to anew.
@@ -33,15 +34,22 @@ def over_connections(
     Raises:
         CacheError: one of them fails, or no connection can be made; the others are given up.
     """
-    most = {"file": 1, "http": HTTP_CONNECTIONS, "https": HTTP_CONNECTIONS}
-    count = min(len(items), most.get(remote.protocol, CONNECTIONS))
+
+    def outcome(connection: Remote, item: S) -> T | ShardError:
+        try:
+            return work(connection, item)
+        except ShardError as error:
+            return error
+
+    most = HTTP_CONNECTIONS if remote.is_http else 1 if remote.protocol == "file" else CONNECTIONS
+    count = min(len(items), most)
     if count <= 1:
-        yield from (work(remote, item) for item in items)
+        yield from ((item, outcome(remote, item)) for item in items)
         return
-    team = _Team(remote, items, work, count)
+    team = _Team(remote, items, outcome, count)
     try:
-        for number in range(len(items)):
-            yield team.result(number)
+        for number, item in enumerate(items):
+            yield item, team.result(number)
     finally:
         team.end()
 

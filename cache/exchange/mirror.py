@@ -69,17 +69,12 @@ def mirrored(remote: Remote, *, dry_run: bool = False) -> Iterator[Path]:
 def _fetch(remote: Remote, cache: FeatureCache) -> None:
     there, _ = shards_there(remote)
 
-    def fetch(connection: Remote, name: str) -> ShardError | None:
-        try:
-            _fetch_outside_of_arrays(
-                connection, f"shards/{name}", there[name], cache.shards_dir / name
-            )
-        except ShardError as error:
-            return error
-        return None
+    def fetch(connection: Remote, name: str) -> None:
+        path = cache.shards_dir / name
+        _fetch_outside_of_arrays(connection, f"shards/{name}", there[name], path)
 
     fetched = over_connections(remote, sorted(there), fetch)
-    for error in followed(fetched, f"look at {remote.url}", total=len(there)):
+    for _, error in followed(fetched, f"look at {remote.url}", total=len(there)):
         if error:
             logger.warning("counts as missing: %s", error)
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)

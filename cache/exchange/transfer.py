@@ -133,7 +133,7 @@ def push_cache(
         else:
             private_in[name] = private
 
-    def send(connection: Remote, name: str) -> int | ShardError | None:
+    def send(connection: Remote, name: str) -> int | None:
         """Return the bytes that were sent; None if the shard is gone."""
         try:
             _check_local(cache.shards_dir / name)
@@ -142,15 +142,12 @@ def push_cache(
                 connection.upload(sent, f"shards/{sent.name}")
         except FileNotFoundError:
             return None
-        except ShardError as error:
-            return error
         if reread:
             _check_remote(connection, sent.name, size)
         return size
 
-    names = list(private_in)
-    sent = zip(names, over_connections(remote, names, send), strict=True)
-    for name, nbytes in followed(sent, "push: shards", total=len(names)):
+    sent = over_connections(remote, list(private_in), send)
+    for name, nbytes in followed(sent, "push: shards", total=len(private_in)):
         if isinstance(nbytes, ShardError):
             logger.warning("not sent: %s", nbytes)
             report.damaged.append(name)
@@ -229,10 +226,12 @@ def pull_cache(
                 f"{needed}; make room"
             )
 
-        def fetch(connection: Remote, name: str) -> ShardError | None:
-            return _fetch_shard(cache, connection, name, missing[name])
+        def fetch(connection: Remote, name: str) -> None:
+            place = f"shards/{name}"
+            blocks = connection.blocks(place, missing[name])
+            receive_shard(blocks, name, cache, origin=f"{remote.url}/{place}")
 
-        fetched = zip(wanted, over_connections(remote, wanted, fetch), strict=True)
+        fetched = over_connections(remote, wanted, fetch)
         for name, error in followed(fetched, "pull: shards", total=len(wanted)):
             if error:
                 logger.warning("refused: %s", error)
@@ -329,19 +328,16 @@ def _remote_tables(
 ) -> dict[str, ShardTable]:
     """Return the tables of some of the other side's shards, read without the arrays."""
 
-    def read(connection: Remote, name: str) -> ShardTable | ShardError:
+    def read(connection: Remote, name: str) -> ShardTable:
         place = f"shards/{name}"
 
         def read_range(count: int, offset: int) -> bytes:
             return connection.read_range(place, count, offset)
 
-        try:
-            return parse_table(read_range, Path(remote.url) / place, shards[name])[0]
-        except ShardError as error:
-            return error
+        return parse_table(read_range, Path(remote.url) / place, shards[name])[0]
 
     tables = {}
-    found = zip(shards, over_connections(remote, list(shards), read), strict=True)
+    found = over_connections(remote, list(shards), read)
     for name, table in followed(found, "look at shards", total=len(shards)):
         if isinstance(table, ShardError):
             logger.warning("refused: %s", table)
@@ -416,16 +412,6 @@ def _check_remote(remote: Remote, name: str, size: int) -> None:
         digest.update(block)
     if shard_name(digest.hexdigest()) != name:
         raise CacheError(f"{remote.url}: shards/{name} was damaged on its way; push again")
-
-
-def _fetch_shard(cache: FeatureCache, remote: Remote, name: str, size: int) -> ShardError | None:
-    """Fetch a shard; return why it is refused, if it is."""
-    place = f"shards/{name}"
-    try:
-        receive_shard(remote.blocks(place, size), name, cache, origin=f"{remote.url}/{place}")
-    except ShardError as error:
-        return error
-    return None
 
 
 def _push_names(cache: FeatureCache, remote: Remote) -> int:

@@ -19,7 +19,6 @@ logger = logging.getLogger(f"feat.{__name__}")
 POLL_SECONDS = 1.0  # how soon a worker that came or went is noticed
 NO_FEAT = "cannot load this feat ({}): install it in the workers' environment"
 
-
 Call = TypeVar("Call", bound=Hashable)
 
 

@@ -13,16 +13,14 @@ from typing import Any
 
 from cache import FeatureCache
 from data.errors import ModelError
-from data.files import write_json
 from data.labels import VideoLabel
-from data.output_folder import claim_folder
 from data.splits.divide import k_fold, with_splits
 from data.splits.leaks import linked_videos
 from model.evaluation.compat import markdown_table
 from model.experiments.clusters import Workers
 from model.experiments.compare import run_comparison
 from model.experiments.compare_table import Comparison, Row
-from model.experiments.folder import Spread, Terms, spread_of
+from model.experiments.folder import Spread, Terms, begin_folder, spread_of
 from model.methods.base import Method
 
 CHOICE_NAME = "choice.json"
@@ -54,6 +52,11 @@ class Candidate:
         """Mean and standard deviation over the folds; None where a fold has no AUC."""
         return spread_of(self.aucs)
 
+    @property
+    def seconds(self) -> float:
+        """Of a training in each fold, in sum."""
+        return sum(row.seconds for row in self.rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
         return {
@@ -61,7 +64,7 @@ class Candidate:
             "supervision": self.rows[0].supervision,
             "auc": self.auc.to_dict() if self.auc else None,
             "auc_of_folds": self.aucs,
-            "seconds": round(sum(row.seconds for row in self.rows), 2),
+            "seconds": round(self.seconds, 2),
         }
 
 
@@ -103,7 +106,7 @@ class Choice:
                     one.rows[0].supervision,
                     f"{one.auc.mean:.3f} ± {one.auc.std:.3f}" if one.auc else "none",
                     " ".join("none" if auc is None else f"{auc:.3f}" for auc in one.aucs),
-                    f"{sum(row.seconds for row in one.rows):.0f}",
+                    f"{one.seconds:.0f}",
                 ]
             )
         return (
@@ -172,8 +175,7 @@ def choose_by_folds(
                 f"only, of {len(known)} training videos with known frames; expected both kinds: "
                 "ask for fewer folds, or label more videos"
             )
-    if not claim_folder(out, marker=CHOICE_NAME, kind="a choice", error=ModelError):
-        write_json(out / CHOICE_NAME, {"folds": folds})
+    begin_folder(out / CHOICE_NAME, kind="a choice", labels=part, wanted={"folds": folds})
     comparisons: list[Comparison] = []
     for fold, rows in enumerate(divided):
         split_of = {row.video: row.split for row in rows}
