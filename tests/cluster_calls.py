@@ -56,8 +56,14 @@ def prepare_patient(threads: int, *, folder: Path) -> Ready[int, None]:
 
 
 def wait_to_be_stopped(number: int, stop: threading.Event, *, folder: Path) -> None:
+    """Wait in all items but the first, which is done when another has begun."""
     if number == 0:
+        deadline = time.monotonic() + 60
+        while not any(folder.glob("began-*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         return
+    (folder / f"began-{number}").touch()
     assert stop.wait(60)
     (folder / f"stopped-{number}").touch()
     raise KeyboardInterrupt
