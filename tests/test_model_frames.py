@@ -17,6 +17,7 @@ from marks import quick_first
 from model_cache import KilledError, add_video, clip_table, label
 from numpy.typing import NDArray
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cache import FeatureCache, FeatureRecord, SourceRecord
 from cache.streams import FRAMES
@@ -216,6 +217,61 @@ def test_the_loss_of_flow_teaches_and_goes_on_after_a_kill(cache: FeatureCache) 
     for name, array in whole.parameters.items():
         np.testing.assert_array_equal(array, resumed.parameters[name])
     assert any(not np.array_equal(x, without.parameters[n]) for n, x in whole.parameters.items())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if tiny(name).steps_are_alike])
+def test_a_step_never_looks_at_a_value_so_that_a_graph_can_hold_it(name: str) -> None:
+    method = tiny(name)
+    with FakeTensorMode():  # tensors without values
+        network = method.network()
+        step = method.learn(network, method.optimizers(network))
+        batch = torch.empty(4, method.window, method.channels, SIZE, SIZE)
+        for _ in range(2):
+            assert step(batch).shape == ()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_graph_takes_the_steps_that_are_taken_without(
+    name: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tiny(name, steps=60)
+    known = material(cache, method)
+    logs: list[list[float]] = []
+    for kernels in ("1", "0"):
+        monkeypatch.setenv("FEAT_KERNELS", kernels)
+        rows: list[float] = []
+        saved: list[SavedState] = []
+        session = FitSession(
+            seed=0,
+            device=torch.device("cuda"),
+            log=lambda row, rows=rows: rows.append(row["loss"]),
+            offer_state=lambda make, saved=saved: saved.append(make()),
+        )
+        method.fit(known, session)
+        logs.append(rows)
+        assert saved[0].step == 20
+        method.fit(known, replace(session, saved=saved[0], log=lambda row: None))
+    np.testing.assert_allclose(*logs, rtol=0.02)  # bfloat16
+
+
+def test_the_learning_rate_falls_as_published(cache: FeatureCache) -> None:
+    mnad, unet = tiny("mnad", steps=100), tiny("unet", steps=30, fast_steps=20)
+    assert [mnad.rate(step) for step in (1, 51)] == pytest.approx([1, 0.5])
+    assert 0 < mnad.rate(100) < 0.001
+    assert [unet.rate(step) for step in (1, 20, 21, 30)] == [1, 1, 0.1, 0.1]
+    # a step at a tiny rate moves the weights by as little
+    known = material(cache, unet)
+    fast, slow, stays = (
+        method.fit(known, FitSession(seed=0)).parameters["network.generator.last.weight"]
+        for method in (
+            unet.changed({"steps": 2}),
+            unet.changed({"steps": 2, "fast_steps": 1}),
+            unet.changed({"steps": 1}),
+        )
+    )
+    assert np.abs(slow - stays).max() == pytest.approx(np.abs(fast - stays).max() / 10, rel=0.01)
 
 
 @pytest.mark.slow

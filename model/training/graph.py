@@ -4,7 +4,7 @@ A training step of a small network is some hundreds of kernels of a few microsec
 takes Python longer to launch than the GPU to compute. A graph launches all of them at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,3 +64,10 @@ class StepGraph:
                 f"the training step cannot be recorded as a CUDA graph: {what:.200}; set "
                 "FEAT_KERNELS=0 to train without one, or use --device cpu"
             ) from error
+
+
+def make_capturable(optimizers: Sequence[torch.optim.Optimizer], device: torch.device) -> None:
+    """Have fresh Adams keep their step counts and learning rates where a graph reads them."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.update(capturable=True, lr=torch.tensor(group["lr"], device=device))

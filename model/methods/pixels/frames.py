@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache import FeatureCache
+from data.kernels import kernels_wanted
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
 from model.features.frames import FrameWindows, load_frames, network_frames
 from model.features.load import FeatureSet
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method
+from model.training.graph import StepGraph, make_capturable
 from model.training.names import (
     network_parameters,
     network_weights,
@@ -69,6 +71,8 @@ class FrameMethod(Method, Generic[Net]):
     """Frames have a multiple of so many pixels a side: the network halves them again and again."""
     strides: ClassVar[Sequence[int]] = (1,)
     """Frames from one of a window to the next, in training."""
+    steps_are_alike: ClassVar[bool] = True
+    """Whether a step does the same each time and never looks at a value: a GPU can repeat it."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "small": {"size": 64, "width": 16, "steps": 2000},
@@ -108,6 +112,10 @@ class FrameMethod(Method, Generic[Net]):
     @abstractmethod
     def learn(self, network: Net, optimizers: Sequence[torch.optim.Optimizer]) -> Step:
         """Return what takes a step with a (B, window, C, H, W) batch and gives its loss."""
+
+    def rate(self, step: int) -> float:
+        """Return the share of the learning rates that step 1, 2, ... is taken with."""
+        return 1.0
 
     def windows(self, data: FeatureSet) -> Windows:
         """Return what batches are drawn from."""
@@ -166,18 +174,22 @@ class FrameMethod(Method, Generic[Net]):
             torch.manual_seed(session.seed)
             network = self.network().to(device)
             optimizers = self.optimizers(network)
+            graph = None
+            if device.type == "cuda" and self.steps_are_alike and kernels_wanted():
+                graph = StepGraph(device)
+                make_capturable(optimizers, device)
             first = session.saved.step if session.saved else 0
             if session.saved:
                 with restoring():
                     restore_training(session.saved.tensors, network, optimizers)
             network.train()
-            learn = self.learn(network, optimizers)
+            taking = _Taking(self.learn(network, optimizers), optimizers, graph)
             recent: list[Tensor] = []
             batches = windows.batches(
                 batch_size=self.batch_size, steps=self.steps, seed=session.seed, first_step=first
             )
             for step, batch in enumerate(batches, start=first + 1):
-                recent.append(learn(self.tensors(batch, device)).detach())
+                recent.append(taking.step(self.tensors(batch, device), rate=self.rate(step)))
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
@@ -284,6 +296,33 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     optimizer.step()
+
+
+class _Taking:
+    """Takes steps at the rate that is due, as one CUDA graph if there is one."""
+
+    def __init__(
+        self, learn: Step, optimizers: Sequence[torch.optim.Optimizer], graph: StepGraph | None
+    ) -> None:
+        self._learn = learn
+        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._rates = [float(group["lr"]) for group in self._groups]
+        self._graph = graph
+        self._given: Tensor | None = None
+
+    def step(self, batch: Tensor, *, rate: float) -> Tensor:
+        """Take a step with this share of the learning rates and return its loss."""
+        for group, whole in zip(self._groups, self._rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * whole)
+            else:
+                group["lr"] = rate * whole
+        if self._graph is None:
+            return self._learn(batch).detach()
+        if self._given is None:
+            self._given = torch.empty_like(batch)
+        given = self._given.copy_(batch)  # a graph reads the same memory each time
+        return self._graph.take(lambda: self._learn(given)).detach()
 
 
 def _state(

@@ -5,6 +5,7 @@ predicts: between the halves of a U-Net every place of the feature map, a query,
 items of a memory that are like it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -106,8 +107,12 @@ class MNAD(PredictionMethod[MemoryNetwork]):
         )
 
     def optimizers(self, network: MemoryNetwork) -> list[torch.optim.Optimizer]:
-        """Return Adam; `learn` lowers its rate along a cosine."""
+        """Return Adam."""
         return [torch.optim.Adam(network.parameters(), lr=self.learning_rate)]
+
+    def rate(self, step: int) -> float:
+        """Follow half a cosine from 1 to 0, as published."""
+        return (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
 
     def predict(self, network: MemoryNetwork, before: Tensor) -> Tensor:
         """Return the frame that follows."""

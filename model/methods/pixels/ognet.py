@@ -97,6 +97,7 @@ class OldIsGold(FrameMethod[OldAndNew]):
     name: ClassVar[str] = "ognet"
     window: ClassVar[int] = 2
     size_step: ClassVar[int] = 1
+    steps_are_alike: ClassVar[bool] = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "small": {"size": 64, "width": 16, "steps": 2000, "patch": 16, "batch_size": 32},
