@@ -7,9 +7,11 @@ Nothing here loads torch or a network's code before it is needed.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+from cache.streams import CROPS, FEATURES
 
 if TYPE_CHECKING:
     import torch
@@ -94,12 +96,28 @@ class Backbone(Protocol):
         """
 
 
+@runtime_checkable
+class MapBackbone(Protocol):
+    """A backbone whose rows are the means of a map: one that can give the map's places, too."""
+
+    def with_map(self, size: int) -> Backbone | None:
+        """Return the one whose row is a feature for each place, the map row by row.
+
+        It has the kind `crops`, and None is where a row is no mean of the places.
+
+        Args:
+            size: of the square frames, pixels.
+        """
+
+
 @dataclass(frozen=True)
 class I3DBackbone:
     """Inception-v1 inflated to 3-D, one network for each of its two streams; see `extract.i3d`."""
 
     stream: "Stream"
     needs: Needs
+    map_size: int = 0
+    """Height and width of the map whose places a row has; 0: their mean."""
 
     identity: ClassVar[dict[str, Any]] = {
         "name": "i3d-inception-v1",
@@ -109,9 +127,21 @@ class I3DBackbone:
     clip_lens = range(8, sys.maxsize)  # the last pooling spans two time steps of stride eight
     sizes = range(1, sys.maxsize)
     resizes = ("squash", "crop", "short-side")
-    kind = "features"
-    shape = (1024,)
     dtype = "float32"
+
+    @property
+    def kind(self) -> str:
+        """Return `crops` of maps."""
+        return CROPS if self.map_size else FEATURES
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return (1024,), of maps (49, 1024)."""
+        return (self.map_size**2, 1024) if self.map_size else (1024,)
+
+    def with_map(self, size: int) -> Self | None:
+        """Return that of maps, 7x7 of frames of 224 pixels; larger ones are pooled by windows."""
+        return replace(self, map_size=-(-size // 32)) if size <= 224 else None
 
     def find_weights(
         self,
@@ -144,7 +174,11 @@ class I3DBackbone:
         from extract.weights.resolve import load_state_dict
 
         network = prepare_network(
-            load_state_dict(weights), self.stream, device=device, precision=precision
+            load_state_dict(weights),
+            self.stream,
+            device=device,
+            precision=precision,
+            feature_map=self.map_size > 0,
         )
 
         def features(clips: "Tensor") -> "Tensor":

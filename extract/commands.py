@@ -123,6 +123,11 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     help="Crops of each clip: 5 are the centre and the corners of frames whose short side is "
     "scaled to 256, 10 these and their mirrored ones, as RTFM's. Ten take ten times the space.",
 )  # fmt: skip
+@click.option(
+    "--feature-map", is_flag=True,
+    help="Keep the 7x7 places of each clip's last map of I3D in the place of their mean, which "
+    "methods take all the same: 49 times the space, for methods that look at parts of the frame.",
+)  # fmt: skip
 @fps_option
 @folder_fps_option
 @click.option("--clip-len", type=int, default=16, show_default=True, help="Frames in a clip.")
@@ -196,6 +201,7 @@ def extract_command(
     streams: str,
     resize: str,
     crops: str,
+    feature_map: bool,
     fps: float | None,
     folder_fps: float,
     clip_len: int,
@@ -266,6 +272,7 @@ def extract_command(
         clip_stride=clip_stride or clip_len,
         precision=precision,
         crops=int(crops),
+        feature_map=feature_map,
     )
     terms: dict[str, Any] = {
         "weights": {"rgb": rgb_weights, "flow": flow_weights, "c3d": c3d_weights},

@@ -1,6 +1,7 @@
 """Everything about extraction that changes a feature's value, and so its key."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Self, TypeVar
 from cache import config_difference
 from cache.streams import CROPS, FEATURES, FRAMES
 from data.errors import ConfigError, FeatError
-from extract.backbones import BACKBONES
+from extract.backbones import BACKBONES, Backbone, MapBackbone
 from extract.decode.config import DecodeConfig, FramesConfig
 from extract.flow.tvl1 import TVL1Config
 from extract.weights.resolve import Weights
@@ -24,6 +25,7 @@ CROP_COUNTS = (1, 5, 10)
 # after then carry different keys and cannot be mixed up. Networks have versions of their own.
 DECODE_VERSION = 1
 CROPS_VERSION = 1
+MAP_VERSION = 1
 FLOW_VERSION = 3  # exact reciprocals and sums: one flow on every processor and GPU
 
 
@@ -47,6 +49,8 @@ class ExtractConfig:
             empty.
         crops: of each clip, of `CROP_COUNTS`; see `extract.crops`. More than one are cut from
             frames that are decoded whole (`short-side`).
+        feature_map: keep a feature for each place of a clip's last map, row by row, in the place
+            of their mean.
     """
 
     streams: tuple[str, ...] = DEFAULT_STREAMS
@@ -57,6 +61,7 @@ class ExtractConfig:
     flow_clamp: float = 20.0
     precision: str = "float32"
     crops: int = 1
+    feature_map: bool = False
     frames: FramesConfig | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +89,7 @@ class ExtractConfig:
                 "(a larger stride would leave frames without a feature)"
             )
         self._check_crops()
+        self._check_map()
         if self.flow_clamp <= 0:
             raise ConfigError(f"flow_clamp: found {self.flow_clamp}, expected a positive number")
 
@@ -103,9 +109,36 @@ class ExtractConfig:
                     f"{BACKBONES[stream].kind}, which has none"
                 )
 
+    def _check_map(self) -> None:
+        if self.feature_map and self.crops > 1:
+            raise ConfigError(
+                f"feature_map: found {self.crops} crops, expected 1: keep the map or crops"
+            )
+        if self.feature_map and not self.streams:
+            raise ConfigError("feature_map: frames have no map; name rgb or flow in --streams")
+        for stream in self.streams:
+            self.backbone(stream)
+
+    def backbone(self, stream: str) -> Backbone:
+        """Return what fills a stream.
+
+        Raises:
+            ConfigError: its map is wanted, and it has none.
+        """
+        backbone = BACKBONES[stream]
+        if not self.feature_map:
+            return backbone
+        mapped = backbone.with_map(self.decode.size) if isinstance(backbone, MapBackbone) else None
+        if mapped is None:
+            raise ConfigError(
+                f"feature_map: the features of {stream} are no means over a map; leave "
+                "--feature-map out, or extract it with a command of its own"
+            )
+        return mapped
+
     def kind(self, stream: str) -> str:
         """Return the kind of array that a stream holds, one of `cache.streams.KINDS`."""
-        return CROPS if self.crops > 1 else BACKBONES[stream].kind
+        return CROPS if self.crops > 1 else self.backbone(stream).kind
 
     def stream_config(self, stream: str, weights: Weights) -> dict[str, Any]:
         """Return what determines one stream's features, as JSON: the configuration in its key."""
@@ -118,6 +151,9 @@ class ExtractConfig:
         }
         if self.crops > 1:
             config["crops"] = {"count": self.crops, "version": CROPS_VERSION}
+        if self.feature_map:
+            side = math.isqrt(self.backbone(stream).shape[0])
+            config["feature_map"] = {"height": side, "width": side, "version": MAP_VERSION}
         if BACKBONES[stream].needs == "flow":
             config["flow"] = {
                 "name": "tvl1",
@@ -197,6 +233,7 @@ class ExtractConfig:
             clip_stride=first["clips"]["clip_stride"],
             precision=first["network"]["precision"],
             crops=first["crops"]["count"] if "crops" in first else 1,
+            feature_map="feature_map" in first,
             **settings,
         )
 

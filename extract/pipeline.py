@@ -110,7 +110,7 @@ class Extractor:
         self._clip_numbers = count(1)
         with torch.cuda.device(self.device) if self._on_gpu else contextlib.nullcontext():
             self.networks = {
-                stream: BACKBONES[stream].load(
+                stream: config.backbone(stream).load(
                     weights[stream], device=self.device, precision=config.precision
                 )
                 for stream in config.streams
@@ -352,7 +352,8 @@ class Extractor:
     def _network_rows(self, stream: str, clips: Tensor) -> Tensor:
         """Return the rows (B, ...) of clips (B, T, H, W, C); see `extract.backbones.Network`."""
         rows = self.networks[stream](clips)
-        expected = (len(clips), *BACKBONES[stream].shape), BACKBONES[stream].dtype
+        backbone = self.config.backbone(stream)
+        expected = (len(clips), *backbone.shape), backbone.dtype
         if (tuple(rows.shape), str(rows.dtype).removeprefix("torch.")) != expected:
             raise RuntimeError(
                 f"the network of {stream} gave {tuple(rows.shape)} {rows.dtype}, declared are "

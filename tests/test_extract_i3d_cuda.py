@@ -223,6 +223,20 @@ def test_features_of_a_card_are_the_plain_networks_on_the_cpu(
 
 
 @on_card
+@pytest.mark.parametrize("precision", ERRORS)
+def test_the_places_of_a_card_have_the_features_for_their_mean(precision: str) -> None:
+    frames = (drawn(2, 3, 16, 224, 224) * 256).to(torch.uint8).cuda()
+    features, places = (
+        prepare_network(
+            made_up_state(), "rgb", device="cuda", precision=precision, feature_map=kept
+        )(frames)
+        for kept in (False, True)
+    )
+    assert places.shape == (2, 49, 1024)
+    torch.testing.assert_close(places.mean(dim=1), features, rtol=1e-5, atol=1e-6)
+
+
+@on_card
 @pytest.mark.parametrize(("precision", "bound"), ERRORS.items())
 def test_flow_clips_of_any_size_and_length(precision: str, bound: float) -> None:
     """By the same few compiled kernels."""

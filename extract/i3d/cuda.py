@@ -19,7 +19,6 @@ from torch import Tensor
 from extract.i3d import triton_kernels as kernels
 from extract.i3d.folded import FoldedI3D, fold_norm
 from extract.i3d.layers import MIXED, Stream, Triple, Widths
-from extract.i3d.network import pool_features
 from extract.i3d.same import same_padding
 
 # Maps have multiples of it in channels, some of them zeros: what is multiplied at a time
@@ -208,7 +207,7 @@ class TritonI3D(FoldedI3D):
     def __call__(self, clips: Tensor) -> Tensor:
         """Return the features (B, 1024) float32 of `clips`."""
         with torch.cuda.device(clips.get_device()):  # where Triton launches
-            return pool_features(join(self.maps(clips)).permute(0, 4, 1, 2, 3))
+            return self.pool(join(self.maps(clips)).permute(0, 4, 1, 2, 3))
 
     def _stem(self, clips: Tensor) -> Tensor:
         return self.stem(clips)

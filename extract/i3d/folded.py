@@ -57,10 +57,11 @@ class FoldedI3D:
     """One stream's network, its batch norms folded in, laid out for `device`.
 
     Calling it maps clips (B, C, T, H, W), float32 in [-1, 1] or frames as uint8, of any memory
-    layout, to features (B, 1024) float32 on the same device.
+    layout, to features (B, 1024) float32 on the same device; `pool` may make others of the map.
     """
 
     conv_type = FoldedConv
+    pool: Callable[[Tensor], Tensor] = staticmethod(pool_features)
 
     def __init__(
         self, state: Mapping[str, Tensor], stream: Stream, *, device: torch.device, precision: str
@@ -78,7 +79,7 @@ class FoldedI3D:
             clips = clips.float().div_(127.5).sub_(1.0)  # [-1, 1], as it was trained
         # In float32 a GPU would round the factors to TF32 unasked: 1e-3, and the key would not say
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return pool_features(self.maps(clips).float())
+            return self.pool(self.maps(clips).float())
 
     def maps(self, clips: Tensor) -> Tensor:
         """Return the last map; see `I3D.maps` for the shapes."""

@@ -36,6 +36,15 @@ def pool_features(x: Tensor) -> Tensor:
     return pooled.mean(dim=(2, 3, 4))
 
 
+def pool_places(x: Tensor) -> Tensor:
+    """Return (B, h * w, 1024) from the last map (B, 1024, T/8, h, w): a feature for each place.
+
+    Over time as `pool_features`, which gives their mean where h and w are 7 or less.
+    """
+    pooled = F.avg_pool3d(x, (min(2, x.shape[2]), 1, 1), stride=1).mean(dim=2)
+    return pooled.flatten(2).transpose(1, 2).contiguous()
+
+
 class ConvUnit(nn.Module):
     """Convolution with "SAME" padding, batch norm, ReLU."""
 
