@@ -51,14 +51,15 @@ QUICK = {
     "ur-dmu": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
     "bn-wvad": {"steps": 20, "learning_rate": 6e-4, "bags": 4},
     "pel4vad": {"steps": 60, "learning_rate": 1e-3},
-    "srnn": {"steps": 20, "num_atoms": 32, "batch": 16},
+    "srnn": {"steps": 20, "num_atoms": 32, "batch": 16, "layers": 10},
     "sparse": {"rounds": 8, "num_atoms": 64},
 }
 WEAK = sorted(QUICK.keys() - {"srnn", "sparse"})
 """They learn from bags."""
 NOVELTY = ["gmm", "sparse", "srnn", "knn", "autoencoder"]
 FOUND = [*NOVELTY, "logistic"]
-SHORT = {name: {"steps": 3} for name in (*WEAK, "srnn")} | {
+SHORT = {name: {"steps": 3} for name in WEAK} | {
+    "srnn": {"steps": 3, "layers": 3},
     "convlstm": {"steps": 2, "hidden": 4},
     "sparse": {"rounds": 2, "num_atoms": 32},
 }

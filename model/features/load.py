@@ -61,11 +61,16 @@ class FeatureSet:
     """Nominal frames a clip; 0 if it varies."""
     streams: tuple[StreamFeatures, ...]
     crops: NDArray[np.float32] | None = None
-    """(N, C, D), of which `features` are the mean; only where they were asked for."""
+    """(N, C, D), of which `features` are the mean; only where several were asked for."""
     frames: tuple[NDArray[np.uint8], ...] = ()
     """Of each video (T, H, W, C), mapped; then a clip is a frame, and D is 0."""
     flow_stats: NDArray[np.float32] | None = None
     """(N, 6), columns `cache.records.FLOW_STATS`; only where they were asked for."""
+
+    @property
+    def each_crop(self) -> NDArray[np.float32]:
+        """(N, C, D): the crops that were loaded, or the features as a single one."""
+        return self.features[:, None] if self.crops is None else self.crops
 
     @property
     def video_of(self) -> NDArray[np.int64]:
@@ -106,7 +111,7 @@ def load_features(
         motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
             include flow and the cache hold its statistics, see `has_motion`.
         flow_stats: load the flow's statistics of every clip, too.
-        crops: load each crop, too.
+        crops: load each crop, too, or each place of a feature map.
         memory_bytes: features that need more are mapped from a file; default: half of the memory
             that is available.
 
@@ -128,8 +133,7 @@ def load_features(
     dim = sum(part.dim for part in parts) + motion * MOTION_DIM
     features = empty_features((int(first_clip[-1]), dim), memory_bytes=memory_bytes)
     each = None
-    if crops:
-        count = _common_crops(streams, per_stream)
+    if crops and (count := _common_crops(streams, per_stream)) > 1:
         each = empty_features((len(features), count * dim), memory_bytes=memory_bytes)
         each = each.reshape(-1, count, dim)
     for video, label in enumerate(labels):

@@ -1,18 +1,21 @@
 """Methods that know normal videos only: how far is a clip from anything seen in them?
 
 The steps they share: features standardised and reduced to their principal components on the normal
-training clips, a distance from these, and its map to [0, 1].
+training clips, a distance from these, and its map to [0, 1]. Where a cache holds several crops of a
+clip or the places of its feature map, each may be a sample of its own; a clip is then as far from
+normal as they are on average.
 """
 
 import logging
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from torch.nn import functional
 
 from data.errors import ModelError
 from data.splits.protocols import Supervision
@@ -27,6 +30,8 @@ logger = logging.getLogger(f"feat.{__name__}")
 
 HELD_OUT = 0.2
 ALARM_QUANTILE = 0.99
+PYRAMID = (1, 2, 4)
+"""Cells along each side of a feature map whose means are its patches (Luo et al. 2017)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +42,29 @@ class NoveltyMethod(Method):
 
     num_components: int = 64
     """Principal components kept of the standardised features, at most."""
+    crops: Literal["mean", "all", "pyramid"] = "mean"
+    """Of several crops of a clip or the places of its feature map: their `mean`, or `all`, each
+    alone; `pyramid`: of a feature map the means of 1, 2x2 and 4x4 cells. A clip's distance is the
+    mean of theirs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "num_components")
 
+    @property
+    def wants_crops(self) -> bool:
+        """Whether each crop or place is looked at."""
+        return self.crops != "mean"
+
     @abstractmethod
     def fit_model(
         self, inputs: NDArray[np.float32], videos: NDArray[np.int64], seed: int
     ) -> dict[str, NDArray[Any]]:
-        """Learn from (n, d) reduced features of normal clips, and the (n,) videos they are of."""
+        """Learn from (n, d) reduced features of normal clips, and the (n,) videos they are of.
+
+        Where a clip has several parts, each is a clip, and the same part of a video's clips counts
+        as a video.
+        """
 
     @abstractmethod
     def distance(
@@ -60,14 +78,19 @@ class NoveltyMethod(Method):
     def fit(self, material: Material, session: FitSession) -> Fitted:
         """Learn what is normal and which distances are."""
         seed = session.seed
-        features = material.train.features
-        if len(features) < 3:
-            raise ModelError(f"{len(features)} clips of normal training videos, at least 3 needed")
+        parts = self._parts(material.train)
+        num_parts, num_clips, dim = parts.shape
+        if num_clips < 3:
+            raise ModelError(f"{num_clips} clips of normal training videos, at least 3 needed")
+        if self.wants_crops:
+            seen = "one vector" if num_parts == 1 else f"{num_parts} crops or places"
+            logger.info("%s looks at %s of each clip", self.name, seen)
+        features = parts.reshape(-1, dim)
         standardizer = Standardizer.fit(features)
         reduced, axes = _reduce(standardizer.apply(features), self.num_components, seed)
-        videos = material.train.video_of
+        reduced, videos = reduced.reshape(num_parts, num_clips, -1), material.train.video_of
         center, scale = self._calibrate(reduced, videos, seed)
-        model = self.fit_model(reduced, videos, seed)
+        model = self.fit_model(*_as_clips(reduced, videos), seed)
         return Fitted(
             parameters={
                 "mean": standardizer.mean,
@@ -83,10 +106,25 @@ class NoveltyMethod(Method):
         """Return scores that are 0.5 where 1 % of unseen normal training clips are beyond."""
         parameters = fitted.parameters
         standardizer = Standardizer(mean=parameters["mean"], std=parameters["std"])
-        reduced = standardizer.apply(data.features) @ parameters["axes"]
-        distance = self.distance(part_of("model", parameters), reduced, data.video_of)
+        reduced = standardizer.apply(self._parts(data)) @ parameters["axes"]
+        distance = self._mean_distance(part_of("model", parameters), reduced, data.video_of)
         beyond = (distance - parameters["center"]) / parameters["scale"]
         return ClipScores(slots=unbounded_scores(beyond))
+
+    def _parts(self, data: FeatureSet) -> NDArray[np.float32]:
+        """Return (P, N, D): what is looked at of each clip."""
+        parts = data.each_crop if self.wants_crops else data.features[:, None]
+        if self.crops == "pyramid" and (size := _map_size(data)):
+            parts = pyramid(parts, size)
+        return np.moveaxis(parts, 1, 0)
+
+    def _mean_distance(
+        self, model: Parameters, reduced: NDArray[np.float32], videos: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the (N,) mean distances of the parts (P, N, d) of each clip."""
+        distances = self.distance(model, *_as_clips(reduced, videos))
+        mean: NDArray[np.float64] = distances.reshape(reduced.shape[:2]).mean(axis=0)
+        return mean
 
     def _calibrate(
         self, reduced: NDArray[np.float32], videos: NDArray[np.int64], seed: int
@@ -99,11 +137,38 @@ class NoveltyMethod(Method):
         if not count or (~left_out).sum() < 3:
             logger.warning("too few normal videos to measure the scale of the scores on others")
             left_out = np.zeros(len(videos), bool)
-        model = self.fit_model(reduced[~left_out], videos[~left_out], seed)
+        model = self.fit_model(*_as_clips(reduced[:, ~left_out], videos[~left_out]), seed)
         others = left_out if left_out.any() else ~left_out
-        measured = self.distance(model, reduced[others], videos[others])
+        measured = self._mean_distance(model, reduced[:, others], videos[others])
         center, median = np.quantile(measured, [ALARM_QUANTILE, 0.5])
         return float(center), max(float(center - median), 1e-9 * max(abs(float(center)), 1.0))
+
+
+def pyramid(places: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return (N, 21, D): the means of 1, 2x2 and 4x4 cells of feature maps, row by row.
+
+    Args:
+        places: (N, height * width, D).
+        size: height and width; where a cell's edge is within a place, the place is of both cells.
+    """
+    maps = torch.from_numpy(places).transpose(1, 2).reshape(len(places), -1, *size)
+    cells = [functional.adaptive_avg_pool2d(maps, count).flatten(2) for count in PYRAMID]
+    return np.ascontiguousarray(torch.cat(cells, dim=2).transpose(1, 2).numpy())
+
+
+def _map_size(data: FeatureSet) -> tuple[int, int] | None:
+    """Return height and width of the feature maps, None if a clip has none."""
+    found = data.streams[0].config.get("feature_map")
+    return (found["height"], found["width"]) if data.crops is not None and found else None
+
+
+def _as_clips(
+    parts: NDArray[np.float32], videos: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return (P * N, d), the same part of all clips after each other, and the videos of these."""
+    count = int(videos.max(initial=-1)) + 1
+    of_parts = (np.arange(len(parts))[:, None] * count + videos).ravel()
+    return parts.reshape(-1, parts.shape[-1]), of_parts
 
 
 def _reduce(

@@ -2,12 +2,13 @@
 
 Luo, Liu, Gao 2017 (A revisit of sparse coding based anomaly detection in stacked RNN framework):
 temporally coherent sparse coding, its iterations unrolled as the layers of a recurrent network.
-There the features are those of image patches; here they are one vector a clip, standardised and
-reduced, for that is what a cache holds.
+Its features are those of patches where the cache holds feature maps (`feat extract --feature-map`):
+the means of 1, 2x2 and 4x4 cells, each a sequence of its own. Else they are one vector a clip. They
+are standardised and reduced.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,10 +29,13 @@ class StackedRNN(NoveltyMethod):
 
     name: ClassVar[str] = "srnn"
 
+    crops: Literal["mean", "all", "pyramid"] = "pyramid"
+    """Of a feature map `pyramid`: patches, as published; `all` its places. `mean`: one vector a
+    clip, as where there is no map."""
     num_atoms: int = 128
     """Atoms of the dictionary."""
-    layers: int = 3
-    """Iterations that lead to a clip's code (3 published)."""
+    layers: int = 30
+    """Iterations that lead to a clip's code (3 published, which stop far from it)."""
     sparsity: float = 0.1
     """Weight of the codes' absolute values (0.1 published)."""
     coherence: float = 0.01

@@ -105,7 +105,7 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         network = self.load_network(fitted, data.features.shape[1], device)
         parts = []
         for video in range(len(data.labels)):
-            clips = torch.from_numpy(_crops(data)[data.rows(video)])
+            clips = torch.from_numpy(data.each_crop[data.rows(video)])
             for part in clips.tensor_split(-(-len(clips) // MAX_CLIPS)):
                 each = [network(crop[None].to(device)).scores[0] for crop in part.unbind(1)]
                 parts.append(torch.stack(each).double().mean(dim=0).cpu())
@@ -119,7 +119,7 @@ class _Instances:
     """Draws (V, T, D) instances of videos."""
 
     def __init__(self, data: FeatureSet, length: int, *, averages: bool, seed: int) -> None:
-        self._crops = _crops(data)
+        self._crops = data.each_crop
         self._means = self._segment_means(data, length) if averages else None
         self._bounds = segment_rows(data.first_clip, length)
         self._rng = np.random.default_rng((seed, 5))
@@ -139,11 +139,6 @@ class _Instances:
         """Return (C, V, T, D)."""
         each = np.moveaxis(self._crops, 1, 0)
         return np.stack([segment_means(replace(data, features=crop), length) for crop in each])
-
-
-def _crops(data: FeatureSet) -> NDArray[np.float32]:
-    """Return (N, C, D): the crops that were loaded, or the features as a single one."""
-    return data.features[:, None] if data.crops is None else data.crops
 
 
 def labels_of(scores: Tensor, num_abnormal: int) -> Tensor:
