@@ -1,21 +1,25 @@
-"""Which names an extraction may use: nobody's video takes the name of somebody else's.
+"""What an extraction may bring: no name that is somebody else's, no second configuration unasked.
 
 A name belongs to the folder that its video was first extracted from, its origin. A video of that
 folder that changed keeps the name. A video of another folder may share it only if its content is
 the same. Names that a running extraction will use are listed in `claims/` until it ends, so that a
-second one which begins meanwhile keeps off them too.
+second one which begins meanwhile keeps off them too, and so are configurations of which the cache
+has no features yet.
 """
 
 import hashlib
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from cache.claims import DEFAULT_LEASE_SECONDS, SUFFIX, Claim
 from cache.conflicts import MAX_SHOWN, name_conflicts, refuse_conflicts
+from cache.keys import JSON, config_digest
 from cache.names import NameLine, is_manifest_name, read_manifest, write_manifest
 from cache.records import NameEntry
 from cache.store import FeatureCache
@@ -103,6 +107,46 @@ def admit_videos(
         _remove(listed)
         raise
     _remove(listed)
+
+
+@contextmanager
+def hold_configs(
+    cache: FeatureCache, configs: Iterable[Mapping[str, JSON]], *, allow_mixed: bool
+) -> Iterator[None]:
+    """Hold those configurations that the cache has no features of while they are made.
+
+    What the cache has is for the caller to compare with, once this has begun: until then somebody
+    else may have filled it.
+
+    Args:
+        cache: the cache.
+        configs: of the features to be made, one for each stream.
+        allow_mixed: let others make other features of the same streams at the same time.
+
+    Raises:
+        CacheError: somebody is making other features of a stream that the cache lacks.
+    """
+    there = {config_digest(config) for config in cache.configs()}
+    folder = cache.path / "claims"
+    with ExitStack() as held:
+        fresh = [one for one in configs if config_digest(one) not in there]
+        with cache.alone() if fresh else ExitStack():
+            for config in fresh:
+                start = f"config-{config['stream']}-"
+                own = f"{start}{config_digest(config)}-"
+                for path in sorted(folder.glob(f"{start}*{SUFFIX}")):
+                    if allow_mixed or path.name.startswith(own):
+                        continue
+                    with Claim(folder, path.stem, DEFAULT_LEASE_SECONDS) as is_dead:
+                        if not is_dead:
+                            raise CacheError(
+                                f"{cache.path}: {is_dead.owner} is extracting {config['stream']} "
+                                "into it with other options; use the same ones, another --cache, "
+                                "or --allow-mixed"
+                            )
+                mine = Claim(folder, own + secrets.token_hex(8), DEFAULT_LEASE_SECONDS)
+                held.enter_context(mine)
+        yield
 
 
 def unchanged_videos(

@@ -8,14 +8,14 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import FeatureCache, NameEntry, config_difference, config_digest, feature_key
-from cache.admission import admit_videos, folder_origin, unchanged_videos
+from cache.admission import admit_videos, folder_origin, hold_configs, unchanged_videos
 from cache.conflicts import config_conflicts
 from cache.keys import is_newer
 from cache.labels import LabelsFrom, add_labels
@@ -106,11 +106,18 @@ def run_extraction(
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
         report.add(failure)
     with (
+        ExitStack() as held,
         admit_videos(cache, folder.sources, folder.stamps, origin=folder.origin) as unchanged,
         NameRecorder(cache, folder.origin) as names,
     ):
         work = _sort_out(cache, folder, unchanged, terms)
         report.configs = config.stream_configs(work.weights)
+        if work.new:
+            configs = report.configs.values()
+            held.enter_context(hold_configs(cache, configs, allow_mixed=allow_mixed))
+            cache.refresh()
+            if not allow_mixed:  # others may have finished videos since
+                refuse_second_config(cache, report.configs, tell=False)
         _add_labels(cache, folder.labels, labels_of)
         for known in work.there:
             report.add(names.add(known))
@@ -425,10 +432,13 @@ def _add_labels(
         logger.info("%s: %d labels added or changed", cache.labels_path, count)
 
 
-def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, Any]]) -> None:
+def refuse_second_config(
+    cache: FeatureCache, configs: Mapping[str, dict[str, Any]], *, tell: bool = True
+) -> None:
     """Raise a ConfigError if the cache holds other features only.
 
-    Those that an older version of ours made do not count: they stay, and new ones are made.
+    Those that an older version of ours made do not count: they stay, and new ones are made, which
+    is told.
     """
     present = []
     for there in cache.configs():
@@ -436,7 +446,8 @@ def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, An
         if made is None:
             present.append(there)
             continue
-        logger.info(
+        logger.log(
+            logging.INFO if tell else logging.DEBUG,
             "%s: made anew, for %s: this feat makes other values; the older ones stay, "
             "feat cache rm --config %s removes them",
             *(there["stream"], config_difference(made, there), config_digest(there)[:8]),

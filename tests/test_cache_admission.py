@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import signal
 import time
 import unicodedata
 from collections.abc import Mapping
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from cache_samples import make_record
 
-from cache import FeatureCache, NameEntry
-from cache.admission import _place, admit_videos, folder_origin
+from cache import FeatureCache, NameEntry, config_digest
+from cache.admission import _place, admit_videos, folder_origin, hold_configs
 from cache.exchange.merge import merge_caches
 from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache
@@ -240,6 +241,43 @@ def test_of_several_that_begin_at_once_one_gets_the_name(cache, tmp_path) -> Non
 
 
 # Origins
+
+
+def test_a_second_configuration_waits_for_an_extraction_that_has_no_features_yet(cache) -> None:
+    one, other, third = (
+        {"stream": stream, "n": n} for stream, n in (("rgb", 1), ("rgb", 2), ("flow", 2))
+    )
+    with hold_configs(cache, [one], allow_mixed=False):
+        refused = pytest.raises(
+            CacheError, match=r"process \d+ is extracting rgb into it with other"
+        )
+        with refused, hold_configs(cache, [third, other], allow_mixed=False):
+            pass
+        for config, mixed in ((one, False), (third, False), (other, True)):
+            with hold_configs(cache, [config], allow_mixed=mixed):
+                pass
+        # what is there contradicts nobody
+        cache.write([make_record(config=other)])
+        with hold_configs(cache, [other], allow_mixed=False):
+            pass
+    assert not list((cache.path / "claims").glob("config-*"))
+
+
+def test_a_configuration_whose_extraction_was_killed_is_held_no_more(cache) -> None:
+    one, other = ({"stream": "rgb", "n": n} for n in (1, 2))
+
+    def die() -> None:
+        with hold_configs(cache, [one], allow_mixed=False):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((cache.path / "claims").glob("config-rgb-*"))) == 1
+    with hold_configs(cache, [other], allow_mixed=False):
+        (left,) = (cache.path / "claims").glob("config-rgb-*")
+        assert config_digest(other) in left.name
 
 
 def test_an_origin_tells_folders_apart_and_no_path(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,29 @@ def test_the_second_folder_is_refused_a_name_and_a_prefix_helps(team) -> None:
     again = team.extract(bob, "--prefix", "bob/")
     assert "0 done, 1 already there" in again.stdout
     assert team.extract(ann).exit_code == 0
+
+
+def test_two_that_begin_at_once_on_a_new_cache_do_not_mix_their_options(
+    team: Team, make_video: Callable[..., Path]
+) -> None:
+    for number in range(3):
+        make_video(team.home / "videos" / f"{number}.mp4", num_frames=40 + number)
+    command = [sys.executable, "-m", "feat", "extract"]
+    command += [team.home / "videos", "--cache", team.cache, "--streams", "rgb"]
+    command += ["--rgb-weights", team.weights, "--device", "cpu", "--threads", "1", "--resize"]
+    ways = ["squash", "crop"]
+    both = [
+        subprocess.Popen([*map(str, command), way], stderr=subprocess.PIPE, text=True)
+        for way in ways
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    ended = [process.returncode for process in both]
+    assert sorted(ended) == [0, 1], said
+    refusal = said[ended.index(1)]
+    assert "into it with other options" in refusal or "rgb made otherwise" in refusal
+    (config,) = FeatureCache(team.cache).configs("rgb")
+    assert config["decode"]["resize"] == ways[ended.index(0)]
+    assert not list((team.cache / "claims").glob("config-*"))
 
 
 @pytest.mark.parametrize("prefix", ["/", "../", "a\nb/", "a//"])
