@@ -25,6 +25,8 @@ from data.files import write_whole
 logger = logging.getLogger(f"feat.{__name__}")
 
 _BLOCK_NAME = re.compile(r"([0-9]{9})-([0-9]{9})-([0-9a-f]{64})\.block")
+#: About so many a block has at most: one is written and read whole.
+BLOCK_BYTES = 1 << 28
 _MAX_BLOCK_BYTES = 1 << 30
 #: More than any video has.
 MAX_CLIPS = 10**9
@@ -74,7 +76,11 @@ class FeatureCheckpoint:
         counts = {len(array) for array in arrays.values()}
         if len(counts) != 1 or 0 in counts or not 0 <= first_clip < MAX_CLIPS:
             raise ValueError("a block needs arrays of one length above 0 and a first clip")
-        self._write(first_clip, counts.pop(), arrays)
+        count = counts.pop()
+        each = max(BLOCK_BYTES // sum(array[0].nbytes for array in arrays.values()), 1)
+        for start in range(0, count, each):
+            rows = {name: array[start : start + each] for name, array in arrays.items()}
+            self._write(first_clip + start, min(each, count - start), rows)
 
     def save_end(self, num_clips: int) -> None:
         """Save how many clips the video has, once it has been read to its end.

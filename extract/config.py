@@ -132,7 +132,7 @@ class ExtractConfig:
         if mapped is None:
             raise ConfigError(
                 f"feature_map: the features of {stream} are no means over a map; leave "
-                "--feature-map out, or extract it with a command of its own"
+                "--feature-map out, or extract it into another --cache"
             )
         return mapped
 
@@ -223,6 +223,10 @@ class ExtractConfig:
             decode = DecodeConfig(fps=configs[FRAMES]["decode"]["fps"])
             return cls(streams=(), decode=decode, **settings)
         first = of_clips[0]
+        if len({"feature_map" in config for config in of_clips}) > 1:
+            raise ConfigError(
+                "some streams have a feature map and some none; no command makes both"
+            )
         flow = next((config["flow"] for config in configs.values() if "flow" in config), None)
         if flow is not None:
             settings |= {"tvl1": _read_fields(TVL1Config, flow), "flow_clamp": flow["clamp"]}

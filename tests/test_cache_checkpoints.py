@@ -40,6 +40,19 @@ def test_blocks_come_back_as_one(checkpoint) -> None:
     assert checkpoint.load() == {}
 
 
+def test_what_is_too_large_for_a_block_comes_in_several(checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("cache.checkpoints.BLOCK_BYTES", 100)
+    rows = {"map": np.arange(7 * 12, dtype=np.float32).reshape(7, 3, 4), "n": np.arange(7)}
+    checkpoint.save(2, rows)  # 56 bytes a row, then 600
+    large = {"map": np.ones((2, 3, 50), np.float32), "n": np.arange(2)}
+    assert len(list(tmp_path.rglob("*.block"))) == 7
+    found = checkpoint.load(2)
+    for name, array in rows.items():
+        np.testing.assert_array_equal(found[name], array)
+    FeatureCheckpoint(tmp_path / "other", "b" * 64).save(0, large)
+    assert len(list((tmp_path / "other").rglob("*.block"))) == 2
+
+
 def test_what_follows_a_gap_is_not_loaded(checkpoint) -> None:
     checkpoint.save(0, rows(0, 5))
     checkpoint.save(6, rows(6, 3))

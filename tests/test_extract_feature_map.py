@@ -15,6 +15,7 @@ from test_extract_i3d import made_up_state
 
 from cache import FeatureCache
 from data.errors import ConfigError
+from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig, FramesConfig
 from extract.devices import Resources
@@ -129,6 +130,17 @@ def test_the_place_of_a_clip_is_where_it_is_in_the_frame(
     difference = (one - other)[0].norm(dim=1).reshape(7, 7)
     assert difference[:2, 5:].min() > 2 * difference[3:].max()
     assert difference[:2, 5:].min() > 2 * difference[:, :3].max()
+
+
+def test_streams_with_a_map_and_without_are_made_by_no_command(random_rgb_weights: Path) -> None:
+    found = {"rgb": BACKBONES["rgb"].find_weights({"rgb": str(random_rgb_weights)})}
+    found["flow"] = BACKBONES["flow"].find_weights(
+        {"rgb": str(random_rgb_weights), "flow": "crossmodal"}
+    )
+    mapped = CONFIG.stream_configs(found)
+    plain = replace(CONFIG, feature_map=False).stream_configs(found)
+    with pytest.raises(ConfigError, match="some streams have a feature map and some none"):
+        ExtractConfig.from_stream_configs({"rgb": mapped["rgb"], "flow": plain["flow"]})
 
 
 def test_maps_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -161,8 +161,28 @@ def test_all_crops_of_a_cache_with_one_are_that_one_to_the_bit(tmp_path):
         np.testing.assert_array_equal(fits[0][key], fits[1][key])
 
 
+def test_the_stacked_rnn_takes_the_mean_where_there_is_no_map(tmp_path):
+    """Of ten crops, and of streams of which one has crops, one a map or both none."""
+    rows = demo_rows()
+    plain = make_cache(tmp_path / "plain", rows, streams={"rgb": 16, "flow": 16})
+    expected = load_features(plain, rows[:3], streams=["rgb", "flow"], crops="maps")
+    assert expected.crops is None
+    both = with_crops(plain, tmp_path / "both", shift=0.5, streams=("rgb", "flow"))
+    mixed = with_crops(plain, tmp_path / "mixed", shift=0.5, streams=("rgb",))
+    for row in rows:
+        frames = plain.find(row.video, "flow").source.num_frames
+        add_video(mixed, row.video, {"flow": plain.read(row.video, "flow")}, frames)
+    for cache in (both, mixed):
+        found = load_features(cache, rows[:3], streams=["rgb", "flow"], crops="maps")
+        assert found.crops is None
+        np.testing.assert_allclose(found.features, expected.features, rtol=1e-4, atol=1e-4)
+        method = choose_method("srnn").changed({"steps": 2, "layers": 2})
+        fitted = method.fit(material_of(method, cache, rows), FitSession(seed=0))
+        assert fitted.parameters["mean"].shape == (32,)
+
+
 def test_all_crops_of_streams_that_have_not_as_many_are_refused(tmp_path):
     cache = FeatureCache.create(tmp_path / "c")
     add_video(cache, "a", {"rgb": np.zeros((10, 10, 8)), "flow": np.zeros((10, 8))}, 160)
     with pytest.raises(FeatError, match=r"not the same crops: rgb 10, flow 1; .* crops=mean$"):
-        load_features(cache, [label("a", "train")], streams=["rgb", "flow"], crops=True)
+        load_features(cache, [label("a", "train")], streams=["rgb", "flow"], crops="all")

@@ -29,7 +29,13 @@ from model.features.frames import FrameWindows, load_frames, network_frames
 from model.methods.base import Material, Parameters
 from model.methods.gather import DataOptions, gather
 from model.methods.pixels.conv_ae import ConvAutoEncoder
-from model.methods.pixels.frames import FrameMethod, from_the_first, peak_ratio, windows_of
+from model.methods.pixels.frames import (
+    FrameMethod,
+    from_the_first,
+    peak_ratio,
+    take_step,
+    windows_of,
+)
 from model.methods.pixels.mnad import MNAD, MemoryNetwork, weighted_error
 from model.methods.pixels.unet import FutureFrame, gradient_difference
 from model.methods.registry import METHODS, choose_method
@@ -254,6 +260,16 @@ def test_a_graph_takes_the_steps_that_are_taken_without(
         assert saved[0].step == 20
         method.fit(known, replace(session, saved=saved[0], log=lambda row: None))
     np.testing.assert_allclose(*logs, rtol=0.02)  # bfloat16
+
+
+def test_a_step_leaves_the_slopes_of_other_weights_alone() -> None:
+    """A recorded step must not add to what is freed while it is recorded."""
+    ours, others = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(ours.parameters(), lr=0.1)
+    before = ours.weight.detach().clone()
+    take_step(optimizer, others(ours(torch.ones(1, 2))).sum())
+    assert not torch.equal(before, ours.weight)
+    assert all(weight.grad is None for weight in others.parameters())
 
 
 def test_the_learning_rate_falls_as_published(cache: FeatureCache) -> None:

@@ -95,12 +95,10 @@ def test_the_stacked_rnn_says_what_it_looks_at(
     plain = FeatureCache.create(tmp_path / "plain")
     for row in ROWS:
         add_video(plain, row.video, {"rgb": cache.read(row.video, "rgb").mean(axis=1)}, 96)
-    ten = make_maps(tmp_path / "ten", config={"crops": {"count": 49, "version": 1}})
     method = choose_method("srnn").changed({"steps": 2, "layers": 2})
     for each, said in (
         (cache, "srnn looks at 21 crops or places of each clip"),
         (plain, "srnn looks at one vector of each clip"),
-        (ten, "srnn looks at 49 crops or places of each clip"),
     ):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="feat"):
@@ -108,6 +106,23 @@ def test_the_stacked_rnn_says_what_it_looks_at(
             fitted = method.fit(material, FitSession(seed=0))
         assert said in caplog.messages
         assert fitted.parameters["mean"].shape == (12,)
+
+
+def test_the_stacked_rnn_measures_sequences_together_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.methods.one_class.srnn.TOGETHER", 2)
+    rng = np.random.default_rng(0)
+    lengths = [3, 1, 3, 4, 3, 1]
+    videos = np.repeat([0, 2, 3, 7, 8, 9], lengths)
+    clips = rng.normal(size=(len(videos), 6)).astype(np.float32)
+    method = choose_method("srnn").changed({"num_atoms": 8, "steps": 3, "layers": 3})
+    model = method.fit_model(clips, videos, 0)
+    found = method.distance(model, clips, videos)
+    for video in np.unique(videos):
+        rows = videos == video
+        alone = method.distance(model, clips[rows], videos[rows])
+        np.testing.assert_allclose(found[rows], alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", quick_first(list(NOVELTY), 2))
@@ -120,7 +135,7 @@ def test_a_clip_is_as_far_as_its_places_are_on_average_and_videos_do_not_mix(
     method, material = gather(method, cache, ROWS)
     fitted = method.fit(material, FitSession(seed=0))
     tests = [row for row in ROWS if row.split == "test"]
-    data = load_features(cache, tests, streams=["rgb"], crops=True)
+    data = load_features(cache, tests, streams=["rgb"], crops="all")
     assert data.crops is not None
     scores = method.score(fitted, data, torch.device("cpu")).slots
     parameters = fitted.parameters
@@ -135,7 +150,7 @@ def test_a_clip_is_as_far_as_its_places_are_on_average_and_videos_do_not_mix(
     beyond = (np.mean(distances, axis=0) - parameters["center"]) / parameters["scale"]
     np.testing.assert_allclose(scores, unbounded_scores(beyond), rtol=1e-4, atol=1e-6)
     for number, row in enumerate(tests):
-        alone = load_features(cache, [row], streams=["rgb"], crops=True)
+        alone = load_features(cache, [row], streams=["rgb"], crops="all")
         np.testing.assert_allclose(
             method.score(fitted, alone, torch.device("cpu")).slots,
             scores[data.rows(number)],

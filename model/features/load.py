@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from data.errors import ConfigError, ModelError
 from data.labels import VideoLabel
 from model.features.array import empty_features
 
+WhichCrops = Literal["none", "all", "maps"]
+"""Which of a cache's crops are loaded beside their mean: `maps` are the places of feature maps, where
+every stream has the same."""
 SEGMENT_SLOTS = 16
 """Scores a clip where the cache's clips have no fixed length (imported segments)."""
 MOTION_STATS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
@@ -95,7 +98,7 @@ def load_features(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     motion: bool = False,
     flow_stats: bool = False,
-    crops: bool = False,
+    crops: WhichCrops = "none",
     memory_bytes: int | None = None,
 ) -> FeatureSet:
     """Return the features of the labelled videos, in the order of the labels.
@@ -111,7 +114,7 @@ def load_features(
         motion: append `MOTION_DIM` columns, the logarithms of `MOTION_STATS`; `streams` must
             include flow and the cache hold its statistics, see `has_motion`.
         flow_stats: load the flow's statistics of every clip, too.
-        crops: load each crop, too, or each place of a feature map.
+        crops: which crops to load, too.
         memory_bytes: features that need more are mapped from a file; default: half of the memory
             that is available.
 
@@ -133,7 +136,9 @@ def load_features(
     dim = sum(part.dim for part in parts) + motion * MOTION_DIM
     features = empty_features((int(first_clip[-1]), dim), memory_bytes=memory_bytes)
     each = None
-    if crops and (count := _common_crops(streams, per_stream)) > 1:
+    if crops == "maps" and not all(_has_map_of(parts[0], part) for part in parts):
+        crops = "none"
+    if crops != "none" and (count := _common_crops(streams, per_stream)) > 1:
         each = empty_features((len(features), count * dim), memory_bytes=memory_bytes)
         each = each.reshape(-1, count, dim)
     for video, label in enumerate(labels):
@@ -264,6 +269,11 @@ def _common_crops(streams: Sequence[str], per_stream: Sequence[Sequence[FeatureE
             "take their means with --set crops=mean"
         )
     return counts[0]
+
+
+def _has_map_of(first: StreamFeatures, other: StreamFeatures) -> bool:
+    wanted = first.config.get("feature_map")
+    return wanted is not None and other.config.get("feature_map") == wanted
 
 
 def _values(entry: FeatureEntry) -> str:

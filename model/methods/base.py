@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache import FeatureCache
 from data.labels import VideoLabel
 from data.splits.protocols import Supervision
-from model.features.load import FeatureSet, load_features
+from model.features.load import FeatureSet, WhichCrops, load_features
 from model.features.windows import slot_bounds, slot_targets
 from model.measures.scores import ClipScores
 from model.settings import Settings
@@ -115,7 +115,7 @@ class Method(Settings, ABC):
             configs=configs,
             motion=self.wants_motion,
             flow_stats=self.uses_flow_stats,
-            crops=self.wants_crops,
+            crops=self.which_crops,
         )
 
     @property
@@ -129,9 +129,9 @@ class Method(Settings, ABC):
         return False
 
     @property
-    def wants_crops(self) -> bool:
-        """Whether it looks at `FeatureSet.crops`."""
-        return False
+    def which_crops(self) -> WhichCrops:
+        """Which crops it looks at beside their mean."""
+        return "none"
 
     @property
     def held_out_share(self) -> float:

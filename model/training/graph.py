@@ -58,6 +58,8 @@ class StepGraph:
         try:
             with torch.cuda.graph(self._graph, stream=self._stream):
                 self._result = step()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             what = " ".join(str(error).split())
             raise ModelError(

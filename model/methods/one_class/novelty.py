@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from data.errors import ModelError
 from data.splits.protocols import Supervision
-from model.features.load import FeatureSet
+from model.features.load import FeatureSet, WhichCrops
 from model.features.standardize import Standardizer
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material, Method, Parameters, unbounded_scores
@@ -44,17 +44,18 @@ class NoveltyMethod(Method):
     """Principal components kept of the standardised features, at most."""
     crops: Literal["mean", "all", "pyramid"] = "mean"
     """Of several crops of a clip or the places of its feature map: their `mean`, or `all`, each
-    alone; `pyramid`: of a feature map the means of 1, 2x2 and 4x4 cells. A clip's distance is the
-    mean of theirs."""
+    alone; `pyramid`: of a feature map, if all streams have one, the means of 1, 2x2 and 4x4 cells,
+    else the mean. A clip's distance is the mean of theirs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_at_least(1, "num_components")
 
     @property
-    def wants_crops(self) -> bool:
-        """Whether each crop or place is looked at."""
-        return self.crops != "mean"
+    def which_crops(self) -> WhichCrops:
+        """Which crops or places are looked at."""
+        which: dict[str, WhichCrops] = {"mean": "none", "all": "all", "pyramid": "maps"}
+        return which[self.crops]
 
     @abstractmethod
     def fit_model(
@@ -82,7 +83,7 @@ class NoveltyMethod(Method):
         num_parts, num_clips, dim = parts.shape
         if num_clips < 3:
             raise ModelError(f"{num_clips} clips of normal training videos, at least 3 needed")
-        if self.wants_crops:
+        if self.crops != "mean":
             seen = "one vector" if num_parts == 1 else f"{num_parts} crops or places"
             logger.info("%s looks at %s of each clip", self.name, seen)
         features = parts.reshape(-1, dim)
@@ -113,9 +114,10 @@ class NoveltyMethod(Method):
 
     def _parts(self, data: FeatureSet) -> NDArray[np.float32]:
         """Return (P, N, D): what is looked at of each clip."""
-        parts = data.each_crop if self.wants_crops else data.features[:, None]
-        if self.crops == "pyramid" and (size := _map_size(data)):
-            parts = pyramid(parts, size)
+        parts = data.features[:, None] if self.crops == "mean" else data.each_crop
+        if self.crops == "pyramid" and data.crops is not None:
+            size = data.streams[0].config["feature_map"]
+            parts = pyramid(parts, (size["height"], size["width"]))
         return np.moveaxis(parts, 1, 0)
 
     def _mean_distance(
@@ -154,12 +156,6 @@ def pyramid(places: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.fl
     maps = torch.from_numpy(places).transpose(1, 2).reshape(len(places), -1, *size)
     cells = [functional.adaptive_avg_pool2d(maps, count).flatten(2) for count in PYRAMID]
     return np.ascontiguousarray(torch.cat(cells, dim=2).transpose(1, 2).numpy())
-
-
-def _map_size(data: FeatureSet) -> tuple[int, int] | None:
-    """Return height and width of the feature maps, None if a clip has none."""
-    found = data.streams[0].config.get("feature_map")
-    return (found["height"], found["width"]) if data.crops is not None and found else None
 
 
 def _as_clips(

@@ -18,6 +18,9 @@ from torch import Tensor
 from model.methods.base import Parameters
 from model.methods.one_class.novelty import NoveltyMethod
 
+TOGETHER = 64
+"""Sequences whose codes are computed at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackedRNN(NoveltyMethod):
@@ -87,13 +90,19 @@ class StackedRNN(NoveltyMethod):
         """Return the length of what the codes leave."""
         atoms = torch.from_numpy(np.asarray(model["atoms"], np.float32))
         clips = torch.from_numpy(inputs / np.float32(model["scale"][0]))
-        ends = np.flatnonzero(np.diff(videos)) + 1
-        with torch.inference_mode():
-            left = [
-                (video - self.codes(video[None], atoms)[0] @ atoms.T).double().norm(dim=1)
-                for video in clips.tensor_split(ends.tolist())
-            ]
-        return torch.cat(left).numpy()
+        # sequences of one length go together, as those of a video's parts do
+        first = np.flatnonzero(np.diff(videos, prepend=-1))
+        lengths = np.diff(first, append=len(videos))
+        distances = np.empty(len(videos))
+        for length in np.unique(lengths):
+            starts = first[lengths == length]
+            for some in np.split(starts, range(TOGETHER, len(starts), TOGETHER)):
+                rows = some[:, None] + np.arange(length)
+                sequences = clips[torch.from_numpy(rows)]
+                with torch.inference_mode():
+                    left = sequences - self.codes(sequences, atoms) @ atoms.T
+                distances[rows] = left.double().norm(dim=2).numpy()
+        return distances
 
     def objective(self, clips: Tensor, atoms: Tensor) -> Tensor:
         """Return the mean over (B, T, d) clips of what the codes shall make small (their eq. 2)."""

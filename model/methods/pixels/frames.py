@@ -195,6 +195,7 @@ class FrameMethod(Method, Generic[Net]):
                     recent = []
                     session.offer_state(partial(_state, step, network, optimizers))
                 session.keep_snapshot(step, partial(self._learnt, network, material))
+            del taking, graph  # the memory of its steps
             parameters = self._learnt(network, material)
         return Fitted(
             parameters=parameters, result={"num_windows": len(windows), "steps": self.steps}
@@ -292,9 +293,13 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Move the optimiser's weights down the slope of a loss."""
+    """Move the optimiser's weights down the slope of a loss.
+
+    Slopes of others, such as those of a discriminator that the loss goes through, are not made.
+    """
     optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
+    own = [weight for group in optimizer.param_groups for weight in group["params"]]
+    torch.autograd.backward(loss, inputs=own)
     optimizer.step()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.device import training_seconds
-from model.features.load import FeatureSet
+from model.features.load import FeatureSet, WhichCrops
 from model.measures.scores import ClipScores
 from model.methods.base import Fitted, Material
 from model.methods.weak.clicks import ClickLoss
@@ -65,9 +65,9 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         self._require_at_least(0, *numbers)
 
     @property
-    def wants_crops(self) -> bool:
+    def which_crops(self) -> WhichCrops:
         """Whether each crop is learnt from."""
-        return self.crops == "all"
+        return "all" if self.crops == "all" else "none"
 
     @abstractmethod
     def loss(self, output: Out, num_abnormal: int) -> Tensor:
