@@ -15,8 +15,8 @@ from data.labels import VideoLabel
 from model.features.array import empty_features
 
 WhichCrops = Literal["none", "all", "maps"]
-"""Which of a cache's crops are loaded beside their mean: `maps` are the places of feature maps, where
-every stream has the same."""
+"""Which of a cache's crops are loaded beside their mean; `maps`: the places of feature maps, if all
+streams have the same."""
 SEGMENT_SLOTS = 16
 """Scores a clip where the cache's clips have no fixed length (imported segments)."""
 MOTION_STATS = ("mean_abs_x", "mean_abs_y", "p99_magnitude", "max_cell_magnitude")
