@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
-from cache.streams import CROPS, FEATURES
-
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -132,7 +130,7 @@ class I3DBackbone:
     @property
     def kind(self) -> str:
         """Return `crops` of maps."""
-        return CROPS if self.map_size else FEATURES
+        return "crops" if self.map_size else "features"
 
     @property
     def shape(self) -> tuple[int, ...]:
