@@ -276,12 +276,16 @@ def _command(
     """
     num_threads = [] if threads is None else ["-threads", str(threads)]
     filter_threads = [] if threads is None else ["-filter_complex_threads", str(threads)]
+    # A frame of another size on the way becomes one of the first one's. A new graph would scale it
+    # to a size of its own, which ffmpeg, if a thread of it is late, writes as it is.
+    keep_graph = ["-reinit_filter", "0"] if config.resize == "short-side" else []
     ((passthrough, value),) = passthrough_options(ffmpeg_version()).items()
     return [
         find_ffmpeg(),
         *LOG_OPTIONS,
         *filter_threads,
         *num_threads,
+        *keep_graph,
         *source_options(source, limits, secret),
         *("-filter_complex", _graph(config, secret, times_fd), "-map", "[frames]"),
         # Of two equal times the muxer would complain as of an error, so each packet gets its own;
@@ -315,8 +319,7 @@ def _graph(config: DecodeConfig, secret: str, times_fd: int) -> str:
     if config.resize == "squash":
         filters.append(f"scale={config.size}:{config.size}:flags={SCALE_FLAGS}")
     elif config.resize == "short-side":
-        # `DecodeConfig.frame_size` in ffmpeg's words. A frame of another size on the way becomes
-        # one of the first one's: ffmpeg scales what it writes to that.
+        # `DecodeConfig.frame_size` in ffmpeg's words.
         sides = (f"'trunc({config.short_side}*{side}/min(iw,ih))'" for side in ("iw", "ih"))
         filters.append(f"scale={':'.join(sides)}:flags={SCALE_FLAGS}")
     else:
