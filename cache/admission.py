@@ -116,7 +116,7 @@ def hold_configs(
     """Hold those configurations that the cache has no features of while they are made.
 
     What the cache has is for the caller to compare with, once this has begun: until then somebody
-    else may have filled it.
+    else may have filled it, of which it takes notice here.
 
     Args:
         cache: the cache.
@@ -127,10 +127,13 @@ def hold_configs(
         CacheError: somebody is making other features of a stream that the cache lacks.
     """
     there = {config_digest(config) for config in cache.configs()}
+    fresh = [config for config in configs if config_digest(config) not in there]
+    if not fresh:
+        yield
+        return
     folder = cache.path / "claims"
     with ExitStack() as held:
-        fresh = [one for one in configs if config_digest(one) not in there]
-        with cache.alone() if fresh else ExitStack():
+        with cache.alone():
             for config in fresh:
                 start = f"config-{config['stream']}-"
                 own = f"{start}{config_digest(config)}-"
@@ -146,6 +149,7 @@ def hold_configs(
                             )
                 mine = Claim(folder, own + secrets.token_hex(8), DEFAULT_LEASE_SECONDS)
                 held.enter_context(mine)
+        cache.refresh()  # of those who have ended, and hold nothing any more
         yield
 
 

@@ -115,7 +115,6 @@ def run_extraction(
         if work.new:
             configs = report.configs.values()
             held.enter_context(hold_configs(cache, configs, allow_mixed=allow_mixed))
-            cache.refresh()
             if not allow_mixed:  # others may have finished videos since
                 refuse_second_config(cache, report.configs, tell=False)
         _add_labels(cache, folder.labels, labels_of)
