@@ -5,8 +5,8 @@ at random, from the cache's mapped frames, from HDF5 datasets that lossless filt
 chunk a frame), from PNG files and from the video, decoded anew for each window. All from the page
 cache, rounds alternate, best of three.
 
-`steps`: training steps a second of each method, and the rate at which the loader alone gives the
-same batches.
+`steps`: training steps a second of each method, in float32 with plain layouts, too (rounds
+alternate, medians), and the rate at which the loader alone gives the same batches.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -29,6 +31,7 @@ from extract.decode.open import open_video
 from extract.devices import Resources
 from extract.runner import run_extraction
 from model.features.frames import FrameWindows
+from model.methods.pixels import frames
 from model.methods.pixels.frames import FrameMethod
 from model.methods.registry import METHODS, choose_method
 
@@ -112,40 +115,63 @@ def storage(videos: Path, size: int) -> None:
             print(f"{side:34}{nbytes:14,.0f}{LENGTH / best[side]:12,.0f}")
 
 
-def steps(preset: str, device: str, count: int) -> None:
+def steps(preset: str, device: str, count: int, changes: dict[str, int]) -> None:
     """Print the table of all methods that look at frames."""
     target = torch.device(device)
-    print(f"{'method':10}{'size':>6}{'batch':>7}{'steps/s':>10}{'frames/s':>10}{'loader/s':>10}")
+    print(
+        f"{'method':10}{'size':>6}{'batch':>7}{'steps/s':>10}{'float32':>10}{'ratio':>7}"
+        f"{'frames/s':>10}{'loader/s':>10}"
+    )
     rng = np.random.default_rng(0)
     for name in METHODS:
         method = choose_method(name)
         if not isinstance(method, FrameMethod):
             continue
-        method = choose_method(name, preset)  # type: ignore[assignment]
+        method = choose_method(name, preset).changed(changes)  # type: ignore[assignment]
         assert isinstance(method, FrameMethod)
         shape = (300, method.size, method.size, method.channels)
         videos = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(2)]
         windows = FrameWindows(videos, length=method.window, strides=method.strides)
-        torch.manual_seed(0)
-        network = method.network().to(target)
-        learn = method.learn(network, method.optimizers(network))
-        batches = windows.batches(batch_size=method.batch_size, steps=count + 1, seed=0)
-        started = 0.0
-        for number, batch in enumerate(batches):
-            learn(method.tensors(batch, target)).item()
-            if not number:
-                started = time.perf_counter()
-        rate = count / (time.perf_counter() - started)
+        rates = [
+            (_rate(method, windows, target, count), _plain(method, windows, target, count))
+            for _ in range(ROUNDS)
+        ]
+        rate, plain = (median(side) for side in zip(*rates, strict=True))
+        ratio = median(ours / theirs for ours, theirs in rates)
         started = time.perf_counter()
         many = max(4 * count, 40)
         for _ in windows.batches(batch_size=method.batch_size, steps=many, seed=1):
             pass
         alone = many / (time.perf_counter() - started)
-        frames = rate * method.batch_size * method.window
+        shown = rate * method.batch_size * method.window
         print(
-            f"{name:10}{method.size:6}{method.batch_size:7}{rate:10.2f}{frames:10.0f}{alone:10.0f}",
+            f"{name:10}{method.size:6}{method.batch_size:7}{rate:10.2f}{plain:10.2f}{ratio:7.2f}"
+            f"{shown:10.0f}{alone:10.0f}",
             flush=True,
         )
+
+
+def _rate(method: FrameMethod, windows: FrameWindows, device: torch.device, count: int) -> float:
+    """Return steps a second, the first one left out."""
+    torch.manual_seed(0)
+    network = method.network_on(device)
+    learn = method.learn(network, method.optimizers(network))
+    batches = windows.batches(batch_size=method.batch_size, steps=count + 1, seed=0)
+    started = 0.0
+    for number, batch in enumerate(batches):
+        learn(method.tensors(batch, device)).item()
+        if not number:
+            started = time.perf_counter()
+    return count / (time.perf_counter() - started)
+
+
+def _plain(method: FrameMethod, windows: FrameWindows, device: torch.device, count: int) -> float:
+    """Return the same in float32, with weights laid out as PyTorch makes them."""
+    with (
+        patch.object(frames, "multiplies_bfloat16", lambda device: False),
+        patch.object(type(method), "network_on", lambda self, device: self.network().to(device)),
+    ):
+        return _rate(method, windows, device, count)
 
 
 def main() -> None:
@@ -160,12 +186,13 @@ def main() -> None:
     trained.add_argument("--device", default="cpu")
     trained.add_argument("--count", type=int, default=10)
     trained.add_argument("--threads", type=int, default=1)
+    trained.add_argument("--size", type=int, help="of the frames, pixels; else the preset's")
     args = parser.parse_args()
     if args.part == "storage":
         storage(args.videos, args.size)
         return
     torch.set_num_threads(args.threads)
-    steps(args.preset, args.device, args.count)
+    steps(args.preset, args.device, args.count, {"size": args.size} if args.size else {})
 
 
 if __name__ == "__main__":

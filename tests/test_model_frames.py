@@ -32,6 +32,7 @@ from model.methods.pixels.conv_ae import ConvAutoEncoder
 from model.methods.pixels.frames import (
     FrameMethod,
     from_the_first,
+    multiplies_bfloat16,
     peak_ratio,
     take_step,
     windows_of,
@@ -234,6 +235,43 @@ def test_a_step_never_looks_at_a_value_so_that_a_graph_can_hold_it(name: str) ->
         batch = torch.empty(4, method.window, method.channels, SIZE, SIZE)
         for _ in range(2):
             assert step(batch).shape == ()
+
+
+@pytest.mark.parametrize("name", ["conv-ae", "unet", "mnad", "mlep"])
+@pytest.mark.parametrize("has", [{}, {"avx512_bf16": True}, {"amx_bf16": True}])
+def test_a_processor_with_instructions_for_bfloat16_computes_in_it(
+    name: str, has: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    method = tiny(name)
+    found: list[torch.dtype] = []
+    with FakeTensorMode():  # whatever this processor has
+        network = method.network()
+        first = next(each for each in network.modules() if isinstance(each, torch.nn.Conv2d))
+        first.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
+        step = method.learn(network, method.optimizers(network))
+        loss = step(torch.empty(4, method.window, method.channels, SIZE, SIZE))
+    assert set(found) == {torch.bfloat16 if has else torch.float32}
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.skipif(
+    not multiplies_bfloat16(CPU), reason="this processor has no instructions for bfloat16"
+)
+@pytest.mark.parametrize("name", ["conv-ae", "unet", "mnad", "mlep"])
+def test_in_bfloat16_a_method_learns_as_in_float32(
+    name: str, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tiny(name, steps=40)
+    known = material(cache, method)
+    losses = []
+    for has in ({"avx512_bf16": True}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        rows: list[float] = []
+        method.fit(known, FitSession(seed=0, log=lambda row, rows=rows: rows.append(row["loss"])))
+        losses.append(rows)
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(*losses, rtol=0.05)
 
 
 @pytest.mark.gpu

@@ -105,6 +105,12 @@ class FrameMethod(Method, Generic[Net]):
     def network(self) -> Net:
         """Return a fresh network with all that is learnt."""
 
+    def network_on(self, device: torch.device) -> Net:
+        """Return a fresh network on a device, laid out as convolutions are fastest there."""
+        network = self.network().to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
     @abstractmethod
     def optimizers(self, network: Net) -> list[torch.optim.Optimizer]:
         """Return the optimisers of its weights."""
@@ -172,7 +178,7 @@ class FrameMethod(Method, Generic[Net]):
         # the seeds set below are not the caller's business
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(session.seed)
-            network = self.network().to(device)
+            network = self.network_on(device)
             optimizers = self.optimizers(network)
             graph = None
             if device.type == "cuda" and self.steps_are_alike and kernels_wanted():
@@ -203,9 +209,9 @@ class FrameMethod(Method, Generic[Net]):
 
     def score(self, fitted: Fitted, data: FeatureSet, device: torch.device) -> ClipScores:
         """Return a score for each frame; 0.5 where 1 % of the normal frames are beyond."""
-        network = self.network()
+        network = self.network_on(device)
         network.load_state_dict(network_weights(fitted.parameters))
-        network.to(device).eval()
+        network.eval()
         usual = np.asarray(fitted.parameters["usual"], np.float64)
         with torch.inference_mode():
             scores = [self.combine(self.measure(network, video), usual) for video in data.frames]
@@ -288,8 +294,18 @@ def peak_ratio(rebuilt: Tensor, frames: Tensor) -> Tensor:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Let a GPU compute in bfloat16 where that suffices."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """Let a device that has instructions for bfloat16 compute in it where that suffices."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device))
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a product of bfloat16 numbers is one instruction there, not several of float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # older versions of PyTorch do not tell
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device.type == "cpu" and native
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
