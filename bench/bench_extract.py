@@ -27,7 +27,7 @@ from data.process import ENVIRONMENT, set_up_process
 from data.sample.videos import draw_video
 
 if TYPE_CHECKING:
-    from extract.job import Job
+    from extract.run.job import Job
 
 SIDES = ("reference", "ours")
 VIDEOS_A_TURN = 2
@@ -92,9 +92,9 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from extract.config import ExtractConfig
     from extract.decode.limits import Limits
     from extract.devices import Share
-    from extract.job import Job
+    from extract.run.job import Job
+    from extract.run.worker import VideoTask, extract_one
     from extract.weights.resolve import resolve_weights
-    from extract.worker import VideoTask, extract_one
 
     set_up_process()
     weights = resolve_weights(streams=STREAMS, flow="crossmodal")
@@ -128,7 +128,7 @@ def seconds_together(videos: list[Path], folder: Path, job: "Job") -> float:
     from cache import FeatureCache
     from data.videos import VideoSource, source_stamp
     from extract.devices import Resources
-    from extract.runner import extract_videos
+    from extract.run.runner import extract_videos
 
     sources = [VideoSource(video_id=video.name, path=video, kind="file") for video in videos]
     stamps = {source.video_id: source_stamp(source) for source in sources}

@@ -29,7 +29,7 @@ from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig, FramesConfig
 from extract.decode.open import open_video
 from extract.devices import Resources
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from model.features.frames import FrameWindows
 from model.methods.pixels import frames
 from model.methods.pixels.frames import FrameMethod

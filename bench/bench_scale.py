@@ -42,15 +42,15 @@ from data.clusters.dask import DaskCluster
 from data.clusters.engine import Cluster, Lost, Prepare, Ready
 from data.sample.videos import draw_video, make_samples
 from data.videos import find_videos, source_stamp
-from extract.clusters import extract_on
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.devices import Resources, Share
-from extract.job import Job
-from extract.runner import run_extraction
+from extract.run.clusters import extract_on
+from extract.run.job import Job
+from extract.run.runner import run_extraction
+from extract.run.worker import VideoTask
 from extract.streaming import VideoFeatures
 from extract.weights.resolve import resolve_weights
-from extract.worker import VideoTask
 
 CONFIG = ExtractConfig()
 RESOURCES = Resources(device="cpu", threads=1)
@@ -155,9 +155,9 @@ def prepare_watched(
 ) -> Ready[Any, Any]:
     ready = prepare(threads)
     if record:
-        import extract.worker
+        import extract.run.worker
 
-        extract.worker.extractor_of = lambda job: Recorded(record)  # type: ignore[assignment,return-value]
+        extract.run.worker.extractor_of = lambda job: Recorded(record)  # type: ignore[assignment,return-value]
     return Ready(partial(call_watched, ready.call), ready.slots)
 
 

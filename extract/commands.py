@@ -240,7 +240,8 @@ def extract_command(
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
     from extract.i3d.precision import precision_for
-    from extract.runner import plan_extraction, run_extraction
+    from extract.run.plan import plan_extraction
+    from extract.run.runner import run_extraction
 
     folder = place or videos_dir
     if folder is None or (place and given_here("videos_dir")):

@@ -18,8 +18,8 @@ from data.progress import followed
 from data.times import end_of_video
 from data.videos import VideoSource, find_videos, frame_paths
 from extract.decode.limits import Limits
-from extract.runner import name_sources
-from extract.worker import failed
+from extract.run.folder import name_sources
+from extract.run.worker import failed
 
 WRITE_SECONDS = 10.0  # of counting that a kill costs
 _READ_FRAMES = 64

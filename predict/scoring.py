@@ -15,7 +15,7 @@ from extract.config import ExtractConfig, recorded_weights
 from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.i3d.precision import precision_for
-from extract.runner import extract_videos
+from extract.run.runner import extract_videos
 from model.prediction.prediction import predict_video
 from model.runs.trained import load_run
 from predict.sought import Sought, noting_failure

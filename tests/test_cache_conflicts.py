@@ -10,7 +10,7 @@ from cache.exchange.merge import merge_caches
 from cache.exchange.remote import Remote
 from cache.exchange.transfer import pull_cache
 from data.errors import CacheError, ConfigError
-from extract.runner import refuse_second_config
+from extract.run.plan import refuse_second_config
 
 Adding = Callable[[FeatureCache, FeatureCache], object]
 

@@ -19,7 +19,7 @@ from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
 from extract.devices import Resources
 from extract.flow.tvl1 import TVL1Config
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from extract.weights.resolve import Weights
 from feat import cli
 

@@ -15,12 +15,12 @@ from file_modes import as_a_user
 from PIL import Image
 from test_extract_backbones import COLOUR, CPU, SMALL
 
-import extract.worker
+import extract.run.worker
 from cache import FeatureCache
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
-from extract.report import ExtractReport
-from extract.runner import run_extraction
+from extract.run.report import ExtractReport
+from extract.run.runner import run_extraction
 
 TINT = replace(COLOUR, stream="tint")  # a name of its own: workers keep networks by name
 GAP = ("gap/1.jpg", "gap/2.jpg", "gap/4.jpg")
@@ -67,7 +67,7 @@ def extract_while(
         return TINT.function(clips)
 
     patch.setitem(BACKBONES, "tint", replace(TINT, function=network))  # type: ignore[misc]
-    extract.job._extractors.clear()
+    extract.run.job._extractors.clear()
     cache = videos.parent / "features"
     config = ExtractConfig(streams=("tint",), decode=SMALL)
     report = run_extraction(videos, cache, config, resources=CPU)
@@ -80,7 +80,7 @@ def extract_while(
 def test_a_file_that_changes_while_it_is_read_is_not_stored(
     videos: Path, monkeypatch: pytest.MonkeyPatch, change, checkpoint_seconds
 ) -> None:
-    monkeypatch.setattr(extract.worker, "CHECKPOINT_SECONDS", checkpoint_seconds)
+    monkeypatch.setattr(extract.run.worker, "CHECKPOINT_SECONDS", checkpoint_seconds)
     report, cache = extract_while(videos, monkeypatch, change)
     assert report.failed == [
         {

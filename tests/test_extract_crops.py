@@ -26,7 +26,7 @@ from extract.crops import cut_crops, mirrored
 from extract.decode.config import DecodeConfig
 from extract.devices import Resources
 from extract.flow.tvl1 import rgb_to_gray, tvl1_flow
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from feat import cli
 from model.methods.registry import choose_method
 from model.runs.train import run_training

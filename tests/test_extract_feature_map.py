@@ -22,7 +22,7 @@ from extract.devices import Resources
 from extract.flow.tvl1 import TVL1Config
 from extract.i3d.network import I3D, pool_features, pool_places
 from extract.i3d.prepared import prepare_network
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from feat import cli
 from model.methods.registry import choose_method
 from model.runs.train import run_training

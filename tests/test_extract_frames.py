@@ -31,7 +31,7 @@ from extract.decode.config import DecodeConfig, FramesConfig
 from extract.decode.limits import Limits
 from extract.devices import Resources
 from extract.frames import read_frames
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from feat import cli
 
 __all__ = ["colour"]  # a fixture

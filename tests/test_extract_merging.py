@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extract_backbones import COLOUR, MOTION, SMALL, TVL1
 
-import extract.job
-import extract.pool
-import extract.runner
+import extract.run.job
+import extract.run.pool
+import extract.run.runner
 from cache import FeatureCache
 from data.child import Child
 from data.videos import find_videos
@@ -30,8 +30,8 @@ from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
 from extract.devices import Resources, Share
 from extract.merging import Merger
-from extract.report import ExtractReport
-from extract.runner import run_extraction
+from extract.run.report import ExtractReport
+from extract.run.runner import run_extraction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -220,7 +220,7 @@ def watch(
         return COLOUR.function(clips)
 
     monkeypatch.setitem(BACKBONES, "colour", replace(COLOUR, function=network))  # type: ignore[misc]
-    monkeypatch.setattr(extract.job, "_extractors", {})  # nor the networks of an earlier run
+    monkeypatch.setattr(extract.run.job, "_extractors", {})  # nor the networks of an earlier run
     return sizes
 
 
@@ -382,8 +382,8 @@ def test_worker_processes_have_the_devices_in_turn(
         with pipe:
             return Child(["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    monkeypatch.setattr(extract.pool, "_start", start)
-    monkeypatch.setattr(extract.runner, "list_devices", lambda device: ("cuda:0", "cuda:1"))
+    monkeypatch.setattr(extract.run.pool, "_start", start)
+    monkeypatch.setattr(extract.run.runner, "list_devices", lambda device: ("cuda:0", "cuda:1"))
     report = run_extraction(
         videos, tmp_path / "features", config, resources=Resources(workers=3, threads=3)
     )

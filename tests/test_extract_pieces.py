@@ -21,15 +21,15 @@ from data.clusters.engine import Item, Lost, Prepare, Result
 from data.ffmpeg import find_ffmpeg
 from data.videos import VideoSource, find_videos, source_stamp
 from extract.backbones import BACKBONES
-from extract.clusters import extract_on
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
 from extract.devices import Resources, Share
-from extract.job import Job
-from extract.pool import on_this_machine, run_tasks
-from extract.progress import ExtractProgress
-from extract.report import VideoOutcome
-from extract.worker import Turn, VideoTask, extract_one
+from extract.run.clusters import extract_on
+from extract.run.job import Job
+from extract.run.pool import on_this_machine, run_tasks
+from extract.run.progress import ExtractProgress
+from extract.run.report import VideoOutcome
+from extract.run.worker import Turn, VideoTask, extract_one
 
 PIECE_CLIPS = 2
 
@@ -43,7 +43,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registers]:
     def register(*backbones: Drawn) -> None:
         for each in backbones:
             monkeypatch.setitem(BACKBONES, each.stream, each)  # type: ignore[misc]
-        monkeypatch.setattr("extract.job._extractors", {})
+        monkeypatch.setattr("extract.run.job._extractors", {})
 
     threads = torch.get_num_threads()
     register(COLOUR, MOTION)
@@ -231,7 +231,7 @@ def test_a_run_that_ended_among_pieces_goes_on_with_those_it_lacks(
 def test_pieces_go_on_with_the_checkpoint_of_the_whole_and_save_like_it(
     video: VideoSource, tmp_path: Path, register: Registers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.worker.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.run.worker.CHECKPOINT_SECONDS", 0.0)
     cache = FeatureCache.create(tmp_path / "pieces")
     turn = Turn(threading.Event())
     turn.progress = Stopping(turn.stop)  # type: ignore[assignment]
@@ -255,7 +255,7 @@ class Stopping:
 def test_where_long_videos_are_many_none_is_cut(
     video: VideoSource, tmp_path: Path, register: Registers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.pool.ALL_PIECES", 2)
+    monkeypatch.setattr("extract.run.pool.ALL_PIECES", 2)
     other = tmp_path / "videos" / "other.mkv"
     other.parent.mkdir()
     other.write_bytes(video.path.read_bytes() + b"another")
@@ -286,7 +286,7 @@ def test_two_runs_share_the_pieces_of_a_video(
     video: VideoSource, tmp_path: Path, register: Registers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one is at a piece, another process does the others; then both have the video."""
-    monkeypatch.setattr("extract.pool.BUSY_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("extract.run.pool.BUSY_POLL_SECONDS", 0.05)
     began, may_end = threading.Event(), threading.Event()
 
     def slow_at_first(clips: torch.Tensor) -> torch.Tensor:

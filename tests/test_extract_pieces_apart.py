@@ -17,7 +17,7 @@ from cache.upkeep.verify import verify_cache
 pytestmark = pytest.mark.slow
 
 VIDEOS = ("long.mp4", "short.mp4")
-TINY = ("-c", "import extract.runner as r, feat; r.PIECE_CLIPS = 2; feat.main()")
+TINY = ("-c", "import extract.run.runner as r, feat; r.PIECE_CLIPS = 2; feat.main()")
 
 
 @pytest.fixture(scope="module")

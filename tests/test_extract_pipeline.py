@@ -25,7 +25,7 @@ QUICK = ExtractConfig(
     tvl1=TVL1Config(num_warps=1, outer_iterations=1, inner_iterations=3),
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")  # as `extract.worker` sees to
+pytestmark = pytest.mark.usefixtures("one_thread")  # as `extract.run.worker` sees to
 
 
 @pytest.fixture(scope="module")

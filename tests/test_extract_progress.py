@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import extract.progress
+import extract.run.progress
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
-from extract.progress import ExtractProgress
-from extract.report import VideoOutcome
+from extract.run.progress import ExtractProgress
+from extract.run.report import VideoOutcome
 
 
 def test_expected_frames_come_from_the_container(tmp_path: Path, make_video) -> None:
@@ -29,7 +29,7 @@ def test_a_long_video_says_how_far_it_is(
     with ExtractProgress(num_videos=1, num_bytes=100) as progress:
         progress.underway("a.mp4", num_frames=16, expected_frames=64, num_bytes=100)
         assert not caplog.messages  # a short one needs no line
-        monkeypatch.setattr(extract.progress, "LINE_SECONDS", 0.0)
+        monkeypatch.setattr(extract.run.progress, "LINE_SECONDS", 0.0)
         progress.underway("a.mp4", num_frames=32, expected_frames=64, num_bytes=100)
         progress.underway("b.mp4", num_frames=32, expected_frames=0, num_bytes=100)
         result = VideoOutcome(video_id="a.mp4", status="done", num_clips=4, num_frames=64)

@@ -343,7 +343,7 @@ def test_killed_run_goes_on_from_its_checkpoint(
     tmp_path: Path, random_rgb_weights: Path, make_video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_video(tmp_path / "videos" / "long.mp4", num_frames=16 * 12)
-    script = "import extract.worker as w, feat; w.CHECKPOINT_SECONDS = 0.0; feat.main()"
+    script = "import extract.run.worker as w, feat; w.CHECKPOINT_SECONDS = 0.0; feat.main()"
     arguments = ["--videos", "videos", "--flow-weights", "crossmodal"]
     command = [sys.executable, "-c", script, "extract", *arguments]
     command += ["--rgb-weights", str(random_rgb_weights), "--json", "--cache"]

@@ -33,11 +33,11 @@ from extract.decode.config import DecodeConfig
 from extract.decode.limits import Limits
 from extract.decode.stream import StreamInfo
 from extract.devices import Resources, Share
-from extract.job import Job
-from extract.runner import extract_videos, run_extraction
+from extract.run.job import Job
+from extract.run.runner import extract_videos, run_extraction
+from extract.run.worker import Turn, VideoTask, extract_one
 from extract.thumbnails import CONFIG, LONGEST_SIDE, MAX_BYTES, Thumbnails, encode
 from extract.weights.resolve import Weights
-from extract.worker import Turn, VideoTask, extract_one
 from feat import cli
 
 CPU = Resources(device="cpu", threads=2)
@@ -196,7 +196,7 @@ def test_thumbnails_are_added_only_if_that_is_asked_for_and_need_no_weights(
 def test_an_interrupted_video_has_all_its_pictures_when_it_goes_on(
     videos: Path, tmp_path: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.worker.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("extract.run.worker.CHECKPOINT_SECONDS", 0.0)
     cache = FeatureCache.create(tmp_path / "c")
     source = find_videos(videos)[0]
     turn = Turn(threading.Event())
@@ -258,7 +258,7 @@ def test_a_kill_between_pictures_and_features_costs_the_features_only(
     for video in NUM_FRAMES:
         (cache.shards_dir / cache.find(video, "colour").shard).unlink()
     before = {path.name for path in cache.shards_dir.iterdir()}
-    monkeypatch.setattr("extract.job._caches", {})  # as in a process that begins
+    monkeypatch.setattr("extract.run.job._caches", {})  # as in a process that begins
     report = run_extraction(videos, cache.path, config, resources=CPU)
     assert (report.done, report.failed) == (2, [])
     assert_has_pictures(FeatureCache(cache.path))
@@ -291,7 +291,7 @@ def test_other_features_of_a_video_want_no_other_pictures(
     assert levels(cache, "a.mkv") == pytest.approx([24, 72, 108], abs=2)
     assert len(cache.find_all("a.mkv", "colour")) == 2
     assert len(remove_features(cache, stream=THUMBNAILS).records) == 2
-    monkeypatch.setattr("extract.job._caches", {})  # as in a process that begins
+    monkeypatch.setattr("extract.run.job._caches", {})  # as in a process that begins
     run_extraction(videos, cache.path, other, resources=CPU, thumbnails=True)
     assert levels(cache, "a.mkv") == pytest.approx([12, 36, 60, 84, 108], abs=2)
 

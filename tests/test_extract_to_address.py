@@ -26,8 +26,8 @@ from data.clusters.engine import Item, Lost, Prepare, Result
 from data.errors import ConfigError
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
-from extract.report import ExtractReport
-from extract.runner import run_extraction
+from extract.run.report import ExtractReport
+from extract.run.runner import run_extraction
 from feat import cli
 
 folder = test_extract_concurrent.folder  # the fixture
@@ -59,7 +59,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     backbone: Any = Drawn("colour", "frames", (3,), colour)
     monkeypatch.setitem(BACKBONES, "colour", backbone)
-    monkeypatch.setattr("extract.job._extractors", {})
+    monkeypatch.setattr("extract.run.job._extractors", {})
     threads = torch.get_num_threads()
     yield clips
     torch.set_num_threads(threads)

@@ -78,7 +78,7 @@ def test_extraction_runs_where_numba_cannot_be_imported(
         "from extract.decode.config import DecodeConfig\n"
         "from extract.devices import Resources\n"
         "from extract.flow.tvl1 import TVL1Config\n"
-        "from extract.runner import run_extraction\n"
+        "from extract.run.runner import run_extraction\n"
         "videos, cache, weights = map(Path, sys.argv[1:])\n"
         "flow = TVL1Config(num_warps=1, outer_iterations=1)\n"
         "config = ExtractConfig(decode=DecodeConfig(size=32), tvl1=flow)\n"

@@ -23,7 +23,7 @@ from data.labels import read_labels
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.config import DecodeConfig
-from extract.runner import run_extraction
+from extract.run.runner import run_extraction
 from feat import cli
 from model.features.aligned import check_labels
 

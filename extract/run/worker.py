@@ -27,10 +27,10 @@ from extract.backbones import BACKBONES
 from extract.clips import ALL_CLIPS, clip_starts
 from extract.decode.stream import StreamInfo
 from extract.frames import read_frames
-from extract.job import Job, device_of, extractor_of, open_cache
 from extract.kernels.choice import use_kernels
-from extract.progress import ExtractProgress
-from extract.report import Status, VideoOutcome
+from extract.run.job import Job, device_of, extractor_of, open_cache
+from extract.run.progress import ExtractProgress
+from extract.run.report import Status, VideoOutcome
 from extract.streaming import timed
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from data.process import set_up_process
 from data.videos import Stamp, VideoSource
 from extract.devices import Resources, list_devices
 from extract.i3d.precision import precision_for
-from extract.job import Job, temporary_cache
-from extract.report import VideoOutcome
+from extract.run.job import Job, temporary_cache
+from extract.run.report import VideoOutcome
+from extract.run.worker import Turn, VideoTask, extract_one
 from extract.weights.resolve import (
     CROSSMODAL,
     Weights,
@@ -38,7 +39,6 @@ from extract.weights.resolve import (
     read_entry,
     weights_folder,
 )
-from extract.worker import Turn, VideoTask, extract_one
 
 logger = logging.getLogger(f"feat.{__name__}")
 

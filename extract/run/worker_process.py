@@ -1,7 +1,7 @@
-"""A process that extracts what its parent hands out: `python -m extract.worker_process FD DEVICE`.
+"""Extracts what its parent hands out: `python -m extract.run.worker_process FD DEVICE`.
 
-`extract.pool` starts it. On the pipe it says `None` when it has room for another video, which is
-answered with one or with `None` when there is no more, and the outcome of each.
+`extract.run.pool` starts it. On the pipe it says `None` when it has room for another video, which
+is answered with one or with `None` when there is no more, and the outcome of each.
 """
 
 import signal
@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 
 from data.errors import CacheError
 from data.process import end_in_order_when_stopped, set_up_process
-from extract.job import use_device
-from extract.pool import overlapping
-from extract.worker import VideoTask
+from extract.run.job import use_device
+from extract.run.pool import overlapping
+from extract.run.worker import VideoTask
 
 
 def main() -> None:

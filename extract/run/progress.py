@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data.progress import shows_bar
-from extract.report import VideoOutcome
+from extract.run.report import VideoOutcome
 
 LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far it is
 

@@ -16,9 +16,9 @@ from queue import SimpleQueue
 from data.child import Child, child_command
 from extract.clips import cut_clips
 from extract.devices import Share
-from extract.progress import ExtractProgress
-from extract.report import VideoOutcome
-from extract.worker import Turn, VideoTask, extract_one
+from extract.run.progress import ExtractProgress
+from extract.run.report import VideoOutcome
+from extract.run.worker import Turn, VideoTask, extract_one
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -228,7 +228,7 @@ def _in_processes(
 
 
 def _start(pipe: Connection, device: str) -> Child:
-    command, environment = child_command("extract.worker_process")
+    command, environment = child_command("extract.run.worker_process")
     with pipe:
         return Child(
             [*command, str(pipe.fileno()), device],

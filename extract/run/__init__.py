@@ -1,0 +1,1 @@
+"""A folder of videos: what the cache lacks of them, who extracts it, what became of each."""
