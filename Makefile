@@ -43,7 +43,7 @@ test-slow: $(DEV)
 
 # on a machine with a GPU: every kernel against the CPU's
 test-gpu: $(DEV)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu $$(grep -lE 'mark(s=pytest\.mark)?\.gpu' tests/test_*.py)
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

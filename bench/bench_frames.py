@@ -34,6 +34,7 @@ from model.features.frames import FrameWindows
 from model.methods.pixels import frames
 from model.methods.pixels.frames import FrameMethod
 from model.methods.registry import METHODS, choose_method
+from model.training.graph import WARM_UP
 
 LENGTH = 5
 ROUNDS = 3
@@ -140,29 +141,37 @@ def steps(preset: str, device: str, count: int, changes: dict[str, int]) -> None
         ratio = median(ours / theirs for ours, theirs in rates)
         started = time.perf_counter()
         many = max(4 * count, 40)
-        for _ in windows.batches(batch_size=method.batch_size, steps=many, seed=1):
+        for _ in windows.batches(batch_size=windows_a_step(method), steps=many, seed=1):
             pass
         alone = many / (time.perf_counter() - started)
-        shown = rate * method.batch_size * method.window
+        shown = rate * windows_a_step(method) * method.window
         print(
-            f"{name:10}{method.size:6}{method.batch_size:7}{rate:10.2f}{plain:10.2f}{ratio:7.2f}"
+            f"{name:10}{method.size:6}{windows_a_step(method):7}{rate:10.2f}{plain:10.2f}{ratio:7.2f}"
             f"{shown:10.0f}{alone:10.0f}",
             flush=True,
         )
 
 
 def _rate(method: FrameMethod, windows: FrameWindows, device: torch.device, count: int) -> float:
-    """Return steps a second, the first one left out."""
+    """Return steps a second as training takes them, those before a CUDA graph left out."""
     torch.manual_seed(0)
-    network = method.network_on(device)
-    learn = method.learn(network, method.optimizers(network))
-    batches = windows.batches(batch_size=method.batch_size, steps=count + 1, seed=0)
+    stepper = frames.Stepper(method, method.network_on(device), device)
+    first = WARM_UP if device.type == "cuda" else 0
+    batches = windows.batches(batch_size=windows_a_step(method), steps=first + 1 + count, seed=0)
     started = 0.0
+    loss = torch.zeros(())
     for number, batch in enumerate(batches):
-        learn(method.tensors(batch, device)).item()
-        if not number:
+        loss = stepper.step(method.tensors(batch, device), rate=1.0)
+        if number == first:
+            loss.item()  # waits for a GPU
             started = time.perf_counter()
+    loss.item()
     return count / (time.perf_counter() - started)
+
+
+def windows_a_step(method: FrameMethod) -> int:
+    """Return how many windows a step gets: of margin learning as many abnormal as normal ones."""
+    return method.batch_size * (2 if method.name == "mlep" else 1)
 
 
 def _plain(method: FrameMethod, windows: FrameWindows, device: torch.device, count: int) -> float:
@@ -170,6 +179,7 @@ def _plain(method: FrameMethod, windows: FrameWindows, device: torch.device, cou
     with (
         patch.object(frames, "multiplies_bfloat16", lambda device: False),
         patch.object(type(method), "network_on", lambda self, device: self.network().to(device)),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
     ):
         return _rate(method, windows, device, count)
 

@@ -154,6 +154,8 @@ def network_frames(batch: Tensor, *, size: int, gray: bool, device: torch.device
 
     Frames of another size are scaled, bilinearly and without aliases.
     """
+    if device.type == "cuda":
+        batch = batch.pin_memory()  # else the copy waits for the step before
     frames = batch.to(device, non_blocking=True).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     channels = frames.shape[2]
     if gray and channels == 3:

@@ -61,3 +61,9 @@ def restore_training(
         if not rows:
             raise KeyError(f"nothing of optimiser {place}")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})
+        for weight, values in optimizer.state.items():
+            for name, value in values.items():
+                if (
+                    value.shape == weight.shape
+                ):  # a file forgets layouts; Adam is fast in the weight's
+                    values[name] = torch.empty_like(weight).copy_(value)

@@ -179,29 +179,25 @@ class FrameMethod(Method, Generic[Net]):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(session.seed)
             network = self.network_on(device)
-            optimizers = self.optimizers(network)
-            graph = None
-            if device.type == "cuda" and self.steps_are_alike and kernels_wanted():
-                graph = StepGraph(device)
-                make_capturable(optimizers, device)
+            stepper = Stepper(self, network, device)
+            optimizers = stepper.optimizers
             first = session.saved.step if session.saved else 0
             if session.saved:
                 with restoring():
                     restore_training(session.saved.tensors, network, optimizers)
             network.train()
-            taking = _Taking(self.learn(network, optimizers), optimizers, graph)
             recent: list[Tensor] = []
             batches = windows.batches(
                 batch_size=self.batch_size, steps=self.steps, seed=session.seed, first_step=first
             )
             for step, batch in enumerate(batches, start=first + 1):
-                recent.append(taking.step(self.tensors(batch, device), rate=self.rate(step)))
+                recent.append(stepper.step(self.tensors(batch, device), rate=self.rate(step)))
                 if step % LOG_EVERY == 0:
                     session.log({"step": step, "loss": float(torch.stack(recent).mean())})
                     recent = []
                     session.offer_state(partial(_state, step, network, optimizers))
                 session.keep_snapshot(step, partial(self._learnt, network, material))
-            del taking, graph  # the memory of its steps
+            del stepper  # the memory of its graph
             parameters = self._learnt(network, material)
         return Fitted(
             parameters=parameters, result={"num_windows": len(windows), "steps": self.steps}
@@ -319,16 +315,18 @@ def take_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-class _Taking:
-    """Takes steps at the rate that is due, as one CUDA graph if there is one."""
+class Stepper:
+    """Takes a method's steps at the rate that is due, on a GPU as one CUDA graph if it can be."""
 
-    def __init__(
-        self, learn: Step, optimizers: Sequence[torch.optim.Optimizer], graph: StepGraph | None
-    ) -> None:
-        self._learn = learn
-        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    def __init__(self, method: FrameMethod[Net], network: Net, device: torch.device) -> None:
+        self.optimizers = method.optimizers(network)
+        self._graph = None
+        if device.type == "cuda" and method.steps_are_alike and kernels_wanted():
+            self._graph = StepGraph(device)
+            make_capturable(self.optimizers, device)
+        self._learn = method.learn(network, self.optimizers)
+        self._groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         self._rates = [float(group["lr"]) for group in self._groups]
-        self._graph = graph
         self._given: Tensor | None = None
 
     def step(self, batch: Tensor, *, rate: float) -> Tensor:
