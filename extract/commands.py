@@ -283,6 +283,7 @@ def extract_command(
         "limit": limit,
         # who is in the videos is nobody's business at an address, as of `feat cache push`
         "thumbnails": bool(thumbnails) if address else thumbnails,
+        "folder_fps": folder_fps,
     }
     remote = Remote(address) if address else None
     shown = remote.url if remote else str(cache_dir)
@@ -299,7 +300,6 @@ def extract_command(
             resources=Resources(device=device, workers=workers, threads=threads, batch=batch),
             cluster=cluster,
             address=address,
-            folder_fps=folder_fps,
             limits=limits,
             **terms,
         )

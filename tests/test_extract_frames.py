@@ -1,6 +1,7 @@
 """The stream of frames: real videos decoded into it, and what reading it gives."""
 
 import resource
+import shutil
 import subprocess
 import tracemalloc
 from pathlib import Path
@@ -22,6 +23,7 @@ from cache.records import FeatureRecord
 from cache.shard.read import read_record, read_table
 from cache.shard.write import write_shard
 from cache.streams import FRAMES, PICTURES, THUMBNAILS
+from cache.upkeep.summary import iter_videos
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError, ConfigError, ShardError
 from data.ffmpeg import find_ffmpeg
@@ -91,6 +93,34 @@ def test_frames_are_kept_as_they_are_decoded(videos: Path, tmp_path: Path, gray:
     assert verify_cache(cache).problems == []
     again = extract(videos, "--cache", tmp_path / "c", "--streams", streams).stdout
     assert "0 done, 2 already there" in again
+
+
+def test_images_have_one_frame_rate_in_a_cache(videos: Path, tmp_path: Path) -> None:
+    """Labels in seconds and alarms an hour would else be those of another rate."""
+    streams = ("--streams", f"frames:{SIZE}")
+    cache = ("--cache", tmp_path / "c")
+    extract(videos, *cache, *streams)
+    advice = "with 25 frames a second, found 10: give --folder-fps 25, or remove it"
+    words = ["extract", videos, *cache, *streams, "--folder-fps", 10, "--device", "cpu"]
+    for more in ([], ["--dry-run"]):
+        refused = CliRunner().invoke(cli, [*map(str, words), *more])
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"error: {tmp_path / 'c'}: folder: the cache has frames")
+        assert advice in refused.stderr
+    # the same images under another name, which the cache does not know yet
+    shutil.copytree(videos / "folder", tmp_path / "others" / "copy")
+    words[1] = tmp_path / "others"
+    refused = CliRunner().invoke(cli, [*map(str, words)])
+    assert refused.exit_code == 1
+    assert f"copy: the cache has frames of these images {advice}" in refused.output
+    assert "copy" not in FeatureCache(tmp_path / "c").videos()
+    words[-3] = 25
+    assert "1 already there" in extract(*words[1:-2]).stdout
+    # a video file has a rate of its own
+    shutil.copy(videos / "film.mkv", tmp_path / "others")
+    shutil.rmtree(tmp_path / "others" / "copy")
+    words[-3] = 10
+    assert "1 already there" in extract(*words[1:-2]).stdout
 
 
 def test_frames_stand_beside_features_and_are_made_only_where_they_lack(
@@ -165,6 +195,12 @@ def test_frames_leave_only_if_that_is_asked_for(videos: Path, tmp_path: Path) ->
     there = Remote(str(tmp_path / "there"))
     report = push_cache(cache, there, pictures=[THUMBNAILS])
     assert (report.shards, report.frames_left_out, report.thumbnails_left_out) == (0, 2, 0)
+    refused = CliRunner().invoke(
+        cli, ["cache", "export", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "e")]
+    )
+    assert refused.exit_code == 1
+    assert "no features to export, there is: frames; run" in refused.stderr
+    assert [row.num_clips for row in iter_videos(cache)] == [0, 0]
     text = CliRunner().invoke(
         cli, ["cache", "push", str(tmp_path / "there"), "--cache", str(tmp_path / "c")]
     )

@@ -172,7 +172,10 @@ def test_the_newest_finished_run_is_evaluated(folder, trained):
         (["train", "--device", "cuda:9"], "no CUDA device"),
         (["train", "--device", "abacus"], "device 'abacus' is unknown"),
         (["eval", "--runs", "nowhere"], "nowhere: no finished run there; run `feat train`"),
-        (["eval", "--run", "nowhere"], "no checkpoint there; run `feat train` first"),
+        (
+            ["eval", "--run", "nowhere"],
+            "nowhere: no such run; `feat runs ls` lists those under ./runs",
+        ),
         (["eval", "--cache", "nowhere"], "nowhere: no feature cache here"),
     ],
 )

@@ -253,6 +253,9 @@ def test_a_missing_test_video_is_named(run, cache):
         run_evaluation(run, cache, rows)
     found = run_evaluation(run, cache, rows, options=DataOptions(skip_missing=True))
     assert found.metrics.counts["num_videos"] == 4
+    for skip in (False, True):
+        with pytest.raises(ModelError, match=r"1 of 1 labelled videos are not in the cache: gone"):
+            run_evaluation(run, cache, rows[-1:], options=DataOptions(skip_missing=skip))
 
 
 def test_no_video_in_the_split(run, cache):

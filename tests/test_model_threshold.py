@@ -154,11 +154,11 @@ def test_a_run_without_enough_normal_video_stays_at_a_half(cache, rows, tmp_path
 
     no_val = [row for row in rows if row.split != "val"]
     report = run_training(cache, no_val, choose_method("knn"), out=tmp_path / "knn")
-    assert "set held_out (convlstm: val_fraction), if the method has that" in report.to_text()
+    assert "if the method has a setting held_out or val_fraction" in report.to_text()
 
     none = feat("threshold", tmp_path / "none")
     assert none.exit_code == 1
-    assert "model.safetensors: no checkpoint there; run `feat train` first" in none.stderr
+    assert "no such run; `feat runs ls` lists those under ./runs" in none.stderr
 
 
 def test_new_normal_footage_gives_a_threshold_to_runs_of_earlier_builds(cache, rows, tmp_path):

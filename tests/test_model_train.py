@@ -401,7 +401,7 @@ def test_labels_of_one_kind_name_the_methods_that_can_use_them(
 def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     rows = [*demo_rows(), label("gone.mp4", "train")]
     with pytest.raises(
-        ModelError, match=r"gone\.mp4 \(did .*\); run `feat extract`, .* --skip-missing"
+        ModelError, match=r"gone\.mp4 \(did .*\); run `feat extract` or .* --skip-missing"
     ):
         train(cache, rows, tmp_path)
     report = train(
@@ -409,6 +409,25 @@ def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     )
     assert num_seen(report) == 8
     assert "left out: gone.mp4" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["knn", "deepmil", "mnad"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_labels_of_another_dataset_are_told_where_nothing_would_be_left(
+    cache, tmp_path, method, skip
+):
+    rows = [label("other.mp4", "train"), label("bad.mp4", "train", "0:4"), label("t.mp4", "test")]
+    with pytest.raises(
+        ModelError, match=r"[12] of [12] labelled videos are not in the cache"
+    ) as error:
+        run_training(
+            cache,
+            rows,
+            choose_method(method, "small" if method == "mnad" else "default"),
+            out=tmp_path / "run",
+            options=DataOptions(skip_missing=skip),
+        )
+    assert "--skip-missing" not in str(error.value)
 
 
 def test_labels_beyond_the_end_of_a_video_are_refused(cache, tmp_path):

@@ -248,6 +248,12 @@ def _choose_streams(
                 f"{cache.path}: no stream {stream}, there is: {', '.join(features)} "
                 f"(only features are exported, and crops: {', '.join(crops) or 'none'})"
             )
+    if not features and not crops:
+        held = ", ".join(order_streams({entry.stream for entry in entries})) or "nothing"
+        raise CacheError(
+            f"{cache.path}: no features to export, there is: {held}; run `feat extract`, or hand "
+            "the cache on by `feat cache push`"
+        )
     chosen = {}
     for stream in streams or features or crops:
         ours = [one for one in found if one.stream == stream]

@@ -11,7 +11,7 @@ from cache.index import stream_of
 from cache.keys import JSON, config_digest
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
-from cache.streams import CROPS, THUMBNAILS
+from cache.streams import CROPS, FRAMES, THUMBNAILS
 from data.errors import CacheError
 from data.visible import one_line
 
@@ -44,12 +44,13 @@ def iter_videos(cache: FeatureCache) -> Iterator[VideoRow]:
         found = rows.get(entry.sha256)
         if found:
             pairs = sorted((stream_of(row), row["config"].tobytes().hex()) for row in found)
-            # thumbnails may be of frames that were sampled otherwise
-            told = [row for row in found if stream_of(row) != THUMBNAILS] or found
+            # frames are no clips, and thumbnails may be of frames that were sampled otherwise
+            clips = [row for row in found if stream_of(row) not in (THUMBNAILS, FRAMES)]
+            told = clips or [row for row in found if stream_of(row) != THUMBNAILS] or found
             yield VideoRow(
                 video=name,
                 num_frames=int(told[0]["num_frames"]),
-                num_clips=max(int(row["num_clips"]) for row in told),
+                num_clips=max((int(row["num_clips"]) for row in clips), default=0),
                 streams=[stream for stream, _ in pairs],
                 configs=[digest[:SHOWN_DIGITS] for _, digest in pairs],
                 nbytes=sum(int(row["nbytes"]) for row in found),

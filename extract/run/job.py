@@ -1,5 +1,6 @@
 """A run as its workers are told of it, and what a process makes once for all of its videos."""
 
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,25 @@ _caches: dict[Path, FeatureCache] = {}
 _extractors: dict[tuple[Any, ...], "Extractor"] = {}
 _own_device: str | None = None
 _making = threading.Lock()
+
+
+def rate_problem(cache: FeatureCache, sha256: str, folder_fps: float) -> str:
+    """Return why images cannot be taken with this frame rate, which is in no key; "" if they can.
+
+    Two rates in one cache would put labels in seconds and alarms an hour wrong.
+    """
+    for key in cache.keys_of_content(sha256):
+        entry = cache.entry(key)
+        decode = entry.config.get("decode")  # what is imported or a picture has none
+        if entry.source.kind != "frames" or not isinstance(decode, dict) or decode.get("fps"):
+            continue
+        rate = entry.source.frame_rate
+        if not math.isclose(rate, folder_fps, rel_tol=1e-6):
+            return (
+                f"the cache has {entry.stream} of these images with {rate:g} frames a second, "
+                f"found {folder_fps:g}: give --folder-fps {rate:g}, or remove it (`feat cache rm`)"
+            )
+    return ""
 
 
 def use_device(device: str) -> None:

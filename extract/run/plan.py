@@ -17,6 +17,7 @@ from data.videos import Stamp, VideoSource
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig, recorded_weights
 from extract.run.folder import Folder, LabelsOf, add_labels_of, look_into
+from extract.run.job import rate_problem
 from extract.run.report import ExtractPlan, VideoOutcome
 from extract.thumbnails import CONFIG as THUMBNAILS_CONFIG
 from extract.weights.resolve import Weights
@@ -35,6 +36,7 @@ def plan_extraction(
     labels_of: LabelsOf = "",
     limit: int | None = None,
     thumbnails: bool | None = None,
+    folder_fps: float = 25.0,
 ) -> ExtractPlan:
     """Return what `run_extraction` would do; no video is opened, and the cache is not written.
 
@@ -53,7 +55,13 @@ def plan_extraction(
         cache = FeatureCache(cache_dir)
         unchanged = unchanged_videos(cache, folder.sources, folder.stamps, origin=folder.origin)
         if len(cache):
-            terms = Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
+            terms = Terms(
+                config,
+                weights or {},
+                allow_mixed=allow_mixed,
+                thumbnails=thumbnails,
+                folder_fps=folder_fps,
+            )
             work = sort_out(cache, folder, unchanged, terms)
         add_labels_of(cache, folder.labels, labels_of, dry_run=True)
     plan.there = [known.video_id for known in work.there]
@@ -73,6 +81,7 @@ class Terms:
     _: KW_ONLY
     allow_mixed: bool
     thumbnails: bool | None
+    folder_fps: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +150,10 @@ def _compare(
     work = Work(weights=weights, there=[], todo=[], new=set())
     for source in folder.sources:
         name = source.video_id
+        if source.kind == "frames" and name in unchanged and not terms.config.decode.fps:
+            problem = rate_problem(cache, unchanged[name].sha256, terms.folder_fps)
+            if problem:
+                raise ConfigError(f"{cache.path}: {name}: {problem}")
         known = _known_result(cache, unchanged.get(name), source, folder.stamps[name], configs)
         if known is None:
             work.new.add(name)

@@ -86,7 +86,13 @@ def run_extraction(
     started = time.monotonic()
     folder = look_into(videos_dir, prefix)
     cache = FeatureCache.create(cache_dir)
-    terms = Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
+    terms = Terms(
+        config,
+        weights or {},
+        allow_mixed=allow_mixed,
+        thumbnails=thumbnails,
+        folder_fps=folder_fps,
+    )
     report = ExtractReport(cache=str(cache_dir), configs={})
     for failure in folder.failures:
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)

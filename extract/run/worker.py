@@ -20,7 +20,7 @@ from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
 from cache.records import who_and_when
 from cache.streams import FRAMES, THUMBNAILS
-from data.errors import CacheError, DecodeError, FeatError
+from data.errors import CacheError, ConfigError, DecodeError, FeatError
 from data.videos import Stamp, VideoSource, content_sha256, source_stamp
 from extract import thumbnails
 from extract.backbones import BACKBONES
@@ -28,7 +28,7 @@ from extract.clips import ALL_CLIPS, clip_starts
 from extract.decode.stream import StreamInfo
 from extract.frames import read_frames
 from extract.kernels.choice import use_kernels
-from extract.run.job import Job, device_of, extractor_of, open_cache
+from extract.run.job import Job, device_of, extractor_of, open_cache, rate_problem
 from extract.run.progress import ExtractProgress
 from extract.run.report import Status, VideoOutcome
 from extract.streaming import timed
@@ -139,6 +139,10 @@ class VideoTask:
     def complete(self, turn: Turn) -> VideoOutcome:
         """Do what the task says, unless another process is at it."""
         stage_seconds: dict[str, float] = {}
+        if self.source.kind == "frames" and not self.job.config.decode.fps:
+            problem = rate_problem(self.cache, self.sha256, self.job.folder_fps)
+            if problem:
+                raise ConfigError(f"{self.source.video_id}: {problem}")
         if self.clips in (None, ALL_CLIPS):
             return self._complete_video(turn, stage_seconds)
         streams = _of_clips(self.missing()[0])

@@ -103,9 +103,12 @@ def drop_missing(
         skip_missing: leave them out.
 
     Raises:
-        ModelError: some are missing and `skip_missing` is not set.
+        ModelError: some are missing and `skip_missing` is not set, or all are.
     """
     missing = [label.video for label in labels if not available[label.video]]
+    instead = "" if len(missing) == len(labels) else ", or pass --skip-missing"
+    if labels and not instead:  # nothing would be left
+        skip_missing = False
     if missing and not skip_missing:
         known = set(cache.videos())
         without = [video for video in missing if video in known]
@@ -113,13 +116,13 @@ def drop_missing(
             held = order_streams(set.union(*(set(cache.streams(video)) for video in without)))
             raise ModelError(
                 f"{len(without)} of {len(labels)} labelled videos have no features in the cache, "
-                f"only {', '.join(held)}: {named(without)}; run `feat extract`, choose "
-                "methods that look at frames, or pass --skip-missing"
+                f"only {', '.join(held)}: {named(without)}; run `feat extract` or choose "
+                f"methods that look at these{instead}"
             )
         names = _with_nearest(missing, labels, cache)
         raise ModelError(
             f"{len(missing)} of {len(labels)} labelled videos are not in the cache: {names}; run "
-            "`feat extract`, remove their rows, or pass --skip-missing"
+            f"`feat extract` or remove their rows{instead}"
         )
     if missing:
         logger.warning(

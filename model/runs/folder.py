@@ -85,6 +85,8 @@ def find_runs(folder: Path) -> list[Path]:
 
 def not_finished(run: Path) -> str:
     """Return what a folder without a checkpoint is, and what to do."""
+    if not run.exists():
+        return f"{run}: no such run; `feat runs ls` lists those under ./runs"
     if (run / CONFIG_NAME).is_file() and not (run / SUMS_NAME).is_file():
         return f"{run}: not finished; go on with `feat train --resume {quote(str(run))}`"
     below = (p.parent for place in ("*", "*/*") for p in run.glob(f"{place}/{CHECKPOINT_NAME}"))

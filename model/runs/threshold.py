@@ -146,8 +146,8 @@ def fit_stored(held: Sequence[NormalVideo], rule: AlarmRule) -> StoredThreshold:
     """
     if not held:
         raise NoThresholdError(
-            "no held-out normal video: give some the split val, or set held_out (convlstm: "
-            "val_fraction), if the method has that setting"
+            "no held-out normal video: give some the split val (or hold some out, if the method "
+            "has a setting held_out or val_fraction)"
         )
     scores = apply_rule([one.scores for one in held], [one.first_frames for one in held], rule)
     rates = [one.frame_rate for one in held]

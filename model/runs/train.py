@@ -366,6 +366,8 @@ def read_plan(run: Path) -> RunInfo:
     """
     if (run / CHECKPOINT_NAME).is_file():
         raise ModelError(f"{run}: the training there is finished; nothing to go on with")
+    if not (run / CONFIG_NAME).is_file():
+        raise ModelError(f"{run}: no killed training there to go on with; run `feat train` anew")
     try:
         values = json.loads((run / CONFIG_NAME).read_text(encoding="utf-8"))
         return RunInfo.from_dict(values)
