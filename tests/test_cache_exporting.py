@@ -107,6 +107,16 @@ def test_parquet_has_a_row_a_clip(cache, tmp_path) -> None:
     assert configs == [make_config("rgb"), make_config("flow")]
 
 
+@pytest.mark.parametrize(("layout", "name"), [("parquet", "out"), ("npy", "out.parquet")])
+def test_a_name_says_whether_it_is_a_parquet_file(cache, tmp_path, layout, name) -> None:
+    """What is exported is known again by its name when it is imported."""
+    words = ["export", "--cache", cache.path, "--out", tmp_path / name, "--format", layout]
+    refused = CliRunner().invoke(cache_group, [*map(str, words)])
+    assert refused.exit_code == 2
+    assert "name it" in refused.output
+    assert not (tmp_path / name).exists()
+
+
 def test_parquet_of_half_precision(tmp_path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     cache = FeatureCache.create(tmp_path / "features")

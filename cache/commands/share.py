@@ -142,6 +142,10 @@ def export_command(
     from cache.exchange.exporting import export_npy, export_parquet
     from cache.store import FeatureCache
 
+    if (layout == "parquet") != (out.suffix.lower() == ".parquet"):
+        kind = "a file" if layout == "parquet" else "a folder"
+        name = "NAME.parquet" if layout == "parquet" else "without .parquet"
+        raise click.UsageError(f"--out {out}: --format {layout} writes {kind}: name it {name}")
     cache = FeatureCache(cache_dir)
     wanted: dict[str, Any] = {
         "streams": [stream for stream in streams.split(",") if stream],
