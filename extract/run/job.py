@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache import FeatureCache
+from data.errors import CacheError
 from data.process import use_threads
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
@@ -67,7 +68,10 @@ def rate_problem(cache: FeatureCache, sha256: str, folder_fps: float) -> str:
     Two rates in one cache would put labels in seconds and alarms an hour wrong.
     """
     for key in cache.keys_of_content(sha256):
-        entry = cache.entry(key)
+        try:
+            entry = cache.entry(key)
+        except CacheError:  # damaged or removed meanwhile, and made anew
+            continue
         decode = entry.config.get("decode")  # what is imported or a picture has none
         if entry.source.kind != "frames" or not isinstance(decode, dict) or decode.get("fps"):
             continue
