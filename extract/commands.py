@@ -71,7 +71,7 @@ def _parse_streams(text: str) -> dict[str, Any]:
     from cache.streams import FRAMES
     from extract.decode.config import FramesConfig
 
-    names = [name.strip() for name in re.split(r",(?!gray\b)", text)]
+    names = [name.strip() for name in re.split(r",(?!gr[ae]y\b)", text)]
     kept = [name for name in names if name.partition(":")[0] == FRAMES]
     if len(kept) > 1:
         raise click.UsageError("--streams names frames more than once")

@@ -180,7 +180,7 @@ def test_size_and_colours_are_read(text: str, size: int, gray: bool) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["frames:", "frames:64x32", "frames:0x0", "frames:-1", "frames:64x64x64"],
+    ["frames:", "frames:64x32", "frames:0x0", "frames:-1", "frames:64x64x64", "frames:64x64,grey"],
 )
 def test_another_size_or_colour_is_refused(text: str, tmp_path: Path, videos: Path) -> None:
     result = CliRunner().invoke(cli, ["extract", str(videos), "--streams", f"{text},rgb"])
