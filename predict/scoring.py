@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import FeatureCache, feature_key
+from data.errors import ConfigError
 from data.videos import content_sha256, source_stamp
 from data.visible import one_line
 from extract.backbones import BACKBONES
@@ -15,6 +16,7 @@ from extract.config import ExtractConfig, recorded_weights
 from extract.decode.limits import Limits
 from extract.devices import Resources, list_devices
 from extract.i3d.precision import precision_for
+from extract.run.job import rate_problem
 from extract.run.runner import extract_videos
 from model.prediction.prediction import predict_video
 from model.runs.trained import load_run
@@ -65,7 +67,8 @@ def run_prediction(
         stream.name: dict(stream.config) for stream in trained.info.streams
     }
     config = ExtractConfig.from_stream_configs(configs)
-    groups = _group_missing(sought, _open_caches(options), configs)
+    folder_fps = None if config.decode.fps else options.folder_fps
+    groups = _group_missing(sought, _open_caches(options), configs, folder_fps)
     _extract_missing(groups, config, configs, options)
     for each in sought:
         if each.error or each.cache is None:
@@ -91,6 +94,7 @@ def _group_missing(
     sought: Sequence[Sought],
     caches: Sequence[FeatureCache],
     configs: Mapping[str, Mapping[str, Any]],
+    folder_fps: float | None,
 ) -> list[list[Sought]]:
     """Hash every video; return those that lack features, copies of one content together.
 
@@ -106,6 +110,10 @@ def _group_missing(
             keys = [feature_key(each.sha256, config) for config in configs.values()]
             holding = (cache for cache in caches if all(cache.has(key) for key in keys))
             each.cache = next(holding, None)
+            if each.cache and folder_fps and each.source.kind == "frames":
+                problem = rate_problem(each.cache, each.sha256, folder_fps)
+                if problem:
+                    raise ConfigError(problem)
             if each.cache is None:
                 groups.setdefault(each.sha256, []).append(each)
     return list(groups.values())

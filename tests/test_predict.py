@@ -296,6 +296,12 @@ def test_frames_and_copies_of_a_trained_video(trained, tmp_path) -> None:
     assert by_name["frames"]["seconds"] == 1.5
     assert by_name["renamed.mp4"]["seen_in_training"]
     assert "renamed.mp4: the run was trained on this video" in result.stderr
+    other = feat(
+        *("predict", frames, "--run", trained.run, "--cache", tmp_path / "features"),
+        *("--keep", tmp_path / "kept", "--folder-fps", "3"),
+    )
+    assert other.exit_code == 1
+    assert "of these images with 2 frames a second, found 3: give --folder-fps 2" in other.output
     assert len(list((tmp_path / "plots").iterdir())) == 2
 
 
