@@ -67,8 +67,7 @@ def run_prediction(
         stream.name: dict(stream.config) for stream in trained.info.streams
     }
     config = ExtractConfig.from_stream_configs(configs)
-    folder_fps = None if config.decode.fps else options.folder_fps
-    groups = _group_missing(sought, _open_caches(options), configs, folder_fps)
+    groups = _group_missing(sought, config, configs, options)
     _extract_missing(groups, config, configs, options)
     for each in sought:
         if each.error or each.cache is None:
@@ -92,15 +91,16 @@ def _open_caches(options: ExtractOptions) -> list[FeatureCache]:
 
 def _group_missing(
     sought: Sequence[Sought],
-    caches: Sequence[FeatureCache],
+    config: ExtractConfig,
     configs: Mapping[str, Mapping[str, Any]],
-    folder_fps: float | None,
+    options: ExtractOptions,
 ) -> list[list[Sought]]:
     """Hash every video; return those that lack features, copies of one content together.
 
     Names and times of files are not trusted as `feat extract` trusts them below one folder: two
     folders may hold different videos of one name.
     """
+    caches = _open_caches(options)
     groups: dict[str, list[Sought]] = {}
     for each in sought:
         if each.error:
@@ -110,12 +110,18 @@ def _group_missing(
             keys = [feature_key(each.sha256, config) for config in configs.values()]
             holding = (cache for cache in caches if all(cache.has(key) for key in keys))
             each.cache = next(holding, None)
-            if each.cache and folder_fps and each.source.kind == "frames":
-                problem = rate_problem(each.cache, each.sha256, folder_fps)
-                if problem:
-                    raise ConfigError(problem)
             if each.cache is None:
                 groups.setdefault(each.sha256, []).append(each)
+                continue
+            problem = rate_problem(
+                each.cache,
+                each.source,
+                each.sha256,
+                decode=config.decode,
+                folder_fps=options.folder_fps,
+            )
+            if problem:
+                raise ConfigError(problem)
     return list(groups.values())
 
 

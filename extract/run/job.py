@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from cache import FeatureCache
 from data.errors import CacheError
 from data.process import use_threads
+from data.videos import VideoSource
 from extract.config import ExtractConfig
+from extract.decode.config import DecodeConfig
 from extract.decode.limits import Limits
 from extract.devices import Share
 from extract.weights.resolve import Weights
@@ -62,18 +64,34 @@ _own_device: str | None = None
 _making = threading.Lock()
 
 
-def rate_problem(cache: FeatureCache, sha256: str, folder_fps: float) -> str:
-    """Return why images cannot be taken with this frame rate, which is in no key; "" if they can.
+def rate_problem(
+    cache: FeatureCache,
+    source: VideoSource,
+    sha256: str,
+    *,
+    decode: DecodeConfig,
+    folder_fps: float,
+) -> str:
+    """Return why a folder's images cannot have this frame rate, which is in no key; "" if they can.
 
     Two rates in one cache would put labels in seconds and alarms an hour wrong.
+
+    Args:
+        cache: which may have features of the same images.
+        source: the video; a file has a rate of its own.
+        sha256: of its content.
+        decode: how its frames are taken; what is resampled has the rate that is asked for.
+        folder_fps: frame rate that the images are taken to have.
     """
+    if source.kind != "frames" or decode.fps:
+        return ""
     for key in cache.keys_of_content(sha256):
         try:
             entry = cache.entry(key)
         except CacheError:  # damaged or removed meanwhile, and made anew
             continue
-        decode = entry.config.get("decode")  # what is imported or a picture has none
-        if entry.source.kind != "frames" or not isinstance(decode, dict) or decode.get("fps"):
+        made = entry.config.get("decode")  # what is imported or a picture has none
+        if entry.source.kind != "frames" or not isinstance(made, dict) or made.get("fps"):
             continue
         rate = entry.source.frame_rate
         if not math.isclose(rate, folder_fps, rel_tol=1e-6):

@@ -55,14 +55,9 @@ def plan_extraction(
         cache = FeatureCache(cache_dir)
         unchanged = unchanged_videos(cache, folder.sources, folder.stamps, origin=folder.origin)
         if len(cache):
-            terms = Terms(
-                config,
-                weights or {},
-                allow_mixed=allow_mixed,
-                thumbnails=thumbnails,
-                folder_fps=folder_fps,
-            )
+            terms = Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
             work = sort_out(cache, folder, unchanged, terms)
+            refuse_other_rate(cache, folder, unchanged, config, folder_fps=folder_fps)
         add_labels_of(cache, folder.labels, labels_of, dry_run=True)
     plan.there = [known.video_id for known in work.there]
     for source in work.todo[:limit]:
@@ -81,7 +76,6 @@ class Terms:
     _: KW_ONLY
     allow_mixed: bool
     thumbnails: bool | None
-    folder_fps: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +144,6 @@ def _compare(
     work = Work(weights=weights, there=[], todo=[], new=set())
     for source in folder.sources:
         name = source.video_id
-        if source.kind == "frames" and name in unchanged and not terms.config.decode.fps:
-            problem = rate_problem(cache, unchanged[name].sha256, terms.folder_fps)
-            if problem:
-                raise ConfigError(f"{cache.path}: {name}: {problem}")
         known = _known_result(cache, unchanged.get(name), source, folder.stamps[name], configs)
         if known is None:
             work.new.add(name)
@@ -162,6 +152,26 @@ def _compare(
             continue
         work.todo.append(source)
     return work
+
+
+def refuse_other_rate(
+    cache: FeatureCache,
+    folder: Folder,
+    unchanged: Mapping[str, NameEntry],
+    config: ExtractConfig,
+    *,
+    folder_fps: float,
+) -> None:
+    """Raise a ConfigError if the cache has a folder's images with another frame rate."""
+    for source in folder.sources:
+        entry = unchanged.get(source.video_id)
+        if entry is None:
+            continue
+        problem = rate_problem(
+            cache, source, entry.sha256, decode=config.decode, folder_fps=folder_fps
+        )
+        if problem:
+            raise ConfigError(f"{cache.path}: {source.video_id}: {problem}")
 
 
 def refuse_second_config(cache: FeatureCache, configs: Mapping[str, dict[str, Any]]) -> None:

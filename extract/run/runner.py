@@ -24,7 +24,7 @@ from extract.kernels.choice import warn_without_kernels
 from extract.run.clusters import extract_on
 from extract.run.folder import LabelsOf, add_labels_of, look_into
 from extract.run.job import Job
-from extract.run.plan import Terms, refuse_second_config, sort_out
+from extract.run.plan import Terms, refuse_other_rate, refuse_second_config, sort_out
 from extract.run.pool import Engine, on_this_machine, run_tasks
 from extract.run.progress import ExtractProgress
 from extract.run.recorder import NameRecorder
@@ -86,13 +86,7 @@ def run_extraction(
     started = time.monotonic()
     folder = look_into(videos_dir, prefix)
     cache = FeatureCache.create(cache_dir)
-    terms = Terms(
-        config,
-        weights or {},
-        allow_mixed=allow_mixed,
-        thumbnails=thumbnails,
-        folder_fps=folder_fps,
-    )
+    terms = Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
     report = ExtractReport(cache=str(cache_dir), configs={})
     for failure in folder.failures:
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
@@ -103,6 +97,7 @@ def run_extraction(
         NameRecorder(cache, folder.origin) as names,
     ):
         work = sort_out(cache, folder, unchanged, terms)
+        refuse_other_rate(cache, folder, unchanged, config, folder_fps=folder_fps)
         report.configs = config.stream_configs(work.weights)
         if work.new:
             configs = report.configs.values()

@@ -139,10 +139,15 @@ class VideoTask:
     def complete(self, turn: Turn) -> VideoOutcome:
         """Do what the task says, unless another process is at it."""
         stage_seconds: dict[str, float] = {}
-        if self.source.kind == "frames" and not self.job.config.decode.fps:
-            problem = rate_problem(self.cache, self.sha256, self.job.folder_fps)
-            if problem:
-                raise ConfigError(f"{self.source.video_id}: {problem}")
+        problem = rate_problem(
+            self.cache,
+            self.source,
+            self.sha256,
+            decode=self.job.config.decode,
+            folder_fps=self.job.folder_fps,
+        )
+        if problem:
+            raise ConfigError(f"{self.source.video_id}: {problem}")
         if self.clips in (None, ALL_CLIPS):
             return self._complete_video(turn, stage_seconds)
         streams = _of_clips(self.missing()[0])
