@@ -106,10 +106,9 @@ def drop_missing(
         ModelError: some are missing and `skip_missing` is not set, or all are.
     """
     missing = [label.video for label in labels if not available[label.video]]
-    instead = "" if len(missing) == len(labels) else ", or pass --skip-missing"
-    if labels and not instead:  # nothing would be left
-        skip_missing = False
-    if missing and not skip_missing:
+    nothing_left = len(missing) == len(labels)
+    if missing and (nothing_left or not skip_missing):
+        or_skip = "" if nothing_left else ", or pass --skip-missing"
         known = set(cache.videos())
         without = [video for video in missing if video in known]
         if without:
@@ -117,12 +116,12 @@ def drop_missing(
             raise ModelError(
                 f"{len(without)} of {len(labels)} labelled videos have no features in the cache, "
                 f"only {', '.join(held)}: {named(without)}; run `feat extract` or choose "
-                f"methods that look at these{instead}"
+                f"methods that look at these{or_skip}"
             )
         names = _with_nearest(missing, labels, cache)
         raise ModelError(
             f"{len(missing)} of {len(labels)} labelled videos are not in the cache: {names}; run "
-            f"`feat extract` or remove their rows{instead}"
+            f"`feat extract` or remove their rows{or_skip}"
         )
     if missing:
         logger.warning(

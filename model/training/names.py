@@ -61,9 +61,8 @@ def restore_training(
         if not rows:
             raise KeyError(f"nothing of optimiser {place}")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": rows})
+        # a file forgets how values lie in memory, and a step is slow where it is not as the weight
         for weight, values in optimizer.state.items():
             for name, value in values.items():
-                if (
-                    value.shape == weight.shape
-                ):  # a file forgets layouts; Adam is fast in the weight's
+                if value.shape == weight.shape:
                     values[name] = torch.empty_like(weight).copy_(value)
