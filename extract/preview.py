@@ -27,6 +27,8 @@ COLUMNS = 8
 GAP = 6
 """Pixels between two pictures."""
 TOP = 5
+CLASSES = Path(__file__).parent / "i3d" / "kinetics400.txt"
+"""A name a line, in the order of the published networks' outputs (kinetics-i3d, label_map.txt)."""
 
 # The wheel of the Middlebury flow benchmark (Baker et al. 2011, colorcode.cpp): red, yellow, green,
 # cyan, blue, magenta, red at these parts of a turn from right over down; the last step back to red
@@ -76,8 +78,8 @@ def preview_clip(
         f"{clamped:.2%} clamped to {config.flow_clamp:g}"
     )
     if rgb:
-        named = ", ".join(f"{number} ({share:.2f})" for number, share in top_classes(frames, rgb))
-        lines.append(f"Kinetics-400 classes, by number (the weights hold no names): {named}")
+        named = ", ".join(f"{name} ({share:.2f})" for name, share in top_classes(frames, rgb))
+        lines.append(f"Kinetics-400 classes: {named}")
     else:
         lines.append("no Kinetics classes without the RGB weights: run feat weights fetch")
     _draw(path, f"{source.video_id}: {lines[0]}", lines[1:], frames, flow, speed)
@@ -121,13 +123,14 @@ def clip_flow(clip: Clip, config: ExtractConfig) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def top_classes(frames: NDArray[np.uint8], rgb: Weights) -> list[tuple[int, float]]:
-    """Return number and probability of the likeliest classes of a clip (T, H, W, 3)."""
+def top_classes(frames: NDArray[np.uint8], rgb: Weights) -> list[tuple[str, float]]:
+    """Return name and probability of the likeliest classes of a clip (T, H, W, 3)."""
     network = I3D.from_state_dict(load_state_dict(rgb), "rgb")
     clip = torch.from_numpy(frames.copy()).float().div_(127.5).sub_(1.0)
     shares = network.logits(clip.permute(3, 0, 1, 2)[None])[0].softmax(0)
-    values, numbers = shares.topk(TOP)
-    return list(zip(numbers.tolist(), values.tolist(), strict=True))
+    values, numbers = (found.tolist() for found in shares.topk(TOP))
+    names = CLASSES.read_text().splitlines()
+    return [(names[number], share) for number, share in zip(numbers, values, strict=True)]
 
 
 def color_flow(flow: NDArray[np.float32], full: float) -> NDArray[np.uint8]:

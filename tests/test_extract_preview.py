@@ -9,13 +9,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.numpy import load_file
 
+from data.errors import WeightsError
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
-from extract.preview import clip_flow, color_flow, read_clip, top_classes
+from extract.preview import CLASSES, clip_flow, color_flow, read_clip, top_classes
 from extract.weights.convert import write_weights
 from extract.weights.fetch import RGB_SHA256, weights_file
-from extract.weights.resolve import read_entry
+from extract.weights.resolve import read_entry, resolve_weights
 from feat import cli
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,5 +113,24 @@ def test_classes_are_those_of_the_features_and_the_last_layer(
     logits = state["logits_layer.weight"] @ features + state["logits_layer.bias"]
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    assert [number for number, _ in found] == np.argsort(-shares)[:5].tolist()
+    names = CLASSES.read_text().splitlines()
+    assert [names.index(name) for name, _ in found] == np.argsort(-shares)[:5].tolist()
     np.testing.assert_allclose([share for _, share in found], np.sort(shares)[:-6:-1], rtol=0.02)
+
+
+@pytest.mark.realdata
+def test_the_published_network_names_what_the_published_sample_shows(shared_data, tmp_path) -> None:
+    try:
+        resolve_weights(streams=["rgb"])
+    except WeightsError as error:
+        pytest.skip(f"the published weights cannot be had: {error}")
+    assert CLASSES.read_text() == (shared_data / "i3d" / "label_map.txt").read_text()
+    done = preview(
+        shared_data / "i3d" / "v_CricketShot_g04_c01_rgb.gif",
+        "--at",
+        1,
+        "--out",
+        tmp_path / "a.png",
+    )
+    assert done.exit_code == 0, done.output
+    assert "Kinetics-400 classes: playing cricket (" in done.stdout
