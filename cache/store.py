@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -76,6 +76,31 @@ class FeatureCache(Contents):
         except OSError as error:
             raise explain("make a feature cache", root, error) from error
         return cache
+
+    @classmethod
+    @contextmanager
+    def creating(cls, path: str | os.PathLike[str]) -> Iterator[Self]:
+        """Open the cache at `path` as `create` does; what fails leaves no new empty one behind.
+
+        Raises:
+            CacheError: it cannot be made or opened.
+        """
+        is_new = not Path(path).is_dir()
+        cache = cls.create(path)
+        try:
+            yield cache
+        except BaseException:
+            if is_new:
+                cache._remove_empty()
+            raise
+
+    def _remove_empty(self) -> None:
+        """Remove a cache that holds nothing, and in which nobody is at work."""
+        with suppress(OSError):  # a folder that is not empty stays, and with it the cache
+            for name in sorted(FOLDERS):  # claims first: whoever works here has a file in it
+                (self.path / name).rmdir()
+            (self.path / MARKER).unlink()
+            self.path.rmdir()
 
     # Reading
 

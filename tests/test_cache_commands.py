@@ -129,3 +129,19 @@ def test_escape_sequences_do_not_reach_the_terminal(cache) -> None:
 )
 def test_sizes_as_people_read_them(nbytes, text) -> None:
     assert human_size(int(nbytes)) == text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull", "nowhere", "--cache", "new"),
+        ("import", "nowhere", "--cache", "new", "--origin", "Ann"),
+        ("merge", "features", "other", "new"),  # another configuration
+    ],
+)
+def test_a_command_that_fails_makes_no_cache(cache, tmp_path, monkeypatch, arguments) -> None:
+    other = FeatureCache.create(tmp_path / "other")
+    other.write([make_record("three.mp4", config=make_config(crop="squash"))])
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(cache_group, arguments).exit_code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features", "other"]

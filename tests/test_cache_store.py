@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -25,6 +26,30 @@ def name_entry(name: str) -> NameEntry:
 @pytest.fixture
 def cache(tmp_path) -> FeatureCache:
     return FeatureCache.create(tmp_path / "features")
+
+
+def test_what_fails_leaves_no_new_cache_behind(tmp_path) -> None:
+    path = tmp_path / "new"
+
+    def fail(action) -> None:
+        with suppress(ZeroDivisionError), FeatureCache.creating(path) as cache:
+            action(cache)
+            raise ZeroDivisionError
+
+    fail(lambda cache: None)
+    assert not path.exists()
+    for action in (
+        lambda cache: cache.write([make_record()]),
+        lambda cache: cache.set_names({"one.mp4": name_entry("one.mp4")}),
+        lambda cache: cache.claim(sha256_of("one")).acquire(),  # somebody else works there
+        lambda cache: (cache.path / "partial" / "half").touch(),
+    ):
+        fail(action)
+        FeatureCache(path)  # what was kept, or is at work, stays
+        shutil.rmtree(path)
+    FeatureCache.create(path)
+    fail(lambda cache: None)
+    FeatureCache(path)  # it was there before
 
 
 def test_missing_cache_is_named_with_the_next_step(tmp_path) -> None:

@@ -52,13 +52,14 @@ def merge_command(
     chosen = {}
     if configs:
         chosen = choose_among(list_configs(*caches), configs, where=", ".join(map(str, sources)))
-    report = merge_caches(
-        caches,
-        FeatureCache.create(target),
-        configs=chosen,
-        allow_mixed=allow_mixed,
-        latest_names=latest_names,
-    )
+    with FeatureCache.creating(target) as cache:
+        report = merge_caches(
+            caches,
+            cache,
+            configs=chosen,
+            allow_mixed=allow_mixed,
+            latest_names=latest_names,
+        )
     if as_json:
         echo_json(report.to_json())
     else:
@@ -250,15 +251,16 @@ def import_command(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    report = import_with_labels(
-        paths,
-        FeatureCache.create(cache_dir),
-        config,
-        labels_file,
-        frames=read_frame_counts(frames_file) if frames_file else {},
-        frame_rate=fps,
-        allow_mixed=allow_mixed,
-    )
+    with FeatureCache.creating(cache_dir) as cache:
+        report = import_with_labels(
+            paths,
+            cache,
+            config,
+            labels_file,
+            frames=read_frame_counts(frames_file) if frames_file else {},
+            frame_rate=fps,
+            allow_mixed=allow_mixed,
+        )
     if as_json:
         echo_json(report.to_json())
         return
@@ -378,9 +380,8 @@ def pull_command(
     from cache.store import FeatureCache
 
     remote = Remote(url, parse_options(options), new_host_keys=new_host_keys)
-    report = pull_cache(
-        FeatureCache.create(cache_dir), remote, allow_mixed=allow_mixed, latest_names=latest_names
-    )
+    with FeatureCache.creating(cache_dir) as cache:
+        report = pull_cache(cache, remote, allow_mixed=allow_mixed, latest_names=latest_names)
     _tell_transfer(ctx, report, "fetched", as_json)
 
 

@@ -85,7 +85,6 @@ def run_extraction(
     """
     started = time.monotonic()
     folder = look_into(videos_dir, prefix)
-    cache = FeatureCache.create(cache_dir)
     terms = Terms(config, weights or {}, allow_mixed=allow_mixed, thumbnails=thumbnails)
     report = ExtractReport(cache=str(cache_dir), configs={})
     for failure in folder.failures:
@@ -93,6 +92,7 @@ def run_extraction(
         report.add(failure)
     with (
         ExitStack() as held,
+        FeatureCache.creating(cache_dir) as cache,
         admit_videos(cache, folder.sources, folder.stamps, origin=folder.origin) as unchanged,
         NameRecorder(cache, folder.origin) as names,
     ):
