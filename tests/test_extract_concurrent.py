@@ -75,7 +75,7 @@ def finish(process: subprocess.Popen[str]) -> dict:
 
 def wait_for_shards(process: subprocess.Popen[str], cache: Path, number: int) -> None:
     """Wait for shards of features, which have layout 1; those of thumbnails have 2."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while sum(b" 0001 " in path.read_bytes()[:16] for path in cache.glob("shards/*.h5")) < number:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -43,7 +43,7 @@ def assert_as_whole(folder: Path, cache: str) -> None:
 
 
 def wait_for_blocks(process: subprocess.Popen[str], cache: Path, number: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(cache.glob("partial/*/*.block"))) < number:
         assert process.poll() is None
         assert time.monotonic() < deadline

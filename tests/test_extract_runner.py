@@ -349,7 +349,7 @@ def test_killed_run_goes_on_from_its_checkpoint(
     command += ["--rgb-weights", str(random_rgb_weights), "--json", "--cache"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([*command, "killed"], cwd=tmp_path, env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(tmp_path.glob("killed/partial/*/*.block"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import LabelsError
-from data.labels import END_SECONDS, SPLITS, VideoLabel, join_problems
+from data.labels import END_SECONDS, SPLITS, VideoLabel
 from data.names import nearest_names
 from data.splits.leaks import find_leaks
 from data.times import clock_text, end_of_video
@@ -54,9 +54,13 @@ class Finding:
     video: str  # "" if it is not about one video
     message: str  # what, found, expected, what to do
 
+    @property
+    def text(self) -> str:
+        """Which video, and what of it."""
+        return f"{self.video}: {self.message}" if self.video else self.message
+
     def __str__(self) -> str:
-        place = f"{self.video}: " if self.video else ""
-        return f"{self.level} ({self.kind}): {place}{self.message}"
+        return f"{self.level} ({self.kind}): {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +91,6 @@ class Report:
     def warnings(self) -> list[Finding]:
         """The findings that may."""
         return [finding for finding in self.findings if finding.level == "warning"]
-
-    def raise_if_misaligned(self) -> None:
-        """Do nothing if there are no errors.
-
-        Raises:
-            LabelsError: there are; a line for each.
-        """
-        if self.errors:
-            raise LabelsError(join_problems([str(error) for error in self.errors]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

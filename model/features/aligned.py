@@ -7,7 +7,8 @@ from typing import Any
 from cache import FeatureCache
 from cache.facts import video_facts
 from data.annotation.alignment import check_alignment
-from data.labels import VideoLabel
+from data.errors import LabelsError
+from data.labels import VideoLabel, join_problems
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -39,12 +40,15 @@ def check_labels(
     for finding in report.warnings:
         # evaluation looks at one split only; callers say themselves what a missing count means
         if finding.kind not in ("split", "uncounted"):
-            logger.warning("%s", finding)
+            logger.warning("%s", finding.text)
+    problems = [finding.text for finding in report.errors]
     if not allow_misaligned:
-        report.raise_if_misaligned()
+        if problems:
+            advice = "the labels do not fit; --allow-misaligned goes on with what fits of them"
+            raise LabelsError("\n".join([join_problems(problems), advice]))
         return list(report.labels)
-    for finding in report.errors:
-        logger.warning("%s", finding)
+    for problem in problems:
+        logger.warning("%s", problem)
     counts = {video: fact.num_frames for video, fact in facts.items()}
     return [
         label.clipped(counts[label.video]) if counts[label.video] else label
