@@ -6,6 +6,7 @@ dead, and the next worker takes it over. Nothing depends on claims for correctne
 do hold the same one (a paused machine, a takeover in the same instant), a video is done twice.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -24,9 +25,17 @@ from data.files import temp_path
 logger = logging.getLogger(f"feat.{__name__}")
 
 SUFFIX = ".claim"
+#: Of a content's sha256, with which claims on work on it or a piece of it begin.
+CONTENT_DIGITS = 32
 DEFAULT_LEASE_SECONDS = 300.0
 _MAX_LEASE_SECONDS = 7 * 24 * 3600.0
 _MAX_BYTES = 4096
+
+
+def piece_claim(sha256: str, piece: str) -> str:
+    """Return what to claim for work on a piece of a content; it begins as the content's digest."""
+    rest = hashlib.sha256(piece.encode()).hexdigest()
+    return sha256[:CONTENT_DIGITS] + rest[CONTENT_DIGITS:]
 
 
 class Claim:

@@ -13,6 +13,7 @@ from cache_samples import make_config, make_record, sha256_of
 from click.testing import CliRunner
 
 from cache import FeatureCache, NameEntry, config_digest
+from cache.claims import piece_claim
 from cache.commands.upkeep import cache_group
 from cache.upkeep.compact import compact_cache
 from cache.upkeep.gc import collect_garbage
@@ -183,9 +184,11 @@ def test_a_content_with_two_names_goes_only_by_both(cache) -> None:
     assert FeatureCache(cache.path).videos() == ["a/1.mp4", "a/2.mp4"]
 
 
-def test_a_video_that_is_being_extracted_is_left_alone(cache) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "a piece of it"])
+def test_a_video_that_is_being_extracted_is_left_alone(cache, whole) -> None:
     before = files(cache)
-    with FeatureCache(cache.path).claim(sha256_of("b.mp4")) as mine:
+    name = sha256_of("b.mp4") if whole else piece_claim(sha256_of("b.mp4"), "clips 0 to 9")
+    with FeatureCache(cache.path).claim(name) as mine:
         assert mine
         with pytest.raises(CacheError, match=r"b\.mp4: .* is extracting it; try later"):
             remove_features(cache, videos=["b.mp4"])

@@ -17,9 +17,10 @@ import torch
 from test_extract_backbones import COLOUR, MOTION, SMALL, TVL1, Drawn
 
 from cache import FeatureCache
+from cache.claims import CONTENT_DIGITS
 from data.clusters.engine import Item, Lost, Prepare, Result
 from data.ffmpeg import find_ffmpeg
-from data.videos import VideoSource, find_videos, source_stamp
+from data.videos import VideoSource, content_sha256, find_videos, source_stamp
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
 from extract.decode.limits import Limits
@@ -310,6 +311,9 @@ def test_two_runs_share_the_pieces_of_a_video(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert second.outcomes[1].status == "busy"
+    claims = [path.stem for path in (tmp_path / "pieces" / "claims").glob("*.claim")]
+    digest = content_sha256(video)  # `feat cache rm` tells by it that the video is worked on
+    assert any(claim.startswith(digest[:CONTENT_DIGITS]) for claim in claims)
     may_end.set()
     for thread in threads:
         thread.join()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cache.claims import CONTENT_DIGITS, Claim
 from cache.claims import SUFFIX as CLAIM_SUFFIX
-from cache.claims import Claim
 from cache.configs import SHOWN_DIGITS, list_configs, resolve_config
 from cache.files import explain
 from cache.keys import JSON, config_digest
@@ -230,14 +230,14 @@ def _refuse_busy(cache: FeatureCache, removal: Removal, names: dict[str, str]) -
     Raises:
         CacheError: one is.
     """
-    affected = removal.contents()
+    affected = {sha256[:CONTENT_DIGITS]: sha256 for sha256 in removal.contents()}
     for path in sorted((cache.path / "claims").glob(f"*{CLAIM_SUFFIX}")):
-        if path.stem in affected:
+        sha256 = affected.get(path.stem[:CONTENT_DIGITS])
+        if sha256:
             with cache.claim(path.stem) as mine:
                 if not mine:
                     raise CacheError(
-                        f"{names.get(path.stem, path.stem)}: {mine.owner} is extracting it; "
-                        "try later"
+                        f"{names.get(sha256, sha256)}: {mine.owner} is extracting it; try later"
                     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cache import FeatureCache, FeatureRecord, SourceRecord, feature_key
 from cache.checkpoints import FeatureCheckpoint
+from cache.claims import piece_claim
 from cache.records import who_and_when
 from cache.streams import FRAMES, THUMBNAILS
 from data.errors import CacheError, ConfigError, DecodeError, FeatError
@@ -153,8 +154,8 @@ class VideoTask:
         streams = _of_clips(self.missing()[0])
         checkpoint = self.cache.checkpoint(self._identity(streams))
         if streams and not checkpoint.covers(self.clips):
-            piece = f"{self._identity(streams)} {self.clips}"
-            with self.cache.claim(hashlib.sha256(piece.encode()).hexdigest()) as mine:
+            piece = piece_claim(self.sha256, f"{self._identity(streams)} {self.clips}")
+            with self.cache.claim(piece) as mine:
                 if not mine:
                     return self._result("busy")
                 self.extract(streams, checkpoint, stage_seconds, turn, clips=self.clips)
