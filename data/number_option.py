@@ -5,6 +5,9 @@ from typing import Any
 
 import click
 
+#: Libraries take seeds below 2**32; several runs take the seeds that follow the first.
+SEED = click.IntRange(0, 2**31 - 1)
+
 
 class Number(click.FloatRange):
     """A finite number in a range; click alone lets nan into every range."""

@@ -170,9 +170,11 @@ def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
     (out / "seed-1" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="seeds 1 are not finished; run `feat train --resume"):
         evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
-    (out / "seeds.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"seeds.json: not a folder of several seeds"):
-        evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
+    terms = json.loads((out / "seeds.json").read_text())
+    for damage in ([], {**terms, "first": "0"}, {**terms, "first": None}, {**terms, "count": 0}):
+        (out / "seeds.json").write_text(json.dumps(damage))
+        with pytest.raises(ModelError, match=r"seeds.json: not a folder of several seeds"):
+            evaluate_seeds(out, lambda run: pytest.fail("evaluated"))
 
 
 @pytest.mark.slow

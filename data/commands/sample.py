@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from data.help_text import examples
+from data.number_option import SEED
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -21,7 +22,9 @@ def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tup
 @click.command(name="sample")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--num-videos", default=12, show_default=True, help="How many videos, 6 or more.")
-@click.option("--seed", default=0, show_default=True, help="Another number, other videos.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Another number, other videos."
+)
 @click.option(
     "--size", default="320x240", show_default=True, callback=_parse_size, help="Width x height."
 )

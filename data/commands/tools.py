@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from data.help_text import examples
-from data.number_option import Number
+from data.number_option import SEED, Number
 from data.splits.options import fold_option, folds_option, require_fold
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ FORMATS = ["labels", "ucf", "masks", "npy", "activitynet"]
     type=Number(0, 1, min_open=True, max_open=True),
     help="Share of the training videos to set aside for validation.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option(
     "--videos",
     type=FOLDER,

@@ -9,6 +9,7 @@ from data.datasets.clicks import with_clicks
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
 from data.labels import join_problems, write_labels
+from data.number_option import SEED
 from data.sources import source_of
 from data.splits.divide import split_summary
 
@@ -28,7 +29,7 @@ halves_option = click.option(
     help="halves: random halves, abnormal and normal each, as in the paper. official: normal videos"
     " to train, the rest to test.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 partial_option = click.option(
     "--partial", is_flag=True, help="Write what is there even if counts differ from the published."
 )

@@ -9,6 +9,7 @@ import click
 from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
+from data.number_option import SEED
 from model.commands.options import (
     FOLDER,
     RunFolder,
@@ -53,9 +54,7 @@ _SETTLED = (
 @click.option(
     "--help-settings", is_flag=True, help="List the settings of the method and preset, and exit."
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Random seed."
-)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Random seed.")
 @click.option(
     "--seeds", type=click.IntRange(min=1),
     help="Train so many, with seeds --seed and up, in one folder; report mean and spread. The "

@@ -414,7 +414,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Drop the rows after a step, and a last one that was not written whole."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(n for n in whole if json.loads(n)["step"] <= step), encoding="utf-8")
+    """Drop the rows after a step, and what is no whole row, as a loss of power leaves it."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    *lines, _ = text.split("\n")
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(f"{line}\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            logger.warning("%s: a damaged row was dropped", path)
+    path.write_text("".join(kept), encoding="utf-8")

@@ -247,6 +247,8 @@ def read_terms(folder: Path) -> dict[str, Any]:
     names = ("method", "settings", "streams", "configs", "first", "count")
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
+        if not all(type(held[name]) is int for name in ("first", "count")) or held["count"] < 1:
+            raise ValueError("first and count are no numbers of seeds")
         alarms = asdict(AlarmRule(**held.get("alarms", {})))
         return {**{name: held[name] for name in names}, "alarms": alarms}
     except (OSError, ValueError, KeyError, TypeError) as error:
