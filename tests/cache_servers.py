@@ -124,15 +124,22 @@ class SftpServer:
 class HttpServer:
     """Python's own HTTP server over a folder; `listing` False: folders are not listed.
 
-    With `sends_on`, paths below /old are found below that address.
+    With `sends_on`, paths below /old are found below that address. With `tells_sizes` False, no
+    answer has a Content-Length.
     """
 
-    def __init__(self, root: Path, *, listing: bool = True, sends_on: str = "") -> None:
+    def __init__(
+        self, root: Path, *, listing: bool = True, sends_on: str = "", tells_sizes: bool = True
+    ) -> None:
         requests = self.requests = []  # paths
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
                 pass
+
+            def send_header(self, keyword: str, value: str) -> None:
+                if tells_sizes or keyword != "Content-Length":
+                    super().send_header(keyword, value)
 
             def do_GET(self) -> None:
                 requests.append(self.path)

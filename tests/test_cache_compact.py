@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.upkeep.compact import compact_cache
-from cache.upkeep.gc import collect_garbage
+from cache.upkeep.gc import _leftovers, collect_garbage
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 
@@ -140,6 +140,23 @@ def test_gc_removes_old_leftovers_only(cache) -> None:
     assert not (cache.path / "partial" / sha256_of("y")).exists()
     assert all(path.exists() for path in young)
     assert [path.name for path in cache.shards_dir.glob("*.h5")] == shards
+
+
+def test_gc_goes_on_where_somebody_cleared_up_meanwhile(cache, monkeypatch) -> None:
+    gone = cache.path / "partial" / sha256_of("y") / "000000000-000000001-aa.block"
+    stays = cache.path / "claims" / f"{sha256_of('x')}.claim"
+    for path in (gone, stays):
+        leave(path, 8)
+
+    def find_and_clear_up(*args):
+        found = _leftovers(*args)
+        shutil.rmtree(gone.parent)
+        return found
+
+    monkeypatch.setattr("cache.upkeep.gc._leftovers", find_and_clear_up)
+    report = collect_garbage(cache)
+    assert report.removed == [stays.relative_to(cache.path).as_posix()]
+    assert not stays.exists()
 
 
 def test_gc_of_contents_that_lost_their_names(cache) -> None:

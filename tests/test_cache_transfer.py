@@ -443,6 +443,21 @@ def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path, monkeypat
 # Rude servers
 
 
+def test_http_without_a_size_says_so_at_once(tmp_path) -> None:
+    pytest.importorskip("aiohttp")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file").write_bytes(b"content")
+    server = HttpServer(tmp_path / "www", tells_sizes=False)
+    try:
+        remote = Remote(f"http://127.0.0.1:{server.port}")
+        with pytest.raises(CacheError, match="the server does not tell the size of file"):
+            remote.size("file")
+        assert server.requests == ["/file"]
+        assert remote.read_small("file", 10) == b"content"
+    finally:
+        server.close()
+
+
 # in an array, a table, the first answer
 @pytest.mark.parametrize("after", quick_first([30_000, 3_000, 10]))
 def test_http_that_drips_ends(cache, other, tmp_path, monkeypatch, after) -> None:

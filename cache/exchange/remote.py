@@ -109,7 +109,8 @@ class Remote:
             try:
                 if self.is_http:
                     with self._open(name) as file:
-                        size = int(file.r.headers.get("Content-Length", "x"))
+                        told = file.r.headers.get("Content-Length", "")
+                        size = int(told) if told.isascii() and told.isdigit() else None
                 else:
                     self._fs.invalidate_cache()
                     size = self._fs.info(self._join(name)).get("size")

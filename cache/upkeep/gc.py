@@ -89,19 +89,20 @@ def _newest(path: Path) -> float:
 
 
 def _remove(cache: FeatureCache, path: Path, report: GcReport) -> None:
-    is_folder = path.is_dir() and not path.is_symlink()
-    files = list(path.iterdir()) if is_folder else [path]
-    report.nbytes += sum(file.lstat().st_size for file in files)
-    report.removed.append(path.relative_to(cache.path).as_posix())
-    if report.dry_run:
-        return
     try:
-        if is_folder:
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        is_folder = path.is_dir() and not path.is_symlink()
+        nbytes = sum(file.lstat().st_size for file in (path.iterdir() if is_folder else [path]))
+        if not report.dry_run:
+            if is_folder:
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except FileNotFoundError:
+        return  # whoever left it came back
     except OSError as error:
         raise explain("remove", path, error) from error
+    report.nbytes += nbytes
+    report.removed.append(path.relative_to(cache.path).as_posix())
 
 
 def _remove_unnamed(cache: FeatureCache, report: GcReport, mine: Claim) -> None:
