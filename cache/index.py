@@ -20,7 +20,7 @@ from cache.files import explain, read_limited
 from cache.keys import config_digest
 from cache.shard.read import SUFFIX, ShardTable, is_shard_name, read_table
 from cache.streams import READ_BY_MODELS
-from data.errors import CacheError
+from data.errors import CacheError, StorageError
 from data.files import TEMP_PREFIX, write_whole
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -55,6 +55,7 @@ class Index:
     def __init__(self, shards_dir: Path, index_dir: Path) -> None:
         """Start empty; `refresh` fills it."""
         self.bad: dict[str, str] = {}  # shard -> why it is not used
+        self._unread: set[str] = set()  # of these, what the system would not read: not for good
         self._shards_dir = shards_dir
         self._index_dir = index_dir
         self._stamp: int | None = None
@@ -110,7 +111,8 @@ class Index:
             for chunk in kept:
                 self._take(chunk, present)
         self.bad = {name: why for name, why in self.bad.items() if _digest(name) in present}
-        bad = {_digest(name) for name in self.bad}
+        self._unread &= self.bad.keys()
+        bad = {_digest(name) for name in self.bad.keys() - self._unread}
         missing = present - self._known - bad
         many = use_segments and len(missing) >= MIN_NEW_SHARDS
         loaded = self._load_segments(present) if many else []
@@ -151,6 +153,7 @@ class Index:
     def rebuild(self) -> None:
         """Forget everything, remove all segments, and read every shard anew."""
         self._clear()
+        self.bad.clear()
         for path in self._segments():
             with suppress(OSError):  # of a read-only cache: not used this time
                 path.unlink(missing_ok=True)
@@ -219,8 +222,13 @@ class Index:
             except FileNotFoundError:
                 continue  # compacted away since the folder was listed
             except CacheError as error:
+                if self.bad.get(name) != str(error):
+                    logger.warning("%s", error)
                 self.bad[name] = str(error)
-                logger.warning("%s", error)
+                if isinstance(error, StorageError):
+                    self._unread.add(name)
+                continue
+            self.bad.pop(name, None)
         if tables:
             self._append(np.concatenate(tables))
 
@@ -269,7 +277,7 @@ def table_rows(table: ShardTable) -> np.ndarray:
         row["num_clips"] = entry.num_clips
         row["dim"] = entry.feature_shape[-1] if entry.kind in READ_BY_MODELS else 0
         row["itemsize"] = np.dtype(entry.dtype).itemsize
-        row["num_frames"] = min(entry.source.num_frames, 2**62)
+        row["num_frames"] = entry.source.num_frames
         row["frame_rate"] = entry.source.frame_rate
         row["nbytes"] = table.file_size // len(table.records)
     return rows

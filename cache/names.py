@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cache.files import explain, read_limited
 from cache.keys import canonical_json, is_sha256
-from cache.records import NameEntry, are_plain_names, check_origin, check_video_name
+from cache.records import NameEntry, are_plain_names, check_origin, check_stamp, check_video_name
 from data.errors import CacheError, StorageError
 from data.files import write_whole
 from data.names import video_name
@@ -33,6 +33,8 @@ MAX_BYTES = 1 << 28
 MAX_LINES = 50_000
 #: More files than this are merged, small ones first.
 MAX_FILES = 16
+#: Nanoseconds since 1970 of a line are fewer.
+MAX_TIME = 2**63
 
 
 class NameLine(NamedTuple):
@@ -61,13 +63,17 @@ class NameLine(NamedTuple):
         )
 
 
+Named = TypeVar("Named", NameLine, NameEntry)
+
+
 class NameStore:
     """The names of one cache, as of the last `refresh`."""
 
     def __init__(self, folder: Path) -> None:
         """Start empty; `refresh` fills it."""
-        self.bad: dict[str, str] = {}  # file -> why it is not used
         self._folder = folder
+        self._bad: set[str] = set()  # files that are damaged
+        self._unread: set[str] = set()  # files that the system would not read: not for good
         self._lines: dict[str, NameLine] = {}
         self._loaded: set[str] = set()
 
@@ -92,15 +98,16 @@ class NameStore:
         Raises:
             CacheError: the folder cannot be read.
         """
-        fresh = sorted(_list_files(self._folder) - self._loaded - self.bad.keys())
+        fresh = sorted(_list_files(self._folder) - self._loaded - self._bad)
         for file in fresh:
             try:
                 take_lines(self._lines, read_manifest(self._folder / file))
             except FileNotFoundError:
                 continue  # merged into another since the folder was listed
             except CacheError as error:
-                self.bad[file] = str(error)
-                logger.warning("%s", error)
+                if file not in self._unread:
+                    logger.warning("%s", error)
+                (self._unread if isinstance(error, StorageError) else self._bad).add(file)
                 continue
             self._loaded.add(file)
         return bool(fresh)
@@ -113,7 +120,7 @@ class NameStore:
 
         Raises:
             ValueError: a name is not one.
-            CacheError: the disk is full, read-only, or fails.
+            CacheError: the disk is full, read-only, or fails, or no time comes after a name's.
         """
         self.refresh()
         fresh = {}
@@ -122,7 +129,13 @@ class NameStore:
             old = self._lines.get(name)
             if (old.entry if old else None) != entry:
                 # later than what it replaces, even if this machine's clock is behind
-                fresh[name] = NameLine.of(max(time.time_ns(), old.time_ns + 1 if old else 0), entry)
+                now = max(time.time_ns(), old.time_ns + 1 if old else 0)
+                if now >= MAX_TIME:
+                    raise CacheError(
+                        f"{self._folder}: {name} was last named in the year 2262, after which "
+                        "nothing can be said of it; remove the file of names that says so"
+                    )
+                fresh[name] = NameLine.of(now, entry)
         if fresh:
             lines = iter(fresh.items())
             while part := dict(islice(lines, MAX_LINES)):
@@ -133,7 +146,7 @@ class NameStore:
 
     def _tidy(self) -> None:
         """Merge small files once there are many, so that the work grows as n log n."""
-        files = _list_files(self._folder) - self.bad.keys()
+        files = _list_files(self._folder) - self._bad
         if len(files) <= MAX_FILES:
             return
         sizes = []
@@ -236,18 +249,17 @@ def _checked(values: list[Any]) -> dict[str, NameLine]:
         )
         for value in values
     ]
-    numbers = {type(field) for line in lines for field in (line.time_ns, line.size, line.mtime_ns)}
     digests = [line.sha256 for line in lines if line.sha256 is not None]
-    if numbers - {int} or any(not 0 <= line.time_ns < 2**63 for line in lines):
-        raise ValueError("a time or a size is no number")
+    if any(type(line.time_ns) is not int or not 0 <= line.time_ns < MAX_TIME for line in lines):
+        raise ValueError("a time is none")
+    for line in lines:
+        check_stamp(line.size, line.mtime_ns)
     if not are_plain_names(names):
         for name in names:
             check_video_name(name)
     plain = all(type(digest) is str and len(digest) == 64 for digest in digests)
     if not plain or _HEX.fullmatch("".join(digests)) is None:
         raise ValueError("a sha256 is none")
-    if any(line.size < 0 for line in lines):
-        raise ValueError("a size is negative")
     for origin in {line.origin for line in lines}:
         check_origin(origin)
     return dict(zip(names, lines, strict=True))
@@ -263,6 +275,26 @@ def take_lines(into: dict[str, NameLine], lines: Mapping[str, NameLine]) -> None
         old = into.get(name)
         if old is None or _rank(line) > _rank(old):
             into[name] = line
+
+
+def without_other_folders(
+    lines: Mapping[str, Named], kept: Mapping[str, NameEntry | NameLine]
+) -> dict[str, Named]:
+    """Return the lines but those that would only give a name to another folder.
+
+    A name belongs to the folder that it was first extracted from, see `cache.admission`: who
+    extracted the same video elsewhere does not take it over by merging.
+
+    Args:
+        lines: what is to be said of names.
+        kept: what is known of them where it is to be said, by plain name.
+    """
+    told = {}
+    for name, line in lines.items():
+        known = kept.get(video_name(name))
+        if not known or known.sha256 != line.sha256 or known.origin in ("", line.origin):
+            told[name] = line
+    return told
 
 
 def _rank(line: NameLine) -> tuple[int, str]:

@@ -48,7 +48,9 @@ _STREAM = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MAX_NAME = 1024  # bytes of UTF-8
 _MAX_TEXT = 4096
 _MAX_WHO = 200
-_MAX_INT = 2**62
+MAX_INT = 2**62
+#: A video of 2.7 years at 25 frames a second.
+MAX_FRAMES = 2**31
 
 
 def check_stream(stream: object) -> str:
@@ -205,12 +207,15 @@ class SourceRecord:
             raise ValueError(f"source: kind must be one of {get_args(Kind)}, got {self.kind!r:.80}")
         if not is_sha256(self.sha256):
             raise ValueError(f"source: sha256 must be 64 hex digits, got {self.sha256!r:.80}")
-        for name in ("size", "num_frames", "width", "height", "stream_index"):
-            _check_int(f"source: {name}", getattr(self, name), 0, _MAX_INT)
+        for name in ("size", "width", "height", "stream_index"):
+            _check_int(f"source: {name}", getattr(self, name), 0, MAX_INT)
+        _check_int("source: num_frames", self.num_frames, 0, MAX_FRAMES)
         _check_int("source: rotation", self.rotation, -360, 360)
         rate = self.frame_rate
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise ValueError(f"source: frame_rate must be a number >= 0, got {rate!r:.80}")
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= MAX_INT:
+            raise ValueError(
+                f"source: frame_rate must be a number from 0 to {MAX_INT}, got {rate!r:.80}"
+            )
         for name in ("codec", "pix_fmt", "partial"):
             text = getattr(self, name)
             if not isinstance(text, str) or len(text) > _MAX_TEXT:
@@ -340,9 +345,18 @@ class NameEntry:
     def __post_init__(self) -> None:
         if not is_sha256(self.sha256):
             raise ValueError(f"sha256 must be 64 hex digits, got {self.sha256!r:.80}")
-        _check_int("size", self.size, 0, _MAX_INT)
-        _check_int("mtime_ns", self.mtime_ns, -_MAX_INT * 2, _MAX_INT * 2)
+        check_stamp(self.size, self.mtime_ns)
         check_origin(self.origin)
+
+
+def check_stamp(size: object, mtime_ns: object) -> None:
+    """Do nothing if a file can have this size and time.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    _check_int("size", size, 0, MAX_INT)
+    _check_int("mtime_ns", mtime_ns, -MAX_INT * 2, MAX_INT * 2)
 
 
 def check_origin(origin: object) -> str:

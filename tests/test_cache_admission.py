@@ -16,7 +16,7 @@ from cache import FeatureCache, NameEntry, config_digest
 from cache.admission import _place, admit_videos, folder_origin, hold_configs
 from cache.exchange.merge import merge_caches
 from cache.exchange.remote import Remote
-from cache.exchange.transfer import pull_cache
+from cache.exchange.transfer import pull_cache, push_cache
 from cache.facts import video_facts
 from cache.names import NameLine, write_manifest
 from cache.upkeep.gc import collect_garbage
@@ -141,6 +141,32 @@ def test_names_keep_their_folder_on_the_way_to_another_cache(cache, ann, bob, br
     assert "cam1.mp4: content" in refusal(bob, target)
     ann.put("cam1.mp4", b"another street")
     assert ann.extract(target) == ["cam1.mp4"]
+
+
+@pytest.mark.parametrize("bring", ["merge", "pull", "push"])
+def test_who_brings_the_same_video_does_not_take_its_name_over(cache, ann, bring, tmp_path) -> None:
+    ann.extract(cache)
+    eve = Folder(tmp_path / "eve", {"cam1.mp4": b"a street", "own.mp4": b"a hall"})
+    hers = FeatureCache.create(tmp_path / "hers")
+    eve.extract(hers)
+
+    def brought() -> FeatureCache:
+        if bring == "merge":
+            merge_caches([hers], cache)
+        elif bring == "pull":
+            pull_cache(cache, Remote(str(hers.path)))
+        else:
+            push_cache(hers, Remote(str(cache.path)))
+        return FeatureCache(cache.path)
+
+    names = brought().names()
+    assert names["cam1.mp4"].origin == folder_origin(ann.path)
+    assert names["own.mp4"].origin == folder_origin(eve.path)
+    files = sorted(os.listdir(cache.path / "names"))
+    assert brought().names() == names
+    assert sorted(os.listdir(cache.path / "names")) == files  # again brings nothing
+    ann.put("cam1.mp4", b"another street")
+    assert ann.extract(FeatureCache(cache.path)) == ["cam1.mp4"]
 
 
 def test_a_name_that_was_removed_is_free(cache, ann, bob) -> None:

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from cache import FeatureCache, NameEntry
 from cache.commands.upkeep import cache_group
 from cache.exchange.compare import Closeness, diff_caches
-from cache.exchange.merge import merge_caches
+from cache.exchange.merge import copy_shard, merge_caches
 from cache.index import Index
 from cache.shard.read import ShardTable, read_table
+from cache.upkeep.compact import compact_cache
 from cache.upkeep.verify import verify_cache
 from data.errors import CacheError
 from data.labels import VideoLabel, read_labels, write_labels
@@ -168,6 +169,25 @@ def test_damaged_shards_of_a_source_are_left_out_and_said(a, b) -> None:
     result = CliRunner().invoke(cache_group, ["merge", str(b.path), str(a.path)])
     assert result.exit_code == 1
     assert bad.name in result.stderr
+
+
+def test_what_a_compaction_meanwhile_moves_is_counted_once(a, b, monkeypatch) -> None:
+    for number in range(5):
+        b.write([make_record(f"{number}.mp4")])
+    a.write([make_record("4.mp4")])
+    source = FeatureCache(b.path)
+    copied = []
+
+    def copy_and_compact(path, target) -> None:
+        copy_shard(path, target)
+        copied.append(path)
+        if len(copied) == 2:
+            compact_cache(FeatureCache(b.path))
+
+    monkeypatch.setattr("cache.exchange.merge.copy_shard", copy_and_compact)
+    report = merge_caches([source], a)
+    assert (report.records, report.duplicates) == (4, 1)
+    assert features(FeatureCache(a.path)) == features(FeatureCache(b.path))
 
 
 def test_merge_command_makes_the_target(a, tmp_path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cache import NameEntry
-from cache.names import NameStore, read_manifest
+from cache.names import NameLine, NameStore, read_manifest, write_manifest
 from cache.records import are_plain_names, check_video_name
-from data.errors import CacheError
+from data.errors import CacheError, StorageError
 
 BAD_NAMES = [
     "..",
@@ -58,6 +58,31 @@ def test_a_clock_that_is_behind_does_not_lose_an_update(tmp_path, monkeypatch) -
     monkeypatch.setattr("time.time_ns", lambda: 1)
     NameStore(tmp_path).set({"a": entry("2")})
     assert load(tmp_path) == {"a": entry("2")}
+
+
+def test_after_the_last_time_there_is_nothing_is_said_and_nothing_lost(tmp_path) -> None:
+    write_manifest(tmp_path, {"a": NameLine.of(2**63 - 1, entry("1"))})
+    with pytest.raises(CacheError, match="a was last named in the year 2262"):
+        NameStore(tmp_path).set({"b": entry("2"), "a": entry("3")})
+    NameStore(tmp_path).set({"b": entry("2")})
+    assert load(tmp_path) == {"a": entry("1"), "b": entry("2")}
+
+
+def test_a_file_that_could_not_be_read_once_is_read_later(tmp_path, monkeypatch, caplog) -> None:
+    NameStore(tmp_path).set({"a": entry("1")})
+    store = NameStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("cache.names.read_manifest", failing_disk)
+        for _ in range(2):
+            store.refresh()
+            assert store.names() == {}
+    store.refresh()
+    assert store.names() == {"a": entry("1")}
+    assert len(caplog.records) == 1
+
+
+def failing_disk(path):
+    raise StorageError(f"{path}: cannot read: Input/output error")
 
 
 def test_saying_the_same_again_writes_nothing(tmp_path) -> None:
@@ -115,6 +140,10 @@ def test_a_damaged_file_is_left_out_and_said(tmp_path, caplog, damage) -> None:
         '{"name":"a","time_ns":-1,"sha256":null,"size":0,"mtime_ns":0}',
         '{"name":"a","time_ns":1,"sha256":"zz","size":0,"mtime_ns":0}',
         '{"name":"a","time_ns":1,"sha256":"' + "0" * 64 + '","size":-1,"mtime_ns":0}',
+        '{"name":"a","time_ns":1,"sha256":"' + "0" * 64 + f'","size":{2**70},"mtime_ns":0}}',
+        '{"name":"a","time_ns":1,"sha256":"' + "0" * 64 + f'","size":1,"mtime_ns":{-(2**70)}}}',
+        '{"name":"a","time_ns":1,"sha256":"' + "0" * 64 + '","size":1.5,"mtime_ns":0}',
+        '{"name":"a","time_ns":9223372036854775808,"sha256":null,"size":0,"mtime_ns":0}',
         '{"name":"a","sha256":null,"size":0,"mtime_ns":0}',
         "[" * 100_000,
         "5",
@@ -200,4 +229,4 @@ def test_no_file_grows_larger_than_what_is_read(tmp_path, monkeypatch) -> None:
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 5000
     again = NameStore(tmp_path)
     again.refresh()
-    assert (again.bad, again.names()) == ({}, entries)
+    assert again.names() == entries

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -277,6 +278,27 @@ def test_a_damaged_shard_does_not_hide_the_others(cache, caplog) -> None:
     assert bad.name in caplog.text
     with pytest.raises(CacheError, match="1 shards are damaged, see feat cache verify"):
         again.read("bad.mp4", "rgb")
+
+
+def test_a_shard_that_could_not_be_read_once_is_read_later(cache, monkeypatch, caplog) -> None:
+    cache.write([make_record()])
+    again = FeatureCache(cache.path)
+    real = os.open
+
+    def fail(path, *args, **more):
+        if str(path).endswith(".h5"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        for _ in range(2):
+            assert not again.has(make_record().key)
+            again.refresh()
+    assert len(caplog.records) == 1
+    again.refresh()
+    assert again.has(make_record().key)
+    assert again.bad_shards == {}
 
 
 def test_reader_follows_a_record_that_moved_to_another_shard(cache) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from cache.conflicts import (
@@ -17,7 +17,7 @@ from cache.exchange.compare import Closeness
 from cache.files import open_regular, pread_exact
 from cache.keys import JSON
 from cache.labels import LabelsFrom, add_labels, merged_labels
-from cache.records import NameEntry
+from cache.names import without_other_folders
 from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
 from cache.store import FeatureCache
 from cache.streams import KINDS
@@ -93,9 +93,14 @@ def merge_caches(
     conflicts += merged_labels(labels)[1]
     refuse_conflicts(target.path, "merged", conflicts)
     report = MergeReport(target=os.fspath(target.path))
+    known = target.names()
     for source in sources:
         copy_records(source, target, report, chosen)
-        _copy_names(source.names(), target, report)
+        # a recorded name (mtime -1) is no statement about a file: it is in the shard anyway
+        told = {name: entry for name, entry in source.names().items() if entry.mtime_ns != -1}
+        told = without_other_folders(told, known)
+        report.names += target.set_names(told)
+        known |= told
     report.labels = sum(add_labels(target, more) for more in labels[1:])
     return report
 
@@ -108,6 +113,7 @@ def copy_records(
 ) -> None:
     """Copy those chosen features that `target` lacks, every byte checked on the way."""
     names = sorted(source.shards())
+    before = replace(report, damaged=[*report.damaged])
     for name in followed(names, f"merge {source.path}: shards", total=len(names)):
         path = source.shards_dir / name
         try:
@@ -125,8 +131,10 @@ def copy_records(
                 target.write([read_record(table, key) for key in missing])
         except FileNotFoundError:
             # compacted away since: its records are in a shard of another name, which comes later
-            # in a second round
+            # in a second round, that finds what this one added there
             source.refresh()
+            report.duplicates = before.duplicates - (report.records - before.records)
+            report.damaged = before.damaged
             copy_records(source, target, report, chosen)
             return
         except ShardError as error:
@@ -225,9 +233,3 @@ def _feature_conflicts(
 def _contents(cache: FeatureCache) -> dict[str, str]:
     """Return the content's sha256 of every name."""
     return {name: entry.sha256 for name, entry in cache.names().items()}
-
-
-def _copy_names(names: dict[str, NameEntry], target: FeatureCache, report: MergeReport) -> None:
-    # a recorded name (mtime -1) is no statement about a file: it is in the shard anyway
-    told = {name: entry for name, entry in names.items() if entry.mtime_ns != -1}
-    report.names += target.set_names(told)

@@ -26,7 +26,14 @@ from cache.keys import JSON
 from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
-from cache.names import NameLine, is_manifest_name, read_manifest, take_lines
+from cache.names import (
+    NameLine,
+    is_manifest_name,
+    read_manifest,
+    take_lines,
+    without_other_folders,
+    write_manifest,
+)
 from cache.records import FeatureEntry, NameEntry
 from cache.shard.read import (
     ShardTable,
@@ -106,7 +113,9 @@ def push_cache(
     there, _ = shards_there(remote)
     here = cache.shards()
     entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
-    _refuse_push(cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names)
+    names_there = _refuse_push(
+        cache, remote, there, entries, allow_mixed=allow_mixed, latest_names=latest_names
+    )
     keys_there = {entry.key for entry in entries}
     left_out: set[str] = set()
     private_in: dict[str, set[str]] = {}  # of each shard that is sent, the keys that stay here
@@ -158,12 +167,19 @@ def push_cache(
     report.thumbnails_left_out = streams.count(THUMBNAILS)
     report.frames_left_out = streams.count(FRAMES)
     report.damaged += [name for name in cache.bad_shards if name not in report.damaged]
-    report.names, report.labels = push_names_and_labels(cache, remote)
+    report.names, report.labels = push_names_and_labels(cache, remote, names_there)
     return report
 
 
-def push_names_and_labels(cache: FeatureCache, remote: Remote) -> tuple[int, int]:
+def push_names_and_labels(
+    cache: FeatureCache, remote: Remote, there: Mapping[str, NameLine] | None = None
+) -> tuple[int, int]:
     """Send the names and labels that the other side lacks, and leave a list of its files there.
+
+    Args:
+        cache: this side.
+        remote: the other one.
+        there: what it says of names and this side does not.
 
     Returns:
         How many files of names were sent, and how many labels.
@@ -171,7 +187,7 @@ def push_names_and_labels(cache: FeatureCache, remote: Remote) -> tuple[int, int
     Raises:
         CacheError: labels differ, or the connection failed for good.
     """
-    names = _push_names(cache, remote)
+    names = _push_names(cache, remote, there or {})
     labels = _push_labels(cache, remote) if cache.labels_path.exists() else 0
     _push_listing(remote)
     return names, labels
@@ -239,10 +255,14 @@ def pull_cache(
             else:
                 report.shards += 1
                 report.nbytes += missing[name]
-        for file in manifests:
-            content = (Path(folder) / file).read_bytes()
-            write_whole(cache.path / "names" / file, content, error=CacheError)
-            report.names += 1
+        for file, lines in manifests.items():
+            told = without_other_folders(lines, ours)
+            if len(told) == len(lines):
+                content = (Path(folder) / file).read_bytes()
+                write_whole(cache.path / "names" / file, content, error=CacheError)
+            elif told:
+                write_manifest(cache.path / "names", told)
+            report.names += bool(told)
         report.labels = add_labels(cache, labels) if labels else 0
     report.already += len(there) - len(missing)
     cache.refresh()
@@ -362,8 +382,8 @@ def _refuse_push(
     *,
     allow_mixed: bool,
     latest_names: bool,
-) -> None:
-    """Do nothing if this side and the other one do not contradict each other.
+) -> dict[str, NameLine]:
+    """Return what the other side says of names, if this one and it do not contradict each other.
 
     Args:
         cache: this side.
@@ -381,9 +401,9 @@ def _refuse_push(
         both = [entry.config for entry in cache.entries() if entry.shard in there]
         conflicts += config_conflicts(cache.configs(), [*both, *(e.config for e in entries)])
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        ignored = TransferReport(cache="", url=remote.url)
+        manifests = fetch_names(cache, remote, Path(folder), ignored)
         if not latest_names:
-            ignored = TransferReport(cache="", url=remote.url)
-            manifests = fetch_names(cache, remote, Path(folder), ignored)
             ours = cache.names()
             conflicts += name_conflicts(
                 {name: entry.sha256 for name, entry in ours.items()},
@@ -395,6 +415,7 @@ def _refuse_push(
         theirs = download_labels(remote, Path(folder))
         if theirs:
             _merge_labels([theirs, LabelsFrom.file(cache.labels_path)], remote)
+    return _latest(manifests.values())
 
 
 def _check_local(path: Path) -> None:
@@ -414,13 +435,24 @@ def _check_remote(remote: Remote, name: str, size: int) -> None:
         raise CacheError(f"{remote.url}: shards/{name} was damaged on its way; push again")
 
 
-def _push_names(cache: FeatureCache, remote: Remote) -> int:
-    there = remote.list("names")
+def _push_names(cache: FeatureCache, remote: Remote, there: Mapping[str, NameLine]) -> int:
+    files = remote.list("names")
     sent = 0
-    for path in sorted((cache.path / "names").glob("*.jsonl")):
-        if is_manifest_name(path.name) and there.get(path.name) is None:
-            remote.upload(path, f"names/{path.name}")
-            sent += 1
+    with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
+        for path in sorted((cache.path / "names").glob("*.jsonl")):
+            if not is_manifest_name(path.name) or files.get(path.name) is not None:
+                continue
+            try:
+                lines = read_manifest(path)
+            except (FileNotFoundError, CacheError) as error:
+                logger.debug("not sent: %s", error)  # merged since, or damaged, which was told
+                continue
+            told = without_other_folders(lines, there)
+            if len(told) < len(lines):
+                path = Path(folder) / write_manifest(Path(folder), told)
+            if told and files.get(path.name) is None:
+                remote.upload(path, f"names/{path.name}")
+                sent += 1
     return sent
 
 
@@ -451,6 +483,13 @@ def fetch_names(
     return manifests
 
 
+def _latest(manifests: Iterable[dict[str, NameLine]]) -> dict[str, NameLine]:
+    latest: dict[str, NameLine] = {}
+    for lines in manifests:
+        take_lines(latest, lines)
+    return latest
+
+
 def _contents(
     manifests: Iterable[dict[str, NameLine]],
     entries: Iterable[FeatureEntry],
@@ -468,9 +507,7 @@ def _contents(
         entries: its features that are new here.
         ours: the names here.
     """
-    latest: dict[str, NameLine] = {}
-    for lines in manifests:
-        take_lines(latest, lines)
+    latest = _latest(manifests)
     named = {entry.sha256 for entry in ours.values()}
     named |= {line.sha256 for line in latest.values() if line.sha256}
     recorded = {
