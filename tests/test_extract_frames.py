@@ -99,7 +99,8 @@ def test_images_have_one_frame_rate_in_a_cache(videos: Path, tmp_path: Path) -> 
     """Labels in seconds and alarms an hour would else be those of another rate."""
     streams = ("--streams", f"frames:{SIZE}")
     cache = ("--cache", tmp_path / "c")
-    extract(videos, *cache, *streams)
+    said = extract(videos, *cache, *streams).stderr
+    assert "1 folders of images, taken to have 25 frames a second (--folder-fps)" in said
     advice = "with 25 frames a second, found 10: give --folder-fps 25, or remove it"
     words = ["extract", videos, *cache, *streams, "--folder-fps", 10, "--device", "cpu"]
     for more in ([], ["--dry-run"]):

@@ -91,6 +91,8 @@ def test_one_table_of_everything_asked_for(cache, tmp_path):
     assert lines[0].startswith("| method | supervision | seeds | AUC | 95% interval |")
     assert len({line.count("|") for line in lines[:6]}) == 1
     assert "4 test videos, 640 frames; features rgb + flow" in lines[-1]
+    for column in ("false alarms", "false alarms an hour"):
+        assert (f"| {column} |" in lines[0]) == (f"; {column}: " in lines[-1]), column
 
 
 def test_going_on_trains_only_what_is_missing(cache, tmp_path):

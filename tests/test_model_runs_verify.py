@@ -126,6 +126,11 @@ def test_train_says_how_to_go_on_with_what_is_in_the_folder(rgb_cache, tmp_path)
     out = kill(rgb_cache, tmp_path / "run")
     with pytest.raises(ModelError, match=f"not finished; go on with it with --resume {out}"):
         run_training(rgb_cache, demo_rows(), SMALLEST, out=out)
+    with (
+        working_in(out, go_on=""),
+        pytest.raises(ModelError, match="run: another process works there; wait for it"),
+    ):
+        run_training(rgb_cache, demo_rows(), SMALLEST, out=out)
     resume_training(rgb_cache, out, options=DataOptions())
     with pytest.raises(ModelError, match="the training there is finished; name a new folder"):
         run_training(rgb_cache, demo_rows(), SMALLEST, out=out)

@@ -76,6 +76,8 @@ def diff_caches(a: FeatureCache, b: FeatureCache) -> list[StreamDiff]:
             diff.mean_cosine = sum(mean * rows for mean, rows in cosines) / sum(
                 rows for _, rows in cosines
             )
+        for names in (diff.only_a, diff.only_b):
+            names.sort()
         result.append(diff)
     return result
 

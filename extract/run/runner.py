@@ -167,6 +167,12 @@ def extract_videos(
     if not sources:
         return
     check_weights(weights.values())
+    folders = sum(source.kind == "frames" for source in sources)
+    if folders and not config.decode.fps:
+        logger.info(
+            "%d folders of images, taken to have %g frames a second (--folder-fps)",
+            folders, folder_fps,
+        )  # fmt: skip
     resources = resources or Resources()
     # of a cluster's job each worker replaces devices and share
     devices = list_devices(resources.device) if cluster is None else ("cpu",)

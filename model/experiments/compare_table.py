@@ -28,6 +28,11 @@ HEAD = {
     "accuracy_video": "category accuracy",
 }
 
+NOTES = {
+    "far": "false alarms: share of the frames of normal videos that score 0.5 or more",
+    "far_per_hour_fitted": "false alarms an hour: at the threshold fitted for each run",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -138,15 +143,15 @@ def to_markdown(comparison: Comparison) -> str:
                 cells.append(f"{interval.low:.3f} to {interval.high:.3f}" if interval else "")
         cells += [_number(row.snapshots.get(name)) for name in NAMES if has_snapshots]
         lines.append([*cells, _number(row.auc_spread), f"{row.seconds:.0f}"])
+    notes = [NOTES[name] for name in shown if name in NOTES]
     return (
         f"{markdown_table(lines, num_names=2)}\n\n"
         f"{comparison.num_test_videos} test videos"
         f"{uncounted_words(comparison.num_uncounted_videos)}, {comparison.num_test_frames} frames; "
         "features "
         f"{' + '.join(comparison.streams)}; labels {comparison.labels_sha256[:12]}. Means over "
-        "the seeds; intervals by bootstrap over test videos and seeds; false alarms: share of the "
-        "frames of normal videos that score 0.5 or more, and an hour: at the threshold fitted for "
-        "each run. Numbers of different supervision were not won with the same labels."
+        f"the seeds; {'; '.join(['intervals by bootstrap over test videos and seeds', *notes])}. "
+        "Numbers of different supervision were not won with the same labels."
     )
 
 

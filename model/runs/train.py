@@ -312,10 +312,11 @@ def _begin(
         if (out / CHECKPOINT_NAME).is_file():
             raise ModelError(f"{out}: the training there is finished; name a new folder with --out")
         if (out / CONFIG_NAME).is_file():
-            raise ModelError(
-                f"{out}: a training there is not finished; go on with it with "
-                f"--resume {quote(str(out))}, or name a new folder with --out"
-            )
+            with working_in(out, go_on=""):  # else it is under way
+                raise ModelError(
+                    f"{out}: a training there is not finished; go on with it with "
+                    f"--resume {quote(str(out))}, or name a new folder with --out"
+                )
     run = out or new_run_dir(runs, name=f"{planned.method.name}-{names}-s{planned.seed}")
     used_here = {"device": str(device), "threads": torch.get_num_threads()}
     write_json(run / ENVIRONMENT_NAME, {**environment(), **used_here})
