@@ -368,7 +368,7 @@ def test_ctrl_c_gives_up_what_is_under_way(cache, other, tmp_path) -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         pull_cache(other, Remote(f"http://127.0.0.1:{proxy.port}"))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert not list(other.shards_dir.glob(".tmp-*"))
     proxy.close()
     server.close()

@@ -144,7 +144,7 @@ def test_who_stops_iterating_stops_what_is_under_way_and_the_workers_live_on(
     run = cluster.run(partial(prepare_patient, folder=tmp_path), range(100))
     assert next(iter(run)) == (0, None)
     run.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not any(tmp_path.glob("stopped-*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)

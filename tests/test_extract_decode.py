@@ -433,7 +433,7 @@ def test_leaving_early_ends_ffmpeg(tmp_path):
         assert child.poll() is None
     assert child.returncode is not None
     stream.close()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_ctrl_c_does_not_reach_ffmpeg(tmp_path):

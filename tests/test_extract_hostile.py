@@ -269,7 +269,7 @@ def test_an_ffmpeg_that_hangs_costs_a_video_not_the_run(tmp_path, fake_ffmpeg, n
     before, memory = set(psutil.Process().children(recursive=True)), memory_of_this_process()
     started = time.monotonic()
     message = refusal(tmp_path / "v.mp4", stall_seconds=0.5)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # else ten minutes
     assert "--stall-seconds" in message or "no frame can be decoded" in message
     assert memory_of_this_process() - memory < 50 << 20
     assert left_behind(before) == []
@@ -303,7 +303,7 @@ def test_the_question_for_the_version_has_an_end(tmp_path, fake_ffmpeg, monkeypa
     started = time.monotonic()
     with pytest.raises(DecodeError, match="is not ffmpeg, or says no version"):
         ffmpeg_version()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # else ten minutes
 
 
 def test_an_ffmpeg_that_is_too_old_is_named(fake_ffmpeg):
