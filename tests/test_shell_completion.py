@@ -49,6 +49,8 @@ def completed(folder: Path, line: str, shell: str = "bash") -> list[str]:
         ("feat data ucf", ["ucf-crime"]),
         ("feat train --see", ["--seed", "--seeds"]),
         ("feat train --method kn", ["knn"]),
+        ("feat compare --methods kn", ["knn"]),
+        ("feat compare --methods knn,ur", ["knn,ur-dmu"]),
         ("feat extract --precision float", ["float32", "float16"]),
         ("feat predict --run ", ["runs/five", "runs/knn"]),
         ("feat runs verify runs/k", ["runs/knn"]),

@@ -89,6 +89,14 @@ class Names(click.ParamType[tuple[Any, ...]]):
         parts = [part.strip() for part in value.split(",") if part.strip()]
         return tuple(self.each.convert(part, param, ctx) for part in parts)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return what completes the last of the values."""
+        before, comma, last = incomplete.rpartition(",")
+        items = self.each.shell_complete(ctx, param, last)
+        return [CompletionItem(before + comma + item.value) for item in items]
+
 
 labels_option = click.option(
     "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
