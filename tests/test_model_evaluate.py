@@ -352,8 +352,10 @@ def test_weak_test_videos_count_for_the_category_alone(tmp_path):
     rows = [*demo_rows(), label("weak.mp4", "test", "?", "run")]
     cache = make_cache(tmp_path / "features", rows)
     run = run_training(cache, rows, SMALL, runs=tmp_path).run
-    found = run_evaluation(run, cache, rows).metrics.counts
+    report = run_evaluation(run, cache, rows)
+    found = report.metrics.counts
     assert found["num_weak_videos"] == 1
+    assert "frame-level on 4 of the 5 test videos, 1 whose abnormal frames" in report.protocol
     assert found["num_category_videos"] == 3
 
 

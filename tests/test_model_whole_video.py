@@ -118,9 +118,9 @@ def test_categories_need_no_frame_counts(name, kept, cache, rows, tmp_path, capl
     assert f"{20 - kept} test videos were imported without a frame count and are" in caplog.text
     frames = [name for name in found.values if not name.startswith("accuracy")]
     if kept:
-        assert "frame-level on 7 of the 20 test videos, the others without" in report.protocol
+        assert "frame-level on 7 of the 20 test videos, 13 without" in report.protocol
     else:
-        assert "by the categories of the 20 test videos, without frame counts" in report.protocol
+        assert "by the categories of the 20 test videos, 20 without frame counts" in report.protocol
         for measure in frames:
             assert found.values[measure] is None
             if not measure.endswith("_fitted"):

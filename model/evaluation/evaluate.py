@@ -165,7 +165,11 @@ def run_evaluation(
     digest = labels_digest(folder)
     counts = metrics.counts
     protocol = describe_protocol(
-        trained, split, len(results), uncounted=counts["num_uncounted_videos"]
+        trained,
+        split,
+        len(results),
+        uncounted=counts["num_uncounted_videos"],
+        weak=counts["num_weak_videos"],
     )
     sources = {"seen": dict(trained.info.label_sources), split: count_sources(data.labels)}
     for part, counts in sources.items():
@@ -301,7 +305,7 @@ def check_unseen(data: FeatureSet, trained: TrainedRun) -> None:
 
 
 def describe_protocol(
-    trained: TrainedRun, split: Split, num_videos: int, *, uncounted: int = 0
+    trained: TrainedRun, split: Split, num_videos: int, *, uncounted: int = 0, weak: int = 0
 ) -> str:
     """Return in words what kind of number this evaluation gives.
 
@@ -310,15 +314,17 @@ def describe_protocol(
         split: the part evaluated.
         num_videos: evaluated.
         uncounted: those of them whose frames nobody has counted.
+        weak: those whose abnormal frames are not known.
     """
     info = trained.info
     warning = "" if split == "test" else f" (NOT a test result: the {split} part was seen)"
     where = f"frame-level on the {num_videos} {split} videos"
-    if uncounted:
-        where = f"frame-level on {num_videos - uncounted} of the {num_videos} {split} videos"
-        where += ", the others without frame counts"
-        if uncounted == num_videos:
-            where = f"by the categories of the {num_videos} {split} videos, without frame counts"
+    lacking = [f"{uncounted} without frame counts"] if uncounted else []
+    lacking += [f"{weak} whose abnormal frames are not known"] if weak else []
+    if lacking:
+        measured = num_videos - uncounted - weak
+        kind = f"frame-level on {measured} of" if measured else "by the categories of"
+        where = f"{kind} the {num_videos} {split} videos, {' and '.join(lacking)}"
     words = f"{info.method.name}, {_trained_words(info)}, {where}{warning}"
     count = len(trained.checkpoints)
     return f"mean of {count} seeds' models, each {words}" if count > 1 else words
