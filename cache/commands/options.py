@@ -1,5 +1,6 @@
 """Options that the commands of `feat cache` have in common."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -60,5 +61,5 @@ def takes_cache(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def echo_json(value: Any) -> None:
-    """Print one JSON object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON object; dataclasses give their fields."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=dataclasses.asdict))

@@ -61,7 +61,7 @@ def merge_command(
             latest_names=latest_names,
         )
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
     else:
         click.echo(
             f"{target}: {report.records} records added ({report.shards} shards copied), "
@@ -85,7 +85,7 @@ def diff_command(a: Path, b: Path, as_json: bool) -> None:
 
     diffs = diff_caches(FeatureCache(a), FeatureCache(b))
     if as_json:
-        echo_json({"a": str(a), "b": str(b), "streams": [diff.to_json() for diff in diffs]})
+        echo_json({"a": str(a), "b": str(b), "streams": diffs})
         return
     for diff in diffs:
         click.echo(
@@ -159,7 +159,7 @@ def export_command(
         names: dict[str, Any] = {"npy": "plain"}
         report = export_npy(cache, out, layout=names.get(layout, layout), **wanted)
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
         return
     click.echo(f"{out}: {report.videos} videos, {report.clips} clips of {report.dim} values")
     if report.left_out:
@@ -262,7 +262,7 @@ def import_command(
             allow_mixed=allow_mixed,
         )
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
         return
     for note in report.notes:
         click.echo(note)
@@ -403,7 +403,7 @@ def _tell_transfer(ctx: click.Context, report: Any, verb: str, as_json: bool) ->
     from cache.upkeep.summary import human_size
 
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
     else:
         click.echo(
             f"{report.shards} shards ({human_size(report.nbytes)}) {verb}, {report.already} were "

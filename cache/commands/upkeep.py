@@ -34,7 +34,7 @@ def ls_command(cache_dir: Path, as_json: bool) -> None:
 
     videos = list(iter_videos(FeatureCache(cache_dir)))
     if as_json:
-        echo_json({"cache": str(cache_dir), "videos": [video.to_json() for video in videos]})
+        echo_json({"cache": str(cache_dir), "videos": videos})
         return
     rows = [
         [
@@ -139,7 +139,7 @@ def compact_command(cache_dir: Path, target_mb: int, as_json: bool) -> None:
 
     report = compact_cache(FeatureCache(cache_dir), target_bytes=target_mb << 20)
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
         return
     click.echo(
         f"{report.shards_before} shards ({human_size(report.bytes_before)}) -> "
@@ -174,7 +174,7 @@ def gc_command(cache_dir: Path, days: float, unnamed: bool, dry_run: bool, as_js
 
     report = collect_garbage(FeatureCache(cache_dir), days=days, unnamed=unnamed, dry_run=dry_run)
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
         return
     for place in report.removed:
         click.echo(place)
@@ -223,7 +223,7 @@ def rm_command(
         FeatureCache(cache_dir), videos=videos, configs=configs, stream=stream, dry_run=dry_run
     )
     if as_json:
-        echo_json(report.to_json())
+        echo_json(report)
     else:
         rows = [
             [one.video, one.stream, one.config, human_size(one.nbytes)] for one in report.records

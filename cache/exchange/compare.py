@@ -1,11 +1,11 @@
 """How two caches differ: what each lacks, and how far what both have is apart."""
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from cache.keys import JSON, config_difference
+from cache.keys import config_difference
 from cache.records import FeatureEntry
 from cache.store import FeatureCache
 from cache.streams import KINDS
@@ -45,10 +45,6 @@ class StreamDiff:
     min_cosine: float | None = None
     min_cosine_video: str = ""
     config_difference: str = ""  # of the first pair made differently
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the fields as JSON."""
-        return asdict(self)
 
 
 def diff_caches(a: FeatureCache, b: FeatureCache) -> list[StreamDiff]:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -43,10 +43,6 @@ class ExportReport:
     left_out: list[str] = field(default_factory=list)  # videos that lack a stream
     thumbnails: int = 0  # videos whose pictures were written
     thumbnails_left_out: int = 0  # videos that have some, which were not
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,6 @@ from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.facts import video_facts
 from cache.files import explain
-from cache.keys import JSON
 from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.records import (
     FeatureRecord,
@@ -73,10 +72,6 @@ class ImportReport:
             "videos with a frame count but no features": self.without_features,
             "labelled videos without features": self.unfound_labels,
         }
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 def import_with_labels(

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache.conflicts import (
@@ -43,10 +43,6 @@ class MergeReport:
     names: int = 0  # new or changed
     labels: int = 0  # videos added to labels.csv
     damaged: list[str] = field(default_factory=list)  # shards of the sources that were refused
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 def merge_caches(

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from cache.exchange.connections import over_connections
 from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
 from cache.files import hash_fd, open_regular
-from cache.keys import JSON
 from cache.labels import LabelsFrom, add_labels, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
@@ -73,10 +72,6 @@ class TransferReport:
     thumbnails_left_out: int = 0  # videos whose thumbnails were not sent
     frames_left_out: int = 0  # videos whose frames were not sent
     damaged: list[str] = field(default_factory=list)  # refused
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 def push_cache(

@@ -4,12 +4,11 @@ import logging
 import os
 from collections.abc import Container, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from cache.files import explain
-from cache.keys import JSON
 from cache.records import FeatureRecord
 from cache.shard.read import ShardTable, check_array, read_record, read_table
 from cache.store import FeatureCache
@@ -34,10 +33,6 @@ class CompactReport:
     bytes_after: int = 0
     duplicates: int = 0  # records that were there twice
     damaged: int = 0  # shards left alone
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 def compact_cache(cache: FeatureCache, *, target_bytes: int = TARGET_BYTES) -> CompactReport:

@@ -4,13 +4,12 @@ import logging
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.claims import Claim
 from cache.contents import FOLDERS
 from cache.files import explain, folder_clock
-from cache.keys import JSON
 from cache.names import is_manifest_name
 from cache.store import FeatureCache
 from cache.upkeep.remove import carry_out, plan_removal
@@ -29,10 +28,6 @@ class GcReport:
     removed: list[str] = field(default_factory=list)  # relative to the cache
     nbytes: int = 0
     unnamed_records: int = 0  # dropped features of contents that no name stands for
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 def collect_garbage(

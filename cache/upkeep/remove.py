@@ -7,14 +7,14 @@ loses no other record; the same command again does the rest.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.claims import CONTENT_DIGITS, Claim
 from cache.claims import SUFFIX as CLAIM_SUFFIX
 from cache.configs import SHOWN_DIGITS, list_configs, resolve_config
 from cache.files import explain
-from cache.keys import JSON, config_digest
+from cache.keys import config_digest
 from cache.records import FeatureEntry
 from cache.shard.read import StoredRecord, read_record, read_table
 from cache.store import FeatureCache
@@ -43,10 +43,6 @@ class RemoveReport:
     names: list[str] = field(default_factory=list)  # that stand for no features any more
     nbytes: int = 0
     damaged: list[str] = field(default_factory=list)  # shards that were left alone
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the report as JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cache.configs import SHOWN_DIGITS
@@ -28,10 +28,6 @@ class VideoRow:
     streams: list[str]
     configs: list[str]  # the start of each one's configuration's digest, in the streams' order
     nbytes: int  # the share of its shards
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return the row as JSON."""
-        return asdict(self)
 
 
 def iter_videos(cache: FeatureCache) -> Iterator[VideoRow]:

@@ -6,7 +6,7 @@ have no part in it, so that what the chosen one gives on them afterwards is a re
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -62,7 +62,7 @@ class Candidate:
         return {
             "method": self.method,
             "supervision": self.rows[0].supervision,
-            "auc": self.auc.to_dict() if self.auc else None,
+            "auc": asdict(self.auc) if self.auc else None,
             "auc_of_folds": self.aucs,
             "seconds": round(self.seconds, 2),
         }

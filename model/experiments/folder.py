@@ -70,10 +70,6 @@ class Spread:
     """Of n - 1; None for a single value."""
     count: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types."""
-        return {"mean": self.mean, "std": self.std, "count": self.count}
-
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
     """Return mean and standard deviation, or None where there is no value or one is missing."""

@@ -72,7 +72,7 @@ class SeedsReport:
         return {
             "run": str(self.run),
             "seeds": list(self.rows),
-            "spread": {name: s.to_dict() if s else None for name, s in self.spreads.items()},
+            "spread": {name: asdict(s) if s else None for name, s in self.spreads.items()},
             **({"ensemble": self.ensemble.to_dict()} if self.ensemble else {}),
             **({"compat": self.compat.to_dict()} if self.compat else {}),
         }
