@@ -6,7 +6,10 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Timer
-from typing import TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -21,6 +24,35 @@ T = TypeVar("T")
 def shows_bar() -> bool:
     """Tell whether bars are wanted: on a terminal, unless warnings only are."""
     return sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+
+
+class ProgressBar:
+    """A context manager that shows a bar, where one was drawn, until its end."""
+
+    _bar: "Progress | None" = None
+
+    def _draw(self, what: str, middle: str, left: str) -> "Progress":
+        """Return a bar: the words before it, those after it, and those before the time left."""
+        from rich import console, progress
+
+        columns = [
+            progress.TextColumn(what),
+            progress.BarColumn(),
+            progress.TextColumn(middle),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn(left),
+            progress.TimeRemainingColumn(),
+        ]
+        return progress.Progress(*columns, console=console.Console(stderr=True))
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
 
 
 def followed(items: Iterable[T], what: str, *, total: int) -> Iterator[T]:

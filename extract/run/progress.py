@@ -2,13 +2,8 @@
 
 import logging
 import time
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from data.progress import shows_bar
+from data.progress import ProgressBar, shows_bar
 from extract.run.report import VideoOutcome
 
 LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far it is
@@ -16,7 +11,7 @@ LINE_SECONDS = 60.0  # where there is no bar, a long video says so often how far
 logger = logging.getLogger(f"feat.{__name__}")
 
 
-class ExtractProgress:
+class ExtractProgress(ProgressBar):
     """Shows videos, frames a second and the time left, which is estimated from bytes.
 
     Bytes, because they are known of every video before the first is opened; a video's number of
@@ -31,34 +26,12 @@ class ExtractProgress:
         self._started = time.monotonic()
         self._last_line = self._started
         self._underway: dict[str, tuple[int, float]] = {}  # frames and bytes of each video
-        self._bar: Progress | None = None
         if shows_bar():
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[videos]}  {task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            middle = "{task.fields[videos]}  {task.fields[rate]}"
+            self._bar = self._draw("{task.description}", middle, "left")
             self._task = self._bar.add_task(
                 "extract", total=max(num_bytes, 1), videos=f"0/{num_videos} videos", rate=""
             )
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def _so_far(self) -> tuple[int, float]:
         """Return the frames and bytes of what is finished and what is under way."""

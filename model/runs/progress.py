@@ -1,14 +1,9 @@
 """Progress of a training: a bar on a terminal, a line a look elsewhere."""
 
 import logging
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from data.progress import shows_bar
+from data.progress import ProgressBar, shows_bar
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -16,38 +11,16 @@ SHOWN = {"loss": "loss", "val_loss": "val loss", "val_auc": "val AUC"}
 """Measure -> its words; of a method that logs none of them all it logs is shown."""
 
 
-class TrainProgress:
+class TrainProgress(ProgressBar):
     """Shows each look at the training; used as a context manager."""
 
     def __init__(self, *, max_steps: int) -> None:
         self._max_steps = max_steps
-        self._stack = ExitStack()
-        self._bar: Progress | None = None
         # without steps there is nothing to draw a bar of
         if max_steps and shows_bar():
-            self._bar = Progress(
-                TextColumn("train"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.description}"),
-                TimeElapsedColumn(),
-                TextColumn("at most"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            middle = "{task.completed:.0f}/{task.total:.0f} steps  {task.description}"
+            self._bar = self._draw("train", middle, "at most")
             self._task = self._bar.add_task("", total=max_steps)
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._stack.enter_context(self._bar)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def show(self, row: dict[str, Any]) -> None:
         """Show one row of `metrics.jsonl`."""

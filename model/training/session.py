@@ -41,19 +41,7 @@ def restoring() -> Iterator[None]:
         raise SavedStateError(f"{type(error).__name__}: {error}") from error
 
 
-def _ignore_row(row: Row) -> None:
-    pass
-
-
-def _keep_nothing(make_state: Callable[[], SavedState]) -> None:
-    pass
-
-
-def _keep_no_snapshot(step: int, parameters: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
-    pass
-
-
-def _show_nothing(results: Sequence[VideoResult], step: int) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -76,10 +64,8 @@ class FitSession:
 
     seed: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    log: Callable[[Row], None] = _ignore_row
+    log: Callable[[Row], None] = _nothing
     saved: SavedState | None = None
-    offer_state: Callable[[Callable[[], SavedState]], None] = _keep_nothing
-    keep_snapshot: Callable[[int, Callable[[], Mapping[str, NDArray[Any]]]], None] = (
-        _keep_no_snapshot
-    )
-    show_selected: Callable[[Sequence[VideoResult], int], None] = _show_nothing
+    offer_state: Callable[[Callable[[], SavedState]], None] = _nothing
+    keep_snapshot: Callable[[int, Callable[[], Mapping[str, NDArray[Any]]]], None] = _nothing
+    show_selected: Callable[[Sequence[VideoResult], int], None] = _nothing
