@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +17,6 @@ logger = logging.getLogger(f"feat.{__name__}")
 STALE_SECONDS = 24 * 3600
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_BLOCK = 1 << 20
 
 
 def explain(action: str, path: Path, error: OSError) -> StorageError:
@@ -87,16 +85,11 @@ def pread_exact(fd: int, size: int, offset: int, path: Path) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def hash_fd(fd: int, update: Callable[[bytes], object] | None = None) -> str:
-    """Return the sha256 of a whole open file, 64 hex digits; `update` sees every block too."""
-    digest = hashlib.sha256()
-    offset = 0
-    while block := os.pread(fd, _BLOCK, offset):
-        digest.update(block)
-        if update is not None:
-            update(block)
-        offset += len(block)
-    return digest.hexdigest()
+def hash_fd(fd: int) -> str:
+    """Return the sha256 of a whole open file, 64 hex digits."""
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_clock(folder: Path) -> float:
@@ -113,14 +106,14 @@ def folder_clock(folder: Path) -> float:
         path.unlink(missing_ok=True)
 
 
-def remove_stale_temps(folder: Path, *, now: float, age_seconds: float = STALE_SECONDS) -> int:
+def remove_stale_temps(folder: Path, *, now: float) -> int:
     """Remove temporary files that no living writer can still want; return how many."""
     removed = 0
     for item in os.scandir(folder):
         if not item.name.startswith(TEMP_PREFIX):
             continue
         with suppress(OSError):  # another process may be quicker
-            if now - item.stat(follow_symlinks=False).st_mtime > age_seconds:
+            if now - item.stat(follow_symlinks=False).st_mtime > STALE_SECONDS:
                 os.unlink(item.path)
                 removed += 1
     if removed:

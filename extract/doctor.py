@@ -51,14 +51,11 @@ class Check:
         return [*lines, f"{'':<19} -> {self.todo}"] if self.todo else lines
 
 
-def run_checks(
-    cache_dir: Path | None = None, runs: Path = Path("runs"), *, url: str = RGB_URL
-) -> list[Check]:
+def run_checks(cache_dir: Path | None = None, *, url: str = RGB_URL) -> list[Check]:
     """Look at everything; nothing is changed, and what fails does not keep the rest from it.
 
     Args:
         cache_dir: the feature cache; None for `features`, which need not be there.
-        runs: the folder of runs, for the space on its disk.
         url: of the weights, to see whether their host can be reached; empty: do not try.
     """
     network = check_network(url) if url else None
@@ -69,7 +66,7 @@ def run_checks(
         check_gpu(),
         *check_weights_there(online=online),
         check_cache(cache_dir),
-        *check_disks({"cache": cache_dir or Path("features"), "runs": runs}),
+        *check_disks({"cache": cache_dir or Path("features"), "runs": Path("runs")}),
         *([network] if network else []),
     ]
 

@@ -105,13 +105,13 @@ class Rows:
         return {name: block[: self._num_rows] for name, block in self._blocks.items()}
 
 
-def read_ahead(items: Iterator[T], depth: int = READ_AHEAD) -> Generator[T]:
-    """Yield `items`, produced by a thread that runs at most `depth` of them ahead.
+def read_ahead(items: Iterator[T]) -> Generator[T]:
+    """Yield `items`, produced by a thread that runs at most `READ_AHEAD` of them ahead.
 
     An exception of the producer is raised here. Closing the generator ends the thread.
     """
     done = object()
-    ready: queue.Queue[object] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[object] = queue.Queue(maxsize=READ_AHEAD)
     stop = threading.Event()
 
     def put(item: object) -> bool:

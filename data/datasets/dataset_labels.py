@@ -36,13 +36,13 @@ def count_problems(
     ]
 
 
-def missing_problems(what: str, names: Iterable[str], todo: str, *, shown: int = 5) -> list[str]:
+def missing_problems(what: str, names: Iterable[str], todo: str) -> list[str]:
     """Return one line that counts and names what is missing, or nothing."""
     missing = sorted(names)
     if not missing:
         return []
-    more = f" and {len(missing) - shown} more" if len(missing) > shown else ""
-    return [f"{len(missing)} {what}: {', '.join(missing[:shown])}{more}; {todo}"]
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return [f"{len(missing)} {what}: {', '.join(missing[:5])}{more}; {todo}"]
 
 
 def first_existing(root: Path, candidates: Iterable[str], what: str) -> Path:

@@ -54,12 +54,7 @@ _RANGE = re.compile(r"([0-9]+)(?:\s*:\s*([0-9]+))?")
 
 
 def prepare_ucsd(
-    root: Path,
-    *,
-    name: str,
-    split: UcsdSplit = "halves",
-    seed: int = 0,
-    list_path: Path | None = None,
+    root: Path, *, name: str, split: UcsdSplit = "halves", seed: int = 0
 ) -> DatasetLabels:
     """Return the labels of UCSD Ped1 or Ped2.
 
@@ -70,13 +65,12 @@ def prepare_ucsd(
             `seed` (the paper's section 5.1); "official": normal clips to train, the others to test;
             "weak", for Ped2: four normal and six abnormal clips to train, as in `WEAK_TRAIN`.
         seed: any integer; for "halves" only.
-        list_path: the `.m` file, where it is not in one of the usual places.
 
     Raises:
         LabelsError: a folder or the list is absent or does not fit the clips.
     """
     folders = _find_layout(root)
-    list_path = list_path or first_existing(
+    list_path = first_existing(
         root, _list_places(name, folders[1]), f"the list of abnormal frames of {name}"
     )
     train = _clips(root, folders[0])

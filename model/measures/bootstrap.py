@@ -57,6 +57,8 @@ MEASURES = (
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_ADDED = 200
 """Fewer, for a measure of `registry.ADDED_MEASURES` is computed anew for each of them."""
+SEED = (0, 6)
+"""Of every call, so that all measures are drawn for the same sets of videos."""
 COVERAGE = 0.95
 CHUNK = 250
 """Draws at a time: they share one matrix product and some 10 MB for each array of bins."""
@@ -83,7 +85,6 @@ def bootstrap_intervals(
     tables: Sequence[DetectionTables] | None = None,
     threshold: float | None = None,
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
 ) -> dict[str, Interval | None]:
     """Return the interval of the mean over runs of each measure; None where it is undefined.
 
@@ -94,9 +95,8 @@ def bootstrap_intervals(
         tables: the detections of each run, if they are known already.
         threshold: the one fitted for the runs; None leaves its measures undefined.
         num_resamples: draws; those in which a measure is undefined are left out of its interval.
-        seed: of the draws.
     """
-    rng = np.random.default_rng((seed, 6))
+    rng = np.random.default_rng(SEED)
     weights = _draw_videos(runs, rng, num_resamples)
     picked = _times_drawn(rng.integers(len(runs), size=(num_resamples, len(runs))), len(runs))
     total = np.zeros((num_resamples, len(measures)))
@@ -114,7 +114,6 @@ def paired_intervals(
     *,
     measures: Sequence[str],
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
 ) -> list[tuple[dict[str, Interval | None], dict[str, Interval | None]]]:
     """Return each run's intervals, and those of the differences of its measures from the first's.
 
@@ -125,9 +124,8 @@ def paired_intervals(
         runs: for each run its results, of the same videos in the same order.
         measures: of `MEASURES` without detections.
         num_resamples: draws; those in which a measure is undefined are left out of its interval.
-        seed: of the draws; those of `bootstrap_intervals` are the same.
     """
-    weights = _draw_videos(runs, np.random.default_rng((seed, 6)), num_resamples)
+    weights = _draw_videos(runs, np.random.default_rng(SEED), num_resamples)
     drawn = [_Table.of(run).draws(weights, measures) for run in runs]
 
     def intervals(values: NDArray[np.float64]) -> dict[str, Interval | None]:
@@ -137,12 +135,7 @@ def paired_intervals(
 
 
 def function_interval(
-    measure: MeasureFunction,
-    results: Sequence[VideoResult],
-    categories: Sequence[str] = (),
-    *,
-    num_resamples: int = NUM_RESAMPLES_ADDED,
-    seed: int = 0,
+    measure: MeasureFunction, results: Sequence[VideoResult], categories: Sequence[str] = ()
 ) -> Interval | None:
     """Return the interval of a measure that is a function, from the draws of the other measures.
 
@@ -150,11 +143,9 @@ def function_interval(
         measure: called once a draw, with a video as often as it was drawn.
         results: one for each video.
         categories: those that the model knows.
-        num_resamples: draws; those in which the measure is undefined are left out.
-        seed: of the draws.
     """
-    rng = np.random.default_rng((seed, 6))
-    draws = rng.integers(len(results), size=(num_resamples, len(results)))
+    rng = np.random.default_rng(SEED)
+    draws = rng.integers(len(results), size=(NUM_RESAMPLES_ADDED, len(results)))
     values = [measure([results[video] for video in draw], categories) for draw in draws]
     return _interval(np.array([np.nan if value is None else value for value in values]))
 

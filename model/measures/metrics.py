@@ -67,16 +67,14 @@ class Metrics:
         return {**self.values, **self.counts, "reasons": self.reasons}
 
 
-def compute_metrics(
-    results: Sequence[VideoResult], categories: Sequence[str], *, threshold: float = THRESHOLD
-) -> Metrics:
+def compute_metrics(results: Sequence[VideoResult], categories: Sequence[str]) -> Metrics:
     """Return all measures of a set of videos.
 
     - `auc`, `ap`: over the frames of all videos together (micro).
     - `auc_abnormal`: the same over the videos that hold an abnormal frame.
     - `auc_macro`: mean over videos of each one's own AUC; videos whose frames are all of one
       kind have none and are left out (`num_macro_videos` are in).
-    - `far`: share of the frames of normal videos whose score is at least `threshold`.
+    - `far`: share of the frames of normal videos whose score is at least `THRESHOLD`.
     - `accuracy_video`: share of the videos with a category for which it is the likeliest in the
       mean of the windows' probabilities. A category that the model does not know counts as wrong.
     - `accuracy_window`: the same share of the windows of these videos, so that long videos weigh
@@ -88,7 +86,6 @@ def compute_metrics(
     Args:
         results: one for each video.
         categories: those the model knows.
-        threshold: for `far`.
     """
     framed = [result for result in results if result.labels is not None]
     abnormal = [result for result in framed if result.is_abnormal]
@@ -107,7 +104,7 @@ def compute_metrics(
     put("ap", *_average_precision(framed))
     put("auc_abnormal", *frame_auc(abnormal))
     put("auc_macro", float(np.mean(own)) if own else None, "no video has frames of both kinds")
-    alarms = _joined([result.scores for result in normal]) >= threshold
+    alarms = _joined([result.scores for result in normal]) >= THRESHOLD
     put("far", float(alarms.mean()) if len(alarms) else None, "no normal video")
     if not any(result.is_counted for result in results):
         reasons.update(dict.fromkeys(reasons, NO_FRAME_COUNTS))
