@@ -23,17 +23,17 @@ def clip_starts(num_frames: int, *, clip_len: int, clip_stride: int) -> range:
         0 3 6 9    the last clip is frames 9 10 10 10
 
     Raises:
-        ValueError: `clip_len` or `clip_stride` is not positive, or `num_frames` is negative.
+        ValueError: `clip_stride` is not 1 to `clip_len`, or `num_frames` is negative.
     """
-    if clip_len < 1 or clip_stride < 1 or num_frames < 0:
+    if not 1 <= clip_stride <= clip_len or num_frames < 0:
         raise ValueError(
             f"found num_frames={num_frames}, clip_len={clip_len}, clip_stride={clip_stride}; "
-            "expected lengths and strides of 1 or more and no negative number of frames"
+            "expected strides of 1 to clip_len and no negative number of frames"
         )
     if num_frames == 0:
         return range(0)
     # a start is wanted while the clip before it ends short of the video's end
-    return range(0, max(1, min(num_frames, num_frames - clip_len + clip_stride)), clip_stride)
+    return range(0, max(1, num_frames - clip_len + clip_stride), clip_stride)
 
 
 def cut_clips(num_clips: int, num_pieces: int) -> list[range]:
@@ -116,7 +116,7 @@ def iter_clips(stream: FrameReader, *, clip_len: int, clip_stride: int) -> Itera
     The starts are those of `clip_starts`.
 
     Raises:
-        ValueError: `clip_len` or `clip_stride` is not positive.
+        ValueError: `clip_stride` is not 1 to `clip_len`.
     """
     clip_starts(0, clip_len=clip_len, clip_stride=clip_stride)
     start = 0
@@ -127,7 +127,8 @@ def iter_clips(stream: FrameReader, *, clip_len: int, clip_stride: int) -> Itera
         if len(frames) <= clip_len:
             return
         start += clip_stride
-        frames = _advance(stream, frames, clip_stride, clip_len + 1)
+        new, _ = stream.read(clip_stride)
+        frames = np.concatenate([frames[clip_stride:], new])
 
 
 def _padded(frames: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
@@ -138,14 +139,3 @@ def _padded(frames: NDArray[np.uint8], length: int) -> NDArray[np.uint8]:
     # the next clip may share the last frames
     frames.flags.writeable = False
     return frames
-
-
-def _advance(
-    stream: FrameReader, frames: NDArray[np.uint8], stride: int, length: int
-) -> NDArray[np.uint8]:
-    """Move a window of `length` frames on by `stride`; shorter only at the video's end."""
-    if stride > len(frames):
-        stream.read(stride - len(frames))
-    kept = frames[stride:]
-    new, _ = stream.read(length - len(kept))
-    return np.concatenate([kept, new]) if len(kept) else new
