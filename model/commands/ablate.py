@@ -52,6 +52,7 @@ PARTS = ("table4", "table5", "figure5", "figure6", "figure7")
 @method_option
 @preset_option
 @set_option
+# the paper's text names K = 2 and 5 and lambda2 = 10, and no other value of its figures 5 and 6
 @click.option(
     "--k", "k_values", type=Names(click.IntRange(min=1)), default="1,2,3,4,5,6,8",
     show_default=True, help="Figure 5's values.",

@@ -18,15 +18,7 @@ from data.errors import ModelError
 from data.files import write_rows, write_whole
 from data.labels import VideoLabel
 from data.output_folder import claim_folder
-from model.experiments.ablate_plan import (
-    BASE,
-    K_VALUES,
-    PARTS,
-    SCORE_WEIGHTS,
-    Variant,
-    count_categories,
-    plan_parts,
-)
+from model.experiments.ablate_plan import BASE, Variant, count_categories, plan_parts
 from model.experiments.ablate_table import FinishedPart, Run, write_runs
 from model.experiments.clusters import Training, Workers
 from model.experiments.folder import (
@@ -49,11 +41,11 @@ def run_ablation(
     out: Path,
     method: Method,
     terms: Terms,
+    what: Sequence[str],
     workers: Workers | None = None,
-    what: Sequence[str] = PARTS,
     seeds: int = 1,
-    k_values: Sequence[int] = K_VALUES,
-    score_weights: Sequence[float] = SCORE_WEIGHTS,
+    k_values: Sequence[int] = (),
+    score_weights: Sequence[float] = (),
     on_run: Callable[[str, str, int, float | None], None] = lambda variant, split, seed, auc: None,
 ) -> list[FinishedPart]:
     """Train and evaluate what `out` does not hold yet; write a table and a picture of each part.
@@ -64,15 +56,15 @@ def run_ablation(
         out: folder of the ablation.
         method: the base of all variants.
         terms: what is the same for all runs.
+        what: names of tables and figures.
         workers: where runs are finished; by default here.
-        what: names of parts.
         seeds: runs of each variant on each split, with the seeds 0, 1, ...
-        k_values: of figure 5.
-        score_weights: of figure 6.
+        k_values: of figure 5; the base's own is added.
+        score_weights: of figure 6; the base's own is added.
         on_run: called after each run with variant, split, seed and AUC.
 
     Raises:
-        ConfigError: a part is unknown, or `out` holds an ablation on other terms.
+        ConfigError: a value is out of its range, or `out` holds an ablation on other terms.
         FeatError: the model cannot be trained or evaluated on this cache and these labels.
     """
     chosen = {name: choose_videos(cache, labels, terms) for name, labels in splits.items()}
