@@ -132,23 +132,28 @@ def read_array(table: ShardTable, place: Place) -> np.ndarray:
 
 
 def map_array(table: ShardTable, place: Place) -> np.ndarray:
-    """Return one array as a read-only memory map, checked as by `check_array`."""
-    check_array(table, place)
+    """Return one array as a read-only memory map, its checksum verified."""
+    _check_array(table, place)
     return np.memmap(table.path, place.dtype, "r", place.offset, place.shape)
 
 
-def check_array(table: ShardTable, place: Place, *, every: bool = False) -> None:
-    """Make sure of one array's checksum, in bounded memory.
+def check_record(table: ShardTable, key: str, *, every: bool = False) -> None:
+    """Make sure of the checksums of a record's arrays, in bounded memory.
 
     Args:
         table: of the shard.
-        place: of the array.
+        key: of the record.
         every: check all checksums that are at hand, not the fastest alone.
 
     Raises:
         FileNotFoundError: the shard is gone.
         ShardError: its bytes are not what was written.
     """
+    for place in table.records[key].places.values():
+        _check_array(table, place, every=every)
+
+
+def _check_array(table: ShardTable, place: Place, *, every: bool = False) -> None:
     with _opened(table) as fd:
         _require_match(table, place, _pieces(fd, place, table.path), every=every)
 

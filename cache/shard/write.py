@@ -20,7 +20,7 @@ from cache.shard.read import (
     MAX_RECORDS,
     MAX_TABLE_BYTES,
     Place,
-    check_array,
+    check_record,
     read_table,
     shard_name,
     structure_crc32,
@@ -203,9 +203,8 @@ def _with_header(table: bytes, userblock: int, layout: int) -> bytes:
 def _read_back(path: Path) -> None:
     """Read what was written as any reader will: an unreadable shard must not get a name."""
     table = read_table(path)
-    for stored in table.records.values():
-        for place in stored.places.values():
-            check_array(table, place)
+    for key in table.records:
+        check_record(table, key)
 
 
 class _Target:

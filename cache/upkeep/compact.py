@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.files import explain
 from cache.records import FeatureRecord
-from cache.shard.read import ShardTable, check_array, read_record, read_table
+from cache.shard.read import ShardTable, check_record, read_record, read_table
 from cache.store import FeatureCache
 from cache.streams import PICTURES
 from data.errors import CacheError, ShardError
@@ -176,8 +176,7 @@ def _is_sound(cache: FeatureCache, shard: str, key: str) -> bool:
     """Return whether a shard's copy of a record can be read: only then another may go."""
     try:
         table = read_table(cache.shards_dir / shard)
-        for place in table.records[key].places.values():
-            check_array(table, place)
+        check_record(table, key)
     except (CacheError, FileNotFoundError, KeyError) as error:
         logger.warning("second copy kept: %s", error)
         return False

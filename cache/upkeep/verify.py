@@ -20,7 +20,7 @@ from cache.records import FLOW_STATS, ClipTable, FeatureRecord, SourceRecord
 from cache.shard.hdf5_view import Hdf5Viewer
 from cache.shard.read import (
     ShardTable,
-    check_array,
+    check_record,
     is_shard_name,
     read_record,
     read_table,
@@ -164,7 +164,7 @@ def _check_shard(cache: FeatureCache, name: str) -> _ShardResult | None:
         for key, stored in table.records.items():
             video, stream = stored.entry.source.name, stored.entry.stream
             try:
-                check_checksums(table, key)
+                check_record(table, key, every=True)
                 found = list(find_flaws(read_record(table, key)))
             except ShardError as error:
                 found = [_without_path(error, path)]
@@ -208,16 +208,6 @@ def _check_bytes(path: Path, result: _ShardResult) -> ShardTable | None:
     finally:
         os.close(fd)
     return read_table(path)
-
-
-def check_checksums(table: ShardTable, key: str) -> None:
-    """Make sure that all checksums of a record are right, not only the one that readers use.
-
-    Raises:
-        ShardError: one is not.
-    """
-    for place in table.records[key].places.values():
-        check_array(table, place, every=True)
 
 
 def find_flaws(record: FeatureRecord) -> Iterator[str]:
