@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import click
 
+from cache.commands.options import json_option
 from data.clusters.engine import Cluster
 from data.clusters.options import takes_cluster
 from data.configuration import given_here
@@ -193,7 +194,7 @@ def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     "--dry-run", is_flag=True,
     help="Only say what would be done with each video: new, already there, or refused.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def extract_command(
     place: Path | None,
     videos_dir: Path | None,
@@ -368,7 +369,7 @@ def preview_command(
     help="The feature cache to look at.  [default: features, if it is there]",
 )  # fmt: skip
 @click.option("--offline", is_flag=True, help="Do not try to reach the host of the weights.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 @click.pass_context
 def doctor_command(
     ctx: click.Context, cache_dir: Path | None, offline: bool, as_json: bool

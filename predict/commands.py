@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from cache.commands.options import FOLDER, json_option
 from data.help_text import examples
 from data.number_option import Number
 from extract.commands import takes_limits
 from extract.decode.limits import Limits
-from model.commands.options import FOLDER, RunFolder
+from model.commands.options import RunFolder
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -84,7 +85,7 @@ logger = logging.getLogger(f"feat.{__name__}")
 @takes_limits
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads in all; default: cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def predict_command(
     videos: tuple[Path, ...],
     run: Path | None,

@@ -10,20 +10,10 @@ from typing import Literal
 
 import click
 
-from cache.commands.options import config_option
+from cache.commands.options import FILE, FOLDER, config_option, json_option, labels_option
 from data.help_text import examples
 
 logger = logging.getLogger(f"feat.{__name__}")
-
-LABELS_FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-labels_option = click.option(
-    "--labels",
-    "labels_file",
-    type=LABELS_FILE,
-    help="Labels file.  [default: labels.csv in the cache]",
-)
 
 
 @examples("feat data check", "feat data check --labels new.csv --cache shared/features")
@@ -42,7 +32,7 @@ labels_option = click.option(
     "--category", "categories", multiple=True,
     help="Warn of every category but this one. Repeatable.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.pass_context
 def check_command(
     context: click.Context,
@@ -91,7 +81,7 @@ def check_command(
     "--cache", "cache_dir", type=FOLDER, help="Take the numbers of frames from this feature cache."
 )
 @click.option("--name", default="", help="The database's name in title and table.")
-@click.option("--plot", type=LABELS_FILE, help="Write the three panels here (.png, .svg or .pdf).")
+@click.option("--plot", type=FILE, help="Write the three panels here (.png, .svg or .pdf).")
 @click.option(
     "--format",
     "form",
@@ -108,29 +98,25 @@ def stats_command(
     form: Literal["text", "csv", "markdown"],
 ) -> None:
     """Count videos and frames, and draw how many are abnormal."""
+    from cache.facts import video_facts
+    from cache.store import FeatureCache
     from data.annotation import stats
+    from data.annotation.alignment import check_alignment
     from data.labels import read_labels
 
-    if labels_file is None and cache_dir is None:
+    cache = FeatureCache(cache_dir) if cache_dir else None
+    path = labels_file or (cache.labels_path if cache is not None else None)
+    if path is None:
         raise click.UsageError("Give --labels, --cache, or both.")
+    labels = read_labels(path)
     num_frames = {}
-    if cache_dir is not None:
-        from cache.facts import video_facts
-        from cache.store import FeatureCache
-        from data.annotation.alignment import check_alignment
-
-        cache = FeatureCache(cache_dir)
-        labels = read_labels(labels_file or cache.labels_path)
+    if cache is not None:
         facts = video_facts(cache, timed=[label.video for label in labels if label.times])
         labels = list(check_alignment(labels, facts).labels)
         num_frames = {video: fact.num_frames for video, fact in facts.items()}
-    elif labels_file is not None:
-        labels = read_labels(labels_file)
-    else:
-        raise click.UsageError("Give --labels, --cache, or both.")
     rows = stats.video_stats(labels, num_frames)
     tables = [
-        stats.database_table(rows, name or (labels_file or cache.labels_path).stem),
+        stats.database_table(rows, name or path.stem),
         stats.protocol_table(rows),
         stats.category_table(rows),
     ]

@@ -12,10 +12,16 @@ import click
 
 from data.configuration import given_here
 
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
 cache_option = click.option(
     "--cache", "cache_dir", default="features", show_default=True, type=click.Path(path_type=Path),
     help="The feature cache.",
 )  # fmt: skip
+labels_option = click.option(
+    "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cache.commands.options import json_option
 from data.help_text import examples
 
 
@@ -30,7 +31,7 @@ def weights_group() -> None:
     help="Take a published file that was downloaded by hand; its digest says which it is. For c3d "
     "any file of the Sports-1M network.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
     """Get the published Kinetics-400 networks.
 
@@ -46,7 +47,7 @@ def fetch_command(stream: str, source: Path | None, as_json: bool) -> None:
 
 @examples("feat weights ls", "feat weights ls --json")
 @weights_group.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def ls_command(as_json: bool) -> None:
     """List the weights, and where missing ones are looked for.
 

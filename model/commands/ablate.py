@@ -5,15 +5,13 @@ from pathlib import Path
 
 import click
 
+from cache.commands.options import FILE, FOLDER, json_option
 from data.clusters.engine import Cluster
 from data.help_text import examples
 from data.number_option import Number
 from model.commands.options import (
-    FILE,
-    FOLDER,
     Names,
     Setup,
-    json_option,
     method_option,
     preset_option,
     read_training_labels,

@@ -6,17 +6,14 @@ from shlex import quote
 
 import click
 
+from cache.commands.options import FILE, FOLDER, json_option, labels_option
 from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
 from model.commands.options import (
-    FILE,
-    FOLDER,
     MethodName,
     Names,
     Setup,
-    json_option,
-    labels_option,
     preset_option,
     read_training_labels,
     show_run,

@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from cache.commands.options import FILE, FOLDER, json_option
 from data.help_text import examples
-from model.commands.options import (
-    FILE,
-    FOLDER,
-    RunFolder,
-    Setup,
-    json_option,
-    smoothing_option,
-    takes_setup,
-)
+from model.commands.options import RunFolder, Setup, smoothing_option, takes_setup
 
 if TYPE_CHECKING:
     from data.labels import Split

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from cache.commands.options import FILE, FOLDER, json_option
 from data.help_text import examples
-from model.commands.options import FILE, FOLDER, Names, json_option, streams_option
+from model.commands.options import Names, streams_option
 
 
 @examples(

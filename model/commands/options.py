@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from cache.commands.options import NOfM, config_option
+from cache.commands.options import FOLDER, NOfM, config_option
 from data.clusters.options import takes_cluster
 from data.number_option import Number
 from data.process import use_threads
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
 STARTED = (CONFIG_NAME, SEEDS_NAME)
 """Files of which every run folder has one from its start."""
 
@@ -98,9 +96,6 @@ class Names(click.ParamType[tuple[Any, ...]]):
         return [CompletionItem(before + comma + item.value) for item in items]
 
 
-labels_option = click.option(
-    "--labels", "labels_file", type=FILE, help="Labels file.  [default: labels.csv in the cache]"
-)
 method_option = click.option(
     "--method", type=MethodName(), default="convlstm", show_default=True,
     help=f"{', '.join(METHODS)}.",
@@ -114,7 +109,6 @@ set_option = click.option(
     help="Change a setting of the method; `feat train --method M --help-settings` lists them. "
     "Repeatable.",
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 smoothing_option = click.option(
     "--smoothing", type=Number(0, 100),
     help="Smooth frame scores: standard deviation in clips.  [default: as each run says]",

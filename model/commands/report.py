@@ -5,8 +5,9 @@ from typing import cast
 
 import click
 
+from cache.commands.options import FILE, FOLDER
 from data.help_text import examples
-from model.commands.options import FILE, FOLDER, RunFolder
+from model.commands.options import RunFolder
 
 COMPARISON = Path("comparison.html")
 

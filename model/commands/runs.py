@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from cache.commands.options import FOLDER, json_option
 from data.help_text import examples
-from model.commands.options import FOLDER, RunFolder, json_option
+from model.commands.options import RunFolder
 
 
 @examples("feat runs ls", "feat runs verify")

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cache.commands.options import FILE, FOLDER, json_option
 from data.help_text import examples
 from model.commands.options import (
-    FILE,
-    FOLDER,
     RunFolder,
     Setup,
     alarm_options,
-    json_option,
     read_training_labels,
     takes_setup,
 )

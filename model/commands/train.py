@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache.commands.options import FOLDER, json_option, labels_option
 from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
 from data.number_option import SEED
 from model.commands.options import (
-    FOLDER,
     RunFolder,
     Setup,
     alarm_options,
-    json_option,
-    labels_option,
     method_option,
     preset_option,
     read_training_labels,
