@@ -1,20 +1,21 @@
 """What is finished of a long video, saved while the rest is still being computed.
 
-`partial/<key>/` holds blocks of finished clips. A block is one file, written whole and named by
-its first clip, its length and the sha256 of its bytes, so that a block is intact or ignored.
+`partial/<key>/` holds blocks of finished clips. A block is one safetensors file, written whole and
+named by its first clip, its length and the sha256 of its bytes, so that it is intact or ignored.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from cache.files import explain, read_limited
 from cache.keys import is_sha256
@@ -30,11 +31,7 @@ BLOCK_BYTES = 1 << 28
 _MAX_BLOCK_BYTES = 1 << 30
 #: More than any video has.
 MAX_CLIPS = 10**9
-_HEAD_LEN = 4096
-_DTYPES = {
-    name: np.dtype(name).newbyteorder("<")
-    for name in ("float16", "float32", "float64", "int32", "int64", "uint8")
-}
+_DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8")
 
 
 class _Block(NamedTuple):
@@ -91,18 +88,9 @@ class FeatureCheckpoint:
         self._write(num_clips, 0, {})
 
     def _write(self, first_clip: int, count: int, arrays: Mapping[str, np.ndarray]) -> None:
-        head: dict[str, Any] = {}
-        parts = []
-        for name in sorted(arrays):
-            array = arrays[name]
-            if array.dtype.name not in _DTYPES:
-                raise ValueError(f"{name}: a block cannot hold {array.dtype}")
-            head[check_stream(name)] = [array.dtype.name, list(array.shape)]
-            parts.append(np.ascontiguousarray(array, _DTYPES[array.dtype.name]).tobytes())
-        text = json.dumps(head).encode("ascii")
-        if len(text) > _HEAD_LEN:
-            raise ValueError("too many arrays in one block")
-        data = text.ljust(_HEAD_LEN) + b"".join(parts)
+        for name, array in arrays.items():
+            _check(name, array, count)
+        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         digest = hashlib.sha256(data).hexdigest()
         self._save(f"{first_clip:09d}-{count:09d}-{digest}.block", data)
 
@@ -189,33 +177,25 @@ class FeatureCheckpoint:
             data = read_limited(path, _MAX_BLOCK_BYTES)
             if hashlib.sha256(data).hexdigest() != block.name[20:84]:
                 raise CacheError(f"{path}: damaged, its clips will be computed again")
-            return _parse(data, block.stop - block.first)
+            arrays: dict[str, np.ndarray] = load(data)
+            for name, array in arrays.items():
+                _check(name, array, block.stop - block.first)
+            return arrays
         except FileNotFoundError:
-            return {}
-        except (CacheError, ValueError, KeyError, TypeError, RecursionError) as error:
+            pass
+        except CacheError as error:
             logger.warning("checkpoint not used: %s", error)
-            return {}
+        except (SafetensorError, ValueError, KeyError) as error:
+            logger.warning("checkpoint not used: %s: %s", path, error)
+        return {}
 
 
-def _parse(data: bytes, count: int) -> dict[str, np.ndarray]:
-    head = json.loads(data[:_HEAD_LEN])
-    arrays = {}
-    offset = _HEAD_LEN
-    for name, (dtype_name, shape) in head.items():
-        dtype = _DTYPES[dtype_name]
-        if shape[0] != count or not all(isinstance(n, int) and 0 < n < 2**31 for n in shape):
-            raise ValueError(f"a block of {count} clips with an array of shape {shape!r:.80}")
-        size = dtype.itemsize
-        for n in shape:
-            size *= n
-        if offset + size > len(data):
-            raise ValueError(f"a block of {len(data)} bytes is too short for shape {shape!r:.80}")
-        flat = np.frombuffer(data, dtype, count=size // dtype.itemsize, offset=offset)
-        arrays[check_stream(name)] = flat.reshape(shape)
-        offset += size
-    if offset != len(data):
-        raise ValueError("a block is longer than its arrays")
-    return arrays
+def _check(name: str, array: np.ndarray, count: int) -> None:
+    check_stream(name)
+    if array.dtype.name not in _DTYPES or array.shape[:1] != (count,):
+        raise ValueError(
+            f"{name}: a block of {count} clips cannot hold {array.dtype} of shape {array.shape}"
+        )
 
 
 def _same_layout(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:

@@ -1,10 +1,14 @@
+import hashlib
+import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cache_samples import sha256_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from cache import FeatureCache
 from cache.checkpoints import MAX_CLIPS, FeatureCheckpoint
@@ -121,27 +125,71 @@ def test_every_dtype_that_is_allowed_and_no_other(checkpoint) -> None:
         checkpoint.save(2, {"rgb": np.ones(2), "flow": np.ones(3)})
 
 
+def write_block(folder: Path, count: int, data: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    name = f"{0:09d}-{count:09d}-{hashlib.sha256(data).hexdigest()}.block"
+    (folder / name).write_bytes(data)
+
+
+def tensor(dtype: str, shape: list[int], name: str = "rgb") -> bytes:
+    return json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, 4]}}).encode()
+
+
 @pytest.mark.parametrize(
     "head",
     [
-        b'{"rgb": ["float32", [1, 1000000000000]]}',
-        b'{"rgb": ["O", [1, 1]]}',
-        b'{"../x": ["uint8", [1, 4]]}',
-        b'{"rgb": ["uint8", [2, 2]]}',
-        b'{"rgb": ["uint8", [1, -4]]}',
+        tensor("F32", [1, 1000000000000]),
+        tensor("F32", [1, 2**63, 2**63]),
+        tensor("F32", []),
+        tensor("F32", [1]).replace(b"[0, 4]", b"[0, 8]"),
+        tensor("O", [1, 1]),
+        tensor("BF16", [1, 2]),
+        tensor("I16", [1, 2]),
+        tensor("BOOL", [1, 4]),
+        tensor("U8", [1, 4], name="../x"),
+        tensor("U8", [2, 2]),
+        tensor("U8", [1, -4]),
+        tensor("U8", [1] * 80).replace(b"1, 1]", b"1, 4]"),
+        tensor("U8", [1, 4]).replace(b"{", b'{"__metadata__": {"a": 1}, ', 1),
+        b'{"rgb": ["uint8", [1, 4]]}',
+        b'{"rgb": 3}',
+        b"[]",
+        b"{",
         b"[" * 4000,
         b"",
     ],
 )
-def test_hostile_blocks_are_ignored(tmp_path, head) -> None:
-    import hashlib
-
-    data = head.ljust(4096) + b"abcd"
-    folder = tmp_path / KEY
-    folder.mkdir()
-    name = f"{0:09d}-{1:09d}-{hashlib.sha256(data).hexdigest()}.block"
-    (folder / name).write_bytes(data)
+def test_hostile_blocks_are_ignored(tmp_path, caplog, head) -> None:
+    head = head.ljust(4096)
+    write_block(tmp_path / KEY, 1, len(head).to_bytes(8, "little") + head + b"abcd")
     assert FeatureCheckpoint(tmp_path, KEY).load() == {}
+    assert "checkpoint not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "head", [b'{"rgb": ["float32", [4, 1]]}', b'{"rgb": ["float32", []]}', b"[]", b"{}", b""]
+)
+def test_blocks_of_an_earlier_build_are_ignored(checkpoint, tmp_path, head) -> None:
+    """A head of JSON in 4096 bytes came before the arrays."""
+    write_block(tmp_path / "features" / "partial" / KEY, 4, head.ljust(4096) + bytes(16))
+    assert checkpoint.load() == {}
+    checkpoint.save(0, rows(0, 4))
+    np.testing.assert_array_equal(checkpoint.load()["rgb"], rows(0, 4)["rgb"])
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 40])
+def test_short_blocks_are_ignored(tmp_path, length) -> None:
+    write_block(tmp_path / KEY, 2, save(rows(0, 2))[:length])
+    assert FeatureCheckpoint(tmp_path, KEY).load() == {}
+
+
+def test_arrays_of_any_layout_are_saved(checkpoint) -> None:
+    array = np.arange(12, dtype=np.float64).reshape(4, 3)
+    checkpoint.save(0, {"a": array.T, "b": array[:3].astype(">f8"), "c": array[::2][[0, 1, 0]]})
+    loaded = checkpoint.load()
+    np.testing.assert_array_equal(loaded["a"], array.T)
+    np.testing.assert_array_equal(loaded["b"], array[:3])
+    np.testing.assert_array_equal(loaded["c"], array[[0, 2, 0]])
 
 
 def test_unfinished_files_are_ignored(checkpoint, tmp_path) -> None:
