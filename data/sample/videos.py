@@ -125,29 +125,19 @@ def draw_video(path: Path, **plan: Unpack[Plan]) -> Intervals:
         ConfigError: an argument is out of range.
         FeatError: ffmpeg failed, which its last line explains.
     """
-    import ffmpeg
-
     video = plan_video(**plan)
-    raw = {
-        "format": "rawvideo",
-        "pix_fmt": "rgb24",
-        "s": f"{video.scene.width}x{video.scene.height}",
-    }
+    size = f"{video.scene.width}x{video.scene.height}"
     with new_file(path, one_writer=True) as partial, tempfile.TemporaryFile() as log:
-        stream = ffmpeg.input("pipe:0", framerate=FRAME_RATE, **raw).output(
-            f"file:{partial}",
-            format="mp4",
-            vcodec="libx264",
-            preset="veryfast",
-            crf=21,
-            pix_fmt="yuv420p",
+        command = [
+            find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-y",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", str(FRAME_RATE),
+            "-i", "pipe:0",
+            "-f", "mp4", "-vcodec", "libx264", "-preset", "veryfast", "-crf", "21",
+            "-pix_fmt", "yuv420p", "-movflags", "+faststart",
             # one thread and no version strings: the same frames give the same bytes
-            threads=1,
-            fflags="+bitexact",
-            movflags="+faststart",
-        )
-        quiet = stream.global_args("-hide_banner", "-loglevel", "error", "-y")
-        command = ffmpeg.compile(quiet, cmd=find_ffmpeg())
+            "-threads", "1", "-fflags", "+bitexact",
+            f"file:{partial}",
+        ]  # fmt: skip
         with (
             # a broken pipe: ffmpeg has given up and says why in its log
             contextlib.suppress(BrokenPipeError),
