@@ -117,6 +117,13 @@ def child_command(module: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": path}
 
 
+def last_line(stderr: bytes) -> str:
+    """Return the last line of text that a program wrote to stderr; empty if there is none."""
+    lines = stderr.decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "".join(char if char.isprintable() else "?" for char in last)
+
+
 def limit_memory(max_bytes: int) -> None:
     """Let this process take so much memory at most, where the system knows how; keep no core."""
     with contextlib.suppress(ImportError, ValueError, OSError):

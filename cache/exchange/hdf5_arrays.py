@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.shard.hdf5_view import MAX_MEMORY_BYTES
-from data.child import child_command, limit_memory
+from data.child import child_command, last_line, limit_memory
 
 MAX_SECONDS = 600.0
 MAX_ENTRIES = 1_000_000
@@ -57,9 +57,7 @@ def _run(arguments: list[str]) -> bytes:
         name = signal.Signals(-done.returncode).name
         raise ValueError(f"the process that opened it with h5py was ended by {name}")
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no message")
-        raise ValueError("h5py: " + "".join(char if char.isprintable() else "?" for char in last))
+        raise ValueError(f"h5py: {last_line(done.stderr) or 'no message'}")
     return done.stdout
 
 

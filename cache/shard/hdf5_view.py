@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cache.records import kind_json
-from data.child import child_command, limit_memory
+from data.child import child_command, last_line, limit_memory
 from data.errors import CheckerError, FeatError
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -109,10 +109,8 @@ class Hdf5Viewer:
         if returncode < 0:
             return f"was ended by {signal.Signals(-returncode).name}"
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
-        lines = self._stderr.read().decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no message")
-        plain = "".join(char if char.isprintable() else "?" for char in last)
-        return f"ended with exit status {returncode}: {plain[:200]}"
+        last = last_line(self._stderr.read()) or "no message"
+        return f"ended with exit status {returncode}: {last[:200]}"
 
 
 def _difference(line: bytes) -> str:

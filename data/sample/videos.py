@@ -12,6 +12,7 @@ from typing import TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from data.child import last_line
 from data.errors import ConfigError, FeatError
 from data.ffmpeg import find_ffmpeg
 from data.files import TEMP_PREFIX, new_file
@@ -148,9 +149,7 @@ def draw_video(path: Path, **plan: Unpack[Plan]) -> Intervals:
                 process.stdin.write(frame.tobytes())
         if process.returncode:
             log.seek(0)
-            lines = log.read().decode(errors="replace").split("\n")
-            reasons = [line.strip() for line in lines if line.strip()]
-            reason = reasons[-1] if reasons else f"exit status {process.returncode}"
+            reason = last_line(log.read()) or f"exit status {process.returncode}"
             raise FeatError(f"{path}: ffmpeg cannot write the video: {reason}")
     return video.intervals
 
