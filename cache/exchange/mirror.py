@@ -13,7 +13,6 @@ from pathlib import Path
 from cache.exchange.connections import over_connections
 from cache.exchange.remote import PIECE, Remote
 from cache.exchange.transfer import (
-    TransferReport,
     check_marker,
     download_labels,
     fetch_names,
@@ -77,9 +76,9 @@ def _fetch(remote: Remote, cache: FeatureCache) -> None:
     for _, error in followed(fetched, f"look at {remote.url}", total=len(there)):
         if error:
             logger.warning("counts as missing: %s", error)
-    report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
-    fetch_names(cache, remote, cache.path / "names", report)
-    for name in report.damaged:
+    damaged: list[str] = []
+    fetch_names(cache, remote, cache.path / "names", damaged)
+    for name in damaged:
         (cache.path / "names" / name).unlink()
     download_labels(remote, cache.path)
     cache.refresh()

@@ -208,9 +208,9 @@ def pull_cache(
         )  # fmt: skip
     report.damaged += impossible
     missing = {name: size for name, size in there.items() if name not in cache.shards()}
-    tables = _remote_tables(remote, missing, report)
+    tables = _remote_tables(remote, missing, report.damaged)
     with tempfile.TemporaryDirectory(prefix="feat-pull-") as folder:
-        manifests = fetch_names(cache, remote, Path(folder), report)
+        manifests = fetch_names(cache, remote, Path(folder), report.damaged)
         labels = download_labels(remote, Path(folder))
         if labels:
             _merge_labels([LabelsFrom.file(cache.labels_path), labels], remote)
@@ -339,9 +339,12 @@ def _read_listing(remote: Remote) -> dict[str, Any]:
 
 
 def _remote_tables(
-    remote: Remote, shards: dict[str, int], report: TransferReport
+    remote: Remote, shards: dict[str, int], damaged: list[str]
 ) -> dict[str, ShardTable]:
-    """Return the tables of some of the other side's shards, read without the arrays."""
+    """Return the tables of some of the other side's shards, read without the arrays.
+
+    The names of those that are refused are added to `damaged`.
+    """
 
     def read(connection: Remote, name: str) -> ShardTable:
         place = f"shards/{name}"
@@ -356,7 +359,7 @@ def _remote_tables(
     for name, table in followed(found, "look at shards", total=len(shards)):
         if isinstance(table, ShardError):
             logger.warning("refused: %s", table)
-            report.damaged.append(name)
+            damaged.append(name)
         else:
             tables[name] = table
     return tables
@@ -364,8 +367,7 @@ def _remote_tables(
 
 def _entries_there(remote: Remote, shards: dict[str, int]) -> list[FeatureEntry]:
     """Return what is in shards of the other side, as far as they are sound."""
-    ignored = TransferReport(cache="", url=remote.url)
-    tables = _remote_tables(remote, shards, ignored)
+    tables = _remote_tables(remote, shards, [])
     return [stored.entry for table in tables.values() for stored in table.records.values()]
 
 
@@ -396,8 +398,7 @@ def _refuse_push(
         both = [entry.config for entry in cache.entries() if entry.shard in there]
         conflicts += config_conflicts(cache.configs(), [*both, *(e.config for e in entries)])
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
-        ignored = TransferReport(cache="", url=remote.url)
-        manifests = fetch_names(cache, remote, Path(folder), ignored)
+        manifests = fetch_names(cache, remote, Path(folder), [])
         if not latest_names:
             ours = cache.names()
             conflicts += name_conflicts(
@@ -452,9 +453,12 @@ def _push_names(cache: FeatureCache, remote: Remote, there: Mapping[str, NameLin
 
 
 def fetch_names(
-    cache: FeatureCache, remote: Remote, folder: Path, report: TransferReport
+    cache: FeatureCache, remote: Remote, folder: Path, damaged: list[str]
 ) -> dict[str, dict[str, NameLine]]:
-    """Fetch the files of names that are new here, checked, into `folder`; return their lines."""
+    """Fetch the files of names that are new here, checked, into `folder`; return their lines.
+
+    The names of those that are refused are added to `damaged`.
+    """
     names: Iterable[str] = remote.list("names")
     if remote.is_http:
         listed = _read_listing(remote).get("names", [])
@@ -474,7 +478,7 @@ def fetch_names(
         except CacheError as error:
             text = str(error).replace(str(folder), f"{remote.url}/names")
             logger.warning("refused: %s", text)
-            report.damaged.append(name)
+            damaged.append(name)
     return manifests
 
 
