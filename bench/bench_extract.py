@@ -63,7 +63,7 @@ def serve_reference(pipe: Connection, threads: int) -> None:
 
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    networks = load_networks(resolve_weights(streams=["rgb"])["rgb"].path)
+    networks = load_networks(resolve_weights("rgb").path)
     while (video := pipe.recv()) is not None:
         started = time.perf_counter()
         features = extract(list(read_frames(video)), networks)
@@ -97,7 +97,7 @@ def serve_ours(pipe: Connection, threads: int) -> None:
     from extract.weights.resolve import resolve_weights
 
     set_up_process()
-    weights = resolve_weights(streams=STREAMS, flow="crossmodal")
+    weights = {stream: resolve_weights(stream, flow="crossmodal") for stream in STREAMS}
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache.create(Path(folder) / "features")
         job = Job(

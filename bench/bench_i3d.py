@@ -92,7 +92,7 @@ def serve(pipe: Connection, side: str, threads: int, precision: str, weights: Pa
         network = lambda clips: torch.cat([eager(clip[None]) for clip in clips])  # noqa: E731
     else:
         set_up_process()
-        state = load_state_dict(resolve_weights(streams=["rgb"])["rgb"])
+        state = load_state_dict(resolve_weights("rgb"))
         network = prepare_network(state, "rgb", device="cpu", precision=precision)
     with torch.no_grad():
         while (clips := pipe.recv()) is not None:
@@ -115,7 +115,7 @@ def run(runs: int = 5, *, threads: int = 0, clips: int = 2, precision: str = "au
     """Return one row: batches of `clips` random clips through both networks, `runs` rounds."""
     threads = threads or len(os.sched_getaffinity(0))
     precision = precision_for("cpu", precision)
-    weights = resolve_weights(streams=["rgb"])["rgb"].path
+    weights = resolve_weights("rgb").path
     batch = torch.rand(clips, 3, 16, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     sides = {side: (serve, (side, threads, precision, weights)) for side in ("eager", "prepared")}
@@ -138,7 +138,7 @@ def run(runs: int = 5, *, threads: int = 0, clips: int = 2, precision: str = "au
 
 def gpu_lines(device: str, runs: int) -> Iterator[str]:
     """Yield a line for each way and precision: clips a second in batches, and the error."""
-    state = load_state_dict(resolve_weights(streams=["rgb"])["rgb"])
+    state = load_state_dict(resolve_weights("rgb"))
     generator = torch.Generator().manual_seed(0)
     clips = torch.randint(0, 256, (64, 3, 16, 224, 224), dtype=torch.uint8, generator=generator)
     with torch.inference_mode():

@@ -29,7 +29,8 @@ FILE_SIZE = 1_000_000
 
 def make_videos(folder: Path, count: int, cache: FeatureCache) -> None:
     """Make files, and features of them as one shard a video, the way extraction leaves them."""
-    configs = CONFIG.stream_configs(resolve_weights(streams=CONFIG.streams, flow="crossmodal"))
+    weights = {s: resolve_weights(s, flow="crossmodal") for s in CONFIG.streams}
+    configs = CONFIG.stream_configs(weights)
     start = np.arange(NUM_CLIPS) * 16
     clips = ClipTable(
         start_frame=start, end_frame=start + 16, start_seconds=start / 25,

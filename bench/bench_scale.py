@@ -178,7 +178,7 @@ class Recorded:
 def bench_workers(root: Path, videos: int, rounds: int) -> None:
     make_samples(root / "clips", num_videos=max(6, videos))
     sources = find_videos(root / "clips")[:videos]
-    weights = resolve_weights(streams=CONFIG.streams, flow="crossmodal")
+    weights = {s: resolve_weights(s, flow="crossmodal") for s in CONFIG.streams}
     seconds: dict[int, list[float]] = {1: [], 2: []}
     loads = []
     with dask(1) as (one, _), dask(2) as (two, _):
@@ -242,7 +242,7 @@ def bench_calls(calls: int, rounds: int) -> None:
 def extract_here(video: Path) -> VideoFeatures:
     from extract.pipeline import Extractor
 
-    weights = resolve_weights(streams=CONFIG.streams, flow="crossmodal")
+    weights = {s: resolve_weights(s, flow="crossmodal") for s in CONFIG.streams}
     extractor = Extractor(CONFIG, weights, device="cpu", num_threads=1, batch=1)
     (source,) = find_videos(video)
     return extractor.extract(source, CONFIG.streams, stage_seconds={}, thumbnails=True)

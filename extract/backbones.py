@@ -154,17 +154,17 @@ class I3DBackbone:
         rgb, flow = choices.get("rgb", "auto"), choices.get("flow", "auto")
         if recorded is not None:
             return resolve_recorded(
-                {self.stream: recorded},
+                recorded,
                 rgb_file=None if rgb == "auto" else Path(rgb),
                 flow_file=None if flow == "auto" else Path(flow),
-            )[self.stream]
+            )
         return resolve_weights(
-            streams=[self.stream],
+            self.stream,
             rgb=rgb,
             flow=flow,
             # features that were begun with cross-modality weights go on with them
             prefer_crossmodal=any(_is_crossmodal(config) for config in present),
-        )[self.stream]
+        )
 
     def load(self, weights: "Weights", *, device: "torch.device", precision: str) -> Network:
         """Return the network, laid out for `device`; see `extract.i3d.prepared.prepare_network`."""

@@ -118,7 +118,7 @@ def test_the_howtos_print_what_they_say(tmp_path) -> None:
 @pytest.mark.timeout(1200)  # a quarter of an hour has been seen on two very busy cores
 def test_the_tutorial_prints_what_it_says(tmp_path) -> None:
     try:
-        resolve_weights(streams=["rgb"])
+        resolve_weights("rgb")
     except WeightsError as error:
         pytest.skip(f"the published weights cannot be had: {error}")
     run_page(ROOT / "docs" / "TUTORIAL.md", tmp_path)

@@ -335,25 +335,26 @@ def test_without_weights_extract_says_which_file_and_which_command(
 
 
 def test_of_several_weights_one_must_be_named(
-    state: State, tmp_path: Path, narrow: None
-) -> None:  # fmt: skip
+    state: State, tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "weights"
+    monkeypatch.setenv("FEAT_WEIGHTS", str(folder))
     as_davidea(state, tmp_path / "a.pickle")
     as_caffe(state, tmp_path / "b.npz")
-    a = resolve_c3d(str(tmp_path / "a.pickle"), folder=folder)
+    a = resolve_c3d(str(tmp_path / "a.pickle"))
     assert a.digest == hashlib.sha256((tmp_path / "a.pickle").read_bytes()).hexdigest()
     assert (a.kind, a.name) == ("file", f"file:{a.digest[:16]}")
     assert a.path == folder / f"c3d-{a.digest[:16]}.safetensors"
-    assert resolve_c3d(folder=folder) == a
-    b = resolve_c3d(str(tmp_path / "b.npz"), folder=folder)
+    assert resolve_c3d() == a
+    b = resolve_c3d(str(tmp_path / "b.npz"))
     with pytest.raises(WeightsError, match=r"found c3d-.*, c3d-.*name one with --c3d-weights"):
-        resolve_c3d(folder=folder)
+        resolve_c3d()
     # features that were begun with one of them go on with it
-    assert resolve_c3d(present=[{"weights": {"digest": b.digest}}], folder=folder) == b
-    assert resolve_c3d(recorded=a, folder=folder) == a
+    assert resolve_c3d(present=[{"weights": {"digest": b.digest}}]) == b
+    assert resolve_c3d(recorded=a) == a
     a.path.unlink()
     with pytest.raises(WeightsError, match=f"no c3d weights of sha256 {a.digest}.*--from FILE"):
-        resolve_c3d(recorded=a, folder=folder)
+        resolve_c3d(recorded=a)
     np.testing.assert_array_equal(load_state_dict(b)["fc6.weight"], state["fc6.weight"])
 
 

@@ -29,10 +29,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def rgb_state() -> dict[str, torch.Tensor]:
     """The published RGB network; skips where it is neither cached nor to be had."""
     try:
-        weights = resolve_weights(streams=["rgb"])
+        weights = resolve_weights("rgb")
     except WeightsError as error:
         pytest.skip(f"the published weights cannot be had: {error}")
-    return load_state_dict(weights["rgb"])
+    return load_state_dict(weights)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,10 @@ def video(tmp_path_factory: pytest.TempPathFactory, make_video) -> VideoSource:
 
 
 def extractor(weights: Path, *, num_threads: int, device: str = "cpu") -> Extractor:
-    resolved = resolve_weights(streams=DEFAULT_STREAMS, rgb=str(weights), flow="crossmodal")
+    resolved = {
+        stream: resolve_weights(stream, rgb=str(weights), flow="crossmodal")
+        for stream in DEFAULT_STREAMS
+    }
     return Extractor(QUICK, resolved, device=device, num_threads=num_threads)
 
 

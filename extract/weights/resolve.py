@@ -7,7 +7,7 @@ No torch at import or in `resolve_weights` (unless a state dict is converted for
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,10 +73,8 @@ class Weights:
     path: Path
 
 
-def weights_folder(folder: Path | None = None) -> Path:
-    """Return the folder of converted weights: `folder`, $FEAT_WEIGHTS, or the user's cache."""
-    if folder is not None:
-        return folder
+def weights_folder() -> Path:
+    """Return the folder of converted weights: $FEAT_WEIGHTS, or in the user's cache."""
     named = os.environ.get("FEAT_WEIGHTS")
     return Path(named) if named else platformdirs.user_cache_path("feat") / "weights"
 
@@ -94,117 +92,83 @@ def usable_folder(folder: Path) -> Iterator[None]:
 
 
 def resolve_weights(
-    *,
-    streams: Iterable[Stream],
-    rgb: str = "auto",
-    flow: str = "auto",
-    folder: Path | None = None,
-    allow_download: bool = True,
-    prefer_crossmodal: bool = False,
-    on_fetch: Callable[[str], None] | None = None,
-    flow_sources: tuple[PublishedFlow, ...] = PUBLISHED_FLOW,
-) -> dict[Stream, Weights]:
-    """Return the weights of each of `streams`; fetch and convert what is missing.
+    stream: Stream, *, rgb: str = "auto", flow: str = "auto", prefer_crossmodal: bool = False
+) -> Weights:
+    """Return the weights of a stream; fetch and convert what is missing.
 
     Args:
-        streams: the streams to resolve.
+        stream: the one to resolve.
         rgb: `auto` (the published network) or the path of a checkpoint.
         flow: `auto` (the published network if it is in the folder or can be downloaded, else
             `crossmodal`), `crossmodal`, or the path of a checkpoint.
-        folder: where converted weights lie; see `weights_folder`.
-        allow_download: whether the network may be used at all.
         prefer_crossmodal: with `flow="auto"`, do not try to download the flow network.
-        on_fetch: told in one line before anything slow; by default the log is.
-        flow_sources: where `auto` looks for the flow network, the best first.
 
     Raises:
         WeightsError: weights cannot be had, or a file is damaged or for another network.
     """
-    folder = weights_folder(folder)
-    on_fetch = on_fetch or logger.info
-    wanted = set(streams)
-    found: dict[Stream, Weights] = {}
+    folder = weights_folder()
     with usable_folder(folder):
-        if "rgb" in wanted:
-            found["rgb"] = _resolve_rgb(rgb, folder, allow_download, on_fetch)
-        if "flow" in wanted and flow not in ("auto", "crossmodal"):
-            found["flow"] = user_file(Path(flow), "flow", folder, on_fetch)
-        elif "flow" in wanted:
-            may_download = allow_download and not prefer_crossmodal
-            published = (
-                _published_flow(folder, flow_sources, may_download, on_fetch)
-                if flow == "auto"
-                else None
-            )
-            found["flow"] = published or _crossmodal(
-                found.get("rgb") or _resolve_rgb(rgb, folder, allow_download, on_fetch)
-            )
-    return found
+        if stream == "rgb":
+            return _resolve_rgb(rgb, folder)
+        if flow not in ("auto", "crossmodal"):
+            return user_file(Path(flow), "flow", folder)
+        if flow == "auto":
+            published = _published_flow(folder, PUBLISHED_FLOW, may_download=not prefer_crossmodal)
+            if published:
+                return published
+        return _crossmodal(_resolve_rgb(rgb, folder))
 
 
 def resolve_recorded(
-    recorded: Mapping[Stream, Weights],
-    *,
-    rgb_file: Path | None = None,
-    flow_file: Path | None = None,
-    folder: Path | None = None,
-    allow_download: bool = True,
-    on_fetch: Callable[[str], None] | None = None,
-) -> dict[Stream, Weights]:
-    """Return the very weights that features were made with, with the files that hold them.
+    wanted: Weights, *, rgb_file: Path | None = None, flow_file: Path | None = None
+) -> Weights:
+    """Return the very weights that features were made with, with the file that holds them.
 
     Looked for in the files the user names, then in the weights folder; published ones are
     fetched. Kind and name stay as recorded, as they are part of the features' keys.
 
     Args:
-        recorded: of each stream; their `path` is not looked at.
+        wanted: as recorded; their `path` is not looked at.
         rgb_file: a checkpoint of the RGB network, which serves cross-modality flow too.
         flow_file: a checkpoint of the flow network.
-        folder: where converted weights lie; see `weights_folder`.
-        allow_download: whether published ones may be fetched.
-        on_fetch: told in one line before anything slow; by default the log is.
 
     Raises:
         WeightsError: weights of that digest cannot be had, or a file holds others.
     """
-    folder = weights_folder(folder)
-    on_fetch = on_fetch or logger.info
-    found: dict[Stream, Weights] = {}
-    for stream, wanted in recorded.items():
-        crossmodal = wanted.kind == "crossmodal"
-        if crossmodal and flow_file:
-            raise WeightsError(
-                f"{flow_file}: the recorded flow weights are not a file but a cross-modality copy "
-                "of the RGB network; name that one with --rgb-weights"
-            )
-        network: Stream = "rgb" if crossmodal else stream
-        file = rgb_file if network == "rgb" else flow_file
-        digest = wanted.digest.removeprefix(CROSSMODAL)
-        path = weights_file(folder, network, digest)
-        source: Weights | None = None
-        with usable_folder(folder):
-            if file:
-                source = user_file(file, network, folder, on_fetch)
-            elif path.exists():
-                source = read_entry(path)
-            elif network == "rgb" and digest == RGB_SHA256:
-                source = _resolve_rgb("auto", folder, allow_download, on_fetch)
-            elif wanted.kind == "published":
-                same = tuple(one for one in PUBLISHED_FLOW if one.name == wanted.name)
-                source = _published_flow(folder, same, allow_download, on_fetch)
-        if source is None:
-            raise WeightsError(
-                f"{folder}: no {network} weights of sha256 {digest}, with which the features were "
-                f"made that the run was trained on; name their file with --{network}-weights"
-            )
-        if (source.stream, source.digest) != (network, digest):
-            raise WeightsError(
-                f"{file or source.path}: found {source.stream} weights of sha256 {source.digest}, "
-                f"expected {network} weights of sha256 {digest}, with which the features were made "
-                f"that the run was trained on; name their file with --{network}-weights"
-            )
-        found[stream] = replace(wanted, path=source.path)
-    return found
+    folder = weights_folder()
+    crossmodal = wanted.kind == "crossmodal"
+    if crossmodal and flow_file:
+        raise WeightsError(
+            f"{flow_file}: the recorded flow weights are not a file but a cross-modality copy "
+            "of the RGB network; name that one with --rgb-weights"
+        )
+    network = "rgb" if crossmodal else wanted.stream
+    file = rgb_file if network == "rgb" else flow_file
+    digest = wanted.digest.removeprefix(CROSSMODAL)
+    path = weights_file(folder, network, digest)
+    source: Weights | None = None
+    with usable_folder(folder):
+        if file:
+            source = user_file(file, network, folder)
+        elif path.exists():
+            source = read_entry(path)
+        elif network == "rgb" and digest == RGB_SHA256:
+            source = _resolve_rgb("auto", folder)
+        elif wanted.kind == "published":
+            same = tuple(one for one in PUBLISHED_FLOW if one.name == wanted.name)
+            source = _published_flow(folder, same)
+    if source is None:
+        raise WeightsError(
+            f"{folder}: no {network} weights of sha256 {digest}, with which the features were "
+            f"made that the run was trained on; name their file with --{network}-weights"
+        )
+    if (source.stream, source.digest) != (network, digest):
+        raise WeightsError(
+            f"{file or source.path}: found {source.stream} weights of sha256 {source.digest}, "
+            f"expected {network} weights of sha256 {digest}, with which the features were made "
+            f"that the run was trained on; name their file with --{network}-weights"
+        )
+    return replace(wanted, path=source.path)
 
 
 def resolve_c3d(
@@ -212,7 +176,6 @@ def resolve_c3d(
     *,
     present: Sequence[Mapping[str, Any]] = (),
     recorded: Weights | None = None,
-    folder: Path | None = None,
 ) -> Weights:
     """Return C3D's weights, which the user's own file holds.
 
@@ -221,15 +184,14 @@ def resolve_c3d(
         present: configurations of features that are there: with `auto` their weights go before
             others in the folder.
         recorded: return these very weights; see `resolve_recorded`.
-        folder: where converted weights lie; see `weights_folder`.
 
     Raises:
         WeightsError: there are none, several, or others than those recorded.
     """
-    folder = weights_folder(folder)
+    folder = weights_folder()
     with usable_folder(folder):
         if choice != "auto":
-            return user_file(Path(choice), "c3d", folder, logger.info)
+            return user_file(Path(choice), "c3d", folder)
         there = [read_entry(path) for path in sorted(folder.glob("c3d-*.safetensors"))]
     if recorded is not None:
         same = [one for one in there if one.digest == recorded.digest]
@@ -250,29 +212,20 @@ def resolve_c3d(
     return there[0]
 
 
-def _resolve_rgb(
-    choice: str, folder: Path, allow_download: bool, on_fetch: Callable[[str], None]
-) -> Weights:
+def _resolve_rgb(choice: str, folder: Path) -> Weights:
     if choice != "auto":
-        return user_file(Path(choice), "rgb", folder, on_fetch)
+        return user_file(Path(choice), "rgb", folder)
     path = weights_file(folder, "rgb", RGB_SHA256)
-    if not path.exists():
-        if not allow_download:
-            raise WeightsError(f"{path}: the RGB weights are not there; run feat weights fetch")
-        path = fetch_rgb(folder, on_fetch)
-    return read_entry(path)
+    return read_entry(path if path.exists() else fetch_rgb(folder))
 
 
 def _published_flow(
-    folder: Path,
-    sources: tuple[PublishedFlow, ...],
-    may_download: bool,
-    on_fetch: Callable[[str], None],
+    folder: Path, sources: tuple[PublishedFlow, ...], *, may_download: bool = True
 ) -> Weights | None:
     found = find_published_flow(folder, sources)
     if found is None and may_download and sources:
         try:
-            return read_entry(fetch_flow(folder, on_fetch, sources))
+            return read_entry(fetch_flow(folder, sources))
         except WeightsError as error:
             logger.warning("%s", error)
     return found
@@ -294,9 +247,9 @@ def find_published_flow(
 ) -> Weights | None:
     """Return the published flow network if `folder` holds it, converted or as published."""
     entries = [
-        read_entry(path)
+        _entry(path, header)
         for path in sorted(folder.glob("flow-*.safetensors"))
-        if read_header(path).get("kind") == "published"
+        if (header := read_header(path)).get("kind") == "published"
     ]
     for source in sources:
         for entry in entries:
@@ -337,14 +290,13 @@ def _entry(path: Path, header: Mapping[str, str]) -> Weights:
     )
 
 
-def user_file(path: Path, stream: str, folder: Path, on_fetch: Callable[[str], None]) -> Weights:
+def user_file(path: Path, stream: str, folder: Path) -> Weights:
     """Return the weights in a checkpoint the user named, converted the first time.
 
     Args:
         path: of the checkpoint.
         stream: the network that it is for.
         folder: of converted weights.
-        on_fetch: told in one line before anything slow.
 
     Raises:
         WeightsError: it is damaged or for another network.
@@ -367,7 +319,7 @@ def user_file(path: Path, stream: str, folder: Path, on_fetch: Callable[[str], N
     converted = weights_file(folder, stream, digest)
     if converted.exists():
         return read_entry(converted)
-    on_fetch(f"{stream} weights: converting {path} (once)")
+    logger.info("%s weights: converting %s (once)", stream, path)
     if stream == "flow" and git_blob_id(content) in {source.blob_id for source in PUBLISHED_FLOW}:
         return read_entry(convert_flow(content, folder, str(path)))
     if stream == "c3d":
