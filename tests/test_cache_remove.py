@@ -175,12 +175,24 @@ def test_what_is_not_there_is_an_error_with_near_names(cache) -> None:
     assert files(cache) == before
 
 
-def test_a_content_with_two_names_goes_only_by_both(cache) -> None:
-    cache.set_names({"copy.mp4": name("b.mp4")})
-    with pytest.raises(CacheError, match=r"b\.mp4: the same content as copy\.mp4"):
-        remove_features(cache, videos=["b.mp4"])
-    report = remove_features(cache, videos=["b.mp4", "copy.mp4"])
-    assert report.names == ["b.mp4", "copy.mp4"]
+def test_of_a_content_with_several_names_only_the_name_goes(cache) -> None:
+    cache.set_names({"copy.mp4": name("b.mp4"), "third.mp4": name("b.mp4")})
+    with pytest.raises(CacheError, match=r"b\.mp4: the same content as copy\.mp4.*its sha256"):
+        remove_features(cache, videos=["b.mp4"], stream="rgb")
+    before = features(cache)
+    for dry in ("--dry-run", "--json"):
+        args = ["rm", "b.mp4", "--cache", str(cache.path), dry]
+        done = CliRunner().invoke(cache_group, args, catch_exceptions=False)
+        assert done.exit_code == 0
+        if dry == "--dry-run":
+            assert "b.mp4: only the name, the features are those of copy.mp4, too" in done.stdout
+            assert "0 records (0 B) and 1 names would be removed" in done.stdout
+    assert json.loads(done.stdout)["shared"] == {"b.mp4": "copy.mp4"}
+    left = FeatureCache(cache.path)
+    assert left.videos() == ["a/1.mp4", "a/2.mp4", "copy.mp4", "third.mp4"]
+    assert features(left) == before
+    report = remove_features(left, videos=["copy.mp4", "third.mp4"])
+    assert report.names == ["copy.mp4", "third.mp4"]
     assert FeatureCache(cache.path).videos() == ["a/1.mp4", "a/2.mp4"]
 
 

@@ -154,6 +154,11 @@ def test_renamed_and_copied_videos_cost_nothing(
     shutil.copy(videos / "a.mp4", tmp_path / "videos" / "twin.mp4")
     report = summary(extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights))
     assert (report["done"], report["skipped"]) == (0, 2)
+    (tmp_path / "videos" / "renamed.mp4").rename(tmp_path / "videos" / "again.mp4")
+    again = extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
+    assert "1 names that the cache keeps are those of videos that were renamed" in again.stderr
+    assert "renamed.mp4 is twin.mp4" in again.stderr or "renamed.mp4 is again" in again.stderr
+    assert "a.mp4 is" not in again.stderr  # which is another folder's
     cache = FeatureCache(tmp_path / "cache")
     np.testing.assert_array_equal(cache.read("renamed.mp4", "rgb"), cache.read("a.mp4", "rgb"))
 

@@ -210,7 +210,8 @@ def rm_command(
     """Remove features for good.
 
     They are those of each VIDEO (name or sha256), or, with --config or --stream alone, of all
-    videos. Nothing is asked. Names that then stand for no features go too. labels.csv stays as it
+    videos. Nothing is asked. Names that then stand for no features go too; of a video that has
+    another name as well only the name goes. labels.csv stays as it
     is: take the rows of removed videos out of it, or feat train will miss them.
     """
     from cache.store import FeatureCache
@@ -230,6 +231,8 @@ def rm_command(
         ]
         for line in format_table(["video", "stream", "configuration", "size"], rows, right={3}):
             click.echo(line)
+        for name, other in report.shared.items():
+            click.echo(f"{name}: only the name, the features are those of {other}, too")
         click.echo(
             f"{len(report.records)} records ({human_size(report.nbytes)}) and "
             f"{len(report.names)} names {'would be removed' if dry_run else 'removed'}"

@@ -40,7 +40,8 @@ class RemoveReport:
     cache: str
     dry_run: bool
     records: list[RemovedRecord] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)  # that stand for no features any more
+    names: list[str] = field(default_factory=list)  # that were given up
+    shared: dict[str, str] = field(default_factory=dict)  # of these, who else has the features
     nbytes: int = 0
     damaged: list[str] = field(default_factory=list)  # shards that were left alone
 
@@ -77,7 +78,8 @@ def remove_features(
 ) -> RemoveReport:
     """Remove the features that all the conditions given fit, and names that then have none.
 
-    Labels are left alone. Readers and writers may go on meanwhile.
+    A content that has another name, too, loses only the names given. Labels are left alone. Readers
+    and writers may go on meanwhile.
 
     Args:
         cache: the cache to remove them from.
@@ -89,14 +91,20 @@ def remove_features(
 
     Raises:
         ValueError: no condition is given: that would remove everything.
-        CacheError: a video, configuration or stream is not there; a video's content has another
-            name, too; a video is being extracted; somebody else removes shards right now; or the
-            disk is full or fails.
+        CacheError: a video, configuration or stream is not there; a content whose streams or
+            configurations are named has another name, too; a video is being extracted; somebody
+            else removes shards right now; or the disk is full or fails.
     """
     if not (videos or configs or stream):
         raise ValueError("expected a video, a configuration or a stream")
     cache.refresh()
-    contents = _contents(cache, videos)
+    contents, shared = _contents(cache, videos)
+    if shared and (configs or stream):
+        name, other = next(iter(shared.items()))
+        raise CacheError(
+            f"{name}: the same content as {other}, which would lose its features, too; name all "
+            "names of it, or its sha256"
+        )
     found = list_configs(cache)
     digests = {resolve_config(found, start, where=str(cache.path)).digest for start in configs}
     streams = sorted({one.stream for one in found})
@@ -123,8 +131,11 @@ def remove_features(
             dropped, damaged = carry_out(cache, removal, mine)
             report.damaged += damaged
             bare -= {video.hex() for video in cache.rows()["video"].tolist()}
+        report.shared = shared
         report.names = sorted(
-            name for name, entry in names.items() if entry.sha256 in bare and entry.mtime_ns != -1
+            name
+            for name, entry in names.items()
+            if name in shared or (entry.sha256 in bare and entry.mtime_ns != -1)
         )
         if not dry_run:
             cache.set_names(dict.fromkeys(report.names))
@@ -203,21 +214,23 @@ def carry_out(
     return dropped, damaged
 
 
-def _contents(cache: FeatureCache, videos: Sequence[str]) -> set[str]:
-    """Return the videos' contents.
+def _contents(cache: FeatureCache, videos: Sequence[str]) -> tuple[set[str], dict[str, str]]:
+    """Return the contents that only the videos stand for, and those of them that share theirs.
+
+    Returns:
+        The contents' sha256; and video -> a name of the same content that is not among `videos`.
 
     Raises:
-        CacheError: a video is not there, or its content has a name that is not among `videos`.
+        CacheError: a video is not there.
     """
-    contents = {cache.content(video): video for video in videos}
-    asked = set(videos)
-    for name, entry in sorted(cache.names().items()):
-        if entry.sha256 in contents and not asked & {name, entry.sha256}:
-            raise CacheError(
-                f"{contents[entry.sha256]}: the same content as {name}, which would lose its "
-                "features too; name both to remove them"
-            )
-    return set(contents)
+    contents = {video: cache.content(video) for video in videos}
+    others = {
+        entry.sha256: name
+        for name, entry in sorted(cache.names().items(), reverse=True)
+        if name not in contents and entry.sha256 not in contents
+    }
+    shared = {video: others[sha256] for video, sha256 in contents.items() if sha256 in others}
+    return set(contents.values()) - others.keys(), shared
 
 
 def _refuse_busy(cache: FeatureCache, removal: Removal, names: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Collection
 
 from cache import FeatureCache, NameEntry
 from data.errors import StorageError
@@ -11,6 +12,7 @@ from extract.run.report import VideoOutcome
 logger = logging.getLogger(f"feat.{__name__}")
 
 NAMES_SECONDS = 10.0
+MAX_TOLD = 5
 
 
 class NameRecorder:
@@ -24,6 +26,7 @@ class NameRecorder:
         self._origin = origin
         self._known = cache.names()
         self._pending: dict[str, NameEntry] = {}
+        self._named: dict[str, str] = {}  # content -> the name that it has now
         self._is_new = False
         self._last = time.monotonic()
 
@@ -37,6 +40,7 @@ class NameRecorder:
         """Take one video's final result and return what is to be reported of it."""
         known = self._known.get(result.video_id)
         if result.sha256:
+            self._named[result.sha256] = result.video_id
             if known and known.origin not in ("", self._origin):
                 if known.sha256 == result.sha256:
                     return result  # the name is another folder's, and stays so
@@ -65,6 +69,27 @@ class NameRecorder:
         if time.monotonic() - self._last > NAMES_SECONDS:
             self._flush()
         return result
+
+    def tell_renamed(self, present: Collection[str]) -> None:
+        """Say which names of this folder's videos are of videos that have another name now.
+
+        Args:
+            present: the names of all videos that the folder has.
+        """
+        old = sorted(
+            name
+            for name, entry in self._known.items()
+            if entry.origin == self._origin and name not in present and entry.sha256 in self._named
+        )
+        if old:
+            pairs = [
+                f"{name} is {self._named[self._known[name].sha256]}" for name in old[:MAX_TOLD]
+            ]
+            logger.info(
+                "%d names that the cache keeps are those of videos that were renamed: %s%s; "
+                "feat cache rm NAME gives a name up, the features stay",
+                len(old), ", ".join(pairs), ", ..." if len(old) > MAX_TOLD else "",
+            )  # fmt: skip
 
     def _flush(self) -> None:
         try:

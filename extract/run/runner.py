@@ -124,6 +124,8 @@ def run_extraction(
             thumbnails=thumbnails,
         ):
             report.add(names.add(result))
+        if videos_dir.is_dir():  # of a single video nobody knows what else its folder holds
+            names.tell_renamed(folder.stamps.keys())
     report.seconds = time.monotonic() - started
     return report
 
