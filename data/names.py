@@ -2,8 +2,11 @@
 
 import unicodedata
 from collections.abc import Collection
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import PurePosixPath
+
+#: Letters of a name that are not in many others by chance.
+_TELLING = 3
 
 
 def video_name(text: str) -> str:
@@ -19,5 +22,8 @@ def video_name(text: str) -> str:
 def nearest_names(name: str, names: Collection[str], *, count: int = 3) -> list[str]:
     """Return those of `names` that `name` may have been meant for, the likeliest first."""
     stem = PurePosixPath(name).stem
-    alike = [other for other in names if stem and stem in other]
-    return (alike or get_close_matches(name, names, n=count))[:count]
+    alike = [other for other in names if PurePosixPath(other).stem == stem]
+    if not alike and len(stem) >= _TELLING:
+        alike = [other for other in names if stem in other]
+    alike.sort(key=lambda other: -SequenceMatcher(None, name, other).ratio())
+    return alike[:count] or get_close_matches(name, names, n=count)
