@@ -12,7 +12,7 @@ import numpy as np
 
 from cache.index import Index, holds_features, stream_of
 from cache.keys import JSON, config_difference, config_digest, feature_key, is_newer, is_sha256
-from cache.marker import check_marker
+from cache.marker import MARKER, check_marker
 from cache.names import NameStore
 from cache.records import FeatureEntry, NameEntry
 from cache.shard.read import SUFFIX, ShardTable, StoredRecord
@@ -26,9 +26,29 @@ T = TypeVar("T")
 
 FOLDERS = ("shards", "names", "index", "claims", "partial")
 QUARANTINE = "quarantine"
+LABELS = "labels.csv"
+
+_OWN = {MARKER, LABELS, QUARANTINE, "listing.json", *FOLDERS}
 
 #: Reading anew after a shard was compacted away under our eyes.
 _MAX_TRIES = 4
+
+
+def refuse_other_files(place: object, names: Iterable[str]) -> None:
+    """Do nothing if a folder that is to become a cache holds nothing but what a cache may.
+
+    Args:
+        place: the folder, or its address.
+        names: of what lies in it; hidden files are nobody's.
+
+    Raises:
+        CacheError: it holds something else, which a cache would lie among.
+    """
+    others = sorted(name for name in names if name not in _OWN and not name.startswith("."))
+    if others:
+        raise CacheError(
+            f"{place}: neither empty nor a feature cache (found {others[0]}); name another folder"
+        )
 
 
 class Contents:
@@ -45,7 +65,7 @@ class Contents:
         """
         self.path = Path(path)
         check_marker(self.path)
-        for name in (*FOLDERS, QUARANTINE, "labels.csv"):
+        for name in (*FOLDERS, QUARANTINE, LABELS):
             if (self.path / name).is_symlink():
                 raise CacheError(
                     f"{self.path / name}: a symbolic link; what belongs to a cache must lie in it"
@@ -75,7 +95,7 @@ class Contents:
     @property
     def labels_path(self) -> Path:
         """Where the labels of the cached videos lie, if there are any."""
-        return self.path / "labels.csv"
+        return self.path / LABELS
 
     @property
     def bad_shards(self) -> dict[str, str]:

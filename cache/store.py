@@ -22,7 +22,7 @@ import numpy as np
 
 from cache.checkpoints import FeatureCheckpoint
 from cache.claims import DEFAULT_LEASE_SECONDS, Claim
-from cache.contents import FOLDERS, Contents
+from cache.contents import FOLDERS, Contents, refuse_other_files
 from cache.files import explain, folder_clock, remove_stale_temps
 from cache.keys import JSON, is_sha256
 from cache.marker import MARKER, MARKER_TEXT
@@ -56,12 +56,13 @@ class FeatureCache(Contents):
         """Open the cache at `path`; make a new one if there is none.
 
         Raises:
-            CacheError: it cannot be made or opened.
+            CacheError: it cannot be made or opened, or holds something else.
         """
         root = Path(path)
         try:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():
+                refuse_other_files(root, os.listdir(root))
                 write_whole(root / MARKER, f"{MARKER_TEXT}\n", error=CacheError)
             cache = cls(root)
             for name in FOLDERS:

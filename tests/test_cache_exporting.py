@@ -70,6 +70,18 @@ def test_same_stems_do_not_overwrite_each_other(cache, tmp_path) -> None:
     assert names == ["2.npy", "A/1.avi.npy", "a/1.mp4.npy"]
 
 
+def test_arrays_of_another_export_are_not_mixed_in(cache, tmp_path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):  # the same again is no mixture
+        export_npy(cache, out, streams=["rgb"])
+    (out / "old" / "gone.npy").parent.mkdir()
+    np.save(out / "old" / "gone.npy", np.zeros((2, 3)))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(CacheError, match=r"gone\.npy: not of this export.*--out"):
+        export_npy(cache, out, streams=["rgb"])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_videos_that_lack_a_stream_are_left_out_and_said(cache, tmp_path) -> None:
     cache.write([make_record("3.mp4")])
     assert export_npy(cache, tmp_path / "out").left_out == ["3.mp4"]

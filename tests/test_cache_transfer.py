@@ -77,6 +77,23 @@ def sftp(server, path: Path, port: int | None = None) -> Remote:
 # A local path: a USB disk, a mounted share
 
 
+@pytest.mark.parametrize("what", ["s.mp4", "cam1"])
+def test_a_folder_of_something_else_does_not_become_a_cache(cache, tmp_path, what) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / what).touch() if "." in what else (videos / what).mkdir()
+    (videos / "labels.csv").write_text("video,split,category,anomaly\ns.mp4,train,,0:5\n")
+    before = sorted(path.name for path in videos.iterdir())
+    with pytest.raises(CacheError, match=f"neither empty nor a feature cache .found {what}"):
+        push_cache(cache, Remote(str(videos)))
+    with pytest.raises(CacheError, match=f"neither empty nor a feature cache .found {what}"):
+        FeatureCache.create(videos)
+    assert sorted(path.name for path in videos.iterdir()) == before
+    shutil.rmtree(cache.path / "index")
+    (cache.path / "feat-cache.json").unlink()  # what rsync of a part brings is completed
+    assert features(FeatureCache.create(cache.path))
+
+
 def test_push_to_a_path_then_pull_gives_the_same(cache, other, tmp_path) -> None:
     url = str(tmp_path / "disk" / "features")
     report = push_cache(cache, Remote(url), reread=True)

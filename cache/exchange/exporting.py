@@ -76,7 +76,8 @@ def export_npy(
 
     Args:
         cache: where from.
-        out: folder, made if need be; files of the same names are replaced.
+        out: folder, made if need be; files of the same names are replaced, arrays of others are
+            refused.
         streams: which, in this order; default: all that the cache has, rgb before flow.
         configs: by stream, the configuration to take; a stream that has several needs one.
         layout: see `Layout`.
@@ -86,13 +87,21 @@ def export_npy(
 
     Raises:
         ValueError: an unknown layout.
-        CacheError: streams that do not fit together, or the disk is full or fails.
+        CacheError: streams that do not fit together, other arrays in `out`, or the disk is full or
+            fails.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout must be one of {get_args(Layout)}, got {layout!r}")
     report = ExportReport(out=os.fspath(out))
     chosen = _choose_streams(cache, streams, configs or {})
     files = _file_names(cache.videos(), layout)
+    written = set(files.values())
+    for path in sorted(out.rglob("*.npy")):
+        if path.relative_to(out).as_posix() not in written:
+            raise CacheError(
+                f"{path}: not of this export, and would count as part of it; remove it, or name "
+                "another folder with --out"
+            )
     names = cache.names()
     manifest = [write_head(chosen.values())]
     clips = io.StringIO()

@@ -13,13 +13,13 @@ from pathlib import Path
 from cache.exchange.connections import over_connections
 from cache.exchange.remote import PIECE, Remote
 from cache.exchange.transfer import (
+    begin_cache,
     check_marker,
     download_labels,
     fetch_names,
     push_names_and_labels,
     shards_there,
 )
-from cache.marker import MARKER
 from cache.shard.read import parse_table
 from cache.store import FeatureCache
 from data.errors import CacheError, FeatError, ShardError
@@ -55,7 +55,7 @@ def mirrored(remote: Remote, *, dry_run: bool = False) -> Iterator[Path]:
         if check_marker(remote):
             _fetch(remote, cache)
         elif not dry_run:
-            remote.upload(cache.path / MARKER, MARKER)
+            begin_cache(remote, cache.path)
         try:
             yield cache.path
         except FeatError as error:

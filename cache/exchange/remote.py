@@ -82,6 +82,18 @@ class Remote:
     def _is_sftp(self) -> bool:
         return self.protocol in ("sftp", "ssh")
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all files and folders that lie here."""
+
+        def action() -> tuple[str, ...]:
+            try:
+                found = self._fs.ls(self._root, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+            return tuple(str(path).rstrip("/").rpartition("/")[2] for path in found)
+
+        return self._retry("list the folder", action)
+
     def list(self, folder: str) -> dict[str, int | None]:
         """Return the names of the files in a folder, with their sizes where they are known."""
 

@@ -18,6 +18,7 @@ from cache.conflicts import (
     name_conflicts,
     refuse_conflicts,
 )
+from cache.contents import refuse_other_files
 from cache.exchange.connections import over_connections
 from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
@@ -104,7 +105,7 @@ def push_cache(
         raise CacheError(f"{remote.url}: HTTP servers are read-only; push by sftp or s3")
     report = TransferReport(cache=os.fspath(cache.path), url=remote.url)
     if not check_marker(remote):
-        remote.upload(cache.path / MARKER, MARKER)
+        begin_cache(remote, cache.path)
     there, _ = shards_there(remote)
     here = cache.shards()
     entries = _entries_there(remote, {n: s for n, s in there.items() if n not in here})
@@ -282,6 +283,20 @@ def _without(path: Path, keys: Collection[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="feat-push-") as folder:
         kept = [read_record(table, key) for key in table.records if key not in keys]
         yield write_shard(Path(folder), kept)
+
+
+def begin_cache(remote: Remote, path: Path) -> None:
+    """Make an empty or absent folder elsewhere a cache.
+
+    Args:
+        remote: the folder.
+        path: a cache here.
+
+    Raises:
+        CacheError: it holds something else, or the connection failed for good.
+    """
+    refuse_other_files(remote.url, remote.names())
+    remote.upload(path / MARKER, MARKER)
 
 
 def check_marker(remote: Remote) -> bool:
