@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from model_cache import SMALLEST, KilledError, demo_rows, make_cache
 
-from data.errors import ModelError
+from data.errors import FeatError, ModelError
 from data.labels import read_labels
 from feat import cli
 from model.experiments.compare import run_comparison
@@ -120,6 +120,26 @@ def test_a_killed_training_that_cannot_go_on_is_told(rgb_cache, tmp_path, name):
     assert found.exit_code == 1
     assert f"{run}: damaged: {run}" in found.stdout
     assert len(found.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one run", "seeds"])
+def test_a_refused_training_leaves_nothing_in_the_way(rgb_cache, tmp_path, several):
+    """Else its copy of the labels would be gone on with for ever."""
+    method, out = choose_method("logistic"), tmp_path / "run"
+
+    def train(rows):
+        if several:
+            return train_seeds(rgb_cache, rows, method, count=1, out=out)
+        return run_training(rgb_cache, rows, method, out=out)
+
+    few = [row for row in demo_rows() if not row.is_abnormal or row.video == "bad/0.mp4"]
+    with pytest.raises(ModelError, match="only one training video"):
+        train(few)
+    assert train(demo_rows()).run == out
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(FeatError):  # what is finished stays
+        train(few)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_train_says_how_to_go_on_with_what_is_in_the_folder(rgb_cache, tmp_path):

@@ -112,13 +112,15 @@ def begin_folder(
 ) -> bool:
     """Write what a new folder of runs begins with; return whether it was new.
 
-    `path`, which says whose the folder is, comes first: killed before the labels, it is new still.
+    `path`, which says whose the folder is, comes first: killed before the labels, it is new still,
+    and so is one in which no run was begun, or the first was refused.
 
     Raises:
         ModelError: the folder holds something else.
     """
     held = claim_folder(path.parent, marker=path.name, kind=kind, error=ModelError)
-    if held and (path.parent / LABELS_NAME).is_file():
+    begun = any(item.is_dir() and any(item.iterdir()) for item in path.parent.iterdir())
+    if held and begun and (path.parent / LABELS_NAME).is_file():
         return False
     write_json(path, wanted)
     write_labels(path.parent / LABELS_NAME, labels)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from cache import FeatureCache
-from data.errors import ModelError
+from data.errors import FeatError, ModelError
 from data.files import explain_os_error, write_json
 from data.labels import VideoLabel, read_labels, write_labels
 from data.output_folder import claim_folder
@@ -168,6 +169,7 @@ def run_training(
         saved = state.read() if resume else None
         _cut_log(run / METRICS_NAME, saved.step if saved else 0)
         with (
+            _leaving_nothing(run, unless=lambda: resume or state.path.is_file()),
             _naming(run / METRICS_NAME),
             EventLog(run, run / METRICS_NAME, planned.to_dict()) as events,
             (run / METRICS_NAME).open("a", encoding="utf-8") as log,
@@ -401,6 +403,21 @@ def _claim_killed(out: Path | None, planned: RunInfo) -> Path:
             "same labels and features, or run `feat train` anew"
         )
     return out
+
+
+@contextmanager
+def _leaving_nothing(run: Path, *, unless: Callable[[], bool]) -> Iterator[None]:
+    """Remove the folder of a training that was refused, unless there is something to go on from.
+
+    It holds a copy of the labels: going on would be refused for ever, and the same command with
+    better ones, too, for a training is there.
+    """
+    try:
+        yield
+    except FeatError:
+        if not unless():
+            shutil.rmtree(run, ignore_errors=True)
+        raise
 
 
 @contextmanager
