@@ -447,8 +447,10 @@ def test_the_same_content_in_training_and_test_is_refused(tmp_path):
     cache = make_cache(tmp_path / "features", demo_rows())
     content = cache.names()["good/0.mp4"]
     cache.set_names({"good/0.mp4": content, "copy.mp4": content})
-    with pytest.raises(LabelsError, match=r"same content.*good/0\.mp4.*copy\.mp4"):
-        train(cache, rows, tmp_path)
+    for options in (DataOptions(), DataOptions(allow_misaligned=True)):
+        with pytest.raises(LabelsError, match=r"same content.*good/0\.mp4.*copy\.mp4") as caught:
+            train(cache, rows, tmp_path, options=options)
+        assert "--allow-misaligned" not in str(caught.value)  # it would not help
 
 
 def test_features_made_in_two_ways_are_not_mixed(tmp_path):

@@ -12,6 +12,9 @@ from data.labels import VideoLabel, join_problems
 
 logger = logging.getLogger(f"feat.{__name__}")
 
+#: What nobody can allow: evaluation refuses runs with leaks, and seconds need times.
+_NEVER = ("leak", "no times")
+
 
 def check_labels(
     cache: FeatureCache,
@@ -26,7 +29,9 @@ def check_labels(
     Args:
         cache: has at least one stream of every video.
         labels: the rows to check.
-        allow_misaligned: say what is wrong as a warning, and cut labels that go beyond the end.
+        allow_misaligned: say what is wrong as a warning, and cut labels that go beyond the end;
+            one content in two splits, and seconds where no times are known, are refused all the
+            same.
         streams: those whose frames count; default: all.
         configs: stream -> the only configuration whose frames count.
 
@@ -42,10 +47,12 @@ def check_labels(
         if finding.kind not in ("split", "uncounted"):
             logger.warning("%s", finding.text)
     problems = [finding.text for finding in report.errors]
+    if any(finding.kind in _NEVER for finding in report.errors):
+        raise LabelsError(join_problems(problems))
+    if problems and not allow_misaligned:
+        advice = "the labels do not fit; --allow-misaligned goes on with what fits of them"
+        raise LabelsError("\n".join([join_problems(problems), advice]))
     if not allow_misaligned:
-        if problems:
-            advice = "the labels do not fit; --allow-misaligned goes on with what fits of them"
-            raise LabelsError("\n".join([join_problems(problems), advice]))
         return list(report.labels)
     for problem in problems:
         logger.warning("%s", problem)
