@@ -460,6 +460,15 @@ def test_http_goes_on_when_connections_are_cut(cache, other, tmp_path, monkeypat
 # Rude servers
 
 
+def test_where_nothing_is_there_nothing_has_arrived(other, monkeypatch) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(CacheError, match="check the address, and that the server") as caught:
+        pull_cache(other, Remote("http://127.0.0.1:9/features"))
+    assert "has arrived" not in str(caught.value)
+    assert "ssl" not in str(caught.value)
+
+
 def test_http_without_a_size_says_so_at_once(tmp_path) -> None:
     pytest.importorskip("aiohttp")
     (tmp_path / "www").mkdir()

@@ -70,6 +70,14 @@ def test_a_folder_that_is_typed_counts_before_videos_of_the_file(here: Path) -> 
     assert "name the folder of videos once" in feat("extract", "b", "--videos", "a").stderr
 
 
+def test_what_is_shown_can_be_typed(here: Path) -> None:
+    done = CliRunner().invoke(cli, ["config", "train", "--n-of-m", "2/3"])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"--n-of-m +2/3 ", done.stdout)
+    done = CliRunner().invoke(cli, ["config", "ablate"])
+    assert re.search(r"--k +1,2,3,4,5,6,8 ", done.stdout)
+
+
 def test_a_list_is_what_a_shell_would_hand_over(here: Path) -> None:
     (here / "feat.toml").write_text(
         '[all]\nstreams = ["rgb", "flow"]\n[cache.push]\noption = ["a=1", "b=2"]\n'

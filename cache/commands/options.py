@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -34,18 +34,28 @@ config_option = click.option(
 )  # fmt: skip
 
 
-class NOfM(click.ParamType[tuple[int, int]]):
+class Fraction(NamedTuple):
+    """N of M."""
+
+    n: int
+    m: int
+
+    def __str__(self) -> str:
+        return f"{self.n}/{self.m}"
+
+
+class NOfM(click.ParamType[Fraction]):
     """N of M, as 2/3."""
 
     name = "N/M"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    ) -> Fraction:
         """Return the two numbers."""
         found = re.fullmatch(r"([0-9]{1,2})/([0-9]{1,2})", str(value))
         if found and 1 <= int(found[1]) <= int(found[2]):
-            return int(found[1]), int(found[2])
+            return Fraction(int(found[1]), int(found[2]))
         self.fail(f"{value!r} is no N/M with 1 <= N <= M <= 99, such as 2/3", param, ctx)
 
 

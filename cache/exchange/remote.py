@@ -66,6 +66,7 @@ class Remote:
         self._root = ""
         self._stall_seconds = stall_seconds()
         self._moved = 0  # bytes that the operation under way has moved
+        self._has_moved = False  # whether anything has gone or come that need not again
         self._retry("connect", lambda: None)
 
     @property
@@ -168,6 +169,7 @@ class Remote:
 
         is_counted = self.is_http or self._is_sftp
         data = self._retry(f"read {name}", action, size=0 if is_counted else size) if size else b""
+        self._has_moved = True
         if len(data) != size:
             raise CacheError(f"{self.url}: {name}: {len(data)} bytes at {offset}, expected {size}")
         return data
@@ -205,6 +207,7 @@ class Remote:
                 self._fs.mv(self._join(temp), self._join(name))
 
         self._retry(f"write {name}", action, size=expected)
+        self._has_moved = True
 
     def _make_folder(self, path: str) -> None:
         """Make a folder that need not be new: another connection may make it at this moment."""
@@ -225,6 +228,7 @@ class Remote:
         """
         other = Remote(self._url, self._options, new_host_keys=self._new_host_keys)
         other._min_rate = MIN_RATE // share
+        other._has_moved = True
         return other
 
     def close(self) -> None:
@@ -350,11 +354,11 @@ class Remote:
         raise AssertionError("unreachable")
 
     def _failure(self, what: str, error: BaseException) -> CacheError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return CacheError(
-            f"{self.url}: cannot {what}: {reason}; what has arrived is kept, the same command "
-            "goes on from there"
-        )
+        reason = " ".join(str(error).replace(" ssl:default", "").split())[:200]
+        advice = "check the address, and that the server is there"
+        if self._has_moved:
+            advice = "what has arrived is kept, the same command goes on from there"
+        return CacheError(f"{self.url}: cannot {what}: {reason or type(error).__name__}; {advice}")
 
 
 def _http_client(options: Mapping[str, Any]) -> dict[str, Any]:

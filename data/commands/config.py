@@ -115,7 +115,7 @@ def _set_anywhere(
 def _text(value: Any) -> str:
     if value is None or value == () or value == "":
         return "-"
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):  # others know how they are written
         return ",".join(map(str, value))
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
