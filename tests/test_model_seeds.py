@@ -164,6 +164,13 @@ def test_two_processes_do_not_work_in_one_folder(cache, tmp_path):
     assert len(train(cache, tmp_path / "out", seeds=1).rows) == 1  # it is free again
 
 
+def test_where_training_measures_nothing_the_runs_are_named(cache, tmp_path):
+    report = train_seeds(
+        cache, demo_rows(), choose_method("knn"), count=2, out=tmp_path / "out", device="cpu"
+    )
+    assert report.to_text() == f"run: {tmp_path / 'out'}, seeds 0 1"
+
+
 def test_an_unfinished_seed_is_not_left_out_of_the_evaluation(cache, tmp_path):
     out = tmp_path / "out"
     train(cache, out, seeds=2)

@@ -87,7 +87,8 @@ class SeedsReport:
         width = max([7, *(len(name) for name in shown)])
         together = "ensemble  " if self.ensemble else ""
         seeds = " ".join(str(row["seed"]) for row in self.rows)
-        lines = [f"{'measure':{width}}  mean    std     {together}seeds {seeds}"]
+        head = f"{'measure':{width}}  mean    std     {together}seeds {seeds}"
+        lines = [head] if shown else []  # not every method measures while it is trained
         for name in shown:
             spread = self.spreads[name]
             assert spread is not None
@@ -105,6 +106,8 @@ class SeedsReport:
             lines.append(
                 f"ensemble: the mean of all seeds' scores, {self.ensemble.report}; {videos}"
             )
+        else:
+            lines.append(f"run: {self.run}, seeds {seeds}")
         return "\n".join(lines)
 
 
