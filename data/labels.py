@@ -31,6 +31,7 @@ from data.errors import LabelsError
 from data.files import write_whole
 from data.intervals import Intervals, clip_intervals, frames_from_intervals, merge_intervals
 from data.names import nearest_names, video_name
+from data.output_file import table
 from data.times import TimeSpan, clock_text, frames_of_spans
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 COLUMNS = ("video", "split", "category", "anomaly")
 OPTIONAL_COLUMNS = ("scene", "frames", "seconds", "source")
+LABELS_FILE = table(COLUMNS)
 MAX_PROBLEMS_SHOWN = 100
 MAX_NAMES_SHOWN = 5
 #: A player may show the length of a video in whole seconds, rounded up.

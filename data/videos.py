@@ -4,7 +4,7 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +143,15 @@ def frame_paths(source: VideoSource) -> list[Path]:
     return [source.path / name for name in frames]
 
 
+def content_paths(source: VideoSource) -> list[Path]:
+    """Return the files whose bytes are a video: the video file, or the frames of a folder.
+
+    Raises:
+        DecodeError: as of `frame_paths`.
+    """
+    return [source.path] if source.kind == "file" else frame_paths(source)
+
+
 def source_stamp(source: VideoSource) -> Stamp:
     """Return what shows, without reading it, whether a video has changed.
 
@@ -150,7 +159,7 @@ def source_stamp(source: VideoSource) -> Stamp:
         DecodeError: the images of a frame folder do not form one video.
         OSError: it is gone or cannot be looked at.
     """
-    stats = [path.stat() for path in _content_paths(source)]
+    stats = [path.stat() for path in content_paths(source)]
     return Stamp(
         size=sum(stat.st_size for stat in stats),
         mtime_ns=max(stat.st_mtime_ns for stat in stats),
@@ -238,10 +247,6 @@ def _refuse_same_names(found: list[VideoSource]) -> None:
 def _id_key(video_id: str) -> tuple[object, ...]:
     # component by component: "a/2" comes before "a b/1" whatever "/" and " " compare like
     return tuple(natural_key(part) for part in video_id.split("/"))
-
-
-def _content_paths(source: VideoSource) -> Iterable[Path]:
-    return [source.path] if source.kind == "file" else frame_paths(source)
 
 
 def _file_sha256(path: Path) -> str:

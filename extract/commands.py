@@ -338,7 +338,8 @@ def preview_command(
     also what the network takes the clip for: it names the action if preprocessing is right. The
     flow's colour is its direction, as the wheel beside it shows.
     """
-    from data.videos import find_videos
+    from data.output_file import PNG, check_outputs
+    from data.videos import content_paths, find_videos
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
     from extract.preview import preview_clip
@@ -350,6 +351,7 @@ def preview_command(
         raise click.UsageError(f"{video} holds {1 + len(others)} videos: name one")
     rgb = next(one.file for one in look_for_weights(weights_folder()) if one.stream == "rgb")
     path = out or Path(f"{source.path.resolve().stem}-{at_seconds:g}s.png")
+    check_outputs({path: PNG}, inputs=content_paths(source))
     lines = preview_clip(
         path,
         source,

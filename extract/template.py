@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data.errors import FeatError
 from data.labels import NewRow, add_rows, labelled_videos
+from data.output_file import check_folder
 from data.progress import followed
 from data.times import end_of_video
 from data.videos import VideoSource, find_videos, frame_paths
@@ -62,6 +63,8 @@ def fill_template(
     known = labelled_videos(labels_file) if labels_file.exists() else set()
     report.kept = [source.video_id for source in sources if source.video_id in known]
     todo = [source for source in sources if source.video_id not in known]
+    if todo:
+        check_folder(labels_file.parent)
     pending: list[NewRow] = []
     written = time.monotonic()
     try:

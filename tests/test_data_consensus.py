@@ -13,6 +13,7 @@ from data.annotation.consensus import consensus, fleiss_kappa
 from data.commands.prepare import data_group
 from data.errors import LabelsError
 from data.labels import VideoLabel, read_labels, write_labels
+from feat import cli
 
 
 def mark(*intervals: tuple[int, int], video: str = "v", **fields) -> VideoLabel:
@@ -190,7 +191,7 @@ def test_no_file_that_is_read_is_written_over(tmp_path: Path, monkeypatch, comma
         write_labels(Path(name), [mark((2, 5), num_frames=10)])
     Path("link.csv").symlink_to("bob.csv")
     before = Path("bob.csv").read_bytes()
-    found = CliRunner().invoke(data_group, command)
-    assert found.exit_code == 2
+    found = CliRunner().invoke(cli, ["data", *command])
+    assert found.exit_code == 1
     assert "is read here and would be written over; name another file to write" in found.stderr
     assert Path("bob.csv").read_bytes() == before

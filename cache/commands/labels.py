@@ -103,11 +103,14 @@ def stats_command(
     from data.annotation import stats
     from data.annotation.alignment import check_alignment
     from data.labels import read_labels
+    from data.output_file import PICTURES, PNG, check_outputs
 
     cache = FeatureCache(cache_dir) if cache_dir else None
     path = labels_file or (cache.labels_path if cache is not None else None)
     if path is None:
         raise click.UsageError("Give --labels, --cache, or both.")
+    if plot is not None:
+        check_outputs({plot: PICTURES.get(plot.suffix.lower(), PNG)}, inputs=[path])
     labels = read_labels(path)
     num_frames = {}
     if cache is not None:

@@ -22,6 +22,7 @@ from cache.store import FeatureCache
 from cache.streams import FEATURES, THUMBNAILS, order_streams
 from data.errors import CacheError
 from data.files import new_file, write_whole
+from data.output_file import Kind, check_outputs, table
 from data.progress import followed
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -29,6 +30,12 @@ logger = logging.getLogger(f"feat.{__name__}")
 #: plain: DIR/<video>.npy (S, D). lad: DIR/<video>/feature.npy (S, D), as the LAD2000 authors' code
 #: reads it. rtfm: DIR/<video>_i3d.npy (S, 1, D), one crop, and features.list, as RTFM's.
 Layout = Literal["plain", "lad", "rtfm"]
+
+
+CLIPS_COLUMNS = (
+    "video", "file", "row", "start_frame", "end_frame", "start_seconds", "end_seconds",
+)  # fmt: skip
+FEATURES_FILE = Kind("an array of features", b"\x93NUMPY\x01\x00v\x00{'descr': '<f")
 
 
 @dataclass(kw_only=True)
@@ -76,8 +83,8 @@ def export_npy(
 
     Args:
         cache: where from.
-        out: folder, made if need be; files of the same names are replaced, arrays of others are
-            refused.
+        out: folder, made if need be; files of the same names and kind are replaced, arrays of
+            other names are refused.
         streams: which, in this order; default: all that the cache has, rgb before flow.
         configs: by stream, the configuration to take; a stream that has several needs one.
         layout: see `Layout`.
@@ -102,13 +109,13 @@ def export_npy(
                 f"{path}: not of this export, and would count as part of it; remove it, or name "
                 "another folder with --out"
             )
+    there = [path for path in (out / name for name in files.values()) if path.exists()]
+    check_outputs({**dict.fromkeys(there, FEATURES_FILE), out / "clips.csv": table(CLIPS_COLUMNS)})
     names = cache.names()
     manifest = [write_head(chosen.values())]
     clips = io.StringIO()
-    table = csv.writer(clips, lineterminator="\n")
-    table.writerow(
-        ["video", "file", "row", "start_frame", "end_frame", "start_seconds", "end_seconds"]
-    )
+    clips_table = csv.writer(clips, lineterminator="\n")
+    clips_table.writerow(CLIPS_COLUMNS)
     listed = []
     for video in _videos(cache, chosen, report):
         array = video.array
@@ -120,7 +127,7 @@ def export_npy(
         )
         for row in range(len(video.clips)):
             cells = [column[row].item() for column in _columns(video.clips)]
-            table.writerow([video.name, files[video.name], row, *cells])
+            clips_table.writerow([video.name, files[video.name], row, *cells])
         report.videos += 1
         report.clips += len(array)
         report.dim = array.shape[-1]
@@ -165,7 +172,7 @@ def export_parquet(
     chosen = _choose_streams(cache, streams, configs or {})
     names = cache.names()
     manifest = [write_head(chosen.values())]
-    _make_folder(out.parent)
+    check_outputs({out: Kind("a Parquet file", b"PAR1")})
     with new_file(out, error=CacheError) as partial, partial.open("wb") as file:
         writer: Any = None
         try:
@@ -224,7 +231,7 @@ def _arrow_table(pa: Any, video: _Video) -> Any:
     return pa.table(columns)
 
 
-_CLIP_COLUMNS = ("start_frame", "end_frame", "start_seconds", "end_seconds")
+_CLIP_COLUMNS = CLIPS_COLUMNS[-4:]
 
 
 def _columns(clips: ClipTable) -> list[np.ndarray]:

@@ -30,17 +30,21 @@ from data.files import new_file, write_whole
 from data.intervals import Intervals, intervals_from_frames, merge_intervals
 from data.labels import (
     END_SECONDS,
+    LABELS_FILE,
     Split,
     VideoLabel,
     join_problems,
     read_labels,
     write_labels,
 )
+from data.output_file import Kind, check_outputs
 from data.videos import VIDEO_SUFFIXES
 
 Format = Literal["labels", "ucf", "masks", "npy", "activitynet", "boxes"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 NO_CATEGORY = "Anomaly"  # what is written for an abnormal video without a category
+ARRAY = Kind("an array of one byte a frame", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'")
+ACTIVITYNET = Kind("an ActivityNet file of feat", b'{\n "version": "feat ')
 SUBSETS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 
 
@@ -80,7 +84,12 @@ def read_format(
 
 
 def write_format(
-    path: Path, labels: Sequence[VideoLabel], kind: Format, *, fps: float | None = None
+    path: Path,
+    labels: Sequence[VideoLabel],
+    kind: Format,
+    *,
+    fps: float | None = None,
+    inputs: Iterable[Path] = (),
 ) -> None:
     """Write labels in one of the formats; "masks" makes or fills a folder.
 
@@ -89,14 +98,17 @@ def write_format(
         labels: what to write.
         kind: the format.
         fps: frames a second of the videos, for "activitynet".
+        inputs: files that the labels come from, which must not be written over.
 
     Raises:
+        FeatError: a file of another kind, or an input, would be lost.
         LabelsError: a label has unknown frames (`?`), or the format needs the number of frames
             or the frame rate and it is not known.
     """
     if kind == "boxes":
         raise LabelsError(f"{path}: boxes are only read: labels do not say where in a frame")
     if kind == "labels":
+        check_outputs({path: LABELS_FILE}, inputs=inputs)
         write_labels(path, labels)
         return
     weak = [label.video for label in labels if label.is_weak]
@@ -106,14 +118,22 @@ def write_format(
             f" format {kind} has no word for that"
         )
     if kind == "ucf":
-        write_whole(path, "".join(_ucf_line(label) for label in labels), error=LabelsError)
+        text = "".join(_ucf_line(label) for label in labels)
+        begins = text.partition(" ")[0] + " "
+        check_outputs(
+            {path: Kind(f"a text that begins with {begins}", begins.encode())}, inputs=inputs
+        )
+        write_whole(path, text, error=LabelsError)
     elif kind == "activitynet":
-        write_whole(path, _activitynet_text(path, labels, fps), error=LabelsError)
+        text = _activitynet_text(path, labels, fps)
+        check_outputs({path: ACTIVITYNET}, inputs=inputs)
+        write_whole(path, text, error=LabelsError)
     elif kind == "npy":
+        check_outputs({path: ARRAY}, inputs=inputs)
         frames = [label.frame_labels(_need_frames(label, kind)) for label in labels]
         _write_npy(path, np.concatenate([*frames, np.zeros(0, dtype=np.uint8)]))
     else:
-        _write_masks(path, labels)
+        _write_masks(path, labels, inputs)
 
 
 def _at_rate(label: VideoLabel, fps: float | None) -> VideoLabel:
@@ -201,18 +221,15 @@ def _read_masks(path: Path, split: Split) -> list[VideoLabel]:
     return labels
 
 
-def _write_masks(path: Path, labels: Sequence[VideoLabel]) -> None:
-    names: dict[str, str] = {}
+def _write_masks(path: Path, labels: Sequence[VideoLabel], inputs: Iterable[Path]) -> None:
+    files: dict[Path, VideoLabel] = {}
     for label in labels:
         name = _bare(label.video)
-        if name in names:
-            raise LabelsError(f"{label.video} and {names[name]} would both become {name}.npy")
-        names[name] = label.video
-        file = path / f"{name}.npy"
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LabelsError(f"{file.parent}: cannot be made: {error.strerror}") from error
+        other = files.setdefault(path / f"{name}.npy", label)
+        if other is not label:
+            raise LabelsError(f"{label.video} and {other.video} would both become {name}.npy")
+    check_outputs(dict.fromkeys(files, ARRAY), inputs=inputs)
+    for file, label in files.items():
         _write_npy(file, label.frame_labels(_need_frames(label, "masks")))
 
 

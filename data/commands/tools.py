@@ -92,11 +92,12 @@ def split_command(
     It is checked that the parts share nothing. Videos of one scene (column scene) and copies of one
     video stay together.
     """
-    from data.labels import read_labels, write_labels
+    from data.labels import LABELS_FILE, read_labels, write_labels
+    from data.output_file import check_outputs
     from data.splits import divide as splits
     from data.splits import leaks, protocols
 
-    _keep(labels_file, out)
+    check_outputs({out: LABELS_FILE}, inputs=[labels_file])
     if scheme == "folds":
         require_fold(fold, folds)
     labels = read_labels(labels_file)
@@ -141,10 +142,10 @@ def consensus_command(annotators: tuple[Path, ...], out: Path, as_json: bool) ->
     agree on.
     """
     from data.annotation.consensus import agreement_records, agreement_table, consensus
-    from data.labels import read_labels, write_labels
+    from data.labels import LABELS_FILE, read_labels, write_labels
+    from data.output_file import check_outputs
 
-    for path in annotators:
-        _keep(path, out)
+    check_outputs({out: LABELS_FILE}, inputs=annotators)
     labels, agreements = consensus([read_labels(path) for path in annotators])
     source = f"consensus of {', '.join(path.name for path in annotators)}"
     labels = [replace(label, source=source) for label in labels]
@@ -204,17 +205,8 @@ def convert_command(
     from data.annotation.convert import read_format, write_format
     from data.labels import read_labels
 
-    for path in (source, *([like] if like else [])):
-        _keep(path, target)
     known = read_labels(like) if like else None
     labels = read_format(source, source_format, split=split, fps=fps, like=known)
-    write_format(target, labels, target_format, fps=fps)
+    inputs = [source, *source.rglob("*.npy"), *([like] if like else [])]
+    write_format(target, labels, target_format, fps=fps, inputs=inputs)
     click.echo(f"{target}: {len(labels)} videos")
-
-
-def _keep(read: Path, written: Path) -> None:
-    """Refuse to write over what is read: frames that somebody labelled would be lost."""
-    if written.exists() and written.samefile(read):
-        raise click.UsageError(
-            f"{written}: is read here and would be written over; name another file to write"
-        )

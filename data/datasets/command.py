@@ -8,8 +8,9 @@ import click
 from data.datasets.clicks import with_clicks
 from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
-from data.labels import join_problems, write_labels
+from data.labels import LABELS_FILE, join_problems, write_labels
 from data.number_option import SEED
+from data.output_file import check_outputs
 from data.sources import source_of
 from data.splits.divide import split_summary
 
@@ -17,9 +18,20 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 
+
+def _checked(_: click.Context, __: click.Parameter, out: Path) -> Path:
+    """Return the labels file to write, before the dataset is read."""
+    check_outputs({out: LABELS_FILE})
+    return out
+
+
 root_option = click.option("--root", type=FOLDER, required=True, help="The dataset's folder.")
 out_option = click.option(
-    "--out", type=OUT_FILE, required=True, help="The labels file to write (labels.csv)."
+    "--out",
+    type=OUT_FILE,
+    required=True,
+    callback=_checked,
+    help="The labels file to write (labels.csv).",
 )
 halves_option = click.option(
     "--split",
