@@ -22,6 +22,7 @@ from PIL import Image
 from data.errors import DecodeError
 from data.ffmpeg import ffmpeg_version, find_ffmpeg, has_encoder, passthrough_options
 from data.files import partial_file, publish, temp_path
+from data.output_file import Kind
 from data.videos import VideoSource
 from extract.decode.config import DecodeConfig
 from extract.decode.ffmpeg_log import LOG_OPTIONS, FFmpegLog
@@ -46,6 +47,8 @@ _TICKS = 60000
 # files that one run of ffmpeg writes: each takes an encoder's memory
 _AT_ONCE = 8
 _LEAST_WIDTH = 320
+# A box that players skip, at the end of the MP4 files made here: 12 bytes, type `free`.
+WRITTEN_HERE = Kind("a video that feat has written", b"\0\0\0\x0cfreefeat")
 _BLOCK = 1 << 16
 
 
@@ -204,6 +207,8 @@ def _write(
         if before:
             logger.warning("%s: written without its sound: %s", source.video_id, before)
         for temporary, path in zip(partial, paths, strict=True):
+            with temporary.open("ab") as file:
+                file.write(WRITTEN_HERE.mark)
             publish(temporary, path)
 
 

@@ -126,7 +126,14 @@ def predict_command(
         logger.info("run: %s, the newest in %s", run, runs)
 
     from extract.encode import Reading
-    from predict.outputs import Outputs, report_json, report_lines, write_outputs
+    from predict.outputs import (
+        Outputs,
+        check_outputs_of,
+        report_json,
+        report_lines,
+        write_intervals,
+        write_outputs,
+    )
     from predict.scoring import ExtractOptions, run_prediction
     from predict.sought import find_sought
 
@@ -145,7 +152,6 @@ def predict_command(
         raise click.UsageError(
             f"--scores {scores_path}: {len(sought)} videos need a folder, not a file"
         )
-    config = run_prediction(sought, run, options, threshold=threshold)
     outputs = Outputs(
         csv=csv_path,
         scores=scores_path,
@@ -155,12 +161,16 @@ def predict_command(
         pad_seconds=pad_seconds,
         render=render_dir,
     )
+    check_outputs_of(sought, outputs)
+    config = run_prediction(sought, run, options, threshold=threshold)
     write_outputs(sought, outputs, Reading(fps=config.decode.fps, folder=folder_fps, limits=limits))
     if as_json:
         click.echo(json.dumps(report_json(sought, run, keep_dir, csv_path)))
     else:
         click.echo("\n".join(report_lines(sought)))
-        if csv_path:
+    if csv_path:  # what fails here has the results printed already
+        write_intervals(csv_path, sought)
+        if not as_json:
             click.echo(f"all intervals: {csv_path}")
     if any(each.error or (each.prediction and each.prediction.partial) for each in sought):
         click.get_current_context().exit(1)

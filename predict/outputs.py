@@ -1,19 +1,32 @@
 """What `feat predict` writes and prints of the videos that have a prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data.errors import DecodeError
 from data.files import write_rows, write_whole
+from data.output_file import PNG, Kind, check_folder, check_outputs, table
+from data.videos import content_paths
 from extract.decode.stills import read_stills
-from extract.encode import Part, Reading, Strip, cut_parts, render_below, shown_size
+from extract.encode import (
+    WRITTEN_HERE,
+    Part,
+    Reading,
+    Strip,
+    cut_parts,
+    render_below,
+    shown_size,
+)
 from model.measures.peaks import highest_peaks
 from model.prediction.prediction import VideoPrediction
 from model.prediction.report import (
     INTERVAL_COLUMNS,
+    SCORE_COLUMNS,
     interval_rows,
     prediction_json,
     prediction_lines,
@@ -25,6 +38,13 @@ from model.runs.file_names import file_names
 from predict.sought import Sought, noting_failure
 
 STILL_PIXELS = 180
+KINDS = {
+    "scores": table(SCORE_COLUMNS),
+    "vtt": Kind("a WebVTT file", b"WEBVTT"),
+    "plot": PNG,
+    "render": WRITTEN_HERE,
+}
+"""Of the files about one video, by option; those of `--cut` are named when they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,53 +69,84 @@ class Outputs:
     pad_seconds: float = 0.0
     render: Path | None = None
 
+    def of_video(self, stem: str) -> dict[str, Path]:
+        """Return the files of one video, by option, that can be named before it is scored."""
+        as_file = self.scores is not None and self.scores.suffix == ".csv"
+        wanted = (
+            ("scores", self.scores, "" if as_file else f"{stem}.csv"),
+            ("vtt", self.vtt, f"{stem}.vtt"),
+            ("plot", self.plot, f"{stem}.png"),
+            ("render", self.render, f"{stem}.mp4"),
+        )
+        return {option: place / name for option, place, name in wanted if place}
+
+
+def check_outputs_of(sought: Sequence[Sought], outputs: Outputs) -> None:
+    """Refuse what could not be written, or would replace something else, before any work.
+
+    Raises:
+        FeatError: names the file or folder.
+    """
+    wanted = {outputs.csv: table(INTERVAL_COLUMNS)} if outputs.csv else {}
+    for stem in _file_stems(sought):
+        wanted |= {path: KINDS[name] for name, path in outputs.of_video(stem).items()}
+    check_outputs(wanted, inputs=_inputs(sought))
+    if outputs.cut:
+        check_folder(outputs.cut)
+
+
+def _inputs(sought: Sequence[Sought]) -> Iterator[Path]:
+    for each in sought:
+        with suppress(DecodeError, OSError):  # told of when it is read
+            yield from content_paths(each.source)
+
 
 def write_outputs(sought: Sequence[Sought], outputs: Outputs, reading: Reading) -> None:
-    """Write what was asked for of every video that has a prediction.
+    """Write what was asked for of each video that has a prediction; what fails is noted with it.
 
     Args:
         sought: the videos.
         outputs: what was asked for.
         reading: how the videos were read for their features.
-
-    Raises:
-        FeatError, OSError: it cannot be written.
     """
-    scores = outputs.scores
-    as_file = scores is not None and scores.suffix == ".csv"
-    scores_dir = scores.parent if scores and as_file else scores
-    folders = [outputs.csv and outputs.csv.parent, scores_dir, outputs.vtt, outputs.plot]
-    for folder in (*folders, outputs.cut, outputs.render):
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-    done = [(each, each.prediction) for each in sought if each.prediction]
-    if outputs.csv:
-        rows = [row for each, prediction in done for row in interval_rows(each.name, prediction)]
-        write_rows(outputs.csv, rows, INTERVAL_COLUMNS)
-    for (each, prediction), stem in zip(done, _file_stems([e for e, _ in done]), strict=True):
-        if scores:
-            path = scores if as_file else scores / f"{stem}.csv"
-            write_frame_scores(path, prediction)
-            each.written["scores"] = str(path)
-        if outputs.vtt:
-            path = outputs.vtt / f"{stem}.vtt"
-            write_whole(path, webvtt(prediction))
-            each.written["vtt"] = str(path)
-        if outputs.plot:
+    for each, stem in zip(sought, _file_stems(sought), strict=True):
+        if each.prediction is None:
+            continue
+        for name, path in outputs.of_video(stem).items():
             with noting_failure(each):
-                path = outputs.plot / f"{stem}.png"
-                _draw(path, each, prediction, reading)
-                each.written["plot"] = str(path)
+                _write(name, path, each, each.prediction, reading)
+                each.written[name] = str(path)
         if outputs.cut:
             with noting_failure(each):
-                parts = _parts(outputs.cut / stem, prediction, outputs.pad_seconds)
+                parts = _parts(outputs.cut / stem, each.prediction, outputs.pad_seconds)
+                check_outputs({part.path: WRITTEN_HERE for part in parts}, inputs=_inputs(sought))
                 cut_parts(each.source, parts, reading)
                 each.written["cut"] = [str(part.path) for part in parts]
-        if outputs.render:
-            with noting_failure(each):
-                path = outputs.render / f"{stem}.mp4"
-                _render(path, each, prediction, reading)
-                each.written["render"] = str(path)
+
+
+def _write(
+    name: str, path: Path, each: Sought, prediction: VideoPrediction, reading: Reading
+) -> None:
+    """Write the file of one video that an option names."""
+    if name == "scores":
+        write_frame_scores(path, prediction)
+    elif name == "vtt":
+        write_whole(path, webvtt(prediction))
+    elif name == "plot":
+        _draw(path, each, prediction, reading)
+    else:
+        _render(path, each, prediction, reading)
+
+
+def write_intervals(path: Path, sought: Sequence[Sought]) -> None:
+    """Write the table of the abnormal intervals of all videos.
+
+    Raises:
+        FeatError: it cannot be written.
+    """
+    done = [(each.name, each.prediction) for each in sought if each.prediction]
+    rows = [row for name, prediction in done for row in interval_rows(name, prediction)]
+    write_rows(path, rows, INTERVAL_COLUMNS)
 
 
 def _file_stems(sought: Sequence[Sought]) -> list[str]:

@@ -153,7 +153,7 @@ def test_feat_report_compares_several_runs(evaluated, tmp_path, monkeypatch):
     done = report(*evaluated)
     assert done.exit_code == 0, done.output
     own = [str(run / "eval" / "report.html") for run in evaluated]
-    assert done.stdout.split() == [*own, "comparison.html"]
+    assert done.stdout.split() == ["comparison.html", *own]
     page = Path("comparison.html").read_text(encoding="utf-8")
     for run in evaluated:
         found = json.loads((run / "eval" / "metrics.json").read_text())
@@ -163,7 +163,7 @@ def test_feat_report_compares_several_runs(evaluated, tmp_path, monkeypatch):
             assert f">{low:.3f} to {high:.3f}<" in page
         assert found["protocol"] in page
     assert len(re.findall('<a href="[^"]*/eval/report.html">its report</a>', page)) == 2
-    assert report(*evaluated, "--out", tmp_path / "other.html").stdout.split()[-1] == str(
+    assert report(*evaluated, "--out", tmp_path / "other.html").stdout.split()[0] == str(
         tmp_path / "other.html"
     )
     once = report(evaluated[0], evaluated[0])
@@ -187,6 +187,12 @@ def test_what_cannot_be_compared_is_said_in_a_line_before_anything_is_written(
         assert words in refused.stderr
     assert not Path("comparison.html").exists()
     assert not (evaluated[0] / "eval" / "report.html").exists()
+    mine = Path("labels.csv")
+    mine.write_text("video,split,category,anomaly\n")
+    refused = report(*evaluated, "--out", mine)
+    assert refused.exit_code == 1
+    assert "labels.csv: is there and is not a web page; name another file" in refused.stderr
+    assert mine.read_text() == "video,split,category,anomaly\n"
     single = report(evaluated[0], "--out", "x.html")
     assert single.exit_code == 2
     assert "name two or more" in single.stderr

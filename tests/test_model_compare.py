@@ -1,6 +1,7 @@
 """`feat compare` and `feat train --method`: resumption, refusals, the table, the intervals."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -291,6 +292,33 @@ def test_compare_prints_a_table_and_writes_its_digits(folder, caplog):
         written = list(csv.DictReader(file))
     assert [float(row["auc"]) for row in written] == [row["auc"] for row in rows]
     assert [row["supervision"] for row in rows] == ["fully", "unsupervised"]
+
+
+def test_compare_looks_at_its_table_before_it_trains(folder):
+    labels = (folder / "features" / "labels.csv").read_bytes()
+    (folder / "file").write_text("")
+    for name, words in {
+        "features/labels.csv": "is read here and would be written over; name another file",
+        "file/x.csv": "file: a file, expected a folder; name another place to write",
+    }.items():
+        refused = feat(
+            cli, "compare", "--methods", "position", "--csv", name, "--out", "no", cwd=folder
+        )
+        assert refused.exit_code == 1
+        assert words in refused.stderr
+        assert not (folder / "no").exists()
+    assert (folder / "features" / "labels.csv").read_bytes() == labels
+
+
+def test_compare_prints_the_table_that_it_cannot_write(folder, monkeypatch):
+    def refuse(path, comparison):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("model.experiments.compare_plot.draw_comparison", refuse)
+    failed = feat(cli, "compare", "--methods", "position", "--out", "full", cwd=folder)
+    assert failed.exit_code == 1
+    assert "No space left on device" in failed.stderr
+    assert "| position | fully | 1 |" in failed.stdout
 
 
 def test_train_a_method_then_eval_needs_no_more_arguments(folder):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import predict.scoring
 from cache import FeatureCache
+from data.ffmpeg import find_ffmpeg
 from data.videos import content_sha256, find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
@@ -177,6 +180,72 @@ def test_intervals_are_cut_out_and_the_curve_is_put_below(trained, predicted, tm
         *("--keep", predicted[0] / "features", "--cut", tmp_path / "none", "--json"),
     )
     assert report(normal)["videos"][0]["cut"] == []
+
+
+def test_outputs_take_the_place_of_nothing_else_and_are_looked_at_first(
+    trained, predicted, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(trained.videos / name, name)
+    shutil.copy("b.mp4", "a.mp4.mp4")  # another recording
+    Path("labels.csv").write_text(LABELS)
+    Path("folder").write_text("none")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    command = ["predict", "a.mp4", "--run", trained.run]
+    for outputs, words in {
+        ("--csv", "labels.csv"): "labels.csv: is there and is not a table that begins with video,",
+        ("--csv", "a.mp4"): "a.mp4: is read here and would be written over",
+        ("--scores", "labels.csv"): "labels.csv: is there and is not a table that begins with fra",
+        ("--render", "."): "a.mp4.mp4: is there and is not a video that feat has written; name a",
+        ("--scores", "folder"): "folder: a file, expected a folder; name another place to write",
+        ("--cut", "folder/cut"): "folder: a file, expected a folder; name another place to write",
+        ("--csv", "folder/all.csv"): "folder: a file, expected a folder; name another place to w",
+    }.items():
+        refused = feat(*command, "--keep", "features", *outputs)
+        assert refused.exit_code == 1
+        assert refused.stderr.splitlines()[-1].startswith(f"error: {words}")
+        assert not refused.stdout
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    command = ["predict", trained.videos / "t.mp4", "--run", trained.run, "--threshold", "0"]
+    command += ["--cache", trained.training_cache]
+    written = ["--csv", "all.csv", "--scores", "scores", "--vtt", "vtt", "--plot", "plots"]
+    for _ in range(2):
+        done = feat(*command, *written, "--render", "shown", "--cut", "cut")
+        assert done.exit_code == 0, done.output
+    for path in (Path("shown/t.mp4.mp4"), *Path("cut").iterdir()):
+        assert _num_frames(path) == 11
+        read = [find_ffmpeg(), "-v", "warning", "-i", path, "-f", "null", "-"]
+        assert not subprocess.run(read, capture_output=True, check=True).stderr
+    (cut,) = Path("cut").iterdir()
+    shutil.copy("b.mp4", cut)
+    refused = feat(*command, "--cut", "cut")
+    assert refused.exit_code == 1
+    assert f"failed: {cut}: is there and is not a video that feat has written" in refused.stdout
+    assert cut.read_bytes() == Path("b.mp4").read_bytes()
+
+
+def test_results_are_printed_when_an_output_fails_at_the_end(
+    trained, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    score = predict.scoring.predict_video
+
+    def meanwhile(*arguments, **options):
+        shutil.rmtree("out")
+        Path("out").write_text("somebody's file")
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(predict.scoring, "predict_video", meanwhile)
+    command = ["predict", trained.videos / "t.mp4", "--run", trained.run]
+    command += ["--cache", trained.training_cache]
+    for option, name in (("--csv", "out/all.csv"), ("--scores", "out"), ("--vtt", "out")):
+        Path("out").unlink(missing_ok=True)
+        failed = feat(*command, option, name)
+        assert failed.exit_code == 1
+        assert "t.mp4: 11 frames" in failed.stdout
+        assert "out/" in failed.stdout + failed.stderr
+        assert "cannot be written: Not a directory" in failed.stdout + failed.stderr
 
 
 def test_what_a_video_may_cost_is_that_of_an_extraction(trained, predicted, tmp_path) -> None:

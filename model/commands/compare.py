@@ -10,6 +10,7 @@ from cache.commands.options import FILE, FOLDER, json_option, labels_option
 from data.clusters.engine import Cluster
 from data.configuration import given_here
 from data.help_text import examples
+from data.output_file import check_outputs, table
 from model.commands.options import (
     MethodName,
     Names,
@@ -99,6 +100,9 @@ def compare_command(
     # what is missing is told before PyTorch is loaded
     cache = setup.open_cache()
     labels = read_training_labels(labels_file, cache)
+    if csv_file:
+        kind = table(("method", "supervision", "seeds"))
+        check_outputs({csv_file: kind}, inputs=[labels_file or cache.labels_path])
 
     from model.experiments.choose import choose_by_folds
     from model.experiments.compare import run_comparison
@@ -125,7 +129,8 @@ def compare_command(
         cache, labels, chosen,
         seeds=seeds, out=out, terms=terms, workers=workers, on_run=show_run,
     )  # fmt: skip
+    # first: what then cannot be written costs no result
+    click.echo(json.dumps(comparison.to_dict()) if as_json else to_markdown(comparison))
     draw_comparison(out / PICTURE_NAME, comparison)
     if csv_file:
         write_csv(csv_file, comparison)
-    click.echo(json.dumps(comparison.to_dict()) if as_json else to_markdown(comparison))

@@ -45,6 +45,7 @@ def report_command(
     page, which compares them with the first.
     """
     from data.labels import Split
+    from data.output_file import HTML, check_outputs
     from model.evaluation.comparison import read_runs, write_comparison
     from model.evaluation.evaluate import write_page_again
     from model.runs.folder import newest_run
@@ -53,9 +54,10 @@ def report_command(
     chosen = list({path.resolve(): path for path in run or (newest_run(runs),)}.values())
     if out and len(chosen) < 2:
         raise click.UsageError("--out names the page of several runs; name two or more")
-    pages = []
     if len(chosen) > 1:  # first: it reads them all
+        page = out or COMPARISON
+        check_outputs({page: HTML})
         compared = read_runs(chosen, which)
-        pages = [write_comparison(compared, split=which, out=out or COMPARISON, videos=videos)]
-    for page in [*(write_page_again(one, split=which, videos=videos) for one in chosen), *pages]:
-        click.echo(page)
+        click.echo(write_comparison(compared, split=which, out=page, videos=videos))
+    for one in chosen:
+        click.echo(write_page_again(one, split=which, videos=videos))

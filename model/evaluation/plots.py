@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from data.files import new_file
 from model.measures.metrics import VideoResult, confusion
 
 ABNORMAL = "#d62728"
@@ -55,4 +56,5 @@ def _plain(name: str) -> str:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file."""
     # Without the software's version in it, the same scores give the same bytes.
-    figure.savefig(path, metadata={"Software": None})
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})

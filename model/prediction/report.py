@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data.files import new_file
 from data.visible import one_line
 from model.prediction.prediction import VideoPrediction
 from model.prediction.timeline import clock
@@ -16,6 +17,7 @@ INTERVAL_COLUMNS = (
     "video", "start_seconds", "end_seconds", "start_frame", "end_frame", "peak", "category",
     "far_from_training",
 )  # fmt: skip
+SCORE_COLUMNS = ("frame", "seconds", "score")
 
 
 def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
@@ -77,9 +79,9 @@ def prediction_lines(video: str, prediction: VideoPrediction) -> list[str]:
 
 def write_frame_scores(path: Path, prediction: VideoPrediction) -> None:
     """Write one row a frame: its number, when it is first shown, its score."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["frame", "seconds", "score"])
+        writer.writerow(SCORE_COLUMNS)
         seconds = prediction.edges_seconds
         for frame, score in enumerate(prediction.scores):
             writer.writerow([frame, f"{seconds[frame]:.6f}", f"{score:.6f}"])

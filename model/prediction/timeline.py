@@ -12,6 +12,7 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from data.files import new_file
 from model.evaluation.plots import ABNORMAL, CURVE
 from model.prediction.prediction import VideoPrediction
 
@@ -50,7 +51,10 @@ def draw_timeline(
     # a name may hold dollar signs, which matplotlib takes for formulas
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, weight="bold").set_parse_math(False)
     # without the software's version in it, the same scores give the same bytes
-    figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    with new_file(path) as partial:
+        figure.savefig(
+            partial, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
 
 
 def draw_strip(prediction: VideoPrediction, width: int) -> NDArray[np.uint8]:
