@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from file_modes import as_a_user
 from model_cache import add_video, demo_rows, make_cache
 
 from cache import FeatureCache
@@ -62,6 +64,67 @@ def test_train_then_eval_need_no_arguments_but_the_cache(folder, trained):
     assert done.exit_code == 0, done.stderr
     report = done.stdout.split()[-1]
     assert (folder / report).is_file()
+
+
+def test_a_run_that_may_only_be_read_is_evaluated_elsewhere(folder, trained, tmp_path):
+    assert feat("eval", cwd=folder).exit_code == 0
+    (run,) = (path for path in (folder / "runs").iterdir() if path.name in trained.stdout)
+    theirs = tmp_path / "theirs"
+    shutil.copytree(run, theirs)
+    shutil.rmtree(theirs / "eval")
+    (theirs / "eval").write_text("in the way, as a mode is for those who are not root")
+    command = ["eval", "--run", str(theirs), "--json"]
+    refused = feat(*command, cwd=folder)
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        f"error: {theirs}/eval: a file, expected a folder; --out FOLDER keeps the evaluation "
+        "elsewhere"
+    )
+    before = sorted(theirs.rglob("*"))
+    out = tmp_path / "new" / "mine"
+    for _ in range(2):
+        done = feat(*command, "--out", str(out), cwd=folder)
+        assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["report"] == str(out / "report.html")
+    assert sorted(theirs.rglob("*")) == before
+    for name in ("scores.npz", "videos.csv", "labels.csv"):
+        assert (out / name).read_bytes() == (run / "eval" / name).read_bytes()
+    labels = folder / "features" / "labels.csv"
+    refused = feat(*command, "--out", str(labels.parent), cwd=folder)
+    assert refused.exit_code == 1
+    assert "neither empty nor an evaluation" in refused.stderr
+
+
+def test_a_folder_without_permission_is_told_before_anything_is_scored(folder, trained, tmp_path):
+    (run,) = (path for path in (folder / "runs").iterdir() if path.name in trained.stdout)
+    theirs = tmp_path / "theirs"
+    shutil.copytree(run, theirs, ignore=shutil.ignore_patterns("eval"))
+    theirs.chmod(0o555)
+    feat_as_a_user = [*as_a_user(), sys.executable, str(ROOT / "feat.py")]
+    for command, place, advice in (
+        (["eval", "--run"], f"{theirs}/eval", "--out FOLDER keeps the evaluation elsewhere"),
+        (["threshold"], theirs, "copy the run to a folder of your own first"),
+    ):
+        arguments = [*feat_as_a_user, *command, str(theirs)]
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"error: {place}: cannot be written: Permission denied; no permission: ask the owner, "
+            f"or choose a folder of your own; {advice}\n"
+        )
+    theirs.chmod(0o755)
+
+
+def test_several_seeds_are_evaluated_elsewhere(folder, tmp_path):
+    trained = feat("train", "--method", "knn", "--seeds", "2", "--out", "two", cwd=folder)
+    assert trained.exit_code == 0, trained.output
+    before = sorted((folder / "two").rglob("*"))
+    for _ in range(2):
+        done = feat("eval", "--run", "two", "--out", str(tmp_path / "out"), cwd=folder)
+        assert done.exit_code == 0, done.output
+    assert sorted((folder / "two").rglob("*")) == before
+    found = sorted(path.relative_to(tmp_path / "out") for path in tmp_path.rglob("metrics.json"))
+    assert list(map(str, found)) == ["metrics.json", "seed-0/metrics.json", "seed-1/metrics.json"]
 
 
 def test_the_files_of_a_run_are_those_of_the_page_about_evaluation(folder, trained, monkeypatch):

@@ -52,6 +52,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @smoothing_option
 @click.option(
+    "--out", type=FOLDER,
+    help="Folder for the evaluation, as of a run that may only be read; `feat report` does not "
+    "look there.  [default: eval in the run, or eval-SPLIT]",
+)  # fmt: skip
+@click.option(
     "--all", "show_all", is_flag=True, help="Print every measure, not the main ones only."
 )
 @json_option
@@ -66,6 +71,7 @@ def eval_command(
     normalise: str,
     drop_first: int | None,
     smoothing: float | None,
+    out: Path | None,
     show_all: bool,
     as_json: bool,
 ) -> None:
@@ -80,10 +86,14 @@ def eval_command(
     """
     from cache.upkeep.summary import format_table
     from data.labels import read_labels
-    from model.runs.folder import LABELS_NAME, is_seeds_folder, newest_run
+    from data.output_folder import claim_folder
+    from model.runs.folder import LABELS_NAME, SCORES_NAME, is_seeds_folder, newest_run
 
     # what is missing is told before PyTorch is loaded
-    run = run or newest_run(runs)
+    run = chosen = run or newest_run(runs)
+    if out:
+        place = "seed-*/" if is_seeds_folder(run) else ""
+        claim_folder(out, marker=f"{place}{SCORES_NAME}", kind="an evaluation")
     named_labels = read_labels(labels_file) if labels_file else None
 
     from model.evaluation.evaluate import run_evaluation
@@ -109,6 +119,7 @@ def eval_command(
             smoothing=smoothing,
             normalise=rule.normalise,
             drop_first=drop_first,
+            out=out if out is None or run == chosen else out / run.name,
         )
 
     rule = ScoreRule(normalise=cast("Normalise", normalise), drop_first=drop_first or 0)

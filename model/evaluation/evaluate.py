@@ -15,6 +15,7 @@ from cache import FeatureCache
 from data.errors import ModelError
 from data.files import write_json, write_whole
 from data.labels import SPLITS, Split, VideoLabel, write_labels
+from data.output_file import check_folder
 from data.sources import UNKNOWN, count_sources, sources_text
 from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
@@ -110,8 +111,9 @@ def run_evaluation(
     smoothing: float | None = None,
     normalise: Normalise = "none",
     drop_first: int | None = None,
+    out: Path | None = None,
 ) -> EvalReport:
-    """Score every frame of every video of a split and write `<run>/eval-<split>` (`eval` for test).
+    """Score every frame of every video of a split and write the evaluation's folder.
 
     Args:
         run: a finished run folder of any method, or one of several seeds: then the mean of their
@@ -129,13 +131,17 @@ def run_evaluation(
             they are.
         drop_first: frames at the beginning of each video that are not scored there; default: none,
             of the evaluation of one-class papers those they leave out.
+        out: the folder to write; default: `<run>/eval-<split>` (`eval` for test).
 
     Raises:
-        FeatError: the features are not those the run was trained on, videos are missing, a test
-            video was trained on or has no frame left, a run without windows is to be evaluated
-            as released, or there is nothing to measure for want of frame counts.
+        FeatError: the folder cannot be written, the features are not those the run was trained on,
+            videos are missing, a test video was trained on or has no frame left, a run without
+            windows is to be evaluated as released, or there is nothing to measure for want of
+            frame counts.
     """
     trained = load_run(run, device=device)
+    folder = out or evaluation_folder(run, split)
+    check_folder(folder, advice="--out FOLDER keeps the evaluation elsewhere")
     if not options.configs:
         trained.check_cache(cache)
     rule = ScoreRule(normalise=normalise, drop_first=drop_first or 0)
@@ -158,8 +164,7 @@ def run_evaluation(
         if compat
         else None
     )
-    folder = evaluation_folder(run, split)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)

@@ -10,6 +10,7 @@ from data.files import new_file, write_rows
 from data.visible import from_cell
 from model.measures.metrics import VideoResult, frame_auc
 from model.runs.file_names import file_names
+from model.runs.folder import SCORES_NAME
 
 
 def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
@@ -33,7 +34,7 @@ def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
 
 def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
     """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`."""
-    with new_file(folder / "scores.npz") as partial, partial.open("wb") as file:
+    with new_file(folder / SCORES_NAME) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             videos=np.array([result.video for result in results]),
@@ -68,7 +69,7 @@ def read_results(folder: Path) -> list[VideoResult]:
     """
     with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
         rows = {from_cell(row["video"]): row for row in csv.DictReader(file)}
-    path = folder / "scores.npz"
+    path = folder / SCORES_NAME
     with path.open("rb") as binary, np.load(binary, allow_pickle=False) as held:
         edges = np.cumsum(held["num_frames"])[:-1]
         scores = np.split(held["scores"].astype(np.float64), edges)
@@ -89,7 +90,7 @@ def read_results(folder: Path) -> list[VideoResult]:
 
 
 def _write_frames(path: Path, result: VideoResult) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "score", "label"])
         for frame, score in enumerate(result.scores):

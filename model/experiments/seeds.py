@@ -17,6 +17,7 @@ from cache import FeatureCache
 from data.errors import ConfigError
 from data.files import write_json
 from data.labels import VideoLabel, read_labels
+from data.output_file import check_folder
 from model.experiments.clusters import Training, Workers
 from model.experiments.folder import Spread, begin_folder, spread_of
 from model.measures.budget import AlarmRule, NoThresholdError
@@ -262,6 +263,8 @@ def fit_thresholds(
     """
     folders = run_folders(run)
     load_checkpoint(folders[0])
+    for folder in dict.fromkeys((*folders, run)):
+        check_folder(folder, advice="copy the run to a folder of your own first")
     with working_in(run, go_on="the same command"):
         held = {folder: (held_out or _held_out)(folder) for folder in folders}
         if is_seeds_folder(run):
