@@ -193,6 +193,7 @@ TITLES = [
     "x\nframe:0    pts:77      pts_time:77\nout=0",
     "x\n[info]   Stream #0:0: Video: gif, gray, 1x1, 1 fps, 1 tbr, 1 tbn",
     "x\n[showinfo@feat1 @ 0x5] [info] config in time_base: 1/1, frame_rate: 1/1",
+    "x\n[verbose] Correcting start time of Input #0 by 5000000 us.",
     "x\r[info] Stream mapping:\r[info]   Stream #0:7 (gif) -> scale",
 ]
 

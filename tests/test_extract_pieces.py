@@ -180,6 +180,20 @@ def test_tails_and_strides(
     assert engine.pieces >= 1
 
 
+def test_times_count_from_the_sound_in_pieces_too(
+    video: VideoSource, tmp_path: Path, register: Registers
+) -> None:
+    path = tmp_path / "videos" / "late.ts"
+    path.parent.mkdir()
+    late = ["-f", "lavfi", "-i", "sine=d=4", "-itsoffset", "1", "-i", str(video.path)]
+    subprocess.run([find_ffmpeg(), "-v", "error", *late, "-c:v", "mpeg2video", path], check=True)
+    (source,) = find_videos(path.parent)
+    engine = assert_as_whole(source, tmp_path, config())
+    assert engine.pieces >= 1
+    (stored, *_) = records(tmp_path / "pieces", engine.outcomes[-1].sha256).values()
+    assert stored["clips"]["start_seconds"][0] == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_video_that_ends_before_its_container_says(
     video: VideoSource, tmp_path: Path, register: Registers
 ) -> None:

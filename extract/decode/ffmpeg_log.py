@@ -4,8 +4,8 @@ Text that is stored in a file, such as a title, is part of this log, with the li
 So nothing is believed because it looks like ffmpeg. What matters carries a word that was made up
 for this one process and that no file can hold: ffmpeg puts it between the fields of a stream's
 description (`-dump_separator`) and into the name of the filter that tells the time base. The rest
-(rotation, duration, errors) is recorded or shown and changes no feature. The times of the frames
-come by another way, see `extract.decode.frame_times`.
+(rotation, duration, start, errors) changes no feature. The times of the frames come by another
+way, see `extract.decode.frame_times`.
 """
 
 import re
@@ -21,10 +21,12 @@ _ROTATION = re.compile(r"^ +(?:Display Matrix|displaymatrix): rotation of (-?\d{
 _TIME_BASE = re.compile(
     r"config in time_base: (\d{1,10})/(\d{1,10}), frame_rate: (\d{1,10})/(\d{1,10})$"
 )
+# told from the level verbose on; ffmpeg up to 5.1 does not name the input
+_CLOCK_START = re.compile(r"Correcting start time (?:of Input #0 )?by (-?\d{1,15})\b")
 _FRAME_SIZE = re.compile(r"n: *0 .*? s:(\d{1,9})x(\d{1,9}) ")
 # `[h264 @ 0x55d] [error] text`; there may be two contexts, and none for ffmpeg's own messages
 _PREFIX = re.compile(r"^((?:\[[^\]]* @ [^\]]*\] )*)\[([a-z]+)\] (.*)$")
-LOG_OPTIONS = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info")
+LOG_OPTIONS = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+verbose")
 """With which ffmpeg writes what `FFmpegLog` reads."""
 
 _BAD_LEVELS = frozenset(("error", "fatal", "panic"))
@@ -43,6 +45,7 @@ class FFmpegLog:
     Attributes:
         secret: the word that marks what ffmpeg itself says.
         time_base: seconds of one tick of the frames' times; 0 if not told yet.
+        clock_start: see `StreamInfo`.
         first_size: width and height of the first frame as it is shown, pixels; None if not told.
         errors: the first few messages of level error and above, oldest first.
         num_errors: how many there were.
@@ -51,6 +54,7 @@ class FFmpegLog:
     def __init__(self, secret: str) -> None:
         self.secret = secret
         self.time_base = Fraction(0)
+        self.clock_start = 0.0
         self.first_size: tuple[int, int] | None = None
         self.errors: list[str] = []
         self.num_errors = 0
@@ -87,6 +91,8 @@ class FFmpegLog:
                 self._filter_rate = Fraction(frames, per or 1)
             elif size := _FRAME_SIZE.match(text):
                 self.first_size = (int(size[1]), int(size[2]))
+        elif level == "verbose" and (start := _CLOCK_START.match(text)):
+            self.clock_start = int(start[1]) / 1e6
         elif level == "info" and not context and not self.time_base:
             self._feed_header(text)
 
@@ -130,6 +136,7 @@ class FFmpegLog:
             frame_rate=frame_rate,
             expected_frames=round(self._duration * frame_rate),
             sample_aspect=_sample_aspect(fields),
+            clock_start=self.clock_start,
         )
 
     def stream_kinds(self) -> list[str]:
@@ -185,7 +192,7 @@ class FFmpegLog:
 
 
 def _codec(fields: list[str]) -> str:
-    return fields[0].split(" ")[0]
+    return re.split("[ ,]", fields[0])[0]
 
 
 def _size(fields: list[str]) -> tuple[int, int]:

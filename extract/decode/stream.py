@@ -22,6 +22,9 @@ class StreamInfo:
         expected_frames: as the container states the duration; 0 if it does not. Often wrong: good
             for showing progress and nothing else.
         sample_aspect: width of a stored pixel, as it is shown, over its height.
+        clock_start: seconds since the start of the file at which ffmpeg's clock shows 0. For
+            MPEG-TS, MPEG-PS and a few more it lets its clock begin with the first of the streams
+            that it is told to read, so with the picture, where a player begins with the sound.
     """
 
     stream_index: int
@@ -33,6 +36,7 @@ class StreamInfo:
     frame_rate: float
     expected_frames: int = 0
     sample_aspect: float = 1.0
+    clock_start: float = 0.0
 
     @property
     def shown_aspect(self) -> float:

@@ -174,7 +174,7 @@ class FFmpegStream:
                 f"{start + count} frames; run again"
             )
         nominal = np.arange(start, start + count) / self.info.frame_rate
-        pts = np.where(np.isnan(pts), nominal, pts)
+        pts = np.where(np.isnan(pts), nominal, pts) + self.info.clock_start
         self._pts.extend(pts)
         return pts
 
