@@ -31,6 +31,7 @@ from extract.decode.folder import FolderStream
 from extract.decode.frame_times import DECODED, DELIVERED, FrameTimes, printing
 from extract.decode.limits import Limits
 from extract.decode.open import open_video
+from extract.decode.stream import StreamInfo
 from extract.decode.video import SCALE_FLAGS, source_options
 
 logger = logging.getLogger(f"feat.{__name__}")
@@ -102,7 +103,7 @@ def cut_parts(source: VideoSource, parts: Sequence[Part], reading: Reading) -> N
     Raises:
         DecodeError: the video cannot be decoded, or not so far; or ffmpeg cannot write the files.
     """
-    width, height = shown_size(source, reading, least=0)
+    info = _read_info(source, reading)
     for first in range(0, len(parts), _AT_ONCE):
         several = parts[first : first + _AT_ONCE]
         graph = f"split={len(several)}{''.join(f'[p{n}]' for n in range(len(several)))}"
@@ -110,11 +111,14 @@ def cut_parts(source: VideoSource, parts: Sequence[Part], reading: Reading) -> N
             trim = f"trim=start_frame={part.start_frame}:end_frame={part.end_frame}"
             graph += f";[p{n}]{trim},setpts=PTS-STARTPTS,settb=1/{_TICKS}[o{n}]"
         sounds = [
-            f"atrim=start={part.start_seconds:.6f}:end={part.end_seconds:.6f},asetpts=PTS-STARTPTS"
+            # by the picture's start: the sound may begin later
+            f"atrim=start={part.start_seconds:.6f}:end={part.end_seconds:.6f},"
+            f"a{_later(-part.start_seconds)}"
             for part in several
         ]
         _write(
-            source, [part.path for part in several], graph, sounds, reading, size=(width, height),
+            source, [part.path for part in several], graph, sounds, reading,
+            size=_even_size(info, least=0), clock_start=info.clock_start,
             num_frames=max(part.end_frame for part in several),
         )  # fmt: skip
 
@@ -127,7 +131,8 @@ def render_below(
     Raises:
         DecodeError: as `cut_parts`.
     """
-    width, height = shown_size(source, reading)
+    info = _read_info(source, reading)
+    width, height = _even_size(info, least=_LEAST_WIDTH)
     rows = len(strip.image)
     assert strip.image.shape[1] == width
     seconds = max(strip.end_seconds - strip.start_seconds, 1e-6)
@@ -141,24 +146,29 @@ def render_below(
             f"[both][2:v]overlay=x='clip({place},0,{width - 2})':y={height},settb=1/{_TICKS}[o0]"
         )
         _write(
-            source, [path], graph, ["anull"], reading, size=(width, height), num_frames=num_frames,
-            pictures=(below, line),
+            source, [path], graph, ["anull"], reading, size=(width, height),
+            clock_start=info.clock_start, num_frames=num_frames, pictures=(below, line),
         )  # fmt: skip
 
 
-def shown_size(
-    source: VideoSource, reading: Reading, *, least: int = _LEAST_WIDTH
-) -> tuple[int, int]:
+def shown_size(source: VideoSource, reading: Reading) -> tuple[int, int]:
+    """Return width and height that a video has above its picture, enlarged if it is narrow."""
+    return _even_size(_read_info(source, reading), least=_LEAST_WIDTH)
+
+
+def _read_info(source: VideoSource, reading: Reading) -> StreamInfo:
+    config = DecodeConfig(size=16, fps=reading.fps)
+    with open_video(source, config, folder_fps=reading.folder, limits=reading.limits) as stream:
+        return stream.info
+
+
+def _even_size(info: StreamInfo, *, least: int) -> tuple[int, int]:
     """Return width and height of the frames as a player shows them, even as encoders want them.
 
     Args:
-        source: the video.
-        reading: how it was read.
+        info: of the video.
         least: narrower frames are enlarged to it.
     """
-    config = DecodeConfig(size=16, fps=reading.fps)
-    with open_video(source, config, folder_fps=reading.folder, limits=reading.limits) as stream:
-        info = stream.info
     width, height = info.width, info.height
     if info.rotation in (90, 270):
         width, height = height, width
@@ -183,6 +193,7 @@ def _write(
     reading: Reading,
     *,
     size: tuple[int, int],
+    clock_start: float,
     num_frames: int,
     pictures: Sequence[Path] = (),
 ) -> None:
@@ -195,11 +206,11 @@ def _write(
         problem = ""
         for tried in [sounds, silent] if source.kind == "file" else [silent]:
             outputs = list(zip(partial, tried, strict=True))
-            before, run = (
-                problem,
-                _Run(source, outputs, graph, reading, size=size, pictures=pictures),
-            )
-            problem = run.to_end(num_frames)
+            run = _Run(
+                source, outputs, graph, reading, size=size, clock_start=clock_start,
+                pictures=pictures,
+            )  # fmt: skip
+            before, problem = problem, run.to_end(num_frames)
             if not problem:
                 break
         if problem:
@@ -223,6 +234,7 @@ class _Run:
         reading: Reading,
         *,
         size: tuple[int, int],
+        clock_start: float,
         pictures: Sequence[Path],
     ) -> None:
         """Prepare it.
@@ -233,18 +245,29 @@ class _Run:
             graph: filters from the frames to `[o0]`, `[o1]` and so on.
             reading: how the video was read.
             size: width and height of the frames that the graph gets.
+            clock_start: what `StreamInfo` says of the video.
             pictures: PNG files that are the graph's `[1:v]`, `[2:v]` and so on.
         """
         self._source, self._outputs, self._graph, self._reading = source, outputs, graph, reading
         self._size, self._pictures = size, pictures
+        self._clock_start, self._own_start = clock_start, 0.0
         self._limits = reading.limits
-        self._log = FFmpegLog(f"feat{secrets.token_hex(16)}")
-        self._times = FrameTimes()
-        self._num_frames = 0
         self._refusal = ""
 
     def to_end(self, num_frames: int) -> str:
         """Run it; return what went wrong, or "" if `num_frames` frames came and are written."""
+        while True:
+            problem = self._run(num_frames)
+            if self._log.clock_start == self._own_start:
+                return problem
+            # Where the sound is read beside the picture, the clock begins with the first of the
+            # two; where another stream began before them, with none that was expected.
+            self._own_start = self._log.clock_start
+
+    def _run(self, num_frames: int) -> str:
+        self._log = FFmpegLog(f"feat{secrets.token_hex(16)}")
+        self._times = FrameTimes()
+        self._num_frames = 0
         with ExitStack() as stack:
             frames_fd = None
             if self._source.kind == "frames":
@@ -261,7 +284,8 @@ class _Run:
             # the frames' own pipe carries a sign of life for each that was decoded
             block = memoryview(bytearray(_BLOCK))
             while process.read_into(block) == len(block):
-                pass
+                if self._log.clock_start != self._own_start:
+                    return ""
             status = process.finish()
         if self._refusal:
             raise DecodeError(self._refusal)
@@ -289,7 +313,8 @@ class _Run:
             *LOG_OPTIONS,
             "-y",
         ]
-        head = [printing(DECODED, 1)]
+        # resampled by the clock by which the features were
+        head = [printing(DECODED, 1), _later(self._own_start - self._clock_start)]
         if frames_fd is None:
             command += [
                 # frames that change in size would have the graph built anew, and counted from 0
@@ -306,12 +331,14 @@ class _Run:
             ]
         for picture in self._pictures:
             command += ["-f", "png_pipe", "-protocol_whitelist", "file", "-i", f"file:{picture}"]
+        head.append(_later(self._clock_start))
         head.append(f"scale={width}:{height}:flags={SCALE_FLAGS},setsar=1")
         head.append(printing(DELIVERED, times_fd))
         command += ["-filter_complex", f"[0:V:0]{','.join(head)},{self._graph}"]
         for n, (path, sound) in enumerate(self._outputs):
+            filters = f"a{_later(self._own_start)},{sound}"
             command += [
-                *("-map", f"[o{n}]", *(("-map", "0:a:0?", "-af", sound) if sound else ())),
+                *("-map", f"[o{n}]", *(("-map", "0:a:0?", "-af", filters) if sound else ())),
                 *("-map_metadata", "-1", "-map_chapters", "-1"),
                 *("-c:v", encoder, *_ENCODERS[encoder], "-pix_fmt", "yuv420p", "-c:a", "aac"),
                 *("-enc_time_base", f"1:{_TICKS}", f"-{passthrough}", value),
@@ -347,6 +374,11 @@ class _Run:
             with suppress(OSError):
                 os.close(reading)
             thread.join()
+
+
+def _later(seconds: float) -> str:
+    """Return the filter that lets frames appear so much later; of sound with an `a` before it."""
+    return f"setpts=round(PTS{seconds:+.6f}/TB)"
 
 
 def _write_all(pipe: IO[bytes], data: bytes) -> None:

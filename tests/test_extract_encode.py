@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import quick_first
 from PIL import Image
 
 from data.errors import DecodeError
-from data.ffmpeg import find_ffmpeg
+from data.ffmpeg import ffmpeg_version, find_ffmpeg, passthrough_options
 from data.videos import VideoSource, find_videos
 from extract.decode.config import DecodeConfig
 from extract.decode.open import open_video
@@ -130,6 +131,107 @@ def test_the_sound_is_cut_with_the_frames(tmp_path: Path, out: Path) -> None:
     match = re.search(r"Duration: 00:00:0(\d\.\d\d)", said)
     assert match
     assert float(match[1]) == pytest.approx(1.0, abs=0.06)  # an AAC frame has 23 ms
+
+
+# when picture and sound begin, and a second sound if there is one
+BEGINNINGS = {
+    "picture late": (1.0, 0.0, None),
+    "sound late": (0.0, 1.5, None),
+    "another sound first": (1.3, 0.8, 0.0),
+}
+
+
+def flashing(path: Path, beginning: str, *options: str) -> VideoSource:
+    """Make a video that flashes and beeps from its third second on, for a fifth of one."""
+    picture, sound, other = BEGINNINGS[beginning]
+    at, beep = 3 - picture, 3 - sound
+    flash = f"geq=lum='if(between(N,{at * 25:.0f},{at * 25 + 4:.0f}),235,16)':cb=128:cr=128"
+    inputs = [
+        (picture, f"color=black:size=64x48:rate=25:d=5,format=yuv420p,{flash}"),
+        (sound, f"aevalsrc='between(t,{beep:.2f},{beep + 0.2:.2f})*sin(5000*t)':s=44100:d=5"),
+    ]
+    if other is not None:
+        inputs.append((other, "anullsrc=r=44100:d=6"))
+    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error"]
+    for start, graph in inputs:
+        command += ["-itsoffset", str(start), "-f", "lavfi", "-i", graph]
+    for n in range(len(inputs)):
+        command += ["-map", str(n)]
+    ((passthrough, value),) = passthrough_options(ffmpeg_version()).items()
+    subprocess.run([*command, f"-{passthrough}", value, *options, str(path)], check=True)
+    (source,) = find_videos(path)
+    return source
+
+
+def beginnings_of_flash_and_beep(path: Path) -> tuple[float, float]:
+    command = [find_ffmpeg(), "-v", "error", "-i", str(path)]
+    sound = ["-map", "0:a", "-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", "8000"]
+    done = subprocess.run([*command, *sound, "-f", "s16le", "-"], check=True, capture_output=True)
+    beep = np.flatnonzero(np.abs(np.frombuffer(done.stdout, np.int16)) > 3000)[0] / 8000
+    frames, times = decoded(next(iter(find_videos(path))))
+    top = frames[:, :16].mean(axis=(1, 2, 3))
+    return times[np.flatnonzero(top > 128)[0]], beep
+
+
+@pytest.mark.parametrize(
+    ("container", "beginning", "fps"),
+    quick_first(
+        [
+            (container, beginning, fps)
+            for container in ("ts", "mpg", "mp4", "mkv")
+            for beginning in BEGINNINGS
+            for fps in (None, 12.5)
+            # whose first sound is that which begins first
+            if (container, beginning) != ("mpg", "another sound first")
+        ],
+        [("ts", "picture late", None), ("ts", "another sound first", 12.5)],
+    ),
+)
+def test_flash_and_beep_stay_together(
+    tmp_path: Path, out: Path, container: str, beginning: str, fps: float | None
+) -> None:
+    options = ["-c:v", "mpeg2video", "-c:a", "mp2"] if container in ("ts", "mpg") else []
+    source = flashing(tmp_path / f"a.{container}", beginning, *options)
+    reading = Reading(fps=fps, folder=10.0)
+    frames, times = decoded(source, reading)
+    flash = int(np.flatnonzero(frames.mean(axis=(1, 2, 3)) > 128)[0])
+    assert times[flash] == pytest.approx(3.0, abs=0.1)
+
+    # the second part begins before the sound, if that is late
+    parts = [part_of(source, a, flash + 12, out / f"{a}.mp4", reading) for a in (flash - 12, 3)]
+    cut_parts(source, parts, reading)
+    for part in parts:
+        seen, heard = beginnings_of_flash_and_beep(part.path)
+        assert seen == pytest.approx(times[flash] - times[part.start_frame], abs=0.01)
+        assert heard == pytest.approx(seen, abs=0.1)
+
+    image = np.full((40, shown_size(source, reading)[0], 3), 255, np.uint8)
+    strip = Strip(image=image, start_seconds=times[0], end_seconds=times[-1])
+    render_below(source, out / "r.mp4", strip, reading, num_frames=len(times))
+    seen, heard = beginnings_of_flash_and_beep(out / "r.mp4")
+    assert heard == pytest.approx(seen, abs=0.1)
+    rendered, _ = decoded(next(iter(find_videos(out / "r.mp4"))), size=280)
+    assert len(rendered) == len(times)
+    place = rendered[flash, 250:270].mean(axis=(0, 2)).argmin() / 280
+    share = (times[flash] - times[0]) / (times[-1] - times[0])
+    assert place == pytest.approx(share, abs=0.03)
+
+
+def test_the_line_stands_right_without_the_sound_that_began_first(
+    tmp_path: Path, out: Path, caplog: pytest.LogCaptureFixture, monkeypatch
+) -> None:
+    source = flashing(tmp_path / "a.ts", "picture late", "-c:v", "mpeg2video", "-c:a", "mp2")
+    _, times = decoded(source)
+    width = shown_size(source, EVERY)[0]
+    image = np.full((40, width, 3), 255, np.uint8)
+    strip = Strip(image=image, start_seconds=times[0], end_seconds=times[-1])
+    use_ffmpeg(tmp_path, monkeypatch, "*0:a:0*) exit 1")
+    render_below(source, out / "r.mp4", strip, EVERY, num_frames=len(times))
+    assert "written without its sound" in caplog.text
+    rendered, _ = decoded(next(iter(find_videos(out / "r.mp4"))), size=280)
+    places = rendered[:, 250:270].mean(axis=(1, 3)).argmin(axis=1) / 280
+    shares = (times - times[0]) / (times[-1] - times[0])
+    np.testing.assert_allclose(places, np.minimum(shares, 1 - 2 / width), atol=0.03)
 
 
 def test_sound_that_cannot_be_read_is_left_out_with_a_warning(
