@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -275,6 +276,21 @@ def test_text_names_intervals_peak_and_category(trained, predicted) -> None:
     assert "normal    no frame reaches 1" in nothing.stdout
     assert "  category  " in nothing.stdout
     assert f"peak      {predicted[1]['videos'][0]['peak']['score']:.3f}" in nothing.stdout
+
+
+def test_times_and_length_of_a_late_picture_are_those_of_a_player(trained, tmp_path) -> None:
+    late = ["-f", "lavfi", "-i", "sine=d=2", "-itsoffset", "1", "-i", trained.videos / "t.mp4"]
+    command = [find_ffmpeg(), "-v", "error", *late, "-c:v", "mpeg4", tmp_path / "t.ts"]
+    subprocess.run(command, check=True)
+    found = feat(
+        *("predict", tmp_path / "t.ts", "--run", trained.run, "--keep", tmp_path / "features"),
+        *("--threshold", "0", "--vtt", tmp_path),
+    )
+    # sound and picture differ by a hundredth where the container begins
+    assert re.search(r"t\.ts: 11 frames, 2\.1[01] s\n", found.stdout), found.output
+    assert re.search(r"abnormal  0:11  1\.0[01] s to 2\.1[01] s, up to ", found.stdout)
+    cues = next(tmp_path.glob("*.vtt")).read_text()
+    assert re.search(r"^00:00:01\.0[01]\d --> 00:00:02\.1[01]\d$", cues, re.MULTILINE)
 
 
 def test_the_newest_run_and_the_usual_cache_are_the_defaults(

@@ -26,7 +26,7 @@ def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
     return {
         "num_frames": len(prediction.scores),
         "frame_rate": round(prediction.frame_rate, 6),
-        "seconds": _rounded(prediction.edges_seconds[-1] - prediction.edges_seconds[0]),
+        "seconds": _rounded(prediction.edges_seconds[-1]),
         "partial": prediction.partial,
         "threshold": prediction.threshold,
         "threshold_means": prediction.threshold_means,
@@ -51,7 +51,7 @@ def prediction_json(prediction: VideoPrediction) -> dict[str, Any]:
 def prediction_lines(video: str, prediction: VideoPrediction) -> list[str]:
     """Return the same as a person reads it; intervals as `labels.csv` has them, half-open."""
     edges, peak = prediction.edges_seconds, prediction.peak_frame
-    lines = [f"{video}: {len(prediction.scores)} frames, {clock(float(edges[-1] - edges[0]))}"]
+    lines = [f"{video}: {len(prediction.scores)} frames, {clock(float(edges[-1]))}"]
     spans = prediction.intervals
     width = max((len(f"{span.start_frame}:{span.end_frame}") for span in spans), default=0)
     lines += [
