@@ -78,11 +78,61 @@ def test_folds_test_every_video_once_and_are_stratified(
     assert tested == Counter(label.video for label in rows)
 
 
-@given(st.integers(1, 60), st.floats(0.05, 0.5), st.integers(0, 5))
+@given(st.integers(2, 60), st.floats(0.05, 0.5), st.integers(0, 5))
 def test_validation_part_has_its_share(count: int, share: float, seed: int) -> None:
     rows = videos(count, 0)
     part = validation_part(rows, share=share, seed=seed)
     assert abs(sizes(part)["val", False] - share * count) <= 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=14),
+    st.integers(0, 40),
+    st.integers(0, 5),
+)
+def test_validation_has_its_share_of_both_kinds_of_small_categories(
+    categories: list[tuple[int, int]], normal: int, seed: int
+) -> None:
+    rows = [row for i, (n, a) in enumerate(categories) for row in videos(n, a, f"c{i}")]
+    rows += videos(normal, 0)
+    counts = Counter(label.is_abnormal for label in rows)
+    if 1 in counts.values():
+        with pytest.raises(LabelsError, match="cannot be in train and in val"):
+            validation_part(rows, share=0.2, seed=seed)
+        return
+    val = [x for x in validation_part(rows, share=0.2, seed=seed) if x.split == "val"]
+    for kind, count in counts.items():
+        size = sum(label.is_abnormal == kind for label in val)
+        assert size >= 1
+        assert abs(size - 0.2 * count) <= 1
+    of_category = Counter((label.category, label.is_abnormal) for label in val if label.category)
+    assert max(of_category.values(), default=0) <= 1
+
+
+def test_twelve_categories_of_two_and_two_give_five_videos_of_each_kind() -> None:
+    rows = [row for i in range(12) for row in videos(2, 2, f"c{i}")]  # a fifth of 24 is 4.8
+    counts = sizes(validation_part(rows, share=0.2, seed=0))
+    assert (counts["val", False], counts["val", True]) == (5, 5)
+
+
+def test_validation_of_large_categories_stays_as_it_was_drawn() -> None:
+    rows = [row for i in range(3) for row in videos(10, 11, f"c{i}")]
+    part_of = assign_parts(rows, (0.8, 0.2), seed=4)
+    part = validation_part(rows, share=0.2, seed=4)
+    assert {x.video for x in part if x.split == "val"} == {v for v, p in part_of.items() if p}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_kind_is_in_both_parts_however_small_the_share(share: float) -> None:
+    counts = sizes(validation_part(videos(3, 2), share=share, seed=0))
+    assert min(counts[split, kind] for split in ("train", "val") for kind in (True, False)) == 1
+
+
+def test_a_scene_that_holds_a_kind_alone_is_not_divided_for_validation() -> None:
+    rows = videos(8, 4)
+    groups = {label.video: "scene" for label in rows if label.is_abnormal}
+    with pytest.raises(LabelsError, match="abnormal training videos cannot be in train and in val"):
+        validation_part(rows, share=0.3, seed=0, groups=groups)
 
 
 def test_validation_leaves_test_videos_alone() -> None:

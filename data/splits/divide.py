@@ -22,6 +22,7 @@ def assign_parts(
     seed: int,
     groups: Mapping[str, str] | None = None,
     stratum: Callable[[VideoLabel], Hashable] | None = None,
+    neighbours: Callable[[VideoLabel], bytes] = lambda label: b"",
 ) -> dict[str, int]:
     """Return for every video the number of its part, each part having its share of every stratum.
 
@@ -35,6 +36,8 @@ def assign_parts(
         seed: any integer.
         groups: video -> name of a group that must stay together; a video not in it is on its own.
         stratum: what to keep in balance; default: category and normal or abnormal.
+        neighbours: lone videos for which it is equal are taken one after the other, so that the
+            parts share them as far as their stratum lets them.
     """
     if not shares or min(shares) <= 0:
         raise ValueError(f"shares are {shares}, expected positive numbers")
@@ -43,7 +46,8 @@ def assign_parts(
     counts: list[Counter[Hashable]] = [Counter() for _ in shares]
     sizes = [0] * len(shares)
     part_of: dict[str, int] = {}
-    for group in shuffled_groups(labels, seed=seed, groups=groups or {}):
+    drawn = shuffled_groups(labels, seed=seed, groups=groups or {})
+    for group in sorted(drawn, key=lambda group: (-len(group), neighbours(group[0]))):
         wanted = Counter(stratum(label) for label in group)
 
         def cost(
@@ -147,13 +151,56 @@ def validation_part(
 ) -> list[VideoLabel]:
     """Return the labels with a stratified share of the training videos (0 to 1) moved to val.
 
-    Videos that are in val or test stay there.
+    Videos that are in val or test stay there. The normal and the abnormal videos of a category are
+    shared out by themselves where the share of them is a whole video or more. Those of smaller
+    categories are shared out together, abnormal and normal ones apart. Of both kinds at least one
+    goes to val, and at least one stays.
+
+    Raises:
+        LabelsError: the training videos of a kind cannot be in both parts: there is one, or all
+            are in one group.
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}, expected a number between 0 and 1")
     train = [label for label in labels if label.split == "train"]
-    part_of = assign_parts(train, (1 - share, share), seed=seed, groups=groups)
+    sizes = Counter((label.category, label.is_abnormal) for label in train)
+
+    def is_small(label: VideoLabel) -> bool:
+        size = sizes[label.category, label.is_abnormal]
+        return round(min(share, 1 - share) * size, 9) < 1
+
+    part_of = assign_parts(
+        train,
+        (1 - share, share),
+        seed=seed,
+        groups=groups,
+        stratum=lambda x: (None if is_small(x) else x.category, x.is_abnormal),
+        neighbours=lambda x: _draw(seed, x.category) if is_small(x) else b"",
+    )
+    _fill_both(part_of, shuffled_groups(train, seed=seed, groups=groups or {}))
     return with_splits(labels, {v: "val" for v, part in part_of.items() if part == 1})
+
+
+def _fill_both(part_of: dict[str, int], groups: Sequence[Group]) -> None:
+    """Move a group, the smallest that will do, to each of the two parts that lacks a kind."""
+
+    def kinds(part: int, without: Group = ()) -> set[bool]:
+        there = (group for group in groups if part_of[group[0].video] == part)
+        return {label.is_abnormal for group in there if group != without for label in group}
+
+    for part in (0, 1):
+        for kind in sorted(kinds(1 - part) - kinds(part)):
+            for group in reversed(groups):
+                has = {label.is_abnormal for label in group}
+                if kind in has and has <= kinds(1 - part, without=group):
+                    part_of.update({label.video: part for label in group})
+                    break
+            else:
+                raise LabelsError(
+                    f"the {'abnormal' if kind else 'normal'} training videos cannot be in train and"
+                    " in val: they are one, or of one scene or content; label more of them, or"
+                    " leave out --val"
+                )
 
 
 def with_splits(labels: Sequence[VideoLabel], split_of: Mapping[str, Split]) -> list[VideoLabel]:
