@@ -130,9 +130,14 @@ class VideoLabel:
 
     @property
     def clicks(self) -> tuple[int, ...]:
-        """One frame of each event of a video whose frames are otherwise unknown, ascending."""
+        """One frame of each event of a video whose frames are otherwise unknown, ascending.
+
+        Raises:
+            LabelsError: some are in seconds.
+        """
         if self.extent != "clicks":
             return ()
+        self.require_frames()
         return tuple(frame for start, end in self.intervals for frame in range(start, end))
 
     @property

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.annotation.consensus import consensus, fleiss_kappa
+from data.anomaly import parse_anomaly
 from data.commands.prepare import data_group
 from data.errors import LabelsError
 from data.labels import VideoLabel, read_labels, write_labels
@@ -124,6 +125,16 @@ def test_where_nobody_marked_frames_the_clicks_stay() -> None:
     assert (found.votes, found.clicks, found.clicks_inside) == (0, 1, 0)
     with pytest.raises(LabelsError, match="v: normal in all frames that were marked, but somebody"):
         consensus([[mark()], [clicked(4)]])
+
+
+@pytest.mark.parametrize("others", [["?"], [""], ["0:5", "1:5"]])
+def test_clicks_in_seconds_are_refused_as_intervals_in_seconds_are(others: list[str]) -> None:
+    rows = []
+    for text in ["@2.5s;@9s", *others]:
+        extent, intervals, times = parse_anomaly(text)
+        rows.append([mark(*intervals, extent=extent, times=times)])
+    with pytest.raises(LabelsError, match=r"v: anomaly '@2\.5s;@9s' is in seconds"):
+        consensus(rows)
 
 
 @pytest.mark.realdata

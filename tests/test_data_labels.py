@@ -382,6 +382,8 @@ def test_clicks_in_frames_and_in_seconds() -> None:
     _, _, times = parse_anomaly("@0s;@1.05s;@0:03")
     timed = VideoLabel(video="v", split="train", extent="clicks", times=times)
     assert timed.anomaly == "@0s;@1.05s;@0:03"
+    with pytest.raises(LabelsError, match=r"v: anomaly '@0s;@1\.05s;.*' is in seconds"):
+        _ = timed.clicks
     # of ten frames a second the one that is shown then; the first also before it appears
     assert timed.in_frames(at_rate(40, 10)).clicks == (0, 10, 30)
     assert timed.in_frames(0.5 + at_rate(40, 10)).clicks == (0, 5, 25)

@@ -68,7 +68,7 @@ def consensus(
     Raises:
         LabelsError: fewer than two annotators, or they differ in videos, splits, categories or
             numbers of frames, or a video's length cannot be told; or a video is normal by all who
-            marked its frames, and abnormal by somebody else.
+            marked its frames, and abnormal by somebody else; or a label is in seconds.
     """
     if len(annotators) < 2:
         raise LabelsError(f"{len(annotators)} annotator given, expected at least two")
