@@ -2,6 +2,7 @@ import json
 import pickle
 import string
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ LABELS = [
     ),
     VideoLabel(video="b.mp4", split="test", num_frames=10),
 ]
+
+
+@pytest.mark.parametrize("kind", ["labels", "ucf", "masks", "npy", "activitynet"])
+def test_the_source_of_frames_is_not_that_of_the_names(tmp_path: Path, kind: str) -> None:
+    eve = [replace(label, source="eve") for label in LABELS]
+    write_format(tmp_path / "labels", eve, kind, fps=25)
+    like = [replace(label, source="ann") for label in LABELS]
+    sources = {label.source for label in read_format(tmp_path / "labels", kind, like=like)}
+    assert sources == {"eve" if kind == "labels" else ""}
 
 
 def test_ucf_text_is_that_of_the_official_file(tmp_path: Path) -> None:

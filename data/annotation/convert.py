@@ -65,7 +65,7 @@ def read_format(
         fps: frames a second, where an ActivityNet file does not give them or a labels file is in
             seconds.
         like: labels of the same videos, whose names, splits, categories, scenes and numbers of
-            frames are taken over; the order of "npy" is theirs.
+            frames are taken over, but not their source; the order of "npy" is theirs.
 
     Raises:
         LabelsError: the file is not in this format, or does not fit `like`.
@@ -255,6 +255,7 @@ def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel
                 extent="intervals" if intervals else "normal",
                 intervals=intervals,
                 times=(),
+                source="",
             )
         )
         start = end
@@ -385,6 +386,7 @@ def _take_over(
                 extent=label.extent,
                 intervals=label.intervals,
                 times=label.times,
+                source=label.source,
                 num_frames=label.num_frames if label.num_frames is not None else row.num_frames,
             )
         )
