@@ -144,6 +144,10 @@ def test_a_foreign_activitynet_file(tmp_path: Path) -> None:
     assert label.intervals in (((50, 126), (225, 226)), ((50, 125), (225, 226)))
     with pytest.raises(LabelsError, match="v_x: ValueError: frame rate unknown"):
         read_format(path, "activitynet")
+    video["annotations"] = [{"segment": [20, 5], "label": "Fire"}]
+    path.write_text(json.dumps({"database": {"v_x": video}}))
+    with pytest.raises(LabelsError, match=r"v_x: ValueError: segment \[20.0, 5.0\] ends before"):
+        read_format(path, "activitynet", fps=25)
     video["annotations"] = [{"label": "Fire"}]
     path.write_text(json.dumps({"database": {"v_x": video}}))
     with pytest.raises(LabelsError, match="v_x: KeyError: 'segment'"):

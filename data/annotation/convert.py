@@ -321,7 +321,10 @@ def _parse_entry(video: str, entry: Any, split: Split, fps: float | None) -> Vid
     annotations = entry.get("annotations") or []
     spans = []
     for annotation in annotations:
-        start, end = (round(float(second) * rate) for second in annotation["segment"])
+        seconds = [float(second) for second in annotation["segment"]]
+        start, end = (round(second * rate) for second in seconds)
+        if seconds[0] > seconds[1]:
+            raise ValueError(f"segment {seconds} ends before it begins, expected [start, end]")
         spans.append((start, max(end, start + 1)))  # shorter than half a frame is still a frame
     num_frames = entry.get("num_frames")
     names = [str(annotation.get("label", "")) for annotation in annotations]
