@@ -186,6 +186,14 @@ def test_what_a_format_needs_is_asked_for(tmp_path: Path) -> None:
 def test_labels_that_do_not_fit_like_are_named(tmp_path: Path) -> None:
     path = tmp_path / "in.txt"
     path.write_text("x/a.mp4 Fire 1 2\ny/a.mp4 Fire 1 2\nc.mp4 Normal -1 -1\n")
+    beyond = [VideoLabel(video="c", split="test", num_frames=5)]
+    for text, told in [
+        ("c Fire 4 6", "c: .* goes to frame 6"),
+        ("../c Fire 1 2", "video is '../c"),
+    ]:
+        (tmp_path / "beyond.txt").write_text(text)
+        with pytest.raises(LabelsError, match=rf"beyond\.txt: {told}"):
+            read_format(tmp_path / "beyond.txt", "ucf", like=beyond)
     with pytest.raises(LabelsError, match=r"Fire/a\.mp4: 2 of that name, (.|\n)*b\.mp4: not there"):
         read_format(path, "ucf", like=LABELS)
 
@@ -235,6 +243,17 @@ def test_boxes_become_frames(tmp_path: Path, protocol: int) -> None:
         ("Abuse002", "train", "0:1"),
         ("Calm", "train", ""),
     ]
+
+
+def test_the_last_box_stands_for_no_frame_beyond_the_video(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.pkl"
+    # images 1, 17, ..., 497 are frames 0, 16, ..., 496, the last for those up to 511
+    path.write_bytes(pickle.dumps({"a": [[f"a/{n}.jpg", 1, 2, 3, 4] for n in range(1, 500, 16)]}))
+    like = [VideoLabel(video="x/a.mp4", split="train", num_frames=500)]
+    assert read_format(path, "boxes", like=like)[0].anomaly == "0:500"
+    short = [replace(like[0], num_frames=496)]  # the last box itself is beyond its end
+    with pytest.raises(LabelsError, match=r"boxes\.pkl: x/a\.mp4: .* 512, but frames is 496"):
+        read_format(path, "boxes", like=short)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from click.testing import CliRunner
 from model_cache import add_video, label, make_cache
 
 from cache import FeatureCache
+from data.datasets.clicks import read_clicks, with_clicks
+from data.datasets.dataset_labels import DatasetLabels
 from data.errors import LabelsError
-from data.labels import read_labels
+from data.labels import VideoLabel, read_labels
 from data.splits.protocols import apply_protocol
 from feat import cli
 from model.evaluation.evaluate import run_evaluation
@@ -147,9 +149,16 @@ def test_real_clicks_become_labels(shared_data, tmp_path):
     assert not any(row.clicks for row in rows if row.split == "test")
 
 
-def test_damaged_files_of_clicks_are_one_line(tmp_path):
-    from data.datasets.clicks import read_clicks
+def test_a_click_beyond_the_end_is_told_with_file_and_video(tmp_path):
+    path = tmp_path / "clicks.csv"
+    path.write_text("video-id,glance\nx,9\n")
+    row = VideoLabel(video="a/x.mp4", split="train", extent="all", num_frames=9)
+    told = r"clicks\.csv: a/x\.mp4: anomaly '@9' goes to frame 10, but frames is 9; mend"
+    with pytest.raises(LabelsError, match=told):
+        with_clicks(DatasetLabels(labels=[row]), path)
 
+
+def test_damaged_files_of_clicks_are_one_line(tmp_path):
     path = tmp_path / "clicks.csv"
     for text, told in [
         ("", "clicks.csv:1: columns '', expected video-id,glance"),

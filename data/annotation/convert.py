@@ -23,11 +23,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from data.anomaly import FieldError
 from data.datasets.annotations import read_array_pickle, read_frame_mask, read_lines
 from data.datasets.ucf_crime import parse_annotation_line
 from data.errors import LabelsError
 from data.files import new_file, write_whole
-from data.intervals import Intervals, intervals_from_frames, merge_intervals
+from data.intervals import Intervals, clip_intervals, intervals_from_frames, merge_intervals
 from data.labels import (
     END_SECONDS,
     LABELS_FILE,
@@ -72,15 +73,19 @@ def read_format(
     """
     if kind == "npy":
         return _read_flat(path, like)
+    presumed: dict[str, int] = {}
     readers: Mapping[str, Callable[[], list[VideoLabel]]] = {
         "labels": lambda: [_at_rate(label, fps) for label in read_labels(path)],
         "ucf": lambda: _read_ucf(path, split),
         "masks": lambda: _read_masks(path, split),
         "activitynet": lambda: _read_activitynet(path, split, fps),
-        "boxes": lambda: _read_boxes(path, split),
+        "boxes": lambda: _read_boxes(path, split, presumed),
     }
-    labels = readers[kind]()
-    return labels if like is None else _take_over(path, labels, like)
+    try:
+        labels = readers[kind]()
+    except FieldError as error:
+        raise LabelsError(f"{path}: {error}") from error
+    return labels if like is None else _take_over(path, labels, like, presumed)
 
 
 def write_format(
@@ -265,11 +270,17 @@ def _read_flat(path: Path, like: Sequence[VideoLabel] | None) -> list[VideoLabel
 # Boxes
 
 
-def _read_boxes(path: Path, split: Split) -> list[VideoLabel]:
+def _read_boxes(path: Path, split: Split, presumed: dict[str, int]) -> list[VideoLabel]:
     """Return the frames with a box as abnormal ones; each stands for those up to the next sample.
 
     Boxes are drawn in every 16th frame or so: the smallest distance of two is how many a box
     stands for. Image numbers count from 1.
+
+    Args:
+        path: the file.
+        split: of all videos.
+        presumed: how many frames after a video's last box are put into it, which the video need
+            not have.
     """
     labels, problems = [], []
     for video, rows in read_array_pickle(path).items():
@@ -286,7 +297,8 @@ def _read_boxes(path: Path, split: Split) -> list[VideoLabel]:
             continue
         step = min((b - a for a, b in pairwise(frames)), default=1)
         spans = merge_intervals([(frame, frame + step) for frame in frames])
-        labels.append(_label(str(video), split, "", spans))
+        labels.append(_label(video, split, "", spans))
+        presumed[labels[-1].video] = step - 1
     if problems:
         raise LabelsError(join_problems(problems))
     return labels
@@ -361,9 +373,19 @@ def _activitynet_text(path: Path, labels: Sequence[VideoLabel], fps: float | Non
 
 
 def _take_over(
-    path: Path, labels: Iterable[VideoLabel], like: Sequence[VideoLabel]
+    path: Path,
+    labels: Iterable[VideoLabel],
+    like: Sequence[VideoLabel],
+    presumed: Mapping[str, int],
 ) -> list[VideoLabel]:
-    """Return `labels` under the names of `like` and with what only `like` knows, in its order."""
+    """Return `labels` under the names of `like` and with what only `like` knows, in its order.
+
+    Args:
+        path: the file they are from.
+        labels: what it says.
+        like: labels of the same videos.
+        presumed: by video of `labels`, how many of its last frames may be beyond its end.
+    """
     read = list(labels)
     exact = {label.video: label for label in read}
     alike: dict[str, list[VideoLabel]] = {}  # by path without suffix, and by name alone
@@ -383,16 +405,23 @@ def _take_over(
             continue
         label = candidates[0]
         used.add(label.video)
-        merged.append(
-            replace(
-                row,
-                extent=label.extent,
-                intervals=label.intervals,
-                times=label.times,
-                source=label.source,
-                num_frames=label.num_frames if label.num_frames is not None else row.num_frames,
+        size = label.num_frames if label.num_frames is not None else row.num_frames
+        intervals = label.intervals
+        if intervals and size and intervals[-1][1] - size <= presumed.get(label.video, 0):
+            intervals = clip_intervals(intervals, size)
+        try:
+            merged.append(
+                replace(
+                    row,
+                    extent=label.extent,
+                    intervals=intervals,
+                    times=label.times,
+                    source=label.source,
+                    num_frames=size,
+                )
             )
-        )
+        except FieldError as error:
+            problems.append(f"{path}: {row.video}: {error}")
     problems += [f"{path}: {video}: not in --like" for video in exact if video not in used]
     if problems:
         raise LabelsError(join_problems(problems))

@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from data.anomaly import FieldError
 from data.datasets.dataset_labels import DatasetLabels, missing_problems
 from data.errors import LabelsError
 from data.intervals import merge_intervals
@@ -69,6 +70,9 @@ def with_clicks(dataset: DatasetLabels, path: Path) -> DatasetLabels:
         frames = clicks.get(PurePosixPath(label.video).stem, ())
         if frames and label.extent in ("all", "unknown") and label.split != "test":
             spans = merge_intervals([(frame, frame + 1) for frame in frames])
-            label = replace(label, extent="clicks", intervals=spans, source=source)
+            try:
+                label = replace(label, extent="clicks", intervals=spans, source=source)
+            except FieldError as error:
+                raise LabelsError(f"{path}: {label.video}: {error}; mend the clicks") from error
         labels.append(label)
     return replace(dataset, labels=labels, problems=(*dataset.problems, *problems))
