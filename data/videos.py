@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from data.errors import DecodeError, NoVideoError
@@ -255,6 +255,12 @@ def _file_sha256(path: Path) -> str:
         while block := file.read(_HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def without_suffix(video: str) -> str:
+    """Return a video's name without a video file's suffix; a frame folder's may have dots in it."""
+    path = PurePosixPath(video)
+    return path.with_suffix("").as_posix() if _suffix(video) in VIDEO_SUFFIXES else video
 
 
 def _suffix(name: str) -> str:

@@ -149,6 +149,17 @@ def test_real_clicks_become_labels(shared_data, tmp_path):
     assert not any(row.clicks for row in rows if row.split == "test")
 
 
+@pytest.mark.parametrize("place", ["train/{}.mp4", "train/{}", "train/{}/img"])
+def test_clicks_find_a_video_with_dots_in_its_name(tmp_path, place):
+    name = "Bad.Boys.1995__#01-11-55_label_B2-0-0"
+    path = tmp_path / "clicks.csv"
+    path.write_text(f"video-id,glance\n{name},9\n")
+    row = VideoLabel(video=place.format(name), split="train", extent="unknown")
+    clicked = with_clicks(DatasetLabels(labels=[row]), path)
+    assert clicked.problems == ()
+    assert clicked.labels[0].clicks == (9,)
+
+
 def test_a_click_beyond_the_end_is_told_with_file_and_video(tmp_path):
     path = tmp_path / "clicks.csv"
     path.write_text("video-id,glance\nx,9\n")

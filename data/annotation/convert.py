@@ -39,7 +39,7 @@ from data.labels import (
     write_labels,
 )
 from data.output_file import Kind, check_outputs
-from data.videos import VIDEO_SUFFIXES
+from data.videos import without_suffix
 
 Format = Literal["labels", "ucf", "masks", "npy", "activitynet", "boxes"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -229,7 +229,7 @@ def _read_masks(path: Path, split: Split) -> list[VideoLabel]:
 def _write_masks(path: Path, labels: Sequence[VideoLabel], inputs: Iterable[Path]) -> None:
     files: dict[Path, VideoLabel] = {}
     for label in labels:
-        name = _bare(label.video)
+        name = without_suffix(label.video)
         other = files.setdefault(path / f"{name}.npy", label)
         if other is not label:
             raise LabelsError(f"{label.video} and {other.video} would both become {name}.npy")
@@ -390,15 +390,18 @@ def _take_over(
     exact = {label.video: label for label in read}
     alike: dict[str, list[VideoLabel]] = {}  # by path without suffix, and by name alone
     for label in read:
-        path_key, name_key = _bare(label.video), PurePosixPath(_bare(label.video)).name
+        path_key, name_key = (
+            without_suffix(label.video),
+            PurePosixPath(without_suffix(label.video)).name,
+        )
         alike.setdefault(path_key, []).append(label)
         if name_key != path_key:
             alike.setdefault(name_key, []).append(label)
     merged, problems, used = [], [], set()
     for row in like:
         candidates = [exact[row.video]] if row.video in exact else []
-        candidates = candidates or alike.get(_bare(row.video), [])
-        candidates = candidates or alike.get(PurePosixPath(_bare(row.video)).name, [])
+        candidates = candidates or alike.get(without_suffix(row.video), [])
+        candidates = candidates or alike.get(PurePosixPath(without_suffix(row.video)).name, [])
         if len(candidates) != 1:
             found = "not there" if not candidates else f"{len(candidates)} of that name"
             problems.append(f"{path}: {row.video}: {found}, expected one")
@@ -426,9 +429,3 @@ def _take_over(
     if problems:
         raise LabelsError(join_problems(problems))
     return merged
-
-
-def _bare(video: str) -> str:
-    """Return the path without a video file's suffix; a frame folder's name may have dots in it."""
-    path = PurePosixPath(video)
-    return path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else video

@@ -2,10 +2,11 @@
 
 import csv
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data.anomaly import FieldError
 from data.datasets.dataset_labels import DatasetLabels, missing_problems
+from data.datasets.locate import bare_name
 from data.errors import LabelsError
 from data.intervals import merge_intervals
 from data.sources import source_of
@@ -49,13 +50,13 @@ def with_clicks(dataset: DatasetLabels, path: Path) -> DatasetLabels:
     """Return the labels with the clicks of a file, and with the problem of those that do not fit.
 
     Abnormal training videos whose frames nobody marked get them; videos with intervals, and test
-    videos, stay as they are. A video is found by its path's last part without suffix.
+    videos, stay as they are. A video is found by its bare name.
 
     Raises:
         LabelsError: as of `read_clicks`; or a click is beyond the frames that a label names.
     """
     clicks = read_clicks(path)
-    by_name = {PurePosixPath(label.video).stem: label for label in dataset.labels}
+    by_name = {bare_name(label.video): label for label in dataset.labels}
     trained = {
         name for name, label in by_name.items() if label.is_abnormal and label.split != "test"
     }
@@ -67,7 +68,7 @@ def with_clicks(dataset: DatasetLabels, path: Path) -> DatasetLabels:
     labels = []
     source = source_of("clicks", path)
     for label in dataset.labels:
-        frames = clicks.get(PurePosixPath(label.video).stem, ())
+        frames = clicks.get(bare_name(label.video), ())
         if frames and label.extent in ("all", "unknown") and label.split != "test":
             spans = merge_intervals([(frame, frame + 1) for frame in frames])
             try:

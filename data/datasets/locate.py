@@ -7,9 +7,16 @@ from pathlib import Path, PurePosixPath
 
 from data.datasets.dataset_labels import missing_problems
 from data.errors import LabelsError, NoVideoError
-from data.videos import find_videos
+from data.videos import find_videos, without_suffix
 
 logger = logging.getLogger(f"feat.{__name__}")
+
+
+def bare_name(video: str) -> str:
+    """Return the name by which lists know a video: `b` for `a/b.mp4`, `a/b` or `a/b/img`."""
+    path = PurePosixPath(video)
+    is_image_folder = path.name == "img" and path.parent.name
+    return path.parent.name if is_image_folder else without_suffix(path.name)
 
 
 class VideoNames:
@@ -35,11 +42,7 @@ class VideoNames:
         except NoVideoError:  # lists without videos: features may come from elsewhere
             sources = []
         for source in sources:
-            path = PurePosixPath(source.video_id)
-            if source.kind == "frames" and path.name == "img" and path.parent.name:
-                path = path.parent
-            name = path.stem if source.kind == "file" else path.name
-            self._by_name[name].append(source.video_id)
+            self._by_name[bare_name(source.video_id)].append(source.video_id)
         if copies:
             self._leave_out(copies)
 
