@@ -93,6 +93,17 @@ def test_lists_that_do_not_fit_are_refused(avenue: Path) -> None:
         prepare_avenue(avenue, convention="list")
 
 
+def test_a_number_stands_for_one_video_and_one_mask(avenue: Path) -> None:
+    write_mask(avenue / "3_label.mat", [1, 1])  # a copy says the same
+    prepare_avenue(avenue)
+    write_mask(avenue / "3_label.mat", [1, 0])
+    with pytest.raises(LabelsError, match=r"3_label\.mat: another file of this number"):
+        prepare_avenue(avenue)
+    (avenue / "testing_videos/1.avi").write_bytes(b"video")
+    with pytest.raises(LabelsError, match=r"1\.avi and .*1\.avi both have the number 1"):
+        prepare_avenue(avenue)
+
+
 def test_missing_masks_and_videos_are_listed(avenue: Path) -> None:
     (avenue / "testing_videos/02.avi").unlink()
     (avenue / "ground_truth_demo/testing_label_mask/1_label.mat").unlink()

@@ -91,3 +91,17 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(ANNOTATIONS)
     with pytest.raises(LabelsError, match="neither videos in a train and a test folder nor lists"):
         prepare_xd_violence(tmp_path)
+
+
+def test_a_name_listed_twice_is_named(violence: Path) -> None:
+    path = violence / "annotations.txt"
+    path.write_text(f"{ANNOTATIONS}v=abc__#1_label_B6-0-0.mp4 300 310\n")
+    told = r"annotations\.txt:3: video 'v=abc__#1_label_B6-0-0' is listed twice; keep one"
+    with pytest.raises(LabelsError, match=told):
+        read_annotations(path)
+    path.write_text(ANNOTATIONS)
+    for split in ("train", "test"):
+        (violence / f"{split}.txt").write_text(f"{TEST[2]}\n")
+    lists = {f"{split}_list": violence / f"{split}.txt" for split in ("train", "test")}
+    with pytest.raises(LabelsError, match=r"test\.txt: video 'quiet__#1_label_A' is in .*train"):
+        prepare_xd_violence(violence, **lists)

@@ -156,22 +156,34 @@ def _is_training(video: str) -> bool:
 
 
 def _numbered(names: Mapping[str, str]) -> dict[int, str]:
-    return {int(name): video for name, video in names.items() if re.fullmatch("[0-9]+", name)}
+    numbered: dict[int, str] = {}
+    for name, video in names.items():
+        if not re.fullmatch("[0-9]{1,9}", name):
+            continue
+        other = numbered.setdefault(int(name), video)
+        if other != video:
+            raise LabelsError(
+                f"{other} and {video} both have the number {int(name)}, expected one; move away"
+                " what is no test video"
+            )
+    return numbered
 
 
 def _read_masks(files: Iterable[Path]) -> dict[int, "npt.NDArray[np.bool_]"]:
     """Return number -> (T,) bool: whether any pixel of the frame is abnormal."""
     import numpy as np
 
-    masks = {}
+    masks: dict[int, npt.NDArray[np.bool_]] = {}
     for path in files:
-        match = re.fullmatch("([0-9]+)_label", path.stem)
+        match = re.fullmatch("([0-9]{1,9})_label", path.stem)
         if match is None:
             continue
         cells = read_mat(path, "volLabel").ravel()
         if cells.dtype != object or cells.size == 0:
             raise LabelsError(f"{path}: volLabel is {cells.dtype}, expected a cell of masks")
-        masks[int(match[1])] = np.array([bool(np.any(cell)) for cell in cells])
+        mask = np.array([bool(np.any(cell)) for cell in cells])
+        if not np.array_equal(masks.setdefault(int(match[1]), mask), mask):
+            raise LabelsError(f"{path}: another file of this number has other frames; keep one")
     return masks
 
 

@@ -69,10 +69,14 @@ def prepare_xd_violence(
     intervals = read_annotations(annotation)
     names = VideoNames(root)
     split_of: dict[str, Split] = _by_folder(names)
-    if train_list is not None:
-        split_of |= dict.fromkeys(_read_names(train_list), "train")
-    if test_list is not None:
-        split_of |= dict.fromkeys(_read_names(test_list), "test")
+    trained = _read_names(train_list) if train_list is not None else []
+    tested = _read_names(test_list) if test_list is not None else []
+    if both := set(trained) & set(tested):
+        raise LabelsError(
+            f"{test_list}: video '{min(both)}' is in {train_list}, too; keep it in one of them"
+        )
+    split_of |= dict.fromkeys(trained, "train")
+    split_of |= dict.fromkeys(tested, "test")
     if not split_of:
         raise LabelsError(
             f"{root}: neither videos in a train and a test folder nor lists; give --train-list"
@@ -161,7 +165,10 @@ def read_annotations(path: Path) -> dict[str, Intervals]:
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         if match is None or any(start >= end for start, end in pairs):
             raise LabelsError(f"{path}:{line}: found '{text}', expected 'NAME START END ...'")
-        intervals[_bare(match[1])] = merge_intervals(pairs)
+        name = _bare(match[1])
+        if name in intervals:
+            raise LabelsError(f"{path}:{line}: video '{name}' is listed twice; keep one")
+        intervals[name] = merge_intervals(pairs)
     return intervals
 
 
