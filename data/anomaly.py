@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from data.errors import LabelsError
-from data.intervals import Intervals
+from data.intervals import MAX_FRAMES, Intervals
 from data.times import TimeSpan, parse_moment, parse_span
 
 Extent = Literal["normal", "intervals", "all", "unknown", "clicks"]
@@ -28,6 +28,8 @@ def check_intervals(intervals: Intervals) -> None:
             raise FieldError(
                 f"interval {start}:{end} is empty, expected start < end (0-based, end excluded)"
             )
+        if end > MAX_FRAMES:
+            raise FieldError(f"interval {start}:{end} ends after frame {MAX_FRAMES}")
         if start < previous_end:
             raise FieldError(
                 f"interval {start}:{end} begins before the one before it ends ({previous_end}),"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Interval = tuple[int, int]
 Intervals = tuple[Interval, ...]
 
+#: More frames than any video has; a number with more digits is a mistake.
+MAX_FRAMES = 10**12 - 1
+
 
 def intervals_from_frames(frame_labels: "npt.ArrayLike") -> Intervals:
     """Return the runs of non-zero frames, in order and never touching.

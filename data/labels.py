@@ -29,7 +29,13 @@ from data.anomaly import (
 )
 from data.errors import LabelsError
 from data.files import write_whole
-from data.intervals import Intervals, clip_intervals, frames_from_intervals, merge_intervals
+from data.intervals import (
+    MAX_FRAMES,
+    Intervals,
+    clip_intervals,
+    frames_from_intervals,
+    merge_intervals,
+)
 from data.names import nearest_names, video_name
 from data.output_file import table
 from data.times import TimeSpan, clock_text, frames_of_spans
@@ -99,8 +105,8 @@ class VideoLabel:
         check_intervals(self.intervals)
         check_times(self.times)
         if self.num_frames is not None:
-            if self.num_frames < 1:
-                raise FieldError(f"frames is {self.num_frames}, expected a positive number")
+            if not 1 <= self.num_frames <= MAX_FRAMES:
+                raise FieldError(f"frames is {self.num_frames}, expected 1 to {MAX_FRAMES}")
             if self.intervals and self.intervals[-1][1] > self.num_frames:
                 raise FieldError(
                     f"anomaly '{self.anomaly}' goes to frame {self.intervals[-1][1]}, but frames"
@@ -225,9 +231,7 @@ def check_video_path(video: str) -> None:
 
 def check_text(column: str, text: str) -> None:
     """Raise FieldError if `text` would not survive a CSV file and a reader that trims cells."""
-    if text != text.strip() or any(
-        ord(char) < 32 or char in "\x7f\x85\u2028\u2029" for char in text
-    ):
+    if text != text.strip() or re.search("[\0-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", text):
         raise FieldError(f"{column} is {text!r}, expected no control character or outer blank")
 
 

@@ -93,6 +93,27 @@ def test_lists_that_do_not_fit_are_refused(avenue: Path) -> None:
         prepare_avenue(avenue, convention="list")
 
 
+@pytest.mark.parametrize(
+    "cell", [np.array([[1, 2, 3]]), "text", np.ones((3, 2)), [[np.inf], [2]], [[2], [1]]]
+)
+def test_a_damaged_cell_of_the_list_is_named(avenue: Path, cell: object) -> None:
+    cells = np.empty((1, 3), dtype=object)
+    cells[0, 0], cells[0, 1], cells[0, 2] = [[1], [2]], cell, [[1], [2]]
+    scipy.io.savemat(avenue / "avenue.mat", {"gt": cells})
+    with pytest.raises(LabelsError, match=r"avenue\.mat: .*video 2 is"):
+        prepare_avenue(avenue, convention="list")
+
+
+def test_a_mask_of_text_is_refused(avenue: Path) -> None:
+    cells = np.empty((1, 1), dtype=object)
+    cells[0, 0] = "text"
+    scipy.io.savemat(
+        avenue / "ground_truth_demo/testing_label_mask/2_label.mat", {"volLabel": cells}
+    )
+    with pytest.raises(LabelsError, match=r"2_label\.mat: volLabel holds something else"):
+        prepare_avenue(avenue)
+
+
 def test_a_number_stands_for_one_video_and_one_mask(avenue: Path) -> None:
     write_mask(avenue / "3_label.mat", [1, 1])  # a copy says the same
     prepare_avenue(avenue)

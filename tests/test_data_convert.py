@@ -157,6 +157,25 @@ def test_a_foreign_activitynet_file(tmp_path: Path) -> None:
         read_format(path, "activitynet", fps=25)
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ('"annotations": [{"segment": [0, 1e999]}]', "v: OverflowError"),
+        ('"annotations": [{"segment": [0, 1e308]}]', "v: OverflowError"),
+        ('"annotations": [{"segment": [0, 1e99]}]', "v: FieldError: interval 0:.* ends after"),
+        ('"num_frames": 1e999', "v: OverflowError"),
+        ('"num_frames": 1e99', "v: FieldError: frames is"),
+        ('"category": "\\ud800"', "v: FieldError: category is"),
+        ('"category": ' + "[" * 9000, "expected JSON with an object 'database'"),
+    ],
+)
+def test_damaged_activitynet_files_are_one_line(tmp_path: Path, entry: str, told: str) -> None:
+    path = tmp_path / "in.json"
+    path.write_text('{"database": {"v": {' + entry + "}}}")
+    with pytest.raises(LabelsError, match=rf"in\.json: {told}"):
+        read_format(path, "activitynet", fps=25)
+
+
 @pytest.mark.parametrize("kind", ["ucf", "masks", "npy", "activitynet"])
 def test_unknown_frames_cannot_be_written(tmp_path: Path, kind: str) -> None:
     weak = VideoLabel(video="w", split="train", extent="unknown")

@@ -123,7 +123,7 @@ def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, message: str
     ("row", "message"),
     [
         ("a.mp4,train,,0:5,4", "anomaly '0:5' goes to frame 5, but frames is 4"),
-        ("a.mp4,train,,,0", "frames is 0, expected a positive number"),
+        ("a.mp4,train,,,0", "frames is 0, expected 1 to 999999999999"),
         ("a.mp4,train,,,ten", "frames is 'ten', expected a number of frames or nothing"),
     ],
 )

@@ -1,3 +1,4 @@
+import math
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,19 @@ def test_an_unknown_category_number_is_named(tmp_path: Path) -> None:
     numbers = dict.fromkeys(VIDEOS, 14)
     (tmp_path / "GT/video_label_IET.pickle").write_bytes(pickle.dumps(numbers))
     with pytest.raises(LabelsError, match="category of 'v_Fire_a_1_x' is 14, expected 0 to 13"):
+        prepare_lad(tmp_path)
+    numbers = dict.fromkeys(VIDEOS, math.inf)
+    (tmp_path / "GT/video_label_IET.pickle").write_bytes(pickle.dumps(numbers))
+    with pytest.raises(LabelsError, match="category of 'v_Fire_a_1_x' is inf, expected a number"):
+        prepare_lad(tmp_path)
+
+
+def test_labels_that_are_no_array_are_named(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_pickles(tmp_path)
+    ragged = {name: [[0, 1], [1]] for name in VIDEOS}
+    (tmp_path / "GT/frame_label_IET.pickle").write_bytes(pickle.dumps(ragged, protocol=2))
+    with pytest.raises(LabelsError, match="labels of 'v_Fire_a_1_x' are no array"):
         prepare_lad(tmp_path)
 
 

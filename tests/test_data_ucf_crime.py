@@ -87,6 +87,11 @@ def test_supplied_intervals_reach_training_videos(crime: Path, text: str) -> Non
         ),
         ("Abuse001_x264.mp4 Abuse 20 10", "intervals:2: frames 20 to 10, expected first <= last"),
         ("Abuse001_x264.mp4 Abuse 20", "intervals:2: found"),
+        ("Abuse001_x264.mp4 Abuse 1 " + "9" * 5000, "intervals:2: found"),
+        ('{"video": "a", "anomaly_frames": [[1, 1e999]]}', "intervals:2: OverflowError"),
+        ('{"video": "a", "anomaly_frames": [[1, 1e99]]}', "intervals:2: frames 1 to 99+"),
+        ('{"video": "a", "anomaly_frames": [], "num_frames": 1e99}', "num_frames is 99+"),
+        ('{"video": ' + "[" * 9000, "intervals:2: RecursionError"),
         (
             "Abuse001_x264.mp4 Abuse 1 2\nAbuse001_x264.mp4 Abuse 1 2\nAbuse001_x264 Abuse 1 3",
             "intervals:4: video 'Abuse001_x264' has other frames above",

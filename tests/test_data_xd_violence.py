@@ -81,7 +81,14 @@ def test_names_carry_their_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["a_label_B1 1", "a_label_B1", "a_label_B1 5 5", "a_label_B1 1 2 3"]
+    "line",
+    [
+        "a_label_B1 1",
+        "a_label_B1",
+        "a_label_B1 5 5",
+        "a_label_B1 1 2 3",
+        f"a_label_B1 1 {'9' * 5000}",
+    ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "annotations.txt"

@@ -179,6 +179,7 @@ def test_damaged_files_of_clicks_are_one_line(tmp_path):
             "clicks.csv:3: 'x,-2', expected a video's name and",
         ),
         ("video-id,glance\nx\n", "clicks.csv:2: 'x', expected"),
+        ("video-id,glance\nx," + "9" * 5000, "clicks.csv:2: 'x,99"),
     ]:
         path.write_text(text)
         with pytest.raises(LabelsError, match=told):

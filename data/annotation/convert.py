@@ -313,13 +313,13 @@ def _read_activitynet(path: Path, split: Split, fps: float | None) -> list[Video
         items = list(database.items())
     except OSError as error:
         raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabelsError(f"{path}: expected JSON with an object 'database'") from error
     labels, problems = [], []
     for video, entry in items:
         try:
             labels.append(_parse_entry(video, entry, split, fps))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             problems.append(f"{path}: {video}: {type(error).__name__}: {error}")
     if problems:
         raise LabelsError(join_problems(problems))

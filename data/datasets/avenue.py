@@ -181,6 +181,8 @@ def _read_masks(files: Iterable[Path]) -> dict[int, "npt.NDArray[np.bool_]"]:
         cells = read_mat(path, "volLabel").ravel()
         if cells.dtype != object or cells.size == 0:
             raise LabelsError(f"{path}: volLabel is {cells.dtype}, expected a cell of masks")
+        if any(np.asarray(cell).dtype.kind not in "biuf" for cell in cells):
+            raise LabelsError(f"{path}: volLabel holds something else than masks of numbers")
         mask = np.array([bool(np.any(cell)) for cell in cells])
         if not np.array_equal(masks.setdefault(int(match[1]), mask), mask):
             raise LabelsError(f"{path}: another file of this number has other frames; keep one")
@@ -204,15 +206,21 @@ def _read_list(path: Path, sizes: Mapping[int, int]) -> dict[int, Intervals]:
         )
     spans = {}
     for number, cell in zip(sorted(sizes), cells, strict=True):
-        pairs = (
-            np.asarray(cell, dtype=np.int64).reshape(2, -1) if np.size(cell) else np.empty((2, 0))
-        )
-        spans[number] = merge_intervals((int(a) - 1, int(b)) for a, b in pairs.T)
-        if spans[number] and not 0 <= spans[number][0][0] < spans[number][-1][1] <= sizes[number]:
+        pairs = np.asarray(cell) if np.size(cell) else np.empty((2, 0))
+        if pairs.size == 2:
+            pairs = pairs.reshape(2, 1)
+        if pairs.dtype.kind not in "iuf" or pairs.ndim != 2 or len(pairs) != 2:
             raise LabelsError(
-                f"{path}: video {number} is abnormal from {spans[number][0][0] + 1} to"
-                f" {spans[number][-1][1]}, but has {sizes[number]} frames"
+                f"{path}: gt of video {number} is {pairs.dtype} {pairs.shape}, expected two rows:"
+                " the first and the last frames"
             )
+        for first, last in pairs.T:
+            if not 1 <= first <= last <= sizes[number]:
+                raise LabelsError(
+                    f"{path}: video {number} is abnormal from {first:g} to {last:g}, but has"
+                    f" {sizes[number]} frames"
+                )
+        spans[number] = merge_intervals((int(a) - 1, int(b)) for a, b in pairs.T)
     return spans
 
 

@@ -1,6 +1,7 @@
 """Clicks, one frame in each event of a video: GlanceVAD's files, and labels with them."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +34,13 @@ def read_clicks(path: Path) -> dict[str, tuple[int, ...]]:
                     f"{path}:1: columns {','.join(header)[:80]!r}, expected {','.join(COLUMNS)}"
                 )
             for row in rows:
-                if len(row) != 2 or not row[0].strip() or not row[1].strip().isdecimal():
+                cells = [cell.strip() for cell in row]
+                if len(cells) != 2 or not cells[0] or not re.fullmatch("[0-9]{1,12}", cells[1]):
                     raise LabelsError(
                         f"{path}:{rows.line_num}: {','.join(row)[:80]!r}, expected a video's name "
                         "and a frame"
                     )
-                clicks.setdefault(row[0].strip(), set()).add(int(row[1]))
+                clicks.setdefault(cells[0], set()).add(int(cells[1]))
     except OSError as error:
         raise LabelsError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -166,7 +166,7 @@ def _category_by_number(path: Path, name: str, numbers: Mapping[str, Any]) -> st
 
     try:
         index = int(np.asarray(number).item())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise LabelsError(
             f"{path}: category of '{name}' is {number!r}, expected a number"
         ) from error
@@ -196,7 +196,10 @@ def _category_in_path(path: Path) -> str:
 def _one_row(path: Path, name: str, frames: object) -> "npt.NDArray[Any]":
     import numpy as np
 
-    array = np.asarray(frames)
+    try:
+        array = np.asarray(frames)
+    except ValueError as error:
+        raise LabelsError(f"{path}: labels of '{name}' are no array: {error}") from error
     if array.dtype.kind not in "biuf" or array.ndim == 0 or array.size != max(array.shape):
         raise LabelsError(
             f"{path}: labels of '{name}' are {array.dtype} {array.shape}, expected (1, num_frames)"

@@ -142,7 +142,7 @@ def _read_lists(
     unlike = []
     for path, split in ((train, "train"), (test, "test")):
         for line, text in read_lines(path):
-            match = re.fullmatch(r"([0-9]+_[0-9]+)(?:,([01]),(-?[0-9]+))?", text)
+            match = re.fullmatch(r"([0-9]+_[0-9]+)(?:,([01]),(-?[0-9]{1,12}))?", text)
             if match is None:
                 raise LabelsError(
                     f"{path}:{line}: found '{text}', expected 'SCENE_NUMBER' or"

@@ -34,7 +34,7 @@ from data.datasets.dataset_labels import (
 from data.datasets.locate import VideoNames
 from data.errors import LabelsError
 from data.help_text import examples
-from data.intervals import Intervals, merge_intervals
+from data.intervals import MAX_FRAMES, Intervals, merge_intervals
 from data.labels import Split, VideoLabel
 from data.sources import source_of
 
@@ -182,7 +182,11 @@ def parse_annotation_line(path: Path, line: int, text: str) -> tuple[str, str, I
     """
     parts = text.split()
     numbers = parts[2:]
-    if len(parts) < 4 or len(numbers) % 2 or any(not re.fullmatch("-?[0-9]+", n) for n in numbers):
+    if (
+        len(parts) < 4
+        or len(numbers) % 2
+        or any(not re.fullmatch("-?[0-9]{1,12}", n) for n in numbers)
+    ):
         raise LabelsError(
             f"{path}:{line}: found '{text}', expected 'NAME CATEGORY FIRST LAST [FIRST LAST]'"
             " with -1 for none"
@@ -219,13 +223,15 @@ def _parse_json_line(path: Path, line: int, text: str) -> tuple[str, Marked]:
         num_frames = row.get("num_frames")
         size = None if num_frames is None else int(num_frames)
         name = str(row["video"])
-    except (ValueError, KeyError, TypeError) as error:
+        if size is not None and not 1 <= size <= MAX_FRAMES:
+            raise ValueError(f"num_frames is {size}")
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise LabelsError(
             f"{path}:{line}: {type(error).__name__}: {error}; expected JSON with 'video',"
             " 'anomaly_frames' [[first, last], ...] and, if known, 'num_frames'"
         ) from error
     intervals = _half_open(f"{path}:{line}", pairs)
-    if size is not None and (size < 1 or (intervals and intervals[-1][1] > size)):
+    if size is not None and intervals and intervals[-1][1] > size:
         raise LabelsError(f"{path}:{line}: num_frames is {size}, fewer than anomaly_frames needs")
     return name, (intervals, size)
 
@@ -233,7 +239,7 @@ def _parse_json_line(path: Path, line: int, text: str) -> tuple[str, Marked]:
 def _half_open(where: str, pairs: Iterable[tuple[int, int]]) -> Intervals:
     spans = []
     for first, last in pairs:
-        if not 0 <= first <= last:
+        if not 0 <= first <= last <= MAX_FRAMES:
             raise LabelsError(f"{where}: frames {first} to {last}, expected first <= last, from 1")
         # a few lines of the official file begin at 0; the authors' evaluation takes that for 1
         spans.append((max(first, 1) - 1, max(last, 1)))

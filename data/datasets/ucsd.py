@@ -50,7 +50,7 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 }
 
 _LIST_LINE = re.compile(r"TestVideoFile\{end\s*\+\s*1\}\.gt_frame\s*=\s*\[([^\]]*)\]\s*;?")
-_RANGE = re.compile(r"([0-9]+)(?:\s*:\s*([0-9]+))?")
+_RANGE = re.compile(r"([0-9]{1,12})(?:\s*:\s*([0-9]{1,12}))?")
 
 
 def prepare_ucsd(

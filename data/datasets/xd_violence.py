@@ -160,7 +160,7 @@ def read_annotations(path: Path) -> dict[str, Intervals]:
     intervals: dict[str, Intervals] = {}
     for line, text in read_lines(path):
         # a few names hold blanks, so the numbers are taken from the end
-        match = re.fullmatch(r"(.+?_label_\S+)((?:\s+[0-9]+\s+[0-9]+)+)", text)
+        match = re.fullmatch(r"(.+?_label_\S+)((?:\s+[0-9]{1,12}\s+[0-9]{1,12})+)", text)
         numbers = [int(number) for number in match[2].split()] if match else []
         pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
         if match is None or any(start >= end for start, end in pairs):
