@@ -188,17 +188,23 @@ class VideoLabel:
     def in_frames(self, frame_seconds: "npt.NDArray[np.float64]") -> "VideoLabel":
         """Return this label with the frames that its times stand for; see `data.times`.
 
+        Frames after the last of `num_frames` are left out.
+
         Args:
             frame_seconds: (T,) the time of each frame of the video.
 
         Raises:
-            LabelsError: a time span holds no frame.
+            LabelsError: a time span holds no frame, or no abnormal frame would be left.
         """
         try:
             frames = frames_of_spans(self.times, frame_seconds)
         except ValueError as error:
             raise LabelsError(f"{self.video}: {error}; mend the label or the video") from error
-        return replace(self, intervals=merge_intervals([*self.intervals, *frames]), times=())
+        intervals = merge_intervals([*self.intervals, *frames])
+        label = replace(self, intervals=intervals, times=(), num_frames=None)
+        if self.num_frames is None:
+            return label
+        return replace(label.clipped(self.num_frames), num_frames=self.num_frames)
 
     def clipped(self, num_frames: int) -> "VideoLabel":
         """Return this label without what lies after frame `num_frames`.

@@ -182,6 +182,34 @@ def test_times_that_do_not_fit_are_errors(label, facts, kind, message) -> None:
     assert message in finding.message
 
 
+@pytest.mark.parametrize(
+    ("anomaly", "labelled", "expected", "intervals"),
+    [
+        ("2s:5s", 49, ("warning", "off by one"), ((20, 49),)),
+        ("2s:5s", 50, None, ((20, 50),)),
+        ("2s:5s", 51, ("warning", "off by one"), ((20, 50),)),
+        ("2s:5s", 45, ("error", "longer"), ((20, 45),)),
+        ("4.9s:5s", 49, ("error", "outside"), ()),  # its only frame is the one too many
+    ],
+)
+def test_an_end_in_seconds_is_judged_as_one_in_frames(
+    anomaly, labelled, expected, intervals
+) -> None:
+    label = in_seconds(anomaly, num_frames=labelled)
+    findings = check_one(label, **SECONDS)
+    assert [(x.level, x.kind) for x in findings[:1]] == ([expected] if expected else [])
+    (row_,) = check_alignment([label], {"v": VideoFacts(**SECONDS)}).labels
+    assert row_.intervals == intervals
+
+
+def test_seconds_count_frames_of_a_video_that_was_resampled_to_more() -> None:
+    label = in_seconds("2s:5s", num_frames=25)
+    facts = VideoFacts(resampled_to=10.0, **SECONDS)
+    report = check_alignment([label], {"v": facts})
+    assert report.errors == []
+    assert report.labels[0].intervals == ((20, 50),)
+
+
 def test_a_length_that_a_player_rounds_up_is_no_error() -> None:
     assert check_one(in_seconds("1s:6s"), **SECONDS) == []
 

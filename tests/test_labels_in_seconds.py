@@ -142,6 +142,20 @@ def test_uneven_video_without_stored_times_is_refused_not_guessed(tmp_path: Path
         assert "--allow-misaligned" not in str(error.value)  # it would not help
 
 
+def test_seconds_that_end_after_the_labelled_frames_are_cut_if_that_is_allowed(caches) -> None:
+    cache = caches["whole"]
+    (even,) = (x for x in read_labels(cache.labels_path) if x.video == "even.mp4")
+    for labelled, allowed, end in ((19, True, 19), (39, False, 20), (39, True, 20)):
+        rows = [replace(even, num_frames=labelled)]  # of 40, the anomaly being in 10:20
+        (label,) = check_labels(cache, rows, allow_misaligned=allowed)
+        assert label.intervals == ((10, end),)
+    rows = [replace(even, num_frames=10)]
+    for allowed in (False, True):
+        with pytest.raises(LabelsError, match="lies wholly after the last of its 10") as error:
+            check_labels(cache, rows, allow_misaligned=allowed)
+        assert "--allow-misaligned" not in str(error.value)
+
+
 def test_frames_that_all_appear_at_once_have_lost_their_times(tmp_path: Path) -> None:
     cache = FeatureCache.create(tmp_path / "features")
     clips = make_clips(40).to_array()

@@ -7,7 +7,7 @@ one frame more or less (decoders count differently), another frame rate, a video
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -177,6 +177,8 @@ def _in_frames(label: VideoLabel, fact: VideoFacts) -> tuple[VideoLabel, list[Fi
                 " extract it again",
             )
         ]
+    if fact.resampled_to is not None and _is_in_seconds(label):
+        label = replace(label, num_frames=fact.num_frames)  # it was for the frames before
     try:
         converted = label.in_frames(seconds)
     except LabelsError as error:

@@ -12,9 +12,6 @@ from data.labels import VideoLabel, join_problems
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-#: What nobody can allow: evaluation refuses runs with leaks, and seconds need times.
-_NEVER = ("leak", "no times")
-
 
 def check_labels(
     cache: FeatureCache,
@@ -30,8 +27,8 @@ def check_labels(
         cache: has at least one stream of every video.
         labels: the rows to check.
         allow_misaligned: say what is wrong as a warning, and cut labels that go beyond the end;
-            one content in two splits, and seconds where no times are known, are refused all the
-            same.
+            one content in two splits, and seconds that stand for no known frame, are refused all
+            the same.
         streams: those whose frames count; default: all.
         configs: stream -> the only configuration whose frames count.
 
@@ -47,7 +44,9 @@ def check_labels(
         if finding.kind not in ("split", "uncounted"):
             logger.warning("%s", finding.text)
     problems = [finding.text for finding in report.errors]
-    if any(finding.kind in _NEVER for finding in report.errors):
+    in_seconds = {label.video for label in report.labels if label.times}
+    # evaluation refuses runs with leaks, and nothing learns from seconds
+    if any(error.kind == "leak" or error.video in in_seconds for error in report.errors):
         raise LabelsError(join_problems(problems))
     if problems and not allow_misaligned:
         advice = "the labels do not fit; --allow-misaligned goes on with what fits of them"
