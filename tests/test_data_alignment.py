@@ -231,3 +231,11 @@ def test_resampling_leaves_labels_in_seconds_right(label, level) -> None:
 def test_a_missing_video_comes_with_the_name_that_may_be_meant() -> None:
     report = check_alignment([row("a/x.mp4")], {"b/x.mp4": VideoFacts(num_frames=5)})
     assert report.errors[0].message.endswith("did you mean b/x.mp4?")
+
+
+def test_only_the_first_missing_videos_come_with_a_name() -> None:
+    labels = [row(f"a/{i:03d}.mp4") for i in range(8)]
+    report = check_alignment(labels, {f"b/{i:03d}.mp4": VideoFacts(num_frames=5) for i in range(8)})
+    assert ["did you mean b/" in error.message for error in report.errors] == [True] * 5 + [
+        False
+    ] * 3
