@@ -15,6 +15,9 @@ from cache.conflicts import refuse_conflicts
 from cache.store import FeatureCache
 from data.labels import VideoLabel, read_labels, write_labels
 
+#: What to do where labels differ, for messages that name the two files.
+EDIT_LABELS = "edit one of the labels files, so that they agree"
+
 
 class LabelsFrom(NamedTuple):
     """Labels, and what messages call the file they are from."""
@@ -49,7 +52,7 @@ def add_labels(
     more: LabelsFrom,
     *,
     replace: bool = False,
-    advice: str = "",
+    advice: str = EDIT_LABELS,
     dry_run: bool = False,
 ) -> int:
     """Add labels to those of a cache, which are written only if they change.

@@ -82,6 +82,8 @@ def test_a_label_that_differs_is_refused_with_both_values(add, here, there, thei
     assert "train 'c' ''" in str(caught.value)
     assert text in str(caught.value)
     assert str(here.labels_path) in str(caught.value)
+    assert str(there.labels_path) in str(caught.value)
+    assert str(caught.value).endswith("; edit one of the labels files, so that they agree")
     assert "\n" not in str(caught.value)
 
 

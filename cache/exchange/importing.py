@@ -21,7 +21,7 @@ from cache.exchange.storing import Staging
 from cache.exchange.video_names import match_names
 from cache.facts import video_facts
 from cache.files import explain
-from cache.labels import LabelsFrom, add_labels, merged_labels
+from cache.labels import EDIT_LABELS, LabelsFrom, add_labels, merged_labels
 from cache.records import (
     FeatureRecord,
     NameEntry,
@@ -103,7 +103,7 @@ def import_with_labels(
     """
     more = LabelsFrom(os.fspath(labels_path or ""), read_labels(labels_path) if labels_path else [])
     merged, conflicts = merged_labels([LabelsFrom.file(cache.labels_path), more])
-    refuse_conflicts(cache.path, "imported", conflicts)
+    refuse_conflicts(cache.path, "imported", conflicts, advice=EDIT_LABELS)
     names = list(dict.fromkeys(label.video for label in [*more.labels, *merged]))
     exports = [path for path in paths if is_export(path)]
     if exports and len(exports) < len(paths):

@@ -16,7 +16,7 @@ from cache.conflicts import (
 from cache.exchange.compare import Closeness
 from cache.files import open_regular, pread_exact
 from cache.keys import JSON
-from cache.labels import LabelsFrom, add_labels, merged_labels
+from cache.labels import EDIT_LABELS, LabelsFrom, add_labels, merged_labels
 from cache.names import without_other_folders
 from cache.shard.read import SUFFIX, is_shard_name, read_record, read_table
 from cache.store import FeatureCache
@@ -86,8 +86,9 @@ def merge_caches(
                 )
             conflicts += [f"{source.path}: {conflict}" for conflict in found]
     labels = [LabelsFrom.file(cache.labels_path) for cache in (target, *sources)]
-    conflicts += merged_labels(labels)[1]
-    refuse_conflicts(target.path, "merged", conflicts)
+    differing = merged_labels(labels)[1]
+    advice = EDIT_LABELS if differing else ""
+    refuse_conflicts(target.path, "merged", conflicts + differing, advice=advice)
     report = MergeReport(target=os.fspath(target.path))
     known = target.names()
     for source in sources:

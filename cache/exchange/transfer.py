@@ -23,7 +23,7 @@ from cache.exchange.connections import over_connections
 from cache.exchange.merge import receive_shard
 from cache.exchange.remote import Remote
 from cache.files import hash_fd, open_regular
-from cache.labels import LabelsFrom, add_labels, merged_labels
+from cache.labels import EDIT_LABELS, LabelsFrom, add_labels, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
 from cache.names import MAX_BYTES as MAX_NAMES_BYTES
 from cache.names import (
@@ -569,7 +569,9 @@ def download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
 def _merge_labels(parts: list[LabelsFrom], remote: Remote) -> list[VideoLabel]:
     labels, conflicts = merged_labels(parts)
     if conflicts:
-        raise CacheError(f"{remote.url}: {len(conflicts)} labels differ: {conflicts[0]}")
+        raise CacheError(
+            f"{remote.url}: {len(conflicts)} labels differ: {conflicts[0]}; {EDIT_LABELS}"
+        )
     return labels
 
 
