@@ -237,6 +237,8 @@ def extract_command(
     """
     from cache.exchange.mirror import mirrored
     from cache.exchange.remote import Remote
+    from cache.records import check_video_name
+    from data.names import video_name
     from extract.config import ExtractConfig
     from extract.decode.config import DecodeConfig
     from extract.devices import Resources, list_devices
@@ -247,6 +249,10 @@ def extract_command(
     folder = place or videos_dir
     if folder is None or (place and given_here("videos_dir")):
         raise click.UsageError("name the folder of videos once: feat extract DIR")
+    try:
+        check_video_name(video_name(f"{prefix}x"))
+    except ValueError as error:
+        raise click.UsageError(f"--prefix {prefix!r} with a video named x: {error}") from error
     if fps and folder_fps != 25.0:
         # which frames of a folder are taken would then hang on --folder-fps, which is in no key
         raise click.UsageError("--fps and --folder-fps exclude each other")

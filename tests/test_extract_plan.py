@@ -72,10 +72,12 @@ def test_limit_takes_the_first_that_are_missing_and_dry_run_tells_them(
 
 def test_dry_run_names_what_would_be_refused(home: Path) -> None:
     FeatureCache.create("features")
-    found = extract("clips/sub", "--dry-run", "--prefix", "../")
+    unusable = (home / "clips/sub/c.mp4").rename(home / "clips/sub/x\\..\\c.mp4")
+    found = extract("clips/sub", "--dry-run")
+    unusable.rename(home / "clips/sub/c.mp4")
     assert found.exit_code == 1
     first, last = found.stdout.splitlines()
-    assert first.startswith("refused: ../c.mp4: ")
+    assert first.startswith("refused: x/../c.mp4: ")
     assert last.startswith("would extract 0, 0 already there, 1 refused -> features")
     (home / "features" / "labels.csv").write_text(
         "video,split,category,anomaly\na.mp4,test,,\n"  # another split than beside the videos
