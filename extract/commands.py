@@ -16,7 +16,7 @@ from data.clusters.engine import Cluster
 from data.clusters.options import takes_cluster
 from data.configuration import given_here
 from data.help_text import examples
-from data.number_option import Number
+from data.number_option import Number, Time
 from extract.backbones import BACKBONES
 from extract.decode.limits import Limits
 
@@ -318,13 +318,14 @@ def extract_command(
 
 @examples(
     "feat preview clips/door.mp4 --at 12.5",
+    "feat preview clips/door.mp4 --at 0:01:02",
     "feat preview frames/07 --folder-fps 10 --resize crop --out crop.png",
 )
 @click.command("preview")
 @click.argument("video", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--at", "at_seconds", type=Number(min=0), default=0.0, show_default=True,
-    metavar="SECONDS", help="Show the clip with the frame that a player shows then.",
+    "--at", "at_seconds", type=Time(), default=0.0, show_default=True, metavar="TIME",
+    help="Show the clip with the frame that a player shows then: seconds, or a time like 0:01:02.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False),

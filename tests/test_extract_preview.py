@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from data.errors import WeightsError
+from data.number_option import Time
 from data.videos import VideoSource
 from extract.backbones import BACKBONES
 from extract.config import ExtractConfig
@@ -57,6 +58,24 @@ def test_directions_have_the_colours_of_the_middlebury_wheel(turn, color) -> Non
     assert color_flow(np.zeros(2, np.float32), full=1.0).tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("12.5", 12.5), ("12.5s", 12.5), ("0:01", 1), ("0:01:02.5", 62.5), ("1:00:00", 3600), (3, 3)],
+)
+def test_a_moment_is_told_as_in_labels(text, seconds) -> None:
+    assert Time().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("x", "not a valid time, expected"), ("0:75", "below 60"), ("-1", "range"), ("nan", "finite")],
+)
+def test_what_is_no_moment_is_refused(moving: Path, text: str, told: str) -> None:
+    refused = preview(moving, "--at", text)
+    assert refused.exit_code == 2
+    assert told in " ".join(refused.stderr.split())
+
+
 def test_the_clip_is_the_one_that_holds_the_moment(moving: Path) -> None:
     source = VideoSource(video_id="frames", path=moving, kind="frames")
     for at, start, num_real in ((0.0, 0, 16), (1.55, 0, 16), (1.6, 16, 4), (1.95, 16, 4)):
@@ -85,7 +104,7 @@ def test_the_picture_is_written_and_a_time_beyond_the_end_is_one_line(
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
     reddish = (pixels[:, 0] > 200) & (pixels[:, 1:].max(axis=1) < 140)
     assert reddish.mean() > 0.01  # it moves to the right
-    late = preview(moving, "--at", 2.0, "--folder-fps", 10)
+    late = preview(moving, "--at", "0:02", "--folder-fps", 10)
     assert late.exit_code == 1
     assert "nothing is shown at 2 s, the video ends at 2.00 s" in late.stderr
     (tmp_path / "two").mkdir()
