@@ -87,6 +87,21 @@ def test_no_clicks_no_loss(tmp_path):
     assert float(ClickLoss(off, clicked)(scores, np.arange(2), frames)) == 0
 
 
+def test_clicks_of_videos_without_a_frame_count_are_left_out(tmp_path, caplog):
+    rows = [label("a", "train", "@20"), label("b", "train", "@130"), label("g", "train")]
+    data = load_features(make_cache(tmp_path / "f", rows), rows, streams=["rgb"])
+    uncounted = replace(data, num_frames=np.array([0, 160, 0]))
+    loss = ClickLoss(choose_method("deepmil"), uncounted)
+    assert (
+        "clicks in 1 videos that were imported without a frame count are left out: a; import "
+        "them again with --frames"
+    ) in caplog.text
+    scores = torch.full((1, 10), 0.5)
+    frames = loss.middle_frames(np.arange(10))[None]
+    assert float(loss(scores, np.array([0]), frames)) == 0
+    assert float(loss(scores, np.array([1]), frames)) > 0
+
+
 def test_weak_methods_see_clicks_and_no_other_does(tmp_path):
     rows = [label("a", "train", "@20"), label("b", "train", "16:32"), label("g", "train")]
     weak = apply_protocol(rows, "weakly")

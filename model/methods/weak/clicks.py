@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from model.features.choose import named
 from model.features.load import FeatureSet
 
 if TYPE_CHECKING:
@@ -35,7 +36,21 @@ class ClickLoss:
             method: whose settings count.
             data: the training videos.
         """
-        clicks = [label.clicks for label in data.labels]
+        # of a video whose frames nobody counted the clips have places, no frames to find a click in
+        counted = zip(data.labels, data.num_frames > 0, strict=True)
+        clicks = [label.clicks if is_counted else () for label, is_counted in counted]
+        lost = [
+            label.video
+            for label, own in zip(data.labels, clicks, strict=True)
+            if len(label.clicks) > len(own)
+        ]
+        if lost and method.clicks:
+            logger.warning(
+                "clicks in %d videos that were imported without a frame count are left out: %s; "
+                "import them again with --frames",
+                len(lost),
+                named(lost),
+            )
         count = sum(map(bool, clicks))
         if count:
             used = "are learnt from" if method.clicks else "are not used (clicks=off)"
