@@ -1,5 +1,6 @@
 """Training from real shards: what it learns, what it refuses, what it leaves behind."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import torch
 from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache, segment_table
 
-from cache import FeatureCache
+from cache import FeatureCache, NameEntry
 from data.errors import ConfigError, LabelsError, ModelError
 from model.evaluation.evaluate import run_evaluation
 from model.features.load import load_features
@@ -355,6 +356,59 @@ def test_the_only_video_of_a_kind_is_not_held_out():
     kept, held = hold_out(rows, 0.2, seed=0)
     assert [len(kept), len(held)] == [9, 2]
     assert rows[0] in kept
+
+
+def test_whole_scenes_and_all_copies_of_a_video_are_held_out(tmp_path):
+    rows = [
+        replace(label(f"{kind}{i:02}", "train", kind), scene=f"s{i // 2}" if i < 16 else "")
+        for kind in ("", "all")
+        for i in range(20)
+    ]
+    cache = FeatureCache.create(tmp_path / "features")
+    features = np.zeros((2, 16), np.float32)
+    copied = {"16": "x", "17": "x", "18": "y", "19": "y"}  # of these no scene is given
+    for row in rows:
+        content = copied.get(row.video[-2:], row.video)
+        add_video(cache, row.video, {"rgb": features}, 32, content=content)
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
+        cache.set_names({row.video: NameEntry(sha256=sha256, size=1000, mtime_ns=0)})
+    for seed in range(5):
+        method = replace(QUICK, val_fraction=0.2)
+        _, material = gather(method, cache, rows, seed=seed)
+        train, val = material.train, material.val
+        assert not {row.scene for row in train.labels if row.scene} & {r.scene for r in val.labels}
+        assert not set(train.sha256) & set(val.sha256)
+        assert sum(row.is_abnormal for row in val.labels) == 4
+        assert len(val.labels) == 8
+        assert len(material.whole().train.labels) == 40
+
+
+def test_videos_of_no_scene_are_held_out_as_ever():
+    """The names are those that builds without scenes drew."""
+    rows = [label(f"{kind}{i}", "train", kind) for kind in ("", "all") for i in range(10)]
+    held = [row.video for row in hold_out(rows, 0.2, seed=3)[1]]
+    assert held == ["2", "7", "all1", "all4"]
+
+
+@pytest.mark.parametrize(
+    ("scenes", "held", "told"),
+    [
+        ("aaaa", 0, "0 abnormal and 0 normal training videos are held out, 2 and 2 were wanted"),
+        ("aaab", 4, ""),
+        ("aabb", 8, "4 abnormal and 4 normal training videos"),
+    ],
+)
+def test_too_few_scenes_for_the_share_are_said(scenes, held, told, caplog):
+    rows = [
+        replace(label(f"{kind}{i:02}", "train", kind), scene=scenes[i % 4])
+        for kind in ("", "all")
+        for i in range(10)
+    ]
+    kept, out = hold_out(rows, 0.2, seed=0)
+    assert len(out) == held
+    assert {row.is_abnormal for row in kept} == {True, False}
+    assert bool(told) == bool(caplog.text)
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize("anomalies", [["", ""], ["all", "all"], ["?", ""]])

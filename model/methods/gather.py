@@ -1,6 +1,8 @@
 """From labels and a cache to what a method may see: its supervision decides, not its code."""
 
 import logging
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +14,8 @@ from cache import FeatureCache
 from cache.streams import FRAMES
 from data.errors import ModelError
 from data.labels import VideoLabel
+from data.splits.divide import Group, shuffled_groups
+from data.splits.leaks import linked_videos
 from data.splits.protocols import Supervision, apply_protocol
 from model.features.aligned import check_labels, videos_without_frames
 from model.features.choose import (
@@ -95,7 +99,8 @@ def gather(
             cache, seen, streams=options.streams, configs=options.configs
         )
         seen = [*_without_frames(seen, set(uncounted))]
-    train, val = _divide(method, seen, seed)
+    content = {label.video: cache.content(label.video) for label in seen}
+    train, val = _divide(method, seen, seed, content)
     chosen = options.streams or choose_streams(
         {label.video: available[label.video] for label in (*train, *val)}
     )
@@ -177,7 +182,7 @@ def _visible(method: Method, labels: Sequence[VideoLabel]) -> list[VideoLabel]:
 
 
 def _divide(
-    method: Method, labels: Sequence[VideoLabel], seed: int
+    method: Method, labels: Sequence[VideoLabel], seed: int, content: Mapping[str, str]
 ) -> tuple[list[VideoLabel], list[VideoLabel]]:
     """Return the videos to learn from and those for choices.
 
@@ -193,28 +198,66 @@ def _divide(
     train = [label for label in rows if label.split == "train"]
     val = [label for label in rows if label.split == "val"]
     if not val and method.held_out_share:
-        train, val = hold_out(train, method.held_out_share, seed)
+        train, val = hold_out(train, method.held_out_share, seed, content=content)
     if method.supervision == "fully":
         require_learnable(method, [*train, *weak])
     return _in_order(method, train, weak), _in_order(method, val)
 
 
 def hold_out(
-    labels: Sequence[VideoLabel], fraction: float, seed: int
+    labels: Sequence[VideoLabel],
+    fraction: float,
+    seed: int,
+    *,
+    content: Mapping[str, str] | None = None,
 ) -> tuple[list[VideoLabel], list[VideoLabel]]:
     """Return the videos to train on and those held out, of abnormal and normal ones alike.
+
+    Videos of one scene and copies of one content stay together, as in `feat data split`. Too few
+    scenes for the share are said, and some of each kind stay to train on all the same.
 
     Args:
         labels: the training videos in an order that does not depend on the file's.
         fraction: share to hold out; at least one video of each kind that has more than one.
         seed: of the choice.
+        content: video -> what identifies its content.
     """
-    rng = np.random.default_rng((seed, 1))
+    linked = linked_videos(labels, content=content)
+    groups = shuffled_groups(labels, seed=seed, groups=linked)
+    group_of = {label.video: group for group in groups for label in group}
+    total = Counter(label.is_abnormal for label in labels)
+    wanted = {k: min(max(round(fraction * n), 1), n - 1) for k, n in total.items()}
+    count: Counter[bool] = Counter()
     held: set[str] = set()
+
+    def gap(group: Group = ()) -> float:
+        """Return how far the numbers held out would be from those wanted; inf: none would stay."""
+        after = count + Counter(label.is_abnormal for label in group)
+        if any(after[kind] and after[kind] == n for kind, n in total.items()):
+            return math.inf
+        return sum(abs(after[kind] - n) for kind, n in wanted.items())
+
+    def add(group: Group) -> None:
+        held.update(label.video for label in group)
+        count.update(label.is_abnormal for label in group)
+
+    rng = np.random.default_rng((seed, 1))
     for kind in (True, False):
         videos = [label.video for label in labels if label.is_abnormal == kind]
-        count = min(max(round(fraction * len(videos)), 1), len(videos) - 1)
-        held.update(rng.permutation(videos)[: max(count, 0)].tolist())
+        drawn = [group_of[video] for video in rng.permutation(videos).tolist()]
+        for group in drawn:
+            if group[0].video not in held and gap(group) < gap():
+                add(group)
+        if videos and wanted[kind] and not count[kind]:
+            smallest = min(drawn, key=gap)
+            if gap(smallest) < math.inf:
+                add(smallest)
+    if linked and any(n and not 0 < count[kind] < 2 * n for kind, n in wanted.items()):
+        logger.warning(
+            "%d abnormal and %d normal training videos are held out, %d and %d were wanted: those "
+            "of one scene or content stay together; give videos of your choice the split val",
+            *(number[kind] for number in (count, Counter(wanted)) for kind in (True, False)),
+        )
     return (
         [label for label in labels if label.video not in held],
         [label for label in labels if label.video in held],
