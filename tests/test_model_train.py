@@ -465,6 +465,17 @@ def test_missing_videos_are_named_with_the_next_step(cache, tmp_path, caplog):
     assert "left out: gone.mp4" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["gmm", "mean-feature", "tcnn", "deepmil"])
+def test_what_skipping_leaves_must_be_enough_to_learn_from(tmp_path, method):
+    rows = [label("a.mp4", "train", "all", "run"), label("b.mp4", "train", "all", "run")]
+    rows += [label("v.mp4", "val"), label("w.mp4", "val", "all")]
+    cache = make_cache(tmp_path / "features", rows)
+    rows += [label("gone.mp4", "train"), label("gone2.mp4", "train")]
+    with pytest.raises(ModelError, match=f"{method} cannot learn from these labels: it needs "):
+        train(cache, rows, tmp_path, choose_method(method), options=DataOptions(skip_missing=True))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("method", ["knn", "deepmil", "mnad"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_labels_of_another_dataset_are_told_where_nothing_would_be_left(

@@ -199,8 +199,7 @@ def _divide(
     val = [label for label in rows if label.split == "val"]
     if not val and method.held_out_share:
         train, val = hold_out(train, method.held_out_share, seed, content=content)
-    if method.supervision == "fully":
-        require_learnable(method, [*train, *weak])
+    require_learnable(method, [*train, *weak])  # of those that are left
     return _in_order(method, train, weak), _in_order(method, val)
 
 
