@@ -145,10 +145,10 @@ def test_ur_dmu_loss():
     a, n = range(num_abnormal), range(num_abnormal, videos)
     classified = np.mean([bce([top(s[v], count)], v in a) for v in range(videos)])
     memory = (
-        # how much of the abnormal memory answers to abnormal videos and to normal ones
-        np.mean([bce([top(far[v], count)], v in a) for v in range(videos)])
+        np.mean([bce([top(far[v], count)], 1) for v in a])
         + np.mean([bce([top(near[v], count)], 1) for v in a])
         + bce(near[list(n)], 1)
+        + np.mean([bce([top(far[v], count)], 0) for v in n])
     )
     triplet = np.mean(
         [

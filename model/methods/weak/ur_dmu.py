@@ -76,19 +76,23 @@ class URDMU(SequenceMethod[UROutput]):
         return _Network(dim, self.dropout)
 
     def loss(self, output: UROutput, num_abnormal: int) -> Tensor:
-        """Return the sum of the paper's five terms."""
+        """Return the sum of the paper's five terms.
+
+        That of the memories is itself a sum of four cross entropies. On abnormal videos both
+        memories are to answer, on normal ones the normal memory at each instance and the abnormal
+        one nowhere. Where it is not each instance, it is the mean of the highest answers; for the
+        abnormal memory on normal videos that is our choice.
+        """
         count = output.scores.shape[1] // 16 + 1
         first, rest = slice(num_abnormal), slice(num_abnormal, None)
         videos = top_mean(output.scores, count)
-        ones = functional.binary_cross_entropy
-        classified = ones(videos, labels_of(output.scores, num_abnormal))
-        here = top_mean(output.like_abnormal, count)
-        there = top_mean(output.like_normal[first], count)
-        of_normal = output.like_normal[rest]
+        classified = functional.binary_cross_entropy(videos, labels_of(output.scores, num_abnormal))
+        abnormal = top_mean(output.like_abnormal, count)
         memory = (
-            ones(here, labels_of(output.scores, num_abnormal))
-            + ones(there, torch.ones_like(there))
-            + ones(of_normal, torch.ones_like(of_normal))
+            _entropy(abnormal[first], 1.0)
+            + _entropy(top_mean(output.like_normal[first], count), 1.0)
+            + _entropy(output.like_normal[rest], 1.0)
+            + _entropy(abnormal[rest], 0.0)
         )
         anchor = _highest(output.embedded[rest], output.like_normal[rest], count)
         alike = _highest(output.embedded[first], output.like_normal[first], count)
@@ -112,6 +116,10 @@ class URDMU(SequenceMethod[UROutput]):
             + self.magnitude_weight * magnitude
         )
         return total
+
+
+def _entropy(values: Tensor, target: float) -> Tensor:
+    return functional.binary_cross_entropy(values, torch.full_like(values, target))
 
 
 def _highest(values: Tensor, weights: Tensor, count: int) -> Tensor:
