@@ -204,6 +204,19 @@ def test_bn_wvad_scores_half_where_one_normal_clip_in_a_hundred_is_beyond(tmp_pa
     assert (normal >= 0.5).mean() == pytest.approx(0.01, abs=1 / len(normal))
 
 
+def test_bn_wvad_measures_a_very_long_video_in_the_parts_that_it_scores(tmp_path, monkeypatch):
+    rows = [label("b", "train", "?"), label("g", "train")]
+    cache = make_cache(tmp_path / "features", rows, streams={"rgb": 16})
+    data = load_features(cache, rows, streams=["rgb"])
+    method = choose_method("bn-wvad")
+    network = method.network(16).eval()
+    seen = []
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    monkeypatch.setattr(sequence, "MAX_CLIPS", 4)
+    method.finish(network, data)
+    assert seen == [4, 3, 3]
+
+
 def test_bn_wvad_distance_is_from_the_statistics_of_the_layer():
     network = choose_method("bn-wvad").network(8).double()
     network.train()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.features.load import FeatureSet
 from model.methods.weak.embedding import WIDTH, Embedding
-from model.methods.weak.sequence import SequenceMethod
+from model.methods.weak.sequence import SequenceMethod, scored_parts
 
 SHARE_OF_VIDEO = 0.2
 SHARE_OF_BATCH = 0.4
@@ -91,9 +91,10 @@ class BNWVAD(SequenceMethod[BNOutput]):
         network.eval()
         device = next(network.parameters()).device
         products = [
-            network(torch.from_numpy(data.features[data.rows(video)])[None].to(device)).product[0]
+            network(part[None].to(device)).product[0]
             for video, label in enumerate(data.labels)
             if not label.is_abnormal
+            for part in scored_parts(torch.from_numpy(data.features[data.rows(video)]))
         ]
         network.middle.copy_(torch.cat(products).float().quantile(QUANTILE).clamp(min=1e-12))
 

@@ -106,7 +106,7 @@ class SequenceMethod(BagMethod[nn.Module], Generic[Out]):
         parts = []
         for video in range(len(data.labels)):
             clips = torch.from_numpy(data.each_crop[data.rows(video)])
-            for part in clips.tensor_split(-(-len(clips) // MAX_CLIPS)):
+            for part in scored_parts(clips):
                 each = [network(crop[None].to(device)).scores[0] for crop in part.unbind(1)]
                 parts.append(torch.stack(each).double().mean(dim=0).cpu())
         return ClipScores(slots=torch.cat(parts).numpy())
@@ -139,6 +139,11 @@ class _Instances:
         """Return (C, V, T, D)."""
         each = np.moveaxis(self._crops, 1, 0)
         return np.stack([segment_means(replace(data, features=crop), length) for crop in each])
+
+
+def scored_parts(clips: Tensor) -> tuple[Tensor, ...]:
+    """Return the parts of a video's clips that a network is given at once to score."""
+    return clips.tensor_split(-(-len(clips) // MAX_CLIPS))
 
 
 def labels_of(scores: Tensor, num_abnormal: int) -> Tensor:
