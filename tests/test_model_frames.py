@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from model.evaluation.evaluate import run_evaluation
 from model.features.frames import FrameWindows, load_frames, network_frames
 from model.methods.base import Material, Parameters
 from model.methods.gather import DataOptions, gather
+from model.methods.pixels import frames as frames_module
 from model.methods.pixels.conv_ae import ConvAutoEncoder
 from model.methods.pixels.frames import (
     FrameMethod,
@@ -38,6 +40,7 @@ from model.methods.pixels.frames import (
     take_step,
     windows_of,
 )
+from model.methods.pixels.mlep import MarginNetwork, MarginPrediction
 from model.methods.pixels.mnad import MNAD, MemoryNetwork, weighted_error
 from model.methods.pixels.unet import FutureFrame, gradient_difference
 from model.methods.registry import METHODS, choose_method
@@ -172,6 +175,29 @@ def test_one_percent_of_normal_frames_reach_a_half(name: str, cache: FeatureCach
         assert scores.shape == (len(data.features),)
         assert 0 < (scores >= 0.5).mean() <= 0.25  # the walk repeats itself: there are ties
         assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_normal_frames_are_found_behind_a_long_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "CALIBRATION_FRAMES", 20)
+    cache = FeatureCache.create(tmp_path / "features")
+    rows = [label("a", "train", "0:30"), label("b", "train", "0:26")]
+    for row in rows:
+        add_frames(cache, row.video, walk(40))
+    method = tiny("mlep", steps=1)
+    _, known = gather(method, cache, rows)
+    seen: list[int] = []
+    measure = MarginPrediction.measure
+
+    def counted(self: MarginPrediction, network: MarginNetwork, frames: NDArray[np.uint8]) -> Any:
+        seen.append(len(frames))
+        return measure(self, network, frames)
+
+    monkeypatch.setattr(MarginPrediction, "measure", counted)
+    usual = method.fit(known, FitSession(seed=0)).parameters["usual"]
+    assert np.isfinite(usual).all()
+    assert seen == [10, 10]
 
 
 @pytest.mark.parametrize("name", quick_first(NAMES, ["conv-ae", "unet"]))

@@ -227,14 +227,17 @@ class FrameMethod(Method, Generic[Net]):
         }
 
     def _normal_values(self, network: Net, data: FeatureSet) -> NDArray[np.float64]:
-        """Return (N, K) the values of normal frames, of each video the first few."""
+        """Return (N, K) the values of normal frames, of each video a few from the first on."""
         each = max(CALIBRATION_FRAMES // len(data.frames), self.window)
-        return np.concatenate(
-            [
-                self.measure(network, frames[:each])[label.frame_labels(len(frames))[:each] == 0]
-                for label, frames in zip(data.labels, data.frames, strict=True)
-            ]
-        )
+        found = []
+        for label, frames in zip(data.labels, data.frames, strict=True):
+            is_abnormal = label.frame_labels(len(frames)).astype(bool)
+            first = 0
+            if is_abnormal[:each].all():  # then the frames before the first normal one suffice
+                first = max(int(is_abnormal.argmin()) - self.window + 1, 0)
+            part = slice(first, first + each)
+            found.append(self.measure(network, frames[part])[~is_abnormal[part]])
+        return np.concatenate(found)
 
 
 @dataclass(frozen=True, kw_only=True)
