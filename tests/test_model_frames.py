@@ -18,6 +18,7 @@ from marks import quick_first
 from model_cache import KilledError, add_video, clip_table, label
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cache import FeatureCache, FeatureRecord, SourceRecord
@@ -42,6 +43,7 @@ from model.methods.pixels.frames import (
 )
 from model.methods.pixels.mlep import MarginNetwork, MarginPrediction
 from model.methods.pixels.mnad import MNAD, MemoryNetwork, weighted_error
+from model.methods.pixels.ognet import OldIsGold
 from model.methods.pixels.unet import FutureFrame, gradient_difference
 from model.methods.registry import METHODS, choose_method
 from model.network.unet import UNet
@@ -55,8 +57,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 32
 NAMES = [name for name in METHODS if choose_method(name).reads_frames]
 TINY = {"size": SIZE, "width": 2, "batch_size": 4}
-LEARNT = {"conv-ae": 60, "unet": 80, "mnad": 40, "mlep": 120, "ognet": 60}
+LEARNT = {"conv-ae": 60, "unet": 80, "mnad": 40, "mlep": 120, "ognet": 100}
 """Steps, at a rate for so small a network."""
+HOW = {"ognet": {"learning_rate": 1e-3, "width": 8, "second_steps": 30}}
 CPU = torch.device("cpu")
 
 
@@ -136,7 +139,8 @@ def material(cache: FeatureCache, method: FrameMethod) -> Material:
 def test_each_method_finds_the_frames_that_are_odd(
     name: str, cache: FeatureCache, tmp_path: Path
 ) -> None:
-    taught = tiny(name, steps=LEARNT[name], learning_rate=3e-3)
+    how = {"learning_rate": 3e-3, **HOW.get(name, {})}
+    taught = tiny(name, steps=LEARNT[name], **how)
     trained = run_training(cache, ROWS, taught, runs=tmp_path)
     report = run_evaluation(trained.run, cache, ROWS, pictures=False)
     values = report.metrics.values
@@ -590,6 +594,25 @@ def test_in_the_second_phase_the_auto_encoder_rests(cache: FeatureCache) -> None
         assert all(np.array_equal(now[key], then[key]) for key in now) == rests
     old, new = (list(part(after, name).values()) for name in ("old", "new"))
     assert not np.array_equal(old[0], new[0])
+
+
+def test_each_seed_draws_its_own_patches(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tiny("ognet", steps=2)
+    known = material(cache, method)
+    drawn = []
+    find = OldIsGold.moving_patches
+
+    def kept(self: OldIsGold, batch: Tensor, generator: torch.Generator) -> Tensor:
+        drawn.append(generator.initial_seed())
+        return find(self, batch, generator)
+
+    monkeypatch.setattr(OldIsGold, "moving_patches", kept)
+    for seed in (1, 1, 2):
+        method.fit(known, FitSession(seed=seed))
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
 
 
 def test_a_patch_is_where_most_moves() -> None:

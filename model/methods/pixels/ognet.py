@@ -150,12 +150,14 @@ class OldIsGold(FrameMethod[OldAndNew]):
         """Train both against each other, then the discriminator alone (their equations 2 to 6)."""
         of_new, of_judge = optimizers
         first = self.steps - self.second_steps
+        seed = torch.initial_seed()  # of the training, for `fit` has set it
         keep_at = max(1, round(self.old_share * first))
 
         def step(batch: Tensor) -> Tensor:
             taken = int(network.taken)
-            # what a step draws depends on its number alone, so that a killed training can go on
-            drawn = torch.Generator().manual_seed(taken)
+            # what a step draws depends on both alone, so that a killed training can go on
+            rng = np.random.default_rng((seed, 12, taken))
+            drawn = torch.Generator().manual_seed(int(rng.integers(2**63)))
             patches = self.moving_patches(batch, drawn)
             if taken < first:
                 loss = self._learn_both(network, of_new, of_judge, patches, drawn)
