@@ -127,8 +127,9 @@ class FrameWindows:
     ) -> Iterator[Tensor]:
         """Yield a batch for each step, read ahead by a thread.
 
-        Every window comes once before one comes again. What a step gets depends on the seed and
-        its number alone.
+        The windows are shuffled anew for each pass. No window comes twice in one, and those that do
+        not fill a last batch are left out of it. What a step gets depends on the seed and its
+        number alone.
         """
         each = max(len(self) // batch_size, 1)
 
