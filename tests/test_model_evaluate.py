@@ -134,6 +134,19 @@ def test_linear_scores_are_clamped(tmp_path):
     assert scores.max() <= 1.0
 
 
+def test_scores_of_videos_that_are_no_longer_evaluated_are_removed(run, cache, tmp_path):
+    own = shutil.copytree(run, tmp_path / "run")
+    rows = demo_rows()
+    run_evaluation(own, cache, rows, pictures=False)
+    folder = own / "eval" / "scores"
+    (folder / "mine.csv").write_text("video,remark\n")
+    assert len(list(folder.iterdir())) == 5
+    tests = [row for row in rows if row.split == "test"]
+    run_evaluation(own, cache, [*tests[:1], *tests[-1:]], pictures=False)
+    expected = ["bad_4.mp4.csv", "good_5.mp4.csv", "mine.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == expected
+
+
 def test_report_holds_the_measures_asked_for(report, run, cache):
     values = report.to_dict()
     assert {"auc", "ap", "auc_abnormal", "far", "accuracy_video"} <= values.keys()

@@ -12,6 +12,8 @@ from model.measures.metrics import VideoResult, frame_auc
 from model.runs.file_names import file_names
 from model.runs.folder import SCORES_NAME
 
+FRAME_HEADER = "frame,score,label"
+
 
 def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
     """Return what there is to say of each video, as text."""
@@ -33,7 +35,10 @@ def video_rows(results: Sequence[VideoResult]) -> list[dict[str, str]]:
 
 
 def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
-    """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`."""
+    """Write `scores.npz`, `scores/<video>.csv` for each video, and `videos.csv`.
+
+    Scores that an earlier evaluation left there of other videos are removed.
+    """
     with new_file(folder / SCORES_NAME) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
@@ -52,6 +57,7 @@ def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
         )
     names = file_names([result.video for result in results])
     (folder / "scores").mkdir(exist_ok=True)
+    _remove_others(folder / "scores", {f"{name}.csv" for name in names})
     for result, name in zip(results, names, strict=True):
         _write_frames(folder / "scores" / f"{name}.csv", result)
     rows = zip(video_rows(results), names, strict=True)
@@ -89,10 +95,19 @@ def read_results(folder: Path) -> list[VideoResult]:
         ]
 
 
+def _remove_others(folder: Path, names: set[str]) -> None:
+    for path in folder.glob("*.csv"):
+        if path.name not in names and path.is_file():
+            with path.open("rb") as file:
+                is_ours = file.readline(len(FRAME_HEADER) + 3).strip() == FRAME_HEADER.encode()
+            if is_ours:
+                path.unlink()
+
+
 def _write_frames(path: Path, result: VideoResult) -> None:
     with new_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["frame", "score", "label"])
+        writer.writerow(FRAME_HEADER.split(","))
         for frame, score in enumerate(result.scores):
             label = "" if result.labels is None else int(result.labels[frame])
             writer.writerow([frame, f"{score:.6f}", label])
