@@ -212,8 +212,9 @@ def hold_out(
 ) -> tuple[list[VideoLabel], list[VideoLabel]]:
     """Return the videos to train on and those held out, of abnormal and normal ones alike.
 
-    Videos of one scene and copies of one content stay together, as in `feat data split`. Too few
-    scenes for the share are said, and some of each kind stay to train on all the same.
+    Videos of one scene and copies of one content stay together, as in `feat data split`. Where the
+    scenes are too few to hold out any of a kind, as of a single camera, they are divided all the
+    same, and that is said. Some of each kind stay to train on.
 
     Args:
         labels: the training videos in an order that does not depend on the file's.
@@ -221,11 +222,45 @@ def hold_out(
         seed: of the choice.
         content: video -> what identifies its content.
     """
-    linked = linked_videos(labels, content=content)
+    total = Counter(label.is_abnormal for label in labels)
+    wanted = {k: min(max(round(fraction * n), 1), n - 1) for k, n in total.items()}
+    for scenes in (True, False):
+        linked = linked_videos(labels, content=content, scenes=scenes)
+        held = _draw_groups(labels, linked, wanted, seed)
+        count = Counter(label.is_abnormal for label in labels if label.video in held)
+        if all(count[kind] for kind, n in wanted.items() if n):
+            break
+    if not scenes and any(label.scene for label in labels):
+        logger.warning(
+            "the training videos are of too few scenes to hold any out whole: those held out share "
+            "scenes with those learnt from; give videos of your choice the split val"
+        )
+    elif linked and any(n and not 0 < count[kind] < 2 * n for kind, n in wanted.items()):
+        logger.warning(
+            "%d abnormal and %d normal training videos are held out, %d and %d were wanted: those "
+            "of one scene or content stay together; give videos of your choice the split val",
+            *(number[kind] for number in (count, Counter(wanted)) for kind in (True, False)),
+        )
+    return (
+        [label for label in labels if label.video not in held],
+        [label for label in labels if label.video in held],
+    )
+
+
+def _draw_groups(
+    labels: Sequence[VideoLabel], linked: Mapping[str, str], wanted: Mapping[bool, int], seed: int
+) -> set[str]:
+    """Return videos of whole groups, about so many of each kind as are wanted; some of each stay.
+
+    Args:
+        labels: as of `hold_out`.
+        linked: video -> its group.
+        wanted: abnormal -> how many, and normal -> how many.
+        seed: of the choice.
+    """
     groups = shuffled_groups(labels, seed=seed, groups=linked)
     group_of = {label.video: group for group in groups for label in group}
     total = Counter(label.is_abnormal for label in labels)
-    wanted = {k: min(max(round(fraction * n), 1), n - 1) for k, n in total.items()}
     count: Counter[bool] = Counter()
     held: set[str] = set()
 
@@ -251,16 +286,7 @@ def hold_out(
             smallest = min(drawn, key=gap)
             if gap(smallest) < math.inf:
                 add(smallest)
-    if linked and any(n and not 0 < count[kind] < 2 * n for kind, n in wanted.items()):
-        logger.warning(
-            "%d abnormal and %d normal training videos are held out, %d and %d were wanted: those "
-            "of one scene or content stay together; give videos of your choice the split val",
-            *(number[kind] for number in (count, Counter(wanted)) for kind in (True, False)),
-        )
-    return (
-        [label for label in labels if label.video not in held],
-        [label for label in labels if label.video in held],
-    )
+    return held
 
 
 def _teaches_category(label: VideoLabel, method: Method) -> bool:
