@@ -40,9 +40,9 @@ def test_ten_lines_of_h5py_read_a_cache(cache, monkeypatch) -> None:
     ]
 
 
-def test_a_memory_map_without_hdf5(cache) -> None:
-    (path,) = cache.shards_dir.iterdir()
-    space: dict[str, object] = {"path": path}
+def test_a_memory_map_without_hdf5(cache, monkeypatch) -> None:
+    monkeypatch.chdir(cache.path.parent)
+    space: dict[str, object] = {}
     exec(compile(CODE[1], str(DOC), "exec"), space)
     np.testing.assert_array_equal(space["features"], make_record().features)
 
