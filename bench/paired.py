@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from model.evaluation.results import read_results
 from model.measures.metrics import VideoResult
-from model.measures.ranking import PairWins, rank_frames
+from model.measures.ranking import rank_frames, roc_area, weighted
 from model.runs.folder import EVAL_NAME
 
 DRAWS = 2000
@@ -36,8 +36,11 @@ def drawn_aucs(
         rng: draws the seeds.
     """
     once = np.ones((1, weights.shape[1]))
-    tables = [PairWins.of(rank_frames(run)) for run in runs]
-    aucs = np.stack([table.auc(w := np.concatenate([once, weights]), w) for table in tables])
+    sets = np.concatenate([once, weights])
+    tables = [rank_frames(run) for run in runs]
+    aucs = np.stack(
+        [roc_area(weighted(sets, t.positives), weighted(sets, t.negatives)) for t in tables]
+    )
     seeds = rng.integers(len(runs), size=(len(runs), len(weights)))
     drawn = np.take_along_axis(aucs[:, 1:], seeds, axis=0).mean(axis=0)
     return np.concatenate([[aucs[:, 0].mean()], drawn])

@@ -1,6 +1,8 @@
 """Detection, latency and category measures by hand; bootstrap counts against scikit-learn."""
 
 import time
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -369,6 +371,18 @@ def test_many_distinct_scores_share_bins_without_moving_the_measures_and_in_seco
     assert found[2] == pytest.approx(latency(*results), abs=1e-2)
     assert intervals["auc"].low < auc < intervals["auc"].high
     assert intervals["ap"].low < ap < intervals["ap"].high
+
+
+def test_the_measures_of_thousands_of_videos_take_memory_by_their_frames():
+    results = large_results(2000, 20)
+    results = [replace(r, category="fall" if r.is_abnormal else "") for r in results]
+    tracemalloc.start()
+    try:
+        bootstrap_intervals([results], measures=MEASURES, num_resamples=10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30e6  # a table of 2000 videos and 4096 bins takes 66 MB
 
 
 def test_intervals_of_all_measures_hold_their_values():

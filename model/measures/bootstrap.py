@@ -26,12 +26,13 @@ from model.measures.metrics import (
     window_hits,
 )
 from model.measures.ranking import (
-    PairWins,
     RankedFrames,
     average_precision,
     latency_aware_precision,
     rank_frames,
     ratio,
+    roc_area,
+    weighted,
 )
 from model.measures.registry import MeasureFunction
 
@@ -179,7 +180,6 @@ class _Table:
     """One run's V videos, counted so that the measures of any multiple of them are quick."""
 
     frames: RankedFrames
-    pairs: PairWins
     is_abnormal: NDArray[np.bool_]
     is_normal: NDArray[np.bool_]
     of_category: dict[str, NDArray[np.bool_]]
@@ -205,7 +205,6 @@ class _Table:
         alarms = [(r.scores >= THRESHOLD).sum() for r in results]
         return cls(
             frames=frames,
-            pairs=PairWins.of(frames),
             is_abnormal=np.array([result.is_abnormal for result in results]),
             is_normal=is_normal,
             of_category={
@@ -255,6 +254,8 @@ class _Table:
         for first in range(0, len(weights), CHUNK):
             part = weights[first : first + CHUNK]
             found = detection_measures(tables, part) if tables else {}
+            if any(measure.startswith("auc_category") for measure in measures):
+                found |= self._category_aucs(part)
             parts.append(
                 np.stack([found[m] if m in found else self._values(m, part) for m in measures], 1)
             )
@@ -265,26 +266,37 @@ class _Table:
             part, whole = self.counts[measure]
             return ratio(weights @ part, weights @ whole)
         if measure == "auc":
-            return self.pairs.auc(weights, weights)
+            return self._area(weights, weights)
         if measure == "ap":
             return average_precision(self.frames, weights)
         if measure == "latency_ap":
             return latency_aware_precision(self.frames, weights)
         if measure == "auc_abnormal":
-            return self.pairs.auc(weights * self.is_abnormal, weights * self.is_abnormal)
+            own = weights * self.is_abnormal
+            return self._area(own, own)
         if measure == "auc_macro":
             mixed = np.isfinite(self.own_auc)
             return ratio(weights[:, mixed] @ self.own_auc[mixed], weights[:, mixed].sum(axis=1))
-        if measure == "auc_category":
-            return mean_known([self._category_auc(c, weights) for c in self.of_category], weights)
-        for category in self.of_category:
-            if measure == category_measure(category):
-                return self._category_auc(category, weights)
         raise ValueError(f"measure {measure!r} is unknown")
 
-    def _category_auc(self, category: str, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        own = self.of_category[category]
-        return self.pairs.auc(weights * own, weights * (own | self.is_normal))
+    def _area(
+        self, positive: NDArray[np.float64], negative: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return roc_area(
+            weighted(positive, self.frames.positives), weighted(negative, self.frames.negatives)
+        )
+
+    def _category_aucs(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `auc_category` and the AUC of each category."""
+        normal = weighted(weights * self.is_normal, self.frames.negatives)
+        found = {}
+        for category, own in self.of_category.items():
+            drawn = weights[:, own]
+            found[category_measure(category)] = roc_area(
+                weighted(drawn, self.frames.positives[own]),
+                weighted(drawn, self.frames.negatives[own]) + normal,
+            )
+        return {**found, "auc_category": mean_known([*found.values()], weights)}
 
 
 def fitted_shares(

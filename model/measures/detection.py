@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from data.intervals import intervals_from_frames
 from model.measures.metrics import THRESHOLD, VideoResult, abnormal_categories
-from model.measures.ranking import ratio
+from model.measures.ranking import ratio, weighted
 
 OVERLAPS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Temporal intersection over union that a match needs."""
@@ -148,9 +149,9 @@ class DetectionTable:
     any multiple of the videos.
     """
 
-    found: NDArray[np.float64]
-    """(O, V, B) true finds at each of the `OVERLAPS`."""
-    made: NDArray[np.float64]
+    found: Sequence[csr_array]
+    """(V, B) true finds at each of the `OVERLAPS`; few of a video, so that tables are sparse."""
+    made: csr_array
     """(V, B) detections; those below the last find are left out."""
     num_events: NDArray[np.float64]
     """(V,) labelled intervals."""
@@ -161,11 +162,11 @@ class DetectionTable:
         Args:
             weights: (R, V) how often each video is in each set.
         """
-        total = (weights @ self.made).cumsum(axis=1)
+        total = weighted(weights, self.made).cumsum(axis=1)
         events = weights @ self.num_events
         values = []
         for found in self.found:
-            gains = weights @ found
+            gains = weighted(weights, found)
             precision = gains.cumsum(axis=1) / np.maximum(total, 1.0)
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             values.append(ratio((gains * best).sum(axis=1), events))
@@ -240,9 +241,11 @@ def _table(
     place = np.searchsorted(-edges, -values, side="left")
     counted = place < len(edges)
     shape = (len(confidence), max(len(edges), 1))
-    made = np.zeros(shape)
-    np.add.at(made, (video[counted], place[counted]), 1.0)
-    finds = np.zeros((len(OVERLAPS), *shape))
-    for row, hit in zip(finds, hits, strict=True):
-        np.add.at(row, (video[hit], place[hit]), 1.0)
-    return DetectionTable(found=finds, made=made, num_events=num_events)
+
+    def times(which: NDArray[np.bool_]) -> csr_array:
+        ones = np.ones(int(which.sum()))
+        return csr_array((ones, (video[which], place[which])), shape=shape)
+
+    return DetectionTable(
+        found=[times(hit) for hit in hits], made=times(counted), num_events=num_events
+    )

@@ -6,9 +6,11 @@ themselves and for any multiple of them, which makes a bootstrap of a thousand d
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from data.intervals import intervals_from_frames
 from model.measures.metrics import VideoResult
@@ -20,13 +22,16 @@ most where the bins' frames are of both kinds alike, and in practice by less tha
 
 @dataclass(frozen=True, kw_only=True)
 class RankedFrames:
-    """V videos' frames by bin of falling score; weak videos have no frames here."""
+    """V videos' frames by bin of falling score; weak videos have no frames here.
 
-    positives: NDArray[np.float64]
+    Tables are sparse: a video has frames in few of the bins, and there may be thousands of both.
+    """
+
+    positives: csr_array
     """(V, B) abnormal frames of each video in each bin; bin 0 holds the highest scores."""
-    negatives: NDArray[np.float64]
+    negatives: csr_array
     """(V, B) normal frames."""
-    earliness: NDArray[np.float64]
+    earliness: csr_array
     """(V, B): what each bin adds to the credits of the video's events, see `latency_curve`."""
     num_events: NDArray[np.float64]
     """(V,) maximal runs of abnormal frames."""
@@ -52,7 +57,9 @@ def rank_frames(
         code = (before * max_bins // len(scores))[code]
         num_bins = max_bins
     shape = (1 if as_one else len(results), num_bins)
-    positives, negatives, earliness = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    positives: list[_Entries] = []
+    negatives: list[_Entries] = []
+    earliness: list[_Entries] = []
     num_events = np.zeros(shape[0])
     first = 0
     for index in framed:
@@ -62,14 +69,29 @@ def rank_frames(
         own = code[first : first + len(labels)]
         first += len(labels)
         row = 0 if as_one else index
-        np.add.at(positives[row], own, labels)
-        np.add.at(negatives[row], own, labels == 0)
+        positives.append((row, *np.unique(own[labels == 1], return_counts=True)))
+        negatives.append((row, *np.unique(own[labels == 0], return_counts=True)))
         for start, end in intervals_from_frames(labels):
             num_events[row] += 1
-            np.add.at(earliness[row], *_earliness(own[start:end]))
+            earliness.append((row, *_earliness(own[start:end])))
     return RankedFrames(
-        positives=positives, negatives=negatives, earliness=earliness, num_events=num_events
+        positives=_table(positives, shape),
+        negatives=_table(negatives, shape),
+        earliness=_table(earliness, shape),
+        num_events=num_events,
     )
+
+
+_Entries = tuple[int, NDArray[np.int64], NDArray[Any]]
+"""A row, (n,) columns of it and (n,) what is added there."""
+
+
+def _table(entries: Sequence[_Entries], shape: tuple[int, int]) -> csr_array:
+    rows = np.array([row for row, _, _ in entries], np.int64)
+    columns = np.concatenate([np.zeros(0, np.int64), *(columns for _, columns, _ in entries)])
+    values = np.concatenate([np.zeros(0), *(values for _, _, values in entries)])
+    rows = np.repeat(rows, [len(columns) for _, columns, _ in entries])
+    return csr_array((values, (rows, columns)), shape=shape)
 
 
 def _earliness(code: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -105,9 +127,9 @@ def latency_aware_precision(
         frames: of the V videos.
         weights: (R, V) how often each video is in each set.
     """
-    above = (weights @ frames.positives).cumsum(axis=1)
-    below = (weights @ frames.negatives).cumsum(axis=1)
-    gains = weights @ frames.earliness
+    above = weighted(weights, frames.positives).cumsum(axis=1)
+    below = weighted(weights, frames.negatives).cumsum(axis=1)
+    gains = weighted(weights, frames.earliness)
     precision = above / np.maximum(above + below, 1.0)
     return ratio((gains * precision).sum(axis=1), weights @ frames.num_events)
 
@@ -119,46 +141,32 @@ def average_precision(frames: RankedFrames, weights: NDArray[np.float64]) -> NDA
         frames: of the V videos.
         weights: (R, V) how often each video is in each set.
     """
-    positives = weights @ frames.positives
+    positives = weighted(weights, frames.positives)
     above = positives.cumsum(axis=1)
-    below = (weights @ frames.negatives).cumsum(axis=1)
+    below = weighted(weights, frames.negatives).cumsum(axis=1)
     precision = above / np.maximum(above + below, 1.0)
     return ratio((positives * precision).sum(axis=1), above[:, -1])
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairWins:
-    """How the abnormal frames of each video rank against the normal frames of each other one."""
+def weighted(weights: NDArray[np.float64], table: csr_array) -> NDArray[np.float64]:
+    """Return (R, B) the sums of the (V, B) table's rows, each taken (R, V) so many times."""
+    return np.ascontiguousarray(weights @ table)  # sums along a row are quick, and always the same
 
-    wins: NDArray[np.float64]
-    """(V, V): pairs of an abnormal frame of the row's video and a normal one of the column's in
-    which the abnormal one is higher; ties count half."""
-    positives: NDArray[np.float64]
-    """(V,) abnormal frames."""
-    negatives: NDArray[np.float64]
-    """(V,) normal frames."""
 
-    @classmethod
-    def of(cls, frames: RankedFrames) -> "PairWins":
-        """Count the pairs."""
-        lower = frames.negatives.sum(axis=1, keepdims=True) - frames.negatives.cumsum(axis=1)
-        return cls(
-            wins=frames.positives @ (lower + frames.negatives / 2).T,
-            positives=frames.positives.sum(axis=1),
-            negatives=frames.negatives.sum(axis=1),
-        )
+def roc_area(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the area under the ROC curve of R sets of frames, (R,); NaN for one kind of frame.
 
-    def auc(
-        self, positive: NDArray[np.float64], negative: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the area under the ROC curve of sets of videos, (R,); NaN for one kind of frame.
+    That is the share of the pairs of an abnormal and a normal frame in which the abnormal one is
+    higher; ties count half.
 
-        Args:
-            positive: (R, V) how often each video's abnormal frames count.
-            negative: (R, V) how often its normal ones do.
-        """
-        won = np.einsum("rv,rv->r", positive @ self.wins, negative)
-        return ratio(won, (positive @ self.positives) * (negative @ self.negatives))
+    Args:
+        positives: (R, B) abnormal frames of each set in each bin of falling score.
+        negatives: (R, B) normal frames.
+    """
+    all_normal = negatives.sum(axis=1)
+    lower = all_normal[:, None] - negatives.cumsum(axis=1) + negatives / 2
+    won = np.einsum("rb,rb->r", positives, lower)
+    return ratio(won, positives.sum(axis=1) * all_normal)
 
 
 def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
