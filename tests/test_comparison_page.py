@@ -106,8 +106,10 @@ def test_runs_are_compared_on_the_videos_and_labels_of_the_first():
     assert notes == ["Only what all have evaluated counts: 7 videos (first: 8, third: 7)."]
     longer, *rest = third.results
     longer = replace(longer, scores=np.zeros(901), labels=None)
-    rest[0] = replace(rest[0], labels=np.ones(400, np.uint8), category="other")
+    rest[0] = replace(rest[0], labels=np.ones(400, np.uint8), category="other", sha256="a")
     # in another order, too
+    known = [replace(result, sha256="b") for result in first.results]
+    first = as_run("first", known)
     results, notes = common_results([first, as_run("other", [*rest[::-1], longer])])
     assert "a/10.mp4" not in [r.video for r in results[0]]
     assert [r.video for r in results[0]] == [r.video for r in results[1]]
@@ -117,6 +119,7 @@ def test_runs_are_compared_on_the_videos_and_labels_of_the_first():
         "Left out because the runs have scored different numbers of frames: 1 video."
     )
     assert notes[2].startswith("The labels of 1 video differ between the runs; here those of first")
+    assert notes[3:] == ["The contents of 1 video differ between the runs."]
     with pytest.raises(ModelError, match="no video with the same frames was evaluated by all"):
         common_results([first, as_run("foreign", [replace(rest[0], video="x.mp4")])])
 

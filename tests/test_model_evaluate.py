@@ -16,7 +16,7 @@ from marks import quick_first
 from model_cache import add_video, clip_table, demo_rows, label, make_cache
 from safetensors.numpy import save_file
 
-from cache import FeatureCache
+from cache import FeatureCache, NameEntry
 from data.errors import ConfigError, ModelError
 from data.labels import write_labels
 from model.evaluation.evaluate import run_evaluation
@@ -145,6 +145,28 @@ def test_scores_of_videos_that_are_no_longer_evaluated_are_removed(run, cache, t
     run_evaluation(own, cache, [*tests[:1], *tests[-1:]], pictures=False)
     expected = ["bad_4.mp4.csv", "good_5.mp4.csv", "mine.csv"]
     assert sorted(path.name for path in folder.iterdir()) == expected
+
+
+def test_a_test_video_that_was_exchanged_since_the_last_evaluation_is_said(run, tmp_path, caplog):
+    rows = demo_rows()
+    own = shutil.copytree(run, tmp_path / "run")
+    cache = make_cache(tmp_path / "features", rows)
+    run_evaluation(own, cache, rows, pictures=False)
+    run_evaluation(own, cache, rows, pictures=False)
+    assert "another content" not in caplog.text
+    features = {"rgb": np.ones((10, 32)), "flow": np.ones((10, 32))}
+    add_video(cache, "good/5.mp4", features, 160, content="another recording")
+    content = hashlib.sha256(b"another recording").hexdigest()
+    cache.set_names({"good/5.mp4": NameEntry(sha256=content, size=1000, mtime_ns=0)})
+    run_evaluation(own, cache, rows, pictures=False)
+    assert (
+        "1 test videos have another content than in the evaluation before, under the same names: "
+        "good/5.mp4; "
+    ) in caplog.text
+    (own / "eval" / "videos.csv").write_text("nothing\n")  # as of a build that kept no contents
+    caplog.clear()
+    run_evaluation(own, cache, rows, pictures=False)
+    assert "another content" not in caplog.text
 
 
 def test_report_holds_the_measures_asked_for(report, run, cache):

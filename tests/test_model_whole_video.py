@@ -133,6 +133,7 @@ def test_categories_need_no_frame_counts(name, kept, cache, rows, tmp_path, capl
     assert all(row["predicted"] == row["category"] for row in told.values() if row["category"])
     results = read_results(report.report.parent)
     assert sum(result.labels is None for result in results) == 20 - kept
+    assert {result.sha256 for result in results} == {""}  # what was imported is of no known content
     write_page_again(run)
     page = report.report.read_text(encoding="utf-8")
     assert page.count("Nobody has counted its frames") == 20 - kept

@@ -153,6 +153,11 @@ def common_results(runs: Sequence[EvaluatedRun]) -> tuple[list[list[VideoResult]
             f"The labels of {_videos(relabelled)} differ between the runs; here those of "
             f"{runs[0].name} count for all."
         )
+    exchanged = sum(
+        len({run[name].sha256 for run in (first, *others)} - {""}) > 1 for name in alike
+    )
+    if exchanged:
+        notes.append(f"The contents of {_videos(exchanged)} differ between the runs.")
     results = [
         [
             replace(

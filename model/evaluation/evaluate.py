@@ -21,7 +21,7 @@ from data.splits.protocols import Supervision
 from model.evaluation.compat import TITLES, CompatTable
 from model.evaluation.published import check_published, compare_with_published
 from model.evaluation.report import REPORT_NAME, write_report
-from model.evaluation.results import read_results, write_scores
+from model.evaluation.results import changed_contents, read_results, write_scores
 from model.evaluation.ruled import RuledMeasures, measure_ruled
 from model.evaluation.snapshots import ThreeNumbers, three_numbers
 from model.evaluation.why import WHY_NAME, explain_videos, far_videos, read_why
@@ -166,6 +166,15 @@ def run_evaluation(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
+    if changed := changed_contents(folder, results):
+        logger.warning(
+            "%d %s videos have another content than in the evaluation before, under the same "
+            "names: %s; figures of the two cannot be compared: if that was not meant, extract the "
+            "former files again",
+            len(changed),
+            split,
+            named(changed),
+        )
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)
     counts = metrics.counts

@@ -63,7 +63,10 @@ def write_scores(folder: Path, results: Sequence[VideoResult]) -> None:
     rows = zip(video_rows(results), names, strict=True)
     write_rows(
         folder / "videos.csv",
-        [{**row, "scores": f"scores/{name}.csv"} for row, name in rows],
+        [
+            {**row, "scores": f"scores/{name}.csv", "sha256": result.sha256}
+            for result, (row, name) in zip(results, rows, strict=True)
+        ],
     )
 
 
@@ -90,9 +93,24 @@ def read_results(folder: Path) -> list[VideoResult]:
                 category=from_cell(rows[str(video)]["category"]),
                 predicted=from_cell(rows[str(video)]["predicted"]),
                 frame_rate=float(rate),
+                sha256=rows[str(video)].get("sha256") or "",  # an earlier build kept none
             )
             for video, part, label, rate in zip(held["videos"], scores, labels, rates, strict=True)
         ]
+
+
+def changed_contents(folder: Path, results: Sequence[VideoResult]) -> list[str]:
+    """Return the videos that an evaluation before has seen with other contents, as far as known."""
+    try:
+        with (folder / "videos.csv").open(encoding="utf-8", newline="") as file:
+            before = {from_cell(row["video"]): row.get("sha256") for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error):
+        return []  # there is none that could be read
+    return [
+        result.video
+        for result in results
+        if result.sha256 and (before.get(result.video) or result.sha256) != result.sha256
+    ]
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

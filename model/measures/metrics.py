@@ -36,6 +36,8 @@ class VideoResult:
     """(C,) for how many of the video's windows each category is the likeliest."""
     frame_rate: float = 0.0
     """Frames a second; 0 if unknown."""
+    sha256: str = ""
+    """Of the video's content; empty if unknown, as of imported features."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels.shape != self.scores.shape:

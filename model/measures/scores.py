@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.keys import imported_sha256
 from data.labels import VideoLabel
 from model.features.load import FeatureSet
 from model.features.windows import slot_bounds, spread_on_frames
@@ -125,6 +126,7 @@ def video_results(scores: VideoScores, data: FeatureSet) -> list[VideoResult]:
             probabilities=probabilities[index],
             window_votes=votes[index],
             frame_rate=float(data.frame_rate[index]),
+            sha256=sha256 if sha256 != imported_sha256(label.video) else "",
         )
-        for index, label in enumerate(data.labels)
+        for index, (label, sha256) in enumerate(zip(data.labels, data.sha256, strict=True))
     ]
