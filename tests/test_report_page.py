@@ -142,7 +142,7 @@ def report(*arguments) -> "object":
 
 
 @pytest.mark.slow
-def test_feat_report_writes_the_page_of_feat_eval_again(run, make_video):
+def test_feat_report_writes_the_page_of_feat_eval_again(run):
     refused = report(run)
     assert refused.exit_code == 1
     assert f"run `feat eval --run {run} --split test`" in refused.stderr
@@ -154,8 +154,16 @@ def test_feat_report_writes_the_page_of_feat_eval_again(run, make_video):
     assert done.stdout.strip() == str(page)
     assert page.read_text() == first
     videos = run.parent.parent / "videos"
-    make_video(videos / "bad" / "4.mp4", num_frames=4)
-    assert report(run, "--videos", videos).exit_code == 0
+    (videos / "bad").mkdir(parents=True)
+    (videos / "bad" / "4.mp4").write_text("bad/4.mp4")  # the content that the cache has it from
+    (videos / "bad" / "5.mp4").write_text("another recording")
+    told = report(run, "--videos", videos)
+    assert told.exit_code == 0
+    assert told.stderr.count("\n") == 1
+    assert (
+        f"1 files in {videos} cannot be read or are not the videos that were evaluated, and are "
+        f"left out of the page in {page.parent}: bad/5.mp4"
+    ) in told.stderr
     links = re.findall('"link": "([^"]+)"', page.read_text())
     assert [os.path.normpath(page.parent / link) for link in links] == [f"{videos}/bad/4.mp4"]
     (videos.parent / "deep" / "er").mkdir(parents=True)

@@ -16,7 +16,7 @@ from data.files import write_whole
 from data.labels import Split
 from data.visible import visible
 from model.evaluation.evaluate import evaluation_folder, reading_evaluation
-from model.evaluation.pages import encode_curves, link_to, relative_url, render_page
+from model.evaluation.pages import encode_curves, links_to, relative_url, render_page
 from model.evaluation.report import FIGURES, REPORT_NAME, format_measure
 from model.evaluation.ruled import rule_of
 from model.measures.bootstrap import COVERAGE, NUM_RESAMPLES, Interval, paired_intervals
@@ -107,9 +107,7 @@ def write_comparison(
         categories=sorted({result.category for result in results[0] if result.category}),
         coverage=f"{COVERAGE:.0%}",
         draws=NUM_RESAMPLES,
-        data=comparison_data(
-            names, results, [link_to(out.parent, videos, r.video) for r in results[0]]
-        ),
+        data=comparison_data(names, results, links_to(out.parent, videos, results[0])),
     )
     write_whole(out, content)
     return out

@@ -6,8 +6,10 @@ script of its own. It holds every video's scores and asks for nothing else.
 
 import base64
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from data.intervals import intervals_from_frames
+from data.videos import VideoSource, content_sha256
 from data.visible import visible
+from model.features.choose import named
 from model.measures.metrics import THRESHOLD, VideoResult, frames_of
+
+logger = logging.getLogger(f"feat.{__name__}")
 
 PAGE = Path(__file__).parent / "page"
 MAX_POINTS = 4_000_000
@@ -115,11 +121,45 @@ def _steps_reached(
     return np.maximum(reached, 0).astype(np.uint8)
 
 
-def link_to(folder: Path, videos: Path | None, name: str) -> str:
-    """Return the address of a video's file for a page in `folder`; empty if it is not there."""
-    if videos is None or not (videos / name).is_file():
-        return ""
-    return relative_url(folder, videos / name)
+def links_to(folder: Path, videos: Path | None, results: Sequence[VideoResult]) -> list[str]:
+    """Return (V,) addresses of the videos' files for a page in `folder`; empty for none.
+
+    Files of other contents than those evaluated are left out and said: a curve would stand beside
+    pictures that it is not of.
+
+    Args:
+        folder: where the page will be.
+        videos: folder of the files; None: without any.
+        results: of V videos.
+    """
+    links, others = [""] * len(results), []
+    for place, result in enumerate(results):
+        if videos is None or not (path := videos / result.video).is_file():
+            continue
+        try:
+            is_it = not result.sha256 or _content(path, path.stat().st_mtime_ns) == result.sha256
+        except OSError:
+            is_it = False
+        if is_it:
+            links[place] = relative_url(folder, path)
+        else:
+            others.append(result.video)
+    if others:
+        logger.warning(
+            "%d files in %s cannot be read or are not the videos that were evaluated, and are left "
+            "out of the page in %s: %s",
+            len(others),
+            videos,
+            folder,
+            named(others),
+        )
+    return links
+
+
+@cache
+def _content(path: Path, mtime_ns: int) -> str:
+    """Return the sha256 of a video file, which several pages may show."""
+    return content_sha256(VideoSource(video_id=path.name, path=path, kind="file"))
 
 
 def relative_url(folder: Path, path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.files import write_whole
 from model.evaluation.compat import TITLES, CompatTable
-from model.evaluation.pages import encode_curves, link_to, render_page
+from model.evaluation.pages import encode_curves, links_to, render_page
 from model.evaluation.ruled import rule_of, ruled_rows
 from model.evaluation.snapshots import snapshot_rows
 from model.evaluation.why import far_videos, remarks
@@ -59,7 +59,7 @@ def write_report(
     stored = found.get("threshold")
     start = float(stored["threshold"]) if stored else THRESHOLD
     compat = CompatTable(**found["compat"]) if "compat" in found else None
-    links = [link_to(folder, videos, result.video) for result in results]
+    links = links_to(folder, videos, results)
     data = page_data(results, links, start)
     if why:
         data["images"] = why["images"]
