@@ -29,6 +29,8 @@ QUARANTINE = "quarantine"
 LABELS = "labels.csv"
 
 _OWN = {MARKER, LABELS, QUARANTINE, "listing.json", *FOLDERS}
+#: What an empty disk holds, or systems lay into every folder.
+_NOBODYS = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information"}
 
 #: Reading anew after a shard was compacted away under our eyes.
 _MAX_TRIES = 4
@@ -44,7 +46,9 @@ def refuse_other_files(place: object, names: Iterable[str]) -> None:
     Raises:
         CacheError: it holds something else, which a cache would lie among.
     """
-    others = sorted(name for name in names if name not in _OWN and not name.startswith("."))
+    others = sorted(
+        name for name in names if name not in _OWN | _NOBODYS and not name.startswith(".")
+    )
     if others:
         raise CacheError(
             f"{place}: neither empty nor a feature cache (found {others[0]}); name another folder"

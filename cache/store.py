@@ -97,7 +97,11 @@ class FeatureCache(Contents):
 
     def _remove_empty(self) -> None:
         """Remove a cache that holds nothing, and in which nobody is at work."""
-        with suppress(OSError):  # a folder that is not empty stays, and with it the cache
+        with suppress(OSError):
+            if sorted(os.listdir(self.path)) != sorted([MARKER, *FOLDERS]):
+                return
+            if any(os.listdir(self.path / name) for name in FOLDERS):
+                return
             for name in sorted(FOLDERS):  # claims first: whoever works here has a file in it
                 (self.path / name).rmdir()
             (self.path / MARKER).unlink()

@@ -4,20 +4,30 @@ Both are asked before the work begins, which may take hours. A file that is ther
 if it is of the kind that is to be written, as when the same command is run again.
 """
 
+import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import FeatError
 from data.files import TEMP_PREFIX, explain_os_error
 
+_MAX_LINE = 1 << 16
+
 
 class Kind(NamedTuple):
-    """What an output is, for messages, and the bytes that such a file begins or ends with."""
+    """What an output is, and how one that is there is told from other files.
+
+    Attributes:
+        name: for messages.
+        mark: bytes that such a file begins or ends with.
+        first_line: tells such a text by its first line, in the place of a mark.
+    """
 
     name: str
-    mark: bytes
+    mark: bytes = b""
+    first_line: Callable[[str], bool] | None = None
 
 
 PNG = Kind("a PNG picture", b"\x89PNG\r\n\x1a\n")
@@ -30,9 +40,12 @@ HTML = Kind("a web page", b"<!doctype html>")
 
 
 def table(columns: Sequence[str]) -> Kind:
-    """Return the kind of CSV files whose first line begins with these columns."""
-    head = ",".join(columns)
-    return Kind(f"a table that begins with {head}", head.encode())
+    """Return the kind of tables that have these columns, as spreadsheets save them, too."""
+
+    def has_columns(line: str) -> bool:
+        return set(columns) <= {cell.strip(' "').lower() for cell in re.split("[,;\t]", line)}
+
+    return Kind(f"a table with the columns {','.join(columns)}", first_line=has_columns)
 
 
 def check_outputs(outputs: Mapping[Path, Kind], *, inputs: Iterable[Path] = ()) -> None:
@@ -104,6 +117,10 @@ def _is_of_kind(path: Path, kind: Kind) -> bool:
     length, size = len(kind.mark), path.stat().st_size
     try:
         with path.open("rb") as file:
+            if kind.first_line:
+                line = file.readline(_MAX_LINE)
+                encoding = "utf-16" if line.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+                return not size or kind.first_line(line.decode(encoding, "replace").strip())
             begins = file.read(length)
             file.seek(max(size - length, 0))
             return not size or kind.mark in (begins, file.read(length))

@@ -165,6 +165,8 @@ def test_who_brings_the_same_video_does_not_take_its_name_over(cache, ann, bring
     files = sorted(os.listdir(cache.path / "names"))
     assert brought().names() == names
     assert sorted(os.listdir(cache.path / "names")) == files  # again brings nothing
+    if bring == "pull":
+        assert pull_cache(FeatureCache(cache.path), Remote(str(hers.path))).names == 0
     ann.put("cam1.mp4", b"another street")
     assert ann.extract(FeatureCache(cache.path)) == ["cam1.mp4"]
 

@@ -191,7 +191,7 @@ def test_of_a_content_with_several_names_only_the_name_goes(cache) -> None:
     left = FeatureCache(cache.path)
     assert left.videos() == ["a/1.mp4", "a/2.mp4", "copy.mp4", "third.mp4"]
     assert features(left) == before
-    report = remove_features(left, videos=["copy.mp4", "third.mp4"])
+    report = remove_features(left, videos=[" copy.mp4", "third.mp4"])  # as it was typed
     assert report.names == ["copy.mp4", "third.mp4"]
     assert FeatureCache(cache.path).videos() == ["a/1.mp4", "a/2.mp4"]
 

@@ -14,6 +14,7 @@ import pytest
 from cache_samples import make_config, make_record, sha256_of
 
 from cache import FeatureCache, NameEntry
+from cache.contents import FOLDERS
 from cache.files import STALE_SECONDS
 from cache.index import Index
 from cache.keys import is_newer
@@ -46,7 +47,8 @@ def test_what_fails_leaves_no_new_cache_behind(tmp_path) -> None:
         lambda cache: (cache.path / "partial" / "half").touch(),
     ):
         fail(action)
-        FeatureCache(path)  # what was kept, or is at work, stays
+        FeatureCache(path)  # what was kept, or is at work, stays, and all folders with it
+        assert {folder.name for folder in path.iterdir() if folder.is_dir()} == {*FOLDERS}
         shutil.rmtree(path)
     FeatureCache.create(path)
     fail(lambda cache: None)

@@ -89,6 +89,8 @@ def test_a_folder_of_something_else_does_not_become_a_cache(cache, tmp_path, wha
     with pytest.raises(CacheError, match=f"neither empty nor a feature cache .found {what}"):
         FeatureCache.create(videos)
     assert sorted(path.name for path in videos.iterdir()) == before
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    assert FeatureCache.create(tmp_path / "disk").videos() == []
     shutil.rmtree(cache.path / "index")
     (cache.path / "feat-cache.json").unlink()  # what rsync of a part brings is completed
     assert features(FeatureCache.create(cache.path))
@@ -591,6 +593,9 @@ def make_bucket(port: int, bucket: str) -> None:
 @pytest.mark.slow  # the server alone takes seconds to import
 def test_s3_push_and_pull(cache, other, s3_port) -> None:
     make_bucket(s3_port, "plain")
+    # the folder itself, as a console makes it; then something of somebody else's
+    s3(s3_port, "plain")._fs.call_s3("put_object", Bucket="plain", Key="features/", Body=b"")
+    assert s3(s3_port, "plain").names() == ()
     assert push_cache(cache, s3(s3_port, "plain"), reread=True).shards == NUM_VIDEOS
     assert push_cache(cache, s3(s3_port, "plain")).shards == 0
     assert pull_cache(other, s3(s3_port, "plain")).shards == NUM_VIDEOS

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from model_cache import demo_rows, make_cache
@@ -73,6 +74,27 @@ def test_only_what_the_same_command_wrote_is_replaced(home: Path, command: list[
     assert (home / "made" / "new.png").stat().st_size
 
 
+def test_what_a_spreadsheet_or_a_longer_list_left_is_replaced(home: Path) -> None:
+    text = (home / "again.csv").read_text()
+    quoted = text.replace("video,split", '"video";"split"', 1).replace(",", ";")
+    for data in (text.encode("utf-8-sig").replace(b"\n", b"\r\n"), quoted.encode("utf-16")):
+        (home / "saved.csv").write_bytes(data)
+        done = feat(*COMMANDS["split"], "saved.csv")
+        assert done.exit_code == 0, done.output
+    assert feat(*COMMANDS["to-ucf"], "list.txt").exit_code == 0
+    (home / "labels.csv").write_text("video,split,category,anomaly,frames\nx,train,,,9\n")
+    done = feat(*COMMANDS["to-ucf"], "list.txt")
+    assert done.exit_code == 0, done.output
+    assert (home / "list.txt").read_text().startswith("x  Normal")
+
+
+def test_completing_a_line_makes_nothing(home: Path) -> None:
+    with click.Context(cli) as ctx:
+        command = cli.get_command(ctx, "data").get_command(ctx, "folders")
+    command.make_context("folders", ["--out", "deep/new.csv"], resilient_parsing=True)
+    assert not (home / "deep").exists()
+
+
 def test_what_is_read_is_not_written_over(home: Path) -> None:
     before = (home / "frames" / "3.png").read_bytes()
     refused = feat("preview", "frames", "--out", "frames/3.png")
@@ -108,7 +130,7 @@ def test_an_empty_file_is_of_any_kind_and_a_folder_of_none(tmp_path: Path) -> No
     (tmp_path / "same").write_text("a,b,c\n1,2,3\n")
     check_outputs({tmp_path / "empty": ROWS, tmp_path / "same": ROWS, tmp_path / "new": ROWS})
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FeatError, match="folder: is there and is not a table that begins with a,b"):
+    with pytest.raises(FeatError, match="folder: is there and is not a table with the columns a,b"):
         check_outputs({tmp_path / "folder": ROWS})
     with pytest.raises(FeatError, match="cannot be used as a file: File name too long"):
         check_outputs({tmp_path / ("x" * 300): ROWS})

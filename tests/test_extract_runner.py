@@ -145,6 +145,14 @@ def test_second_run_does_nothing(
     assert sorted((cache / "shards").iterdir()) == before
 
 
+def test_an_extraction_that_cannot_begin_leaves_no_cache(
+    videos: Path, tmp_path: Path, random_rgb_weights: Path
+) -> None:
+    refused = extract(videos, tmp_path / "cache", random_rgb_weights, "--device", "cuda:77")
+    assert refused.exit_code == 1
+    assert not (tmp_path / "cache").exists()
+
+
 def test_renamed_and_copied_videos_cost_nothing(
     extracted: tuple[Path, dict], videos: Path, tmp_path: Path, random_rgb_weights: Path
 ) -> None:
@@ -156,7 +164,7 @@ def test_renamed_and_copied_videos_cost_nothing(
     assert (report["done"], report["skipped"]) == (0, 2)
     (tmp_path / "videos" / "renamed.mp4").rename(tmp_path / "videos" / "again.mp4")
     again = extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights)
-    assert "1 names that the cache keeps are those of videos that were renamed" in again.stderr
+    assert "names that the cache keeps of renamed videos: 1 (" in again.stderr
     assert "renamed.mp4 is twin.mp4" in again.stderr or "renamed.mp4 is again" in again.stderr
     assert "a.mp4 is" not in again.stderr  # which is another folder's
     cache = FeatureCache(tmp_path / "cache")

@@ -195,9 +195,9 @@ def test_outputs_take_the_place_of_nothing_else_and_are_looked_at_first(
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     command = ["predict", "a.mp4", "--run", trained.run]
     for outputs, words in {
-        ("--csv", "labels.csv"): "labels.csv: is there and is not a table that begins with video,",
+        ("--csv", "labels.csv"): "labels.csv: is there and is not a table with the columns video,",
         ("--csv", "a.mp4"): "a.mp4: is read here and would be written over",
-        ("--scores", "labels.csv"): "labels.csv: is there and is not a table that begins with fra",
+        ("--scores", "labels.csv"): "labels.csv: is there and is not a table with the columns fra",
         ("--render", "."): "a.mp4.mp4: is there and is not a video that feat has written; name a",
         ("--scores", "folder"): "folder: a file, expected a folder; name another place to write",
         ("--cut", "folder/cut"): "folder: a file, expected a folder; name another place to write",

@@ -106,8 +106,8 @@ def export_npy(
     for path in sorted(out.rglob("*.npy")):
         if path.relative_to(out).as_posix() not in written:
             raise CacheError(
-                f"{path}: not of this export, and would count as part of it; remove it, or name "
-                "another folder with --out"
+                f"{path}: not of this export, and would count as part of it; remove it if its "
+                "video left the cache, or name another folder with --out"
             )
     there = [path for path in (out / name for name in files.values()) if path.exists()]
     check_outputs({**dict.fromkeys(there, FEATURES_FILE), out / "clips.csv": table(CLIPS_COLUMNS)})

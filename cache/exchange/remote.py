@@ -91,7 +91,9 @@ class Remote:
                 found = self._fs.ls(self._root, detail=False)
             except (FileNotFoundError, NotADirectoryError):
                 return ()
-            return tuple(str(path).rstrip("/").rpartition("/")[2] for path in found)
+            root = self._root.rstrip("/")  # which object storage may list as a file of its own
+            paths = (str(path).rstrip("/") for path in found)
+            return tuple(path.rpartition("/")[2] for path in paths if path != root)
 
         return self._retry("list the folder", action)
 

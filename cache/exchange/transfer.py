@@ -256,9 +256,12 @@ def pull_cache(
             if len(told) == len(lines):
                 content = (Path(folder) / file).read_bytes()
                 write_whole(cache.path / "names" / file, content, error=CacheError)
-            elif told:
-                write_manifest(cache.path / "names", told)
-            report.names += bool(told)
+                report.names += 1
+            else:  # what is known stays, or the same lines would come again each time
+                new = {name: line for name, line in told.items() if ours.get(name) != line.entry}
+                if new:
+                    write_manifest(cache.path / "names", new)
+                report.names += bool(new)
         report.labels = add_labels(cache, labels) if labels else 0
     report.already += len(there) - len(missing)
     cache.refresh()

@@ -14,11 +14,12 @@ from cache.claims import CONTENT_DIGITS, Claim
 from cache.claims import SUFFIX as CLAIM_SUFFIX
 from cache.configs import SHOWN_DIGITS, list_configs, resolve_config
 from cache.files import explain
-from cache.keys import config_digest
+from cache.keys import config_digest, is_sha256
 from cache.records import FeatureEntry
 from cache.shard.read import StoredRecord, read_record, read_table
 from cache.store import FeatureCache
 from data.errors import CacheError, ShardError
+from data.names import video_name
 
 logger = logging.getLogger(f"feat.{__name__}")
 
@@ -98,6 +99,7 @@ def remove_features(
     if not (videos or configs or stream):
         raise ValueError("expected a video, a configuration or a stream")
     cache.refresh()
+    videos = [video if is_sha256(video) else video_name(video) for video in videos]
     contents, shared = _contents(cache, videos)
     if shared and (configs or stream):
         name, other = next(iter(shared.items()))

@@ -45,6 +45,10 @@ Format = Literal["labels", "ucf", "masks", "npy", "activitynet", "boxes"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 NO_CATEGORY = "Anomaly"  # what is written for an abnormal video without a category
 ARRAY = Kind("an array of one byte a frame", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'")
+UCF_CRIME = Kind(
+    "an annotation in UCF-Crime's format",
+    first_line=lambda line: re.fullmatch(r"\S+\s+\S+(\s+-?\d{1,12}){2,}", line) is not None,
+)
 ACTIVITYNET = Kind("an ActivityNet file of feat", b'{\n "version": "feat ')
 SUBSETS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}
 
@@ -124,10 +128,7 @@ def write_format(
         )
     if kind == "ucf":
         text = "".join(_ucf_line(label) for label in labels)
-        begins = text.partition(" ")[0] + " "
-        check_outputs(
-            {path: Kind(f"a text that begins with {begins}", begins.encode())}, inputs=inputs
-        )
+        check_outputs({path: UCF_CRIME}, inputs=inputs)
         write_whole(path, text, error=LabelsError)
     elif kind == "activitynet":
         text = _activitynet_text(path, labels, fps)

@@ -19,9 +19,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def _checked(_: click.Context, __: click.Parameter, out: Path) -> Path:
+def _checked(ctx: click.Context, _: click.Parameter, out: Path) -> Path:
     """Return the labels file to write, before the dataset is read."""
-    check_outputs({out: LABELS_FILE})
+    if not ctx.resilient_parsing:  # a shell that completes the line makes nothing
+        check_outputs({out: LABELS_FILE})
     return out
 
 

@@ -86,8 +86,8 @@ class NameRecorder:
                 f"{name} is {self._named[self._known[name].sha256]}" for name in old[:MAX_TOLD]
             ]
             logger.info(
-                "%d names that the cache keeps are those of videos that were renamed: %s%s; "
-                "feat cache rm NAME gives a name up, the features stay",
+                "names that the cache keeps of renamed videos: %d (%s%s); feat cache rm NAME gives "
+                "one up, the features stay",
                 len(old), ", ".join(pairs), ", ..." if len(old) > MAX_TOLD else "",
             )  # fmt: skip
 

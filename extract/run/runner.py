@@ -91,8 +91,8 @@ def run_extraction(
         logger.error("%s: failed: %s", one_line(failure.video_id), failure.error)
         report.add(failure)
     with (
-        ExitStack() as held,
         FeatureCache.creating(cache_dir) as cache,
+        ExitStack() as held,
         admit_videos(cache, folder.sources, folder.stamps, origin=folder.origin) as unchanged,
         NameRecorder(cache, folder.origin) as names,
     ):

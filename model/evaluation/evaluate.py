@@ -164,6 +164,7 @@ def run_evaluation(
         if compat
         else None
     )
+    snapshots = three_numbers(trained, cache, data, configs=options.configs, smoothing=smoothing)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MEASURES_NAME).unlink(missing_ok=True)
     if changed := changed_contents(folder, results):
@@ -175,6 +176,7 @@ def run_evaluation(
             split,
             named(changed),
         )
+    write_scores(folder, results)  # first: by it a folder of an evaluation is told
     write_labels(folder / LABELS_NAME, labels)
     digest = labels_digest(folder)
     counts = metrics.counts
@@ -208,14 +210,13 @@ def run_evaluation(
         threshold=threshold,
         report=folder / REPORT_NAME,
         compat=table,
-        snapshots=three_numbers(trained, cache, data, configs=options.configs, smoothing=smoothing),
+        snapshots=snapshots,
         ruled=ruled,
     )
     for name in (WHY_NAME, *(f"{name}.md" for name in TITLES)):
         (folder / name).unlink(missing_ok=True)
     if table:
         write_whole(folder / f"{table.name}.md", table.to_markdown())
-    write_scores(folder, results)
     if pictures:
         why = explain_videos(results, data, cache, trained.reference)
         far = [r.video for r, is_far in zip(results, far_videos(why), strict=True) if is_far]
