@@ -148,7 +148,10 @@ def test_second_run_does_nothing(
 def test_an_extraction_that_cannot_begin_leaves_no_cache(
     videos: Path, tmp_path: Path, random_rgb_weights: Path
 ) -> None:
-    refused = extract(videos, tmp_path / "cache", random_rgb_weights, "--device", "cuda:77")
+    (tmp_path / "videos").mkdir()  # without labels, which the cache would keep
+    shutil.copy(videos / "a.mp4", tmp_path / "videos")
+    cuda = ("--device", "cuda:77")
+    refused = extract(tmp_path / "videos", tmp_path / "cache", random_rgb_weights, *cuda)
     assert refused.exit_code == 1
     assert not (tmp_path / "cache").exists()
 
