@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cache.exchange.connections import over_connections
-from cache.exchange.remote import PIECE, Remote
-from cache.exchange.transfer import (
+from cache.exchange.elsewhere import (
     begin_cache,
     check_marker,
     download_labels,
@@ -20,6 +19,7 @@ from cache.exchange.transfer import (
     push_names_and_labels,
     shards_there,
 )
+from cache.exchange.remote import PIECE, Remote
 from cache.shard.read import parse_table
 from cache.store import FeatureCache
 from data.errors import CacheError, FeatError, ShardError
