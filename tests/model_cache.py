@@ -11,6 +11,7 @@ from data.anomaly import parse_anomaly
 from data.labels import VideoLabel, write_labels
 from model.methods.convlstm import ConvLSTMMethod
 from model.methods.registry import METHODS, choose_method
+from model.runs.folder import file_digest
 
 # those that learn from features, as the caches here hold them
 FEATURE_METHODS = [name for name in METHODS if not choose_method(name).reads_frames]
@@ -72,6 +73,7 @@ def add_video(
     *,
     clips: ClipTable | None = None,
     content: str = "",
+    sha256: str = "",
     config: Mapping[str, object] | None = None,
 ) -> None:
     """Write one video; `streams` maps a stream to its (S, D) features, or (S, C, D)."""
@@ -79,7 +81,7 @@ def add_video(
         name=video,
         kind="file",
         size=1000,
-        sha256=hashlib.sha256((content or video).encode()).hexdigest(),
+        sha256=sha256 or hashlib.sha256((content or video).encode()).hexdigest(),
         num_frames=num_frames,
         frame_rate=RATE,
         width=320,
@@ -121,8 +123,12 @@ def make_cache(
     num_frames: Mapping[str, int] | int = 160,
     streams: Mapping[str, int] | None = None,
     seed: int = 0,
+    files: Mapping[str, Path] | None = None,
 ) -> FeatureCache:
-    """Make a cache whose features show where the labels say the abnormal frames are."""
+    """Make a cache whose features show where the labels say the abnormal frames are.
+
+    Some videos are taken to have the content of `files`.
+    """
     cache = FeatureCache.create(path)
     rng = np.random.default_rng(seed)
     for row in rows:
@@ -137,6 +143,7 @@ def make_cache(
                 for stream, dim in (streams or {"rgb": 32, "flow": 32}).items()
             },
             frames,
+            sha256=file_digest(files[row.video]) if files and row.video in files else "",
         )
     write_labels(cache.labels_path, rows)
     return cache

@@ -510,9 +510,9 @@ def add_thumbnails(cache: FeatureCache, video: str, kind: str = "WEBP") -> list[
 class Explained:
     """An evaluated run whose cache has pictures of all videos but one, and a foreign video."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: dict[str, Path]) -> None:
         rows = [*demo_rows(), label(FOREIGN, "test")]
-        self.cache = make_cache(folder / "features", demo_rows())
+        self.cache = make_cache(folder / "features", demo_rows(), files=files)
         odd = {s: np.random.default_rng(2).normal(4, 0.3, (10, 32)) for s in ("rgb", "flow")}
         add_video(self.cache, FOREIGN, odd, 160)
         self.pictures = {
@@ -538,8 +538,8 @@ class Explained:
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory, make_video) -> Explained:
     folder = tmp_path_factory.mktemp("why")
-    explained = Explained(folder)
-    make_video(folder / "videos" / "bad" / "4.mp4", num_frames=160)
+    film = make_video(folder / "videos" / "bad" / "4.mp4", num_frames=160)
+    explained = Explained(folder, {"bad/4.mp4": film})
     assert report(explained.run, "--videos", folder / "videos").exit_code == 0
     return explained
 
