@@ -254,6 +254,11 @@ class _Table:
         for first in range(0, len(weights), CHUNK):
             part = weights[first : first + CHUNK]
             found = detection_measures(tables, part) if tables else {}
+            if not {"auc", "ap"}.isdisjoint(measures):
+                positives = weighted(part, self.frames.positives)
+                negatives = weighted(part, self.frames.negatives)
+                found["auc"] = roc_area(positives, negatives)
+                found["ap"] = average_precision(positives, negatives)
             if any(measure.startswith("auc_category") for measure in measures):
                 found |= self._category_aucs(part)
             parts.append(
@@ -265,26 +270,17 @@ class _Table:
         if measure in self.counts:
             part, whole = self.counts[measure]
             return ratio(weights @ part, weights @ whole)
-        if measure == "auc":
-            return self._area(weights, weights)
-        if measure == "ap":
-            return average_precision(self.frames, weights)
         if measure == "latency_ap":
             return latency_aware_precision(self.frames, weights)
         if measure == "auc_abnormal":
             own = weights * self.is_abnormal
-            return self._area(own, own)
+            return roc_area(
+                weighted(own, self.frames.positives), weighted(own, self.frames.negatives)
+            )
         if measure == "auc_macro":
             mixed = np.isfinite(self.own_auc)
             return ratio(weights[:, mixed] @ self.own_auc[mixed], weights[:, mixed].sum(axis=1))
         raise ValueError(f"measure {measure!r} is unknown")
-
-    def _area(
-        self, positive: NDArray[np.float64], negative: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        return roc_area(
-            weighted(positive, self.frames.positives), weighted(negative, self.frames.negatives)
-        )
 
     def _category_aucs(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `auc_category` and the AUC of each category."""

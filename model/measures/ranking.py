@@ -134,16 +134,17 @@ def latency_aware_precision(
     return ratio((gains * precision).sum(axis=1), weights @ frames.num_events)
 
 
-def average_precision(frames: RankedFrames, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return scikit-learn's average precision of sets of the videos, (R,).
+def average_precision(
+    positives: NDArray[np.float64], negatives: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return scikit-learn's average precision of R sets of frames, (R,).
 
     Args:
-        frames: of the V videos.
-        weights: (R, V) how often each video is in each set.
+        positives: (R, B) abnormal frames of each set in each bin of falling score.
+        negatives: (R, B) normal frames.
     """
-    positives = weighted(weights, frames.positives)
     above = positives.cumsum(axis=1)
-    below = weighted(weights, frames.negatives).cumsum(axis=1)
+    below = negatives.cumsum(axis=1)
     precision = above / np.maximum(above + below, 1.0)
     return ratio((positives * precision).sum(axis=1), above[:, -1])
 
