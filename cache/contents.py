@@ -27,8 +27,10 @@ T = TypeVar("T")
 FOLDERS = ("shards", "names", "index", "claims", "partial")
 QUARANTINE = "quarantine"
 LABELS = "labels.csv"
+#: Of the files of a cache elsewhere, for HTTP servers that list no folders.
+LISTING = "listing.json"
 
-_OWN = {MARKER, LABELS, QUARANTINE, "listing.json", *FOLDERS}
+_OWN = {MARKER, LABELS, QUARANTINE, LISTING, *FOLDERS}
 #: What an empty disk holds, or systems lay into every folder.
 _NOBODYS = {"lost+found", "Thumbs.db", "desktop.ini", "System Volume Information"}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.contents import refuse_other_files
+from cache.contents import LABELS, LISTING, refuse_other_files
 from cache.exchange.remote import Remote
 from cache.labels import EDIT_LABELS, LabelsFrom, merged_labels
 from cache.marker import FORMAT, FORMAT_VERSION, MARKER
@@ -30,7 +30,6 @@ from data.labels import VideoLabel, read_labels, write_labels
 
 logger = logging.getLogger(f"feat.{__name__}")
 
-LISTING = "listing.json"
 MAX_LISTING_BYTES = 1 << 28
 MAX_LABELS_BYTES = 1 << 26
 MAX_SHARD_BYTES = 1 << 36
@@ -176,22 +175,22 @@ def _push_labels(cache: FeatureCache, remote: Remote) -> int:
         if added:
             path = Path(folder) / "merged.csv"
             write_labels(path, labels)
-            remote.upload(path, "labels.csv")
+            remote.upload(path, LABELS)
         return added
 
 
 def download_labels(remote: Remote, folder: Path) -> LabelsFrom | None:
     """Return the other side's labels, None if it has none."""
-    data = remote.read_small("labels.csv", MAX_LABELS_BYTES)
+    data = remote.read_small(LABELS, MAX_LABELS_BYTES)
     if data is None:
         return None
-    path = folder / "labels.csv"
+    path = folder / LABELS
     write_whole(path, data, error=CacheError)
     try:
-        return LabelsFrom(f"{remote.url}/labels.csv", read_labels(path))
+        return LabelsFrom(f"{remote.url}/{LABELS}", read_labels(path))
     except LabelsError as error:
         first = str(error).splitlines()[0].replace(str(folder), remote.url)
-        raise CacheError(f"{remote.url}: labels.csv cannot be used: {first}") from error
+        raise CacheError(f"{remote.url}: {LABELS} cannot be used: {first}") from error
 
 
 def merge_labels(parts: list[LabelsFrom], remote: Remote) -> list[VideoLabel]:
