@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from data.anomaly import FieldError
 from data.datasets.annotations import read_array_pickle, read_frame_mask, read_lines
-from data.datasets.ucf_crime import parse_annotation_line
+from data.datasets.ucf_crime import ANNOTATION_LINE, parse_annotation_line
 from data.errors import LabelsError
 from data.files import new_file, write_whole
 from data.intervals import Intervals, clip_intervals, intervals_from_frames, merge_intervals
@@ -47,7 +47,7 @@ NO_CATEGORY = "Anomaly"  # what is written for an abnormal video without a categ
 ARRAY = Kind("an array of one byte a frame", b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'")
 UCF_CRIME = Kind(
     "an annotation in UCF-Crime's format",
-    first_line=lambda line: re.fullmatch(r"\S+\s+\S+(\s+-?\d{1,12}){2,}", line) is not None,
+    first_line=lambda line: ANNOTATION_LINE.fullmatch(line) is not None,
 )
 ACTIVITYNET = Kind("an ActivityNet file of feat", b'{\n "version": "feat ')
 SUBSETS: dict[Split, str] = {"train": "training", "val": "validation", "test": "testing"}

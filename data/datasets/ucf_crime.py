@@ -174,24 +174,23 @@ def ucf_crime_command(
     write_dataset_labels(dataset, out, partial=partial, clicks=clicks)
 
 
+#: NAME CATEGORY and pairs of the first and the last frame.
+ANNOTATION_LINE = re.compile(r"\S+\s+\S+(\s+-?[0-9]{1,12}\s+-?[0-9]{1,12})+")
+
+
 def parse_annotation_line(path: Path, line: int, text: str) -> tuple[str, str, Intervals]:
     """Return file name, category ("" if normal) and frames of one line of the annotation.
 
     Raises:
         LabelsError: the line does not have that form.
     """
-    parts = text.split()
-    numbers = parts[2:]
-    if (
-        len(parts) < 4
-        or len(numbers) % 2
-        or any(not re.fullmatch("-?[0-9]{1,12}", n) for n in numbers)
-    ):
+    if not ANNOTATION_LINE.fullmatch(text.strip()):
         raise LabelsError(
             f"{path}:{line}: found '{text}', expected 'NAME CATEGORY FIRST LAST [FIRST LAST]'"
             " with -1 for none"
         )
-    values = [int(number) for number in numbers]
+    parts = text.split()
+    values = [int(number) for number in parts[2:]]
     pairs = list(zip(values[::2], values[1::2], strict=True))
     intervals = _half_open(f"{path}:{line}", (pair for pair in pairs if pair != (-1, -1)))
     return parts[0], "" if parts[1] == "Normal" else parts[1], intervals
